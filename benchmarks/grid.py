@@ -1,0 +1,51 @@
+"""A grid of cells, one JSON line a cell: cells that are done are skipped, so a grid can be stopped and continued."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from bolus.provenance import machine, versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def read_cells(path: Path) -> list[dict[str, Any]]:
+    """Every finished cell."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def run_grid(
+    path: Path, cells: Iterable[dict[str, Any]], measure: Callable[..., dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Measure every cell that the file does not hold yet; a cell is done when its keys and values stand there.
+
+    Args:
+        path: JSON lines, one a cell: `cell`, `result`, `seconds`, `command`, `machine`, `versions`.
+        cells: keyword arguments of `measure`.
+        measure: cell -> JSON values.
+    """
+    done = [line["cell"] for line in read_cells(path)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for cell in cells:
+        if cell in done:
+            continue
+        print(f"cell {json.dumps(cell)}", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        result = measure(**cell)
+        line = {
+            "cell": cell,
+            "result": result,
+            "seconds": round(time.monotonic() - began, 1),
+            "command": f"python {shlex.join(sys.argv)}",
+            "machine": machine(),
+            "versions": versions(),
+        }
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    return read_cells(path)

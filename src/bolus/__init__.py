@@ -1,0 +1,62 @@
+"""bolus: pretrain medical-image encoders from the supervision a hospital's tables already hold.
+
+Names are loaded when they are first used, so that `import bolus` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bolus.data.checking import check as check
+    from bolus.data.cohort import Cohort as Cohort
+    from bolus.data.phantom import make_phantom as make_phantom
+    from bolus.data.readers import Image as Image
+    from bolus.data.readers import read_image as read_image
+    from bolus.data.relation import Relation as Relation
+    from bolus.embedding import embed as embed
+    from bolus.encoders.backbone import load_encoder as load_encoder
+    from bolus.errors import BolusError as BolusError
+    from bolus.evaluation.judging import evaluate as evaluate
+    from bolus.objectives.infonce import infonce as infonce
+    from bolus.objectives.varcov import varcov_loss as varcov_loss
+    from bolus.recipe import Recipe as Recipe
+    from bolus.run import Run as Run
+    from bolus.training import dry_run as dry_run
+    from bolus.training import pretrain as pretrain
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BolusError": "bolus.errors",
+    "Cohort": "bolus.data.cohort",
+    "Image": "bolus.data.readers",
+    "Recipe": "bolus.recipe",
+    "Relation": "bolus.data.relation",
+    "Run": "bolus.run",
+    "check": "bolus.data.checking",
+    "dry_run": "bolus.training",
+    "embed": "bolus.embedding",
+    "evaluate": "bolus.evaluation.judging",
+    "infonce": "bolus.objectives.infonce",
+    "load_encoder": "bolus.encoders.backbone",
+    "make_phantom": "bolus.data.phantom",
+    "pretrain": "bolus.training",
+    "read_image": "bolus.data.readers",
+    "varcov_loss": "bolus.objectives.varcov",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bolus' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

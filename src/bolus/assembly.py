@@ -1,0 +1,166 @@
+"""A recipe and a cohort become what the training loop turns: images, batches, model, optimiser."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import PartialState
+from torch import nn
+from torch.optim import Optimizer
+
+from bolus.data.batch import Sampler
+from bolus.data.cache import ImageStore, Preprocessing, build_store
+from bolus.data.cohort import Cohort, Samples
+from bolus.data.loading import Loader
+from bolus.data.relation import Needs, Relation
+from bolus.encoders.backbone import Encoder, build_encoder
+from bolus.errors import CohortError, RecipeError, suggest
+from bolus.gradients import Sum
+from bolus.objectives import build_objectives
+from bolus.objectives.base import Objective
+from bolus.optimization import build_optimizer
+from bolus.progress import Meter
+from bolus.recipe import Recipe
+
+AUTOCAST = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Model:
+    """Everything that is trained, and how."""
+
+    encoder: Encoder
+    objectives: dict[str, Objective]
+    needs: Needs
+    optimizer: Optimizer
+    combiner: Sum
+    scaler: torch.amp.GradScaler
+    autocast: torch.autocast
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Encoder and objectives by the names that checkpoints use."""
+        return {"encoder": self.encoder, **{f"objective.{name}": one for name, one in self.objectives.items()}}
+
+
+def build_model(recipe: Recipe, device: torch.device) -> Model:
+    """Encoder, objectives, optimiser and combiner, all from the recipe and its seed.
+
+    Raises:
+        RecipeError, EncoderError: a key that cannot be met.
+    """
+    encoder = build_encoder(recipe.encoder, seed=recipe.training.seed).to(device)
+    objectives = build_objectives(recipe, encoder.shape, seed=recipe.training.seed)
+    needs = Needs().merge(*(objective.needs for objective in objectives.values()))
+    if recipe.images.views < needs.views:
+        raise RecipeError(f"images.views: the objectives need {needs.views} views, found {recipe.images.views}")
+    if needs.levels and not encoder.shape.levels:
+        raise RecipeError(f"an objective reads the encoder's levels, and {recipe.encoder.backbone!r} has none")
+    model = Model(
+        encoder,
+        {name: objective.to(device) for name, objective in objectives.items()},
+        needs,
+        optimizer=torch.optim.SGD([nn.Parameter(torch.zeros(1))]),  # replaced below, once modules have names
+        combiner=Sum([]),
+        scaler=torch.amp.GradScaler(device.type, enabled=recipe.training.precision == "fp16"),
+        autocast=torch.autocast(
+            device.type, AUTOCAST[recipe.training.precision], enabled=recipe.training.precision != "no"
+        ),
+    )
+    for module in model.modules.values():
+        module.train()
+    model.optimizer = build_optimizer(model.modules, recipe.optimizer, recipe.optimizer.lr)
+    model.combiner = Sum([parameter for module in model.modules.values() for parameter in module.parameters()])
+    return model
+
+
+def contract(cohort: Cohort, recipe: Recipe) -> Preprocessing:
+    """What the recipe asks of the images, with the ranges that the cohort states."""
+    return Preprocessing(recipe.images.size, recipe.encoder.in_channels, recipe.images.fit, cohort.spec.ranges)
+
+
+def open_images(cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool) -> ImageStore:
+    """The cached images; the first process decodes, the others wait and read."""
+    state = PartialState()
+    with state.main_process_first(), Meter("decoding", len(cohort), quiet=quiet) as meter:
+        store = build_store(cohort, contract(cohort, recipe), folder=cache, on_progress=lambda done, _: meter.update(done))
+    if store.quarantined and not quiet:
+        Meter("", 0).say(f"{len(store.quarantined)} of {len(cohort)} images cannot be read and are left out")
+    return store
+
+
+def build_loader(
+    cohort: Cohort,
+    samples: Samples,
+    store: ImageStore,
+    recipe: Recipe,
+    needs: Needs,
+    state: PartialState,
+    *,
+    readable: npt.NDArray[np.bool_] | None = None,
+) -> Loader:
+    """Batches of the readable training samples.
+
+    Args:
+        readable: rows to count as readable; the store's where None.
+
+    Raises:
+        CohortError: no training samples, or a role that an objective needs and no column has.
+        RecipeError: a batch that cannot be filled or shared evenly, a relation without a single pair.
+    """
+    roles = sorted((needs.roles | {"patient"}) - {"sample"})
+    for role in roles:
+        if role not in cohort.roles:
+            raise CohortError(f"an objective needs a column with the role {role!r}; {suggest(role, cohort.roles)}")
+    usable = store.readable if readable is None else readable
+    first = samples.first_row
+    positions = np.flatnonzero((cohort.split[first] == "train") & usable[first])
+    if not len(positions):
+        raise CohortError("no readable image belongs to a training patient")
+    batch_size = recipe.sampling.batch_size
+    if batch_size % state.num_processes:
+        raise RecipeError(
+            f"sampling.batch_size: {batch_size} samples cannot be shared evenly by {state.num_processes} processes"
+        )
+    columns = samples.columns(roles)
+    train = {role: values[positions] for role, values in columns.items()}
+    indexes = []
+    for relation in needs.relations:
+        if relation == Relation.parse("views"):
+            continue  # its partner is the sample's own other view
+        index = relation.index(train)
+        if not index.counts().any():
+            raise RecipeError(f"no two training samples are related by: {relation.describe()}")
+        indexes.append(index)
+    sampler = Sampler(
+        len(positions),
+        batch_size=batch_size,
+        seed=recipe.training.seed,
+        indexes=indexes,
+        partners=recipe.sampling.partners,
+        patients=train["patient"],
+        balance=recipe.sampling.balance,
+    )
+    return Loader(
+        samples,
+        store,
+        positions,
+        sampler,
+        columns,
+        recipe.images,
+        seed=recipe.training.seed,
+        rank=state.process_index,
+        processes=state.num_processes,
+    )
+
+
+def total_steps(recipe: Recipe, loader: Loader) -> int:
+    """Optimiser steps of the whole run."""
+    spec = recipe.training
+    steps = math.ceil(spec.epochs * loader.batches_per_epoch / spec.accumulate)
+    return min(steps, spec.max_steps) if spec.max_steps is not None else steps

@@ -1,0 +1,239 @@
+"""The command line: parses, calls, prints; no logic of its own."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from bolus.errors import BolusError, UsageError
+
+app = typer.Typer(
+    name="bolus",
+    help="Pretrain medical-image encoders from the supervision a hospital's tables already hold.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console()
+
+CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="cohort.yaml, or a CSV, TSV or Parquet table")]
+RoleOption = Annotated[list[str], typer.Option("--role", metavar="ROLE=COLUMN", help="what a column is; repeatable")]
+MissingOption = Annotated[
+    list[str], typer.Option("--missing", metavar="COLUMN=VALUE", help="a value that means missing; repeatable")
+]
+RootOption = Annotated[str | None, typer.Option(help="folder that image paths are relative to (default: the table's)")]
+SplitOption = Annotated[
+    list[str], typer.Option("--split", metavar="KEY=VALUE", help="seed, val or test share of the patients; repeatable")
+]
+CacheOption = Annotated[Path | None, typer.Option(help="cache folder (default: BOLUS_CACHE, or the user's)")]
+
+
+def _pairs(items: list[str], option: str) -> list[tuple[str, str]]:
+    pairs = []
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator or not key or not value:
+            raise UsageError(f"{option} expects NAME=VALUE, found {item!r}")
+        pairs.append((key, value))
+    return pairs
+
+
+def _open(path: Path, role: list[str], missing: list[str], root: str | None, split: list[str]) -> Any:
+    from bolus.data.cohort import Cohort
+
+    codes: dict[str, list[Any]] = {}
+    for column, value in _pairs(missing, "--missing"):
+        codes.setdefault(column, []).append(value)
+    shares = {key: yaml.safe_load(value) for key, value in _pairs(split, "--split")} or None
+    return Cohort.open(path, roles=dict(_pairs(role, "--role")), missing=codes, root=root, split=shares)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder to make")] = Path("bolus-demo"),
+    seed: Annotated[int, typer.Option(help="of the phantom and the training")] = 0,
+) -> None:
+    """Make a synthetic cohort, check it, pretrain on it, and judge the encoder: a few minutes on a laptop."""
+    from bolus.demonstration import demonstrate
+
+    demonstrate(out, seed=seed, say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+
+
+@app.command()
+def check(
+    cohort: CohortArgument,
+    role: RoleOption = [],  # noqa: B006
+    missing: MissingOption = [],  # noqa: B006
+    root: RootOption = None,
+    split: SplitOption = [],  # noqa: B006
+    out: Annotated[Path, typer.Option("-o", "--out", help="cohort.yaml to write")] = Path("cohort.yaml"),
+    report: Annotated[Path | None, typer.Option(help="JSON to write (default: beside cohort.yaml)")] = None,
+) -> None:
+    """Look at every image and row before training; write what was taken for what; exit 1 on errors."""
+    from bolus.data.checking import check as run_check
+
+    found = run_check(_open(cohort, role, missing, root, split))
+    console.print(found.render(), highlight=False)
+    found.write(report or out.with_name(f"{out.stem}-check.json"))
+    found.cohort.save(out)
+    console.print(f"wrote {out} and {report or out.with_name(f'{out.stem}-check.json')}", highlight=False)
+    if found.errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pretrain(
+    cohort: CohortArgument,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="recipe keys")] = None,
+    recipe: Annotated[str, typer.Option(help="a shipped name (bolus recipes) or a YAML file")] = "",
+    out: Annotated[Path, typer.Option("-o", "--out", help="run folder")] = Path("runs/a"),
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
+    dry: Annotated[bool, typer.Option("--dry-run", help="two steps: memory, images/s, time to finish")] = False,
+    role: RoleOption = [],  # noqa: B006
+    missing: MissingOption = [],  # noqa: B006
+    root: RootOption = None,
+    split: SplitOption = [],  # noqa: B006
+    cache: CacheOption = None,
+) -> None:
+    """Pretrain an encoder on the training patients of a cohort."""
+    from bolus.recipe import recipe_names
+    from bolus.training import dry_run
+    from bolus.training import pretrain as run_pretrain
+
+    if not recipe:
+        raise UsageError(f"--recipe is needed: one of {', '.join(recipe_names())}, or a YAML file")
+    opened = _open(cohort, role, missing, root, split)
+    if dry:
+        found = dry_run(opened, recipe=recipe, overrides=overrides or [], cache=cache)
+        console.print(
+            f"{found.images_per_second:.0f} images/s, {found.memory_gib:.2f} GiB at the peak, {found.steps} steps, "
+            f"about {found.hours:.2f} h once images are cached",
+            highlight=False,
+        )
+        return
+    run = run_pretrain(opened, recipe=recipe, out=out, overrides=overrides or [], resume=resume, cache=cache)
+    if run.status == "stopped":
+        console.print(f"stopped at training.max_hours; go on with the same command and --resume ({run.folder})")
+    else:
+        console.print(f"finished: {run.folder}; judge it with bolus evaluate {run.folder} COHORT --target ...")
+
+
+@app.command()
+def embed(
+    encoder: Annotated[str, typer.Argument(metavar="ENCODER", help="run folder, encoder folder or hub name")],
+    cohort: CohortArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file to write")] = Path("embeddings.parquet"),
+    keep_context: Annotated[bool, typer.Option(help="apply the run's context blocks")] = True,
+    size: Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")] = None,
+    role: RoleOption = [],  # noqa: B006
+    missing: MissingOption = [],  # noqa: B006
+    root: RootOption = None,
+    split: SplitOption = [],  # noqa: B006
+    cache: CacheOption = None,
+) -> None:
+    """Embed every image, joined to its row of the table."""
+    from bolus.embedding import embed as run_embed
+
+    opened = _open(cohort, role, missing, root, split)
+    frame = run_embed(encoder, opened, out=out, keep_context=keep_context, size=size, cache=cache)
+    width = len(frame["embedding"].iloc[0]) if len(frame) else 0
+    left_out = len(opened) - len(frame)
+    console.print(f"{len(frame)} embeddings of width {width} in {out}; {left_out} rows could not be read", highlight=False)
+
+
+@app.command()
+def evaluate(
+    encoder_or_cohort: Annotated[str, typer.Argument(metavar="[RUN] COHORT", help="run folder, then the cohort")],
+    cohort: Annotated[Path | None, typer.Argument(metavar="", hidden=True)] = None,
+    encoder: Annotated[str | None, typer.Option(help="any encoder instead of a run: folder or hub name")] = None,
+    task: Annotated[str, typer.Option(help="classify or regress")] = "classify",
+    target: Annotated[str, typer.Option(help="a label or score, or LABEL=CLASS")] = "",
+    fractions: Annotated[str, typer.Option(help="shares of the training patients, by commas")] = "1",
+    repeats: Annotated[int, typer.Option(help="draws of each fraction below 1")] = 3,
+    probes: Annotated[str, typer.Option(help="linear, knn or both, by commas")] = "linear,knn",
+    min_patients: Annotated[int, typer.Option(help="positive patients that each class of a label needs")] = 20,
+    seed: Annotated[int, typer.Option(help="of draws and of the random-init twin")] = 0,
+    size: Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="folder (default: in the run)")] = None,
+    role: RoleOption = [],  # noqa: B006
+    missing: MissingOption = [],  # noqa: B006
+    root: RootOption = None,
+    split: SplitOption = [],  # noqa: B006
+    cache: CacheOption = None,
+) -> None:
+    """Judge an encoder on patients it has not seen, beside its random-init twin and the majority class."""
+    from bolus.evaluation.judging import evaluate as run_evaluate
+
+    if encoder is None and cohort is None:
+        raise UsageError("expected a run folder and a cohort, or --encoder NAME and a cohort")
+    if encoder is not None and cohort is not None:
+        raise UsageError("give a run folder or --encoder, not both")
+    if not target:
+        raise UsageError("--target is needed: a label or score of the cohort, or LABEL=CLASS")
+    table = Path(encoder_or_cohort) if cohort is None else cohort
+    try:
+        shares = [float(part) for part in fractions.split(",")]
+    except ValueError:
+        raise UsageError(f"--fractions expects numbers by commas, found {fractions!r}") from None
+    found = run_evaluate(
+        encoder or encoder_or_cohort,
+        _open(table, role, missing, root, split),
+        task=task,
+        target=target,
+        out=out,
+        probes=[part.strip() for part in probes.split(",")],
+        fractions=shares,
+        repeats=repeats,
+        seed=seed,
+        min_patients=min_patients,
+        size=size,
+        cache=cache,
+    )
+    for report in found.reports.values():
+        console.print(report.summary(), highlight=False, markup=False, soft_wrap=True)
+        for note in report.notes:
+            console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        console.print()
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"wrote results, predictions and heads to {found.folder}", highlight=False, markup=False)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="print this recipe as YAML, every default filled in")] = None,
+) -> None:
+    """List the shipped recipes, or print one."""
+    from bolus.recipe import Recipe, recipe_names
+
+    if name is not None:
+        console.print(Recipe.load(name).to_yaml(), highlight=False, markup=False)
+        return
+    table = Table("recipe", "what it does", "objectives", "source", box=None)
+    for each in recipe_names():
+        recipe = Recipe.load(each)
+        kinds = ", ".join(f"{key} ({spec.kind})" for key, spec in recipe.objectives.items())
+        table.add_row(each, recipe.summary, kinds, recipe.source)
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point: errors a person can mend are one message and an exit code, not a traceback."""
+    logging.captureWarnings(True)
+    try:
+        app()
+    except BolusError as error:
+        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

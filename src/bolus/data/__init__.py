@@ -1,0 +1,1 @@
+"""From files and a table to batches: cohort, relations, pixels, splits, sampling, augmentation."""

@@ -1,0 +1,337 @@
+"""Views of images: batched augmentation on the images' device, a pure function of images, spec and seed.
+
+Crop, rotation and flip are one affine resampling; brightness, contrast, saturation and hue are one affine map of the
+colours; every parameter is drawn on the CPU from the seed, so that a view is the same picture on any device. The
+presets leave alone what carries meaning: no picture is mirrored unless a recipe says so.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from kornia.filters import gaussian_blur2d
+from torch import Tensor
+from torch.nn import functional as F
+
+from bolus.errors import RecipeError, UsageError
+from bolus.recipe import AugmentSpec
+
+LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601
+# From RGB to luma and the two chroma axes in whose plane a hue is an angle (YIQ).
+YIQ: Final = (LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+
+PRESETS: Final[dict[str, AugmentSpec]] = {
+    "none": AugmentSpec(
+        preset="none",
+        crop_scale=(1.0, 1.0),
+        crop_ratio=(1.0, 1.0),
+        flip_horizontal=0.0,
+        flip_vertical=0.0,
+        rotation=0.0,
+        brightness=0.0,
+        contrast=0.0,
+        saturation=0.0,
+        hue=0.0,
+        jitter=0.0,
+        blur=0.0,
+        blur_sigma=(0.1, 1.0),
+        noise=0.0,
+    ),
+    # A mirrored chest is another situs, and devices and letters sit on a side.
+    "xray": AugmentSpec(
+        preset="xray",
+        crop_scale=(0.3, 1.0),
+        crop_ratio=(0.75, 4 / 3),
+        flip_horizontal=0.0,
+        flip_vertical=0.0,
+        rotation=10.0,
+        brightness=0.3,
+        contrast=0.3,
+        saturation=0.0,
+        hue=0.0,
+        jitter=0.8,
+        blur=0.3,
+        blur_sigma=(0.1, 1.0),
+        noise=0.0,
+    ),
+    # Either flip turns a right eye into a left one; hue is kept almost whole because haemorrhage is a colour.
+    "fundus": AugmentSpec(
+        preset="fundus",
+        crop_scale=(0.3, 1.0),
+        crop_ratio=(0.75, 4 / 3),
+        flip_horizontal=0.0,
+        flip_vertical=0.0,
+        rotation=30.0,
+        brightness=0.2,
+        contrast=0.2,
+        saturation=0.1,
+        hue=0.02,
+        jitter=0.8,
+        blur=0.3,
+        blur_sigma=(0.1, 1.0),
+        noise=0.0,
+    ),
+    # Depth runs downwards from the probe: no vertical flip, little rotation, a crop that keeps most of the depth.
+    "ultrasound": AugmentSpec(
+        preset="ultrasound",
+        crop_scale=(0.6, 1.0),
+        crop_ratio=(0.85, 1.2),
+        flip_horizontal=0.0,
+        flip_vertical=0.0,
+        rotation=10.0,
+        brightness=0.3,
+        contrast=0.3,
+        saturation=0.0,
+        hue=0.0,
+        jitter=0.8,
+        blur=0.2,
+        blur_sigma=(0.1, 1.0),
+        noise=0.02,
+    ),
+    # The scale of intensities is arbitrary, the side is not.
+    "mri": AugmentSpec(
+        preset="mri",
+        crop_scale=(0.4, 1.0),
+        crop_ratio=(0.75, 4 / 3),
+        flip_horizontal=0.0,
+        flip_vertical=0.0,
+        rotation=20.0,
+        brightness=0.3,
+        contrast=0.3,
+        saturation=0.0,
+        hue=0.0,
+        jitter=0.8,
+        blur=0.2,
+        blur_sigma=(0.1, 1.0),
+        noise=0.02,
+    ),
+}
+
+
+def resolve(spec: AugmentSpec) -> AugmentSpec:
+    """The spec with every key that was not given taken from its preset.
+
+    Raises:
+        RecipeError: a range whose ends are exchanged or out of bounds.
+
+    Example:
+        >>> full = resolve(AugmentSpec(preset="fundus", rotation=5))
+        >>> full.rotation, full.hue, full.flip_horizontal
+        (5.0, 0.02, 0.0)
+    """
+    given = {key: value for key, value in spec.model_dump().items() if value is not None}
+    full = PRESETS[spec.preset].model_copy(update=given)
+    assert full.crop_scale is not None
+    assert full.crop_ratio is not None
+    assert full.blur_sigma is not None
+    for key, (low, high), most in (
+        ("crop_scale", full.crop_scale, 1.0),
+        ("crop_ratio", full.crop_ratio, math.inf),
+        ("blur_sigma", full.blur_sigma, math.inf),
+    ):
+        if not (0 < low <= high <= most and math.isfinite(high)):
+            bound = f" <= {most:g}" if math.isfinite(most) else ""
+            raise RecipeError(f"images.augment.{key}: expected 0 < low <= high{bound}, found [{low:g}, {high:g}]")
+    return full
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Stored images as float32 in [0, 1].
+
+    Args:
+        images: any shape; uint8 (0..255), uint16 or int32 (0..65535), or floating in [0, 1] already.
+
+    Raises:
+        UsageError: any other dtype.
+
+    Example:
+        >>> to_unit(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([0., 1.])
+    """
+    if images.dtype == torch.uint8:
+        return images.float().div_(255)
+    if images.dtype in {torch.uint16, torch.int32}:
+        return images.float().div_(65535)
+    if images.is_floating_point():
+        return images.float()
+    raise UsageError(f"images: expected uint8, uint16, int32 or a floating dtype, found {images.dtype}")
+
+
+def plain(images: Tensor, *, size: int) -> Tensor:
+    """The evaluation view: the whole image, resized bilinearly with antialiasing; nothing is drawn.
+
+    Args:
+        images: `[N, C, S, S]`, a dtype that `to_unit` takes.
+        size: side of the view, in pixels.
+
+    Returns:
+        Float32 `[N, C, size, size]` in [0, 1].
+
+    Example:
+        >>> plain(torch.full((1, 1, 10, 10), 0.5), size=8).shape
+        torch.Size([1, 1, 8, 8])
+    """
+    unit = to_unit(_checked(images))
+    if unit.shape[-1] == size or not len(unit):
+        return unit.clone() if len(unit) else unit.new_zeros((0, unit.shape[1], size, size))
+    resized = F.interpolate(unit, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return resized.clamp_(0.0, 1.0)
+
+
+def augment(images: Tensor, spec: AugmentSpec, *, size: int, views: int, seed: int) -> Tensor:
+    """Random views; every view of every sample has parameters of its own.
+
+    The same arguments give the same views; the global random state is neither read nor changed. What a rotation brings
+    in from outside the picture is black. A crop is resampled bilinearly without antialiasing: images should be about
+    1.25 times `size`, as the cache holds them, and at most 1.5 times. Saturation and hue act on three channels only. With
+    noise, the same seed gives other noise on another kind of device; all else agrees.
+
+    Args:
+        images: `[N, C, S, S]`, a dtype that `to_unit` takes.
+        spec: what varies and how much; keys that are not given take the preset's value.
+        size: side of a view, in pixels.
+        views: V, how many views of each sample.
+        seed: of this batch, 0 <= seed < 2**63.
+
+    Returns:
+        Float32 `[V, N, C, size, size]` in [0, 1], on the device of `images`.
+
+    Raises:
+        RecipeError: see `resolve`.
+        UsageError: images that are not square, or of another dtype.
+
+    Example:
+        >>> image = torch.rand(2, 1, 20, 20)
+        >>> first = augment(image, AugmentSpec(preset="xray"), size=16, views=2, seed=1)
+        >>> first.shape, torch.equal(first, augment(image, AugmentSpec(preset="xray"), size=16, views=2, seed=1))
+        (torch.Size([2, 2, 1, 16, 16]), True)
+    """
+    full = resolve(spec)
+    num_images, channels = _checked(images).shape[:2]
+    count = views * num_images
+    if not count:
+        return images.new_zeros((views, num_images, channels, size, size), dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    theta = _draw_theta(full, count, generator)  # each step draws its parameters whether or not they are used
+    gain, offset, colour = _draw_colours(full, count, generator)
+    sigma, blurred = _draw_blur(full, count, generator)
+
+    with torch.autocast(images.device.type, enabled=False):  # half precision would move the sampling grid
+        if theta is None:
+            out = plain(images, size=size).repeat(views, 1, 1, 1)
+        else:
+            unit = to_unit(images).repeat(views, 1, 1, 1)
+            grid = F.affine_grid(theta.to(unit.device), [count, channels, size, size], align_corners=False)
+            out = F.grid_sample(unit, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        out = _recolour(out, gain, offset, colour)
+        if len(blurred):
+            chosen = blurred.to(out.device)
+            width = 2 * math.ceil(2.5 * float(sigma.max())) + 1
+            width = min(width, size - 1 + size % 2)  # odd, and no wider than the view, so that reflection has pixels
+            sigmas = sigma.to(out.device)[:, None].expand(-1, 2)
+            out[chosen] = gaussian_blur2d(out[chosen], (width, width), sigmas)
+        assert full.noise is not None
+        if full.noise > 0:
+            source = generator if out.device.type == "cpu" else torch.Generator(out.device).manual_seed(seed)
+            out += full.noise * torch.randn(out.shape, generator=source, device=out.device)
+    return out.clamp_(0.0, 1.0).view(views, num_images, channels, size, size)
+
+
+def _checked(images: Tensor) -> Tensor:
+    if images.ndim != 4 or images.shape[-1] != images.shape[-2]:
+        raise UsageError(f"images: expected square images [N, C, S, S], found {list(images.shape)}")
+    return images
+
+
+def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator) * (high - low) + low
+
+
+def _draw_theta(spec: AugmentSpec, count: int, generator: torch.Generator) -> Tensor | None:
+    """Affine maps `[count, 2, 3]` from places in the view to places in the image; None where every one is identity."""
+    assert spec.crop_scale is not None
+    assert spec.crop_ratio is not None
+    assert spec.rotation is not None
+    assert spec.flip_horizontal is not None
+    assert spec.flip_vertical is not None
+    area = _uniform(count, *spec.crop_scale, generator)
+    ratio = _uniform(count, math.log(spec.crop_ratio[0]), math.log(spec.crop_ratio[1]), generator)
+    ratio = torch.maximum(torch.minimum(ratio, -area.log()), area.log())  # so that a crop of this area fits
+    width, height = (area * ratio.exp()).sqrt(), (area / ratio.exp()).sqrt()
+    x = _uniform(count, -1, 1, generator) * (1 - width)
+    y = _uniform(count, -1, 1, generator) * (1 - height)
+    angle = _uniform(count, -spec.rotation, spec.rotation, generator)
+    mirror_x = 1.0 - 2.0 * (torch.rand(count, generator=generator) < spec.flip_horizontal).float()
+    mirror_y = 1.0 - 2.0 * (torch.rand(count, generator=generator) < spec.flip_vertical).float()
+    if spec.crop_scale[0] == 1 and spec.rotation == spec.flip_horizontal == spec.flip_vertical == 0:
+        return None
+    return _theta(width * mirror_x, height * mirror_y, x, y, angle)
+
+
+def _theta(width: Tensor, height: Tensor, x: Tensor, y: Tensor, degrees: Tensor) -> Tensor:
+    """Maps for crops of signed width and height (1: the whole image) about (x, y).
+
+    The crop is turned against the clock by the angle about its own centre, so its content turns with the clock.
+    """
+    cos, sin = torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))
+    rows = (cos * width, sin * height, x, -sin * width, cos * height, y)
+    return torch.stack(rows, dim=1).view(-1, 2, 3)
+
+
+def _draw_colours(
+    spec: AugmentSpec, count: int, generator: torch.Generator
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gain `[count]`, share of the mean `[count]`, colour matrix `[count, 3, 3]`; None where nothing changes.
+
+    Brightness b multiplies; contrast c stretches about the view's mean luma m; so together b c x + b (1 - c) m.
+    Saturation scales and hue turns the chroma. Both keep luma and grey, so the matrix may be applied at the end.
+    """
+    assert spec.brightness is not None
+    assert spec.contrast is not None
+    assert spec.saturation is not None
+    assert spec.hue is not None
+    assert spec.jitter is not None
+    chosen = (torch.rand(count, generator=generator) < spec.jitter).float()
+    brightness, contrast, saturation, hue = (
+        chosen * _uniform(count, -most, most, generator)
+        for most in (spec.brightness, spec.contrast, spec.saturation, spec.hue)
+    )
+    brightness, contrast, saturation = ((1 + value).clamp(min=0) for value in (brightness, contrast, saturation))
+    tone = spec.jitter > 0 and (spec.brightness > 0 or spec.contrast > 0)
+    chroma = spec.jitter > 0 and (spec.saturation > 0 or spec.hue > 0)
+    matrix = None
+    if chroma:
+        yiq = torch.tensor(YIQ, dtype=torch.float64)
+        turn = 2 * math.pi * hue
+        change = torch.zeros(count, 3, 3, dtype=torch.float64)
+        change[:, 0, 0] = 1
+        change[:, 1, 1] = change[:, 2, 2] = saturation * turn.cos()
+        change[:, 1, 2] = -saturation * turn.sin()
+        change[:, 2, 1] = saturation * turn.sin()
+        matrix = (torch.linalg.inv(yiq) @ change @ yiq).float()
+    if not tone:
+        return None, None, matrix
+    return brightness * contrast, brightness * (1 - contrast), matrix
+
+
+def _draw_blur(spec: AugmentSpec, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Standard deviations in pixels and the positions of the views they belong to."""
+    assert spec.blur is not None
+    assert spec.blur_sigma is not None
+    chosen = torch.rand(count, generator=generator) < spec.blur
+    sigma = _uniform(count, *spec.blur_sigma, generator)
+    return sigma[chosen], chosen.nonzero().flatten()
+
+
+def _recolour(views: Tensor, gain: Tensor | None, share: Tensor | None, matrix: Tensor | None) -> Tensor:
+    channels = views.shape[1]
+    if gain is not None and share is not None:
+        means = views.mean((2, 3))
+        luma = means @ means.new_tensor(LUMA) if channels == 3 else means.mean(1)
+        offset = share.to(views.device) * luma
+        views = views.mul_(gain.to(views.device).view(-1, 1, 1, 1)).add_(offset.view(-1, 1, 1, 1))
+    if matrix is not None and channels == 3:
+        views = torch.bmm(matrix.to(views.device), views.flatten(2)).view_as(views)
+    return views

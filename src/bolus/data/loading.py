@@ -1,0 +1,132 @@
+"""From batch numbers to batches: positions, cached pixels fetched ahead, augmented views, columns as tensors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bolus.data.augment import augment
+from bolus.data.batch import Batch, Sampler, seed_for
+from bolus.data.cache import ImageStore, Stored
+from bolus.data.cohort import Samples
+from bolus.recipe import ImagesSpec
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One batch before augmentation.
+
+    Args:
+        number: of the batch, counted over the whole run.
+        positions: int64 `[N]`, the global batch's samples.
+        local: int64, which of the N this process forwards.
+        stored: modality -> cached pixels of the local samples.
+        rows: modality -> int64, their places among the local samples.
+        wait: seconds that the consumer waited for it.
+    """
+
+    number: int
+    positions: npt.NDArray[np.int64]
+    local: npt.NDArray[np.int64]
+    stored: dict[str, Stored]
+    rows: dict[str, npt.NDArray[np.int64]]
+    wait: float = 0.0
+
+
+class Loader:
+    """Batches of a cohort's training samples; batch b is a pure function of (seed, b).
+
+    Args:
+        samples: the cohort's samples.
+        positions: int64, those that are trained on; the sampler's indices point into it.
+        sampler: composes batches.
+        columns: role -> `[len(samples)]`, what objectives read.
+        rank: this process.
+        processes: how many there are; each forwards an equal, contiguous part of a batch.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        store: ImageStore,
+        positions: npt.NDArray[np.int64],
+        sampler: Sampler,
+        columns: Mapping[str, npt.NDArray[Any]],
+        images: ImagesSpec,
+        *,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.samples, self.store, self.positions, self.sampler = samples, store, positions, sampler
+        self.columns, self.images, self.seed = columns, images, seed
+        self.rank, self.processes = rank, processes
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches until every sample was an anchor once."""
+        return self.sampler.batches_per_epoch
+
+    def draw(self, number: int) -> npt.NDArray[np.int64]:
+        """Samples of a batch of the run, `[N]`."""
+        drawn = self.sampler.batch(number // self.batches_per_epoch, number % self.batches_per_epoch)
+        return self.positions[drawn]
+
+    def table_rows(self, number: int) -> npt.NDArray[np.int64]:
+        """Rows of the table whose pixels a batch needs, `[N]`."""
+        return self.samples.first_row[self.draw(number)]
+
+    def fetch(self, number: int) -> Fetched:
+        """Read one batch's pixels from the cache."""
+        positions = self.draw(number)
+        share = len(positions) // self.processes
+        local = np.arange(self.rank * share, (self.rank + 1) * share)
+        table_rows = self.samples.first_row[positions[local]]
+        modality = self.samples.cohort.modality[table_rows]
+        rows = {str(name): np.flatnonzero(modality == name) for name in np.unique(modality)}
+        stored = {name: self.store.gather(table_rows[where]) for name, where in rows.items()}
+        return Fetched(number, positions, local, stored, rows)
+
+    def iterate(self, start: int, stop: int) -> Iterator[Fetched]:
+        """Batches `start` to `stop - 1`, each read while the one before is used."""
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            pending = pool.submit(self.fetch, start) if start < stop else None
+            for number in range(start, stop):
+                assert pending is not None
+                began = time.perf_counter()
+                fetched = pending.result()
+                wait = time.perf_counter() - began
+                pending = pool.submit(self.fetch, number + 1) if number + 1 < stop else None
+                yield Fetched(fetched.number, fetched.positions, fetched.local, fetched.stored, fetched.rows, wait)
+
+    def batch(self, fetched: Fetched, *, device: torch.device, progress: float) -> tuple[Batch, Batch]:
+        """The local batch with its views, and the global batch, whose columns are known everywhere without gathering."""
+        seed = seed_for(self.seed, "step", fetched.number)
+        views = {
+            name: augment(
+                stored.unit(device),
+                self.images.augment,
+                size=self.images.size,
+                views=self.images.views,
+                seed=seed_for(seed, "augment", name, self.rank),
+            )
+            for name, stored in fetched.stored.items()
+        }
+        rows = {name: torch.from_numpy(where).to(device) for name, where in fetched.rows.items()}
+        columns = {
+            role: torch.from_numpy(np.ascontiguousarray(values[fetched.positions])).to(device)
+            for role, values in self.columns.items()
+        }
+        whole = Batch({}, {}, columns, progress=progress, seed=seed)
+        if self.processes == 1:
+            return Batch(views, rows, columns, progress=progress, seed=seed), whole
+        part = slice(int(fetched.local[0]), int(fetched.local[-1]) + 1)
+        mine = {role: values[part] for role, values in columns.items()}
+        return Batch(views, rows, mine, progress=progress, seed=seed), whole

@@ -1,0 +1,147 @@
+"""An encoder and a cohort become embeddings, joined to the table they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from bolus.data.augment import plain
+from bolus.data.cache import ImageStore, Preprocessing, build_store
+from bolus.data.cohort import Cohort
+from bolus.encoders.backbone import Encoder, build_encoder, external_encoder, load_encoder
+from bolus.errors import EncoderError
+from bolus.run import Run
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An encoder ready to embed: its weights, the input it expects, and the run it came from, if any."""
+
+    name: str
+    encoder: Encoder
+    preprocessing: Preprocessing
+    run: Run | None
+
+    def random_twin(self, seed: int) -> Encoder:
+        """The same architecture with fresh weights: what the pixels alone give away."""
+        return build_encoder(self.encoder.spec.model_copy(update={"pretrained": False}), seed=seed)
+
+
+def open_encoder(source: str | Path, *, keep_context: bool = True, size: int | None = None) -> Judged:
+    """A run folder, an encoder folder, or a hub name.
+
+    Args:
+        source: what to open; a hub name is asked for on the network unless HF_HUB_OFFLINE is set.
+        keep_context: apply the run's MLVICX context blocks; without, the plain backbone is used.
+        size: input size in pixels for an encoder that does not state one.
+
+    Raises:
+        EncoderError: nothing there can be opened as an encoder, or its training has not ended.
+    """
+    folder = Path(source)
+    if (folder / "run.json").is_file():
+        run = Run.open(folder)
+        if not run.encoder.is_dir():
+            raise EncoderError(f"{folder}: training has not ended; go on with bolus pretrain ... --resume")
+        encoder, contract = load_encoder(run.encoder, keep_context=keep_context)
+        return Judged(folder.name, encoder, Preprocessing(**contract), run)
+    if (folder / "encoder.json").is_file():
+        encoder, contract = load_encoder(folder, keep_context=keep_context)
+        return Judged(folder.name, encoder, Preprocessing(**contract), None)
+    encoder, contract = external_encoder(str(source))
+    fit = cast(Literal["pad", "stretch", "crop"], contract.get("fit", "pad"))
+    preprocessing = Preprocessing(size or int(contract.get("size", 224)), encoder.spec.in_channels, fit)
+    return Judged(folder.name, encoder, preprocessing, None)
+
+
+def embed_rows(
+    encoder: Encoder, store: ImageStore, rows: npt.NDArray[np.int64], *, batch_size: int = 256
+) -> npt.NDArray[np.float32]:
+    """Pooled features `[n, D]` of whole images, without augmentation, in evaluation mode; the mode is put back."""
+    device = next(encoder.parameters()).device
+    was_training = encoder.training
+    encoder.eval()
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch_size):
+            stored = store.gather(rows[start : start + batch_size])
+            images = plain(stored.unit(device), size=store.preprocessing.size)
+            parts.append(encoder(images).pooled.float().cpu().numpy())
+    encoder.train(was_training)
+    return np.concatenate(parts) if parts else np.zeros((0, encoder.shape.dim), np.float32)
+
+
+def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> ImageStore:
+    """The cohort's images as this encoder expects them; ranges that the encoder does not know come from the cohort."""
+    ranges = {**cohort.spec.ranges, **judged.preprocessing.ranges}
+    return build_store(cohort, replace(judged.preprocessing, ranges=ranges), folder=cache)
+
+
+def device_for_inference() -> torch.device:
+    """The accelerator where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def embed(
+    source: str | Path,
+    cohort: str | Path | Cohort,
+    *,
+    out: str | Path | None = None,
+    keep_context: bool = True,
+    size: int | None = None,
+    cache: Path | None = None,
+) -> pd.DataFrame:
+    """Embed every readable image of a cohort; quarantined rows are absent and counted in the file's metadata.
+
+    Args:
+        source: run folder, encoder folder or hub name.
+        out: a Parquet file to write; its schema metadata holds encoder, recipe and preprocessing.
+
+    Returns:
+        One line a row: `row` (from 1), `split`, the table's own columns, and `embedding`, float32 `[D]`.
+
+    Raises:
+        EncoderError: the encoder cannot be opened.
+        CohortError: the cohort cannot be opened, or most of its images cannot be read.
+    """
+    cohort = Cohort.open(cohort)
+    judged = open_encoder(source, keep_context=keep_context, size=size)
+    store = open_store(judged, cohort, cache=cache)
+    rows = np.flatnonzero(store.readable)
+    vectors = embed_rows(judged.encoder.to(device_for_inference()), store, rows)
+    frame = cohort.table.iloc[rows].reset_index(drop=True)
+    taken = {"row", "split", "embedding"} & set(frame.columns)
+    frame = frame.rename(columns={name: f"table_{name}" for name in taken})
+    frame.insert(0, "row", rows + 1)
+    frame.insert(1, "split", cohort.split[rows])
+    if out is not None:
+        _write(Path(out), frame, vectors, judged, store)
+    return frame.assign(embedding=list(vectors))
+
+
+def _write(
+    path: Path, frame: pd.DataFrame, vectors: npt.NDArray[np.float32], judged: Judged, store: ImageStore
+) -> None:
+    import json
+
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    metadata: Mapping[str, Any] = {
+        "encoder": judged.name,
+        "recipe": judged.run.recipe.digest if judged.run else None,
+        "preprocessing": store.preprocessing.to_json(),
+        "quarantined": len(store.quarantined),
+    }
+    table = table.append_column("embedding", column)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), "bolus": json.dumps(metadata)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)

@@ -1,0 +1,54 @@
+"""What an encoder returns, and the shapes it announces before it has seen an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LevelShape:
+    """One level of an encoder.
+
+    Args:
+        channels: feature channels.
+        stride: input pixels for one pixel of the map.
+        name: the module it is read from.
+    """
+
+    channels: int
+    stride: int
+    name: str
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """What objectives need to know to build their heads.
+
+    Args:
+        dim: width D of the pooled feature.
+        grid_channels: channels of the last map.
+        grid_stride: input pixels for one pixel of the last map.
+        levels: the encoder's levels, shallow to deep; empty where it has none.
+    """
+
+    dim: int
+    grid_channels: int
+    grid_stride: int
+    levels: tuple[LevelShape, ...] = ()
+
+
+@dataclass
+class Features:
+    """Features of a batch, in the batch's order, view-major.
+
+    Args:
+        pooled: `[V, N, D]` float, one D for all modalities.
+        levels: modality -> maps `[V, N_m, C, h, w]`, shallow to deep; filled only if an objective needs it.
+        grid: modality -> the last map `[V, N_m, C, h, w]`; filled only if an objective needs it.
+    """
+
+    pooled: Tensor
+    levels: dict[str, list[Tensor]] = field(default_factory=dict)
+    grid: dict[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,107 @@
+"""The exception tree.
+
+BolusError                    exit code 1: something in the user's data, recipe or run
+├── UsageError                exit code 2: the command was called wrongly
+├── CohortError               a table, its roles, or its rows
+│   └── LeakageError          a patient on both sides of a split, or of pretraining and test
+├── ImageError                one image that cannot be read rightly
+│   └── MissingDecoderError   ... for want of a package, which it names
+├── RecipeError               a recipe, an override, or an objective's parameters
+├── EncoderError              an encoder that cannot be built, loaded or fed
+├── TrainingError             a run that cannot start or go on
+│   ├── NonFiniteLossError    a loss became NaN or infinite
+│   └── OutOfMemoryError      the step does not fit; names the keys to change
+└── EvaluationError           a question the data cannot answer
+
+Messages say what was expected, what was found, and the table row; never a patient identifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class BolusError(Exception):
+    """Anything a person can mend: the command line prints it without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(BolusError):
+    """The command or function was called with arguments that do not go together."""
+
+    exit_code = 2
+
+
+class CohortError(BolusError):
+    """The table, its roles or its rows do not hold what they must; lists every violation."""
+
+    def __init__(self, message: str, violations: Sequence[str] = ()) -> None:
+        self.violations = tuple(violations)
+        shown = "".join(f"\n  - {violation}" for violation in self.violations[:50])
+        more = len(self.violations) - 50
+        super().__init__(message + shown + (f"\n  ... and {more} more" if more > 0 else ""))
+
+
+class LeakageError(CohortError):
+    """A patient stands on both sides of a line that must separate patients."""
+
+
+class ImageError(BolusError):
+    """An image file that cannot be read, or cannot be read rightly."""
+
+
+class MissingDecoderError(ImageError):
+    """The file is sound but needs a decoder that is not installed."""
+
+
+class RecipeError(BolusError):
+    """A recipe, an override or an objective's parameters."""
+
+
+class EncoderError(BolusError):
+    """An encoder that cannot be built, loaded or fed with these images."""
+
+
+class TrainingError(BolusError):
+    """A run that cannot start or cannot go on."""
+
+
+class NonFiniteLossError(TrainingError):
+    """A loss or gradient became NaN or infinite; the last good checkpoint is kept."""
+
+
+class OutOfMemoryError(TrainingError):
+    """The training step does not fit into memory."""
+
+
+class EvaluationError(BolusError):
+    """A question that this cohort or these embeddings cannot answer."""
+
+
+def name_rows(rows: Iterable[int], limit: int = 5) -> str:
+    """Row numbers as a person counts them: the first data row of the table is row 1.
+
+    >>> name_rows([0, 4, 5])
+    'rows 1, 5, 6'
+    >>> name_rows(range(9))
+    'rows 1, 2, 3, 4, 5 and 4 more'
+    """
+    numbers = [int(row) + 1 for row in rows]
+    shown = ", ".join(str(number) for number in numbers[:limit])
+    more = f" and {len(numbers) - limit} more" if len(numbers) > limit else ""
+    return f"{'row' if len(numbers) == 1 else 'rows'} {shown}{more}"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A did-you-mean clause, or the list of what there is.
+
+    >>> suggest("batchsize", ["batch_size", "seed"])
+    "did you mean 'batch_size'?"
+    >>> suggest("zzz", ["seed"])
+    'known: seed'
+    """
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"

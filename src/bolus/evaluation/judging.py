@@ -1,0 +1,223 @@
+"""An encoder, a cohort and a question become result files: embed, find the targets, probe, compare, write."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bolus.data.cache import ImageStore
+from bolus.data.cohort import Cohort
+from bolus.data.split import refuse_overlap
+from bolus.embedding import Judged, device_for_inference, embed_rows, open_encoder, open_store
+from bolus.errors import EvaluationError, UsageError, suggest
+from bolus.evaluation.probe import ProbeReport, probe
+from bolus.evaluation.results import Result, write_results
+
+RANDOM = "random-init"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One question: its name, `[rows]` codes (-1 missing) or numbers (NaN missing), and the names of the codes."""
+
+    name: str
+    y: npt.NDArray[Any]
+    classes: tuple[str, ...] | None
+
+
+@dataclass
+class Evaluation:
+    """What `evaluate` found.
+
+    Args:
+        reports: target -> its probe report.
+        folder: where results, predictions and heads were written.
+        notes: what holds for all of them.
+    """
+
+    reports: dict[str, ProbeReport]
+    folder: Path
+    notes: list[str]
+
+    @property
+    def results(self) -> list[Result]:
+        """Every result of every target."""
+        return [result for report in self.reports.values() for result in report.results]
+
+
+def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 20) -> tuple[list[Target], list[str]]:
+    """The questions that `target` names, and which were left out, in sentences.
+
+    `NAME` is a label column: every class against the rest, or the one question of a two-class column, or, for more
+    classes of which each row has one, also the multi-class question. `NAME=CLASS` is one class against the rest. For
+    `regress`, `NAME` is a score, a numeric attribute or a number role.
+
+    Args:
+        min_patients: a class with fewer positive patients is left out, and named, unless it was asked for by itself.
+
+    Raises:
+        EvaluationError: no such column or class.
+        UsageError: a task that is not `classify` or `regress`.
+    """
+    name, _, wanted = target.partition("=")
+    name = name.split(":", 1)[-1]
+    if task == "regress":
+        candidates = [f"score:{name}", f"attribute:{name}", name]
+        role = next((role for role in candidates if role in cohort.roles), None)
+        if role is None:
+            raise EvaluationError(f"no score named {name!r}; {suggest(f'score:{name}', cohort.roles)}")
+        values = cohort.encoded(role)
+        if values.dtype != np.float64:
+            raise EvaluationError(f"{role} holds categories, not numbers; use --task classify with a label")
+        return [Target(name, values, None)], []
+    if task != "classify":
+        raise UsageError(f"unknown task {task!r}; {suggest(task, ['classify', 'regress'])}")
+    if f"label:{name}" not in cohort.roles:
+        raise EvaluationError(f"no label named {name!r}; {suggest(f'label:{name}', cohort.roles)}")
+    labels = cohort.labels(name)
+    codes = np.where(np.isnan(labels.matrix), -1, labels.matrix).astype(np.int64)
+    if wanted:
+        if wanted not in labels.classes:
+            raise EvaluationError(f"label {name!r} has no class {wanted!r}; {suggest(wanted, labels.classes)}")
+        return [Target(target, codes[:, labels.classes.index(wanted)], ("rest", wanted))], []
+    if labels.exclusive and len(labels.classes) == 2:
+        return [Target(name, codes[:, 1], labels.classes)], []
+    targets, notes = [], []
+    if labels.exclusive:
+        one = np.where(codes[:, 0] < 0, -1, codes.argmax(1))
+        targets.append(Target(name, one, labels.classes))
+    patients = cohort.encoded("patient")
+    for position, label in enumerate(labels.classes):
+        positive = len(np.unique(patients[codes[:, position] == 1]))
+        if positive < min_patients:
+            notes.append(f"{name}={label} is left out: {positive} positive patients, fewer than {min_patients}.")
+        else:
+            targets.append(Target(f"{name}={label}", codes[:, position], ("rest", label)))
+    if not targets:
+        raise EvaluationError(f"label {name!r}: no class has {min_patients} positive patients")
+    return targets, notes
+
+
+def evaluate(
+    source: str | Path,
+    cohort: str | Path | Cohort,
+    *,
+    task: str = "classify",
+    target: str,
+    out: str | Path | None = None,
+    probes: Sequence[str] = ("linear", "knn"),
+    fractions: Sequence[float] = (1.0,),
+    repeats: int = 3,
+    seed: int = 0,
+    draws: int = 1000,
+    min_patients: int = 20,
+    size: int | None = None,
+    cache: Path | None = None,
+) -> Evaluation:
+    """Judge frozen embeddings by a linear probe and nearest neighbours, beside a random-init twin and the majority.
+
+    A run with MLVICX context blocks is judged with them, and once more without, as its own baseline.
+
+    Args:
+        source: run folder, encoder folder or hub name.
+        task: `classify` or `regress`.
+        target: see `find_targets`.
+        out: folder for results.jsonl, predictions.parquet and heads; `evaluations/` in the run where None.
+        fractions: shares of the training patients whose labels are used.
+        repeats: draws of each fraction below 1.
+        seed: of the draws and of the random-init twin.
+        draws: bootstrap resamples of the test patients.
+        min_patients: positive patients that a class of a many-class label needs.
+
+    Raises:
+        LeakageError: validation or test patients of the cohort were in the run's training set.
+        EvaluationError, UsageError: a question that the cohort cannot answer.
+        EncoderError, CohortError: encoder or cohort cannot be opened.
+    """
+    cohort = Cohort.open(cohort)
+    judged = open_encoder(source, size=size)
+    targets, notes = find_targets(cohort, task, target, min_patients=min_patients)
+    folder = _folder(out, judged, task, target)
+    refuse_seen_patients(judged, cohort)
+    if judged.run is None:
+        notes.append(f"{judged.name}: which patients it was trained on is not known here, so overlap was not checked.")
+    store = open_store(judged, cohort, cache=cache)
+    if store.quarantined:
+        notes.append(f"{len(store.quarantined)} images could not be read and are left out.")
+    rows = np.flatnonzero(store.readable)
+    embeddings = embed_all(judged, source, store, rows, seed)
+
+    reports, predictions = {}, []
+    for question in targets:
+        report = probe(
+            embeddings,
+            question.y[rows],
+            cohort.encoded("patient")[rows],
+            cohort.split[rows],
+            task=task,
+            target=question.name,
+            classes=question.classes,
+            probes=probes,
+            fractions=fractions,
+            repeats=repeats,
+            seed=seed,
+            draws=draws,
+            split_hash=cohort.split_hash,
+            recipe_hash=judged.run.recipe.digest if judged.run else "",
+        )
+        reports[question.name] = report
+        frame = report.predictions.copy()
+        frame.insert(0, "row", rows[frame["position"]] + 1)
+        predictions.append(frame.drop(columns="position"))
+        for head_name, head in report.heads.items():
+            head.save(folder / f"head-{_plain(head_name)}.safetensors")
+    write_results(folder / "results.jsonl", [result for report in reports.values() for result in report.results])
+    pd.concat(predictions, ignore_index=True).to_parquet(folder / "predictions.parquet")
+    (folder / "notes.json").write_text(json.dumps(notes, indent=1), encoding="utf-8")
+    return Evaluation(reports, folder, notes)
+
+
+def embed_all(
+    judged: Judged, source: str | Path, store: ImageStore, rows: npt.NDArray[np.int64], seed: int
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Embeddings of the judged encoder, of itself without context blocks, and of its random-init twin."""
+    device = device_for_inference()
+    embeddings = {judged.name: embed_rows(judged.encoder.to(device), store, rows)}
+    embeddings[RANDOM] = embed_rows(judged.random_twin(seed).to(device), store, rows)
+    if judged.encoder.spec.context:
+        plain = open_encoder(source, keep_context=False).encoder
+        embeddings[f"{judged.name} without context"] = embed_rows(plain.to(device), store, rows)
+    return embeddings
+
+
+def refuse_seen_patients(judged: Judged, cohort: Cohort) -> None:
+    """Raise LeakageError where the cohort's validation or test patients were in the run's training set."""
+    if judged.run is not None:
+        record = judged.run.record
+        held_out = cohort.split != "train"
+        refuse_overlap(
+            set(record["training_patients"]), record["salt"], cohort.patients, held_out, where=f"run {judged.name}"
+        )
+
+
+def _folder(out: str | Path | None, judged: Judged, task: str, target: str) -> Path:
+    if out is not None:
+        folder = Path(out)
+    elif judged.run is not None:
+        folder = judged.run.folder / "evaluations" / f"{task}-{_plain(target)}"
+    else:
+        folder = Path("evaluations") / f"{_plain(judged.name)}-{task}-{_plain(target)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")

@@ -1,0 +1,156 @@
+"""One number with everything needed to trust it, as a line of JSON: the only thing that reports and tables read."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Iterable
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+
+from bolus.errors import EvaluationError, suggest
+
+
+def versions() -> dict[str, str]:
+    """Versions of what produced a result, read from package metadata without importing anything heavy.
+
+    >>> sorted(versions())
+    ['bolus', 'numpy', 'python', 'scikit-learn', 'torch']
+    """
+    found = {"python": platform.python_version()}
+    for package in ("bolus", "torch", "numpy", "scikit-learn"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@dataclass(frozen=True)
+class Result:
+    """One estimate of one metric.
+
+    Args:
+        task: `classify`, `regress`, or another evaluation's name.
+        target: what was predicted.
+        metric: its name in `metrics.METRICS`, or another evaluation's own.
+        estimate: the value, in the metric's unit; NaN where undefined.
+        ci_low: lower end of the 95 % interval over patients; NaN where undefined.
+        ci_high: upper end, likewise.
+        num_samples: test samples with a target.
+        num_patients: patients among them.
+        fraction: share of the training patients whose targets were used, 0..1.
+        seed: of the draws.
+        encoder: its name; `a - b` for a paired difference.
+        split_hash: which split of the cohort; empty where unknown.
+        recipe_hash: which recipe trained the encoder; empty where there is none.
+        versions: package -> version.
+        probe: how the target was read off the encoder, such as `linear`.
+        se: standard error over patients (and over repeats, where there are several).
+        sd_repeats: standard deviation over repeated draws of labels; None with a single draw.
+        detectable: the smallest difference that this test would find with 80 % power; None unless a difference.
+        num_positive: positive test samples; None unless the target is binary.
+        num_positive_patients: patients with a positive test sample; None unless the target is binary.
+        notes: what a reader must know, in sentences.
+    """
+
+    task: str
+    target: str
+    metric: str
+    estimate: float
+    ci_low: float
+    ci_high: float
+    num_samples: int
+    num_patients: int
+    fraction: float = 1.0
+    seed: int = 0
+    encoder: str = ""
+    split_hash: str = ""
+    recipe_hash: str = ""
+    versions: dict[str, str] = field(default_factory=versions)
+    probe: str = ""
+    se: float = math.nan
+    sd_repeats: float | None = None
+    detectable: float | None = None
+    num_positive: int | None = None
+    num_positive_patients: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """One line of strict JSON; what is not finite is written as null.
+
+        >>> Result("regress", "age", "r2", math.nan, 0.0, 1.0, 9, 3, versions={}).to_json()[:66]
+        '{"task": "regress", "target": "age", "metric": "r2", "estimate": n'
+        """
+        values = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+        return json.dumps(values, allow_nan=False, ensure_ascii=False)
+
+
+_FLOATS = ("estimate", "ci_low", "ci_high", "se")
+_NAMES = tuple(f.name for f in fields(Result))
+_REQUIRED = tuple(f.name for f in fields(Result) if f.default is MISSING and f.default_factory is MISSING)
+
+
+def write_results(path: str | Path, results: Iterable[Result], append: bool = False) -> None:
+    """Write results as JSON lines, after those already there if `append`; folders are made.
+
+    Without `append` the file appears whole or not at all.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_results(Path(folder, "results.jsonl"), [Result("regress", "age", "mae", 4.0, 3.0, 5.0, 90, 30)])
+    ...     [result.metric for result in read_results(Path(folder, "results.jsonl"))]
+    ['mae']
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(result.to_json() + "\n" for result in results)
+    if append:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+def read_results(path: str | Path) -> list[Result]:
+    """Read what `write_results` wrote; null is NaN again where a number is meant.
+
+    Raises:
+        EvaluationError: no such file, or a line that is not a result; it names the line.
+
+    >>> read_results("/nowhere.jsonl")
+    Traceback (most recent call last):
+    bolus.errors.EvaluationError: no result file /nowhere.jsonl
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EvaluationError(f"no result file {path}")
+    results = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise EvaluationError(f"{where} is not JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise EvaluationError(f"{where}: expected an object, found {type(values).__name__}")
+        for key in values:
+            if key not in _NAMES:
+                raise EvaluationError(f"{where}: unknown key {key!r}; {suggest(key, _NAMES)}")
+        lacking = [key for key in _REQUIRED if key not in values]
+        if lacking:
+            raise EvaluationError(f"{where} lacks {', '.join(lacking)}")
+        for key in _FLOATS:
+            if values.get(key, math.nan) is None:
+                values[key] = math.nan
+        results.append(Result(**{**values, "notes": tuple(values.get("notes") or ())}))
+    return results

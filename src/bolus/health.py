@@ -1,0 +1,209 @@
+"""Is it working? Collapse, effective rank, alignment and uniformity, and an online probe; each ends in one sentence.
+
+Everything is measured on validation patients, whom the training never sees, in evaluation mode, with seeds of its own:
+looking at a run does not change it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bolus.data.augment import augment
+from bolus.data.batch import seed_for
+from bolus.data.cache import ImageStore
+from bolus.data.cohort import Cohort
+from bolus.embedding import embed_rows
+from bolus.encoders.backbone import Encoder
+from bolus.evaluation.metrics import auroc, spearman
+from bolus.recipe import Recipe
+
+WATCHED = 1024  # images at most
+NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measure of a run's health.
+
+    Args:
+        name: of the measure.
+        value: NaN where it is undefined.
+        good: whether it gives no cause for concern.
+        sentence: what it means, for a person.
+    """
+
+    name: str
+    value: float
+    good: bool
+    sentence: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, NaN as null."""
+        data = asdict(self)
+        return {**data, "value": None if np.isnan(self.value) else self.value}
+
+
+def collapse(z_ND: Tensor) -> float:
+    """Spread of L2-normalised embeddings: their per-dimension standard deviation times sqrt(D).
+
+    1 where directions are isotropic, 0 where all embeddings point one way (Chen and He, arXiv:2011.10566, sec. 4).
+
+    >>> round(collapse(torch.ones(8, 4)), 3)
+    0.0
+    """
+    z = F.normalize(z_ND, dim=1)
+    return float(z.std(0, unbiased=False).mean() * z.shape[1] ** 0.5)
+
+
+def effective_rank(z_ND: Tensor) -> float:
+    """exp of the entropy of the singular values' shares (RankMe, Garrido et al., arXiv:2210.02885, eq. 3).
+
+    >>> round(effective_rank(torch.eye(4)), 3)
+    4.0
+    """
+    values = torch.linalg.svdvals(z_ND.double())
+    shares = values / values.sum().clamp_min(1e-12) + 1e-12
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def alignment(z_a_ND: Tensor, z_b_ND: Tensor) -> float:
+    """Mean squared distance of two views of a sample on the unit sphere (Wang and Isola, arXiv:2005.10242).
+
+    >>> alignment(torch.eye(2), torch.eye(2))
+    0.0
+    """
+    return float((F.normalize(z_a_ND, dim=1) - F.normalize(z_b_ND, dim=1)).pow(2).sum(1).mean())
+
+
+def uniformity(z_ND: Tensor) -> float:
+    """Log of the mean Gaussian potential between samples, t = 2; 0 where all coincide (arXiv:2005.10242).
+
+    >>> uniformity(torch.ones(3, 2))
+    0.0
+    """
+    return float(torch.pdist(F.normalize(z_ND, dim=1)).pow(2).mul(-2).exp().mean().log())
+
+
+def knn_scores(
+    z_ND: npt.NDArray[np.float32], y_NK: npt.NDArray[np.float64], patients: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Mean target of the nearest neighbours by cosine among *other* patients, `[N, K]`; NaN targets do not vote.
+
+    >>> z = np.array([[1, 0], [1, 0.1], [0, 1]], np.float32)
+    >>> knn_scores(z, np.array([[1.0], [0.0], [np.nan]]), np.array([0, 1, 2])).ravel().tolist()
+    [0.0, 1.0, 0.5]
+    """
+    z = z_ND / np.maximum(np.linalg.norm(z_ND, axis=1, keepdims=True), 1e-12)
+    similarity = z @ z.T
+    similarity[patients[:, None] == patients[None, :]] = -np.inf
+    scores = np.full(y_NK.shape, np.nan)
+    for column in range(y_NK.shape[1]):
+        known = np.flatnonzero(~np.isnan(y_NK[:, column]))
+        if not len(known):
+            continue
+        count = min(NEIGHBOURS, len(known))
+        nearest = np.argpartition(-similarity[:, known], count - 1, axis=1)[:, :count]
+        voted = np.take_along_axis(similarity[:, known], nearest, axis=1) > -np.inf
+        votes = y_NK[known, column][nearest]
+        scores[:, column] = np.where(voted, votes, 0).sum(1) / np.maximum(voted.sum(1), 1)
+    return scores
+
+
+def watch(encoder: Encoder, store: ImageStore, cohort: Cohort, recipe: Recipe) -> list[Finding]:
+    """Every measure on the validation patients (on nobody's labels but theirs); a few seconds.
+
+    Without validation patients the geometry is measured on training images, and the sentence says so.
+    """
+    held_out = np.flatnonzero((cohort.split == "val") & store.readable)
+    where = "validation" if len(held_out) >= 2 else "training"
+    pool = held_out if len(held_out) >= 2 else np.flatnonzero((cohort.split == "train") & store.readable)
+    rng = np.random.default_rng(seed_for(recipe.training.seed, "health"))
+    rows = np.sort(rng.permutation(pool)[:WATCHED])
+    vectors = embed_rows(encoder, store, rows)
+    if not np.isfinite(vectors).all():
+        return [Finding("finite", 0.0, False, "Embeddings are not finite: the weights have diverged.")]
+    z = torch.from_numpy(vectors)
+    findings = _geometry(z, where)
+    findings.append(_alignment(encoder, store, rows[:256], recipe, where))
+    if where == "validation":
+        findings += _probe(vectors, cohort, rows, recipe)
+    return findings
+
+
+def _geometry(z: Tensor, where: str) -> list[Finding]:
+    spread, rank = collapse(z), effective_rank(z - z.mean(0))
+    most = min(z.shape[0] - 1, z.shape[1])
+    even = uniformity(z[:512])
+    return [
+        Finding(
+            "spread",
+            spread,
+            spread >= 0.1,
+            f"Spread of {where} embeddings is {spread:.2f} of 1: "
+            + ("no collapse." if spread >= 0.1 else "collapsed or nearly so; lower the learning rate, check the views."),
+        ),
+        Finding(
+            "effective_rank",
+            rank,
+            rank >= 0.1 * most,
+            f"Embeddings use about {rank:.0f} of {most} directions"
+            + ("." if rank >= 0.1 * most else ": dimensional collapse; a probe will find little."),
+        ),
+        Finding("uniformity", even, even < -0.5, f"Uniformity is {even:.2f} (0 is a single point; lower is more even)."),
+    ]
+
+
+def _alignment(
+    encoder: Encoder, store: ImageStore, rows: npt.NDArray[np.int64], recipe: Recipe, where: str
+) -> Finding:
+    device = next(encoder.parameters()).device
+    was_training = encoder.training
+    encoder.eval()
+    with torch.inference_mode():
+        seed = seed_for(recipe.training.seed, "health", "views")
+        images = store.gather(rows).unit(device)
+        views = augment(images, recipe.images.augment, size=recipe.images.size, views=2, seed=seed)
+        first, second = (encoder(view).pooled.float().cpu() for view in views)
+    encoder.train(was_training)
+    value = alignment(first, second)
+    other = alignment(first, second.roll(1, 0))
+    share = value / max(other, 1e-12)
+    sentence = f"Two views of a {where} image lie {share:.2f} times as far apart as views of different images"
+    return Finding("alignment", value, share < 0.9, sentence + ("." if share < 0.9 else ": augmentation hides the image."))
+
+
+def _probe(
+    vectors: npt.NDArray[np.float32], cohort: Cohort, rows: npt.NDArray[np.int64], recipe: Recipe
+) -> list[Finding]:
+    role = recipe.training.probe or next((role for role in cohort.roles if role.startswith("label:")), None)
+    if role is None:
+        return []
+    patients = cohort.encoded("patient")[rows]
+    if role.startswith("label:"):
+        labels = cohort.labels(role.removeprefix("label:"))
+        y, measure, chance, unit = labels.matrix[rows].astype(np.float64), auroc, 0.5, "AUROC"
+        if labels.exclusive and len(labels.classes) == 2:
+            y = y[:, 1:]
+    else:
+        y, measure, chance, unit = cohort.encoded(role)[rows][:, None], spearman, 0.0, "Spearman correlation"
+    scores = knn_scores(vectors, y, patients)
+    values = []
+    for target, score in zip(y.T, scores.T, strict=True):
+        known = ~np.isnan(target)
+        # A class with fewer than three patients on either side says nothing.
+        sides = [len(set(patients[known & (target == side)])) for side in (0, 1)] if measure is auroc else [3]
+        if min(sides) >= 3:
+            values.append(float(measure(target[known], score[known])))
+    value = float(np.nanmean(values)) if values and not np.isnan(values).all() else float("nan")
+    name = f"knn {role}"
+    if np.isnan(value):
+        return [Finding(name, value, True, f"Too few labelled validation patients to watch {role}.")]
+    sentence = f"Neighbours among other validation patients predict {role} with {unit} {value:.2f} (chance {chance:g})"
+    return [Finding(name, value, value > chance, sentence + ("." if value > chance else ": nothing of it is seen yet."))]

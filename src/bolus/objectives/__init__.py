@@ -1,0 +1,70 @@
+"""Objectives: features and a batch in, one named loss out. A recipe names them by the kinds in `OBJECTIVES`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, get_type_hints
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from bolus.data.batch import seed_for
+from bolus.encoders.features import FeatureShape
+from bolus.errors import RecipeError, suggest
+from bolus.objectives.base import Objective
+from bolus.objectives.contrast import Contrast
+from bolus.objectives.varcov import VarCov
+from bolus.recipe import Recipe
+
+OBJECTIVES: dict[str, type[Objective]] = {"contrast": Contrast, "varcov": VarCov}
+
+
+def build_objectives(recipe: Recipe, shape: FeatureShape, *, seed: int) -> dict[str, Objective]:
+    """The recipe's objectives by name, on the CPU, with the heads that this seed and each one's name determine.
+
+    An objective's parameters are checked against its constructor, which owns their names, types and defaults. The
+    global random state is left as it was.
+
+    Args:
+        recipe: names, kinds and parameters; weights are the combiner's business.
+        shape: the encoder's shapes.
+        seed: of the run. An objective starts the same whichever others stand beside it.
+
+    Raises:
+        RecipeError: an unknown kind, an unknown parameter, or a value that the constructor does not take.
+
+    Example:
+        >>> recipe = Recipe.load({"name": "mine", "objectives": {"simclr": {"kind": "contrast", "dim": 16}}})
+        >>> shape = FeatureShape(dim=8, grid_channels=8, grid_stride=32)
+        >>> build_objectives(recipe, shape, seed=0)["simclr"].head.out_dim
+        16
+    """
+    objectives: dict[str, Objective] = {}
+    for name, spec in recipe.objectives.items():
+        if spec.kind not in OBJECTIVES:
+            raise RecipeError(f"objectives.{name}.kind: unknown kind {spec.kind!r}; {suggest(spec.kind, OBJECTIVES)}")
+        constructor: Any = OBJECTIVES[spec.kind]
+        parameters = _checked(constructor, spec.parameters, f"objectives.{name}")
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.default_generator.manual_seed(seed_for(seed, "objective", name))
+            try:
+                objectives[name] = constructor(shape, **parameters)
+            except RecipeError as error:
+                raise RecipeError(f"objectives.{name}: {error}") from error
+    return objectives
+
+
+def _checked(constructor: Any, parameters: dict[str, Any], key: str) -> dict[str, Any]:
+    """The parameters as the constructor's annotations have them."""
+    known = [name for name in inspect.signature(constructor).parameters if name != "shape"]
+    types = get_type_hints(constructor.__init__)
+    checked: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if name not in known:
+            raise RecipeError(f"unknown key '{key}.{name}'; {suggest(name, known)}")
+        try:
+            checked[name] = TypeAdapter(types[name]).validate_python(value)
+        except ValidationError as error:
+            problem = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
+            raise RecipeError(f"{key}.{name}: {problem} (found {value!r})") from None
+    return checked

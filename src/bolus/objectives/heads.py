@@ -1,0 +1,77 @@
+"""Projection heads: the small networks between an encoder's features and a loss, thrown away after pretraining."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bolus.errors import RecipeError
+
+
+class ProjectionHead(nn.Module):
+    """Linear layers, each followed by batch normalisation and ReLU, the last by normalisation only or by nothing.
+
+    SimCLR (arXiv:2002.05709) has two layers and no last normalisation; VICReg (arXiv:2105.04906) and MLVICX
+    (arXiv:2403.11504) have three, MLVICX with a last normalisation. A linear layer before a normalisation has no bias,
+    which the normalisation would subtract again.
+
+    Statistics are over all leading dimensions together, views included. A single row has no statistics: in training,
+    too, it is normalised by the running ones.
+
+    Args:
+        in_dim: width of the input.
+        widths: output width of each layer, at least one.
+        last_norm: whether the last linear layer is normalised.
+
+    Raises:
+        RecipeError: no layer, or a width below 1.
+
+    Example:
+        >>> ProjectionHead(8, [16, 4], last_norm=False)(torch.ones(2, 5, 8)).shape
+        torch.Size([2, 5, 4])
+    """
+
+    def __init__(self, in_dim: int, widths: Sequence[int], *, last_norm: bool) -> None:
+        super().__init__()
+        if not widths or min(widths) < 1:
+            raise RecipeError(f"a projection head needs at least one layer of width 1 or more, found {list(widths)}")
+        normed = [True] * (len(widths) - 1) + [last_norm]
+        self.linears = nn.ModuleList(
+            nn.Linear(before, width, bias=not norm)
+            for before, width, norm in zip([in_dim, *widths[:-1]], widths, normed, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width, norm in zip(widths, normed, strict=True) if norm)
+        self.out_dim = widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in_dim]` float to `[..., widths[-1]]`."""
+        leading = x.shape[:-1]
+        x = x.flatten(0, -2)
+        for position, linear in enumerate(self.linears):
+            x = linear(x)
+            if position < len(self.norms):
+                x = _normalise(self.norms[position], x)
+            if position < len(self.linears) - 1:
+                x = F.relu(x)
+        return x.reshape(*leading, self.out_dim)
+
+
+def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(norm, nn.BatchNorm1d)
+    if norm.training and len(x) < 2:
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    normalised: Tensor = norm(x)
+    return normalised
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision and bfloat16 to float32; float32 and float64 as they are.
+
+    Example:
+        >>> at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return x if x.dtype == torch.float64 else x.float()

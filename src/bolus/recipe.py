@@ -1,0 +1,269 @@
+"""A recipe: encoder, images, sampling, objectives, combiner, optimiser and schedule, as data.
+
+YAML on one side, pydantic on the other, one to one. Unknown keys are errors with a suggestion. An objective's own
+parameters are not listed here: they are validated against the objective's constructor, which owns their defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bolus.errors import RecipeError, suggest
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderSpec(_Spec):
+    """What turns an image into features.
+
+    `backbone` is a named configuration (`resnet18`, `resnet50`, `r18w32`), a folder, or a hub name; with
+    `pretrained: false` a folder or hub name gives the architecture only.
+    """
+
+    backbone: str = "resnet18"
+    pretrained: bool = False
+    in_channels: Literal[1, 3] = 1
+    stem_pool: bool = True  # the max-pool after the stem of a ResNet; drop it for inputs of about 64 pixels
+    context: bool = False  # MLVICX context-bottleneck blocks, inline
+    context_reduction: int = Field(2, ge=1)
+    mean: list[float] = [0.5]  # of images in [0, 1]; one value, or one a channel
+    std: list[float] = [0.25]
+
+
+class AugmentSpec(_Spec):
+    """One view of an image; a key that is not given takes the preset's value (bolus.data.augment.PRESETS)."""
+
+    preset: Literal["none", "xray", "fundus", "ultrasound", "mri"] = "xray"
+    crop_scale: tuple[float, float] | None = None  # share of the area kept
+    crop_ratio: tuple[float, float] | None = None
+    flip_horizontal: float | None = Field(None, ge=0, le=1)  # probabilities
+    flip_vertical: float | None = Field(None, ge=0, le=1)
+    rotation: float | None = Field(None, ge=0, le=180)  # degrees, uniform in +-
+    brightness: float | None = Field(None, ge=0)  # uniform in +- this share
+    contrast: float | None = Field(None, ge=0)
+    saturation: float | None = Field(None, ge=0)  # colour images only
+    hue: float | None = Field(None, ge=0, le=0.5)
+    jitter: float | None = Field(None, ge=0, le=1)  # probability of the four above
+    blur: float | None = Field(None, ge=0, le=1)  # probability
+    blur_sigma: tuple[float, float] | None = None  # pixels
+    noise: float | None = Field(None, ge=0)  # standard deviation, in units of the [0, 1] range
+
+
+class ImagesSpec(_Spec):
+    """Which samples are drawn, at what size, in how many views."""
+
+    unit: Literal["image", "slice"] = "image"
+    size: int = Field(224, ge=8)  # pixels, square
+    fit: Literal["pad", "stretch", "crop"] = "pad"  # how an image that is not square becomes so
+    views: int = Field(2, ge=1)
+    augment: AugmentSpec = AugmentSpec()
+
+
+class SamplingSpec(_Spec):
+    """How a batch is composed: seeded anchors, partners for each relation, random fill."""
+
+    batch_size: int = Field(64, ge=1)  # samples; each is seen in `images.views` views
+    partners: int = Field(1, ge=0)  # drawn for each anchor and each relation of the objectives
+    balance: Literal["none", "patient"] = "none"  # "patient": anchors drawn evenly over patients
+
+
+class ObjectiveSpec(BaseModel):
+    """One objective: its kind, its weight, and its own parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: str
+    weight: float = 1.0
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What is passed to the objective's constructor."""
+        return dict(self.model_extra or {})
+
+
+class CombinerSpec(_Spec):
+    """How objectives meet in the shared encoder."""
+
+    kind: Literal["sum"] = "sum"
+
+
+class OptimizerSpec(_Spec):
+    """AdamW, SGD or LARS; `lr` holds for `reference_batch` samples and scales linearly, or as it is where that is null."""
+
+    kind: Literal["adamw", "sgd", "lars"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    reference_batch: int | None = Field(None, ge=1)
+    weight_decay: float = Field(1e-4, ge=0)  # not applied to biases and norm scales
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd, lars
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+    trust: float = Field(0.001, gt=0)  # lars: trust coefficient (eta)
+
+
+class ScheduleSpec(_Spec):
+    """Linear warm-up, then cosine to `final` times the peak, or constant."""
+
+    kind: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: float = Field(0.0, ge=0)
+    final: float = Field(0.0, ge=0, le=1)
+
+
+class TrainingSpec(_Spec):
+    """How long, in what precision, and how often the run saves and looks at itself."""
+
+    epochs: int = Field(100, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    max_hours: float | None = Field(None, gt=0)
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    accumulate: int = Field(1, ge=1)  # batches whose gradients meet in one step
+    clip: float | None = Field(None, gt=0)  # norm of the whole gradient
+    seed: int = 0
+    checkpoint_minutes: float = Field(10.0, ge=0)
+    checkpoint_steps: int | None = Field(None, ge=1)  # in addition, every so many steps
+    health_epochs: float | None = Field(5.0, gt=0)  # how often; null: only at the end
+    probe: str | None = None  # role of a label or score watched by the online probe, as label:NAME or score:NAME
+    log_steps: int = Field(10, ge=1)
+
+
+class Recipe(_Spec):
+    """A whole pretraining run, as data.
+
+    Args:
+        name: what the recipe is called.
+        summary: one sentence for `bolus recipes`.
+        source: the paper, as `arXiv:NUMBER`.
+
+    Raises:
+        RecipeError: from `Recipe.load` and `Recipe.override`; a direct construction raises pydantic's own error.
+
+    Example:
+        >>> Recipe.load("vicreg").override(["training.epochs=2"]).training.epochs
+        2
+    """
+
+    name: str
+    summary: str = ""
+    source: str = ""
+    encoder: EncoderSpec = EncoderSpec()
+    images: ImagesSpec = ImagesSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    objectives: dict[str, ObjectiveSpec]
+    combiner: CombinerSpec = CombinerSpec()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    training: TrainingSpec = TrainingSpec()
+
+    @model_validator(mode="after")
+    def _has_objectives(self) -> Recipe:
+        if not self.objectives:
+            raise ValueError("a recipe needs at least one objective")
+        return self
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
+        """A recipe from a shipped name, a YAML file, or a mapping.
+
+        Raises:
+            RecipeError: no such recipe, YAML that does not parse, an unknown key or a value out of range.
+        """
+        if isinstance(source, Recipe):
+            return source
+        if isinstance(source, Mapping):
+            return cls._validate(source, "recipe")
+        path = Path(source)
+        if str(source) in recipe_names():
+            text = (resources.files("bolus.recipes") / f"{source}.yaml").read_text(encoding="utf-8")
+        elif path.is_file():
+            text = path.read_text(encoding="utf-8")
+        else:
+            raise RecipeError(
+                f"no recipe named {str(source)!r} and no such file; {suggest(str(source), recipe_names())}"
+            )
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{source}: not YAML: {error}") from error
+        if not isinstance(data, dict):
+            raise RecipeError(f"{source}: expected a mapping of recipe keys, found {type(data).__name__}")
+        return cls._validate(data, str(source))
+
+    @classmethod
+    def _validate(cls, data: Mapping[str, Any], origin: str) -> Recipe:
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            lines = [_explain(cls, dict(problem)) for problem in error.errors()]
+            raise RecipeError(f"{origin}: " + "; ".join(lines)) from None
+
+    def override(self, assignments: Iterable[str]) -> Recipe:
+        """A copy with `dotted.key=value` assignments applied; values are YAML, `null` removes an objective.
+
+        Raises:
+            RecipeError: an assignment without `=`, an unknown key or a value out of range.
+        """
+        data = self.model_dump(mode="json")
+        for assignment in assignments:
+            key, separator, value = assignment.partition("=")
+            if not separator or not key:
+                raise RecipeError(f"expected key=value, found {assignment!r}")
+            try:
+                parsed = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise RecipeError(f"{key}: value is not YAML: {value!r}") from error
+            _assign(data, key.split("."), parsed, key)
+        return self._validate(data, "override")
+
+    def to_yaml(self) -> str:
+        """The whole recipe, defaults included, as YAML that `Recipe.load` reads back to an equal recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @property
+    def digest(self) -> str:
+        """A hash of every key, 12 hexadecimal digits."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, sorted.
+
+    >>> "mlvicx" in recipe_names()
+    True
+    """
+    files = resources.files("bolus.recipes").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def _assign(data: dict[str, Any], path: list[str], value: Any, key: str) -> None:
+    for part in path[:-1]:
+        if not isinstance(data.get(part), dict):
+            raise RecipeError(f"unknown key {key!r}: no section {part!r}; {suggest(part, data)}")
+        data = data[part]
+    if len(path) >= 2 and path[-2] == "objectives" and value is None:
+        if path[-1] not in data:
+            raise RecipeError(f"unknown key {key!r}: no such objective; {suggest(path[-1], data)}")
+        del data[path[-1]]
+    else:
+        data[path[-1]] = value
+
+
+def _explain(model: type[BaseModel], problem: dict[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        for part in location[:-1]:
+            field = model.model_fields.get(part)
+            if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                model = field.annotation
+        return f"unknown key {key!r}; {suggest(location[-1], model.model_fields)}"
+    found = problem.get("input")
+    shown = "" if isinstance(found, Mapping) else f" (found {found!r})"
+    return f"{key or 'recipe'}: {problem['msg']}{shown}"

@@ -1,0 +1,192 @@
+"""A run: the folder that a pretraining leaves behind, and what later steps read from it.
+
+    recipe.yaml        every key, resolved
+    cohort.yaml        the table and its roles
+    run.json           versions, hashes, the salt and keyed hashes of the training patients, how it ended
+    metrics.jsonl      losses, speed, health
+    quarantine.jsonl   rows that could not be read, with reasons
+    checkpoints/       the last whole checkpoint
+    encoder/           weights, configuration, preprocessing contract, card
+    evaluations/       one folder for each question asked of the encoder
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bolus.checkpoint import write_atomically
+from bolus.data.cache import Quarantined
+from bolus.data.cohort import Cohort
+from bolus.data.split import patient_keys
+from bolus.errors import BolusError, TrainingError
+from bolus.provenance import versions
+from bolus.recipe import Recipe
+
+# May differ between the parts of one run, because no weight depends on them.
+FREE = {"max_hours", "checkpoint_minutes", "checkpoint_steps", "health_epochs", "log_steps", "probe"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Args:
+        folder: where it lies.
+
+    Raises:
+        BolusError: from its properties, where a file is missing that a finished run has.
+    """
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """A run that exists.
+
+        Raises:
+            BolusError: the folder holds no run.
+        """
+        run = cls(Path(folder))
+        if not run.record_path.is_file():
+            raise BolusError(f"no run in {run.folder}: expected {run.record_path.name} there")
+        return run
+
+    @property
+    def record_path(self) -> Path:
+        """run.json."""
+        return self.folder / "run.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """metrics.jsonl."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoint folder."""
+        return self.folder / "checkpoints"
+
+    @property
+    def encoder(self) -> Path:
+        """The encoder folder, written when training ends."""
+        return self.folder / "encoder"
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """run.json as data."""
+        return dict(json.loads(self.record_path.read_text(encoding="utf-8")))
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe as it was run."""
+        return Recipe.load(self.folder / "recipe.yaml")
+
+    @property
+    def status(self) -> str:
+        """`running`, `stopped` or `finished`."""
+        return str(self.record["status"])
+
+    @classmethod
+    def start(cls, folder: Path, cohort: Cohort, recipe: Recipe, *, resume: bool, leader: bool = True) -> Run:
+        """Make the folder, or take up an unfinished run in it.
+
+        Args:
+            resume: an unfinished run may be there; recipe and split must be the same, but for how often it saves,
+                logs and looks at itself, and for `training.max_hours`.
+            leader: whether this process writes.
+
+        Raises:
+            TrainingError: the folder holds a run and `resume` is false, or it holds another run.
+        """
+        run = cls(folder)
+        if run.record_path.is_file() and leader:
+            if not resume:
+                raise TrainingError(f"{folder} holds a run; go on with --resume, or choose another folder")
+            changed = _changed(run.recipe, recipe)
+            if changed:
+                raise TrainingError(f"{folder} was started with other keys: {', '.join(changed)}; resuming would mix two runs")
+            if run.record["split_hash"] != cohort.split_hash:
+                raise TrainingError(f"{folder} was started on another cohort or split; resuming would mix training patients")
+        elif leader:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+            cohort.save(folder / "cohort.yaml")
+            salt = secrets.token_hex(16)
+            train = cohort.split == "train"
+            run._write(
+                {
+                    "status": "running",
+                    "recipe": recipe.name,
+                    "recipe_hash": recipe.digest,
+                    "split_hash": cohort.split_hash,
+                    "num_rows": len(cohort),
+                    "num_training_rows": int(train.sum()),
+                    "versions": versions(),
+                    "platform": platform.platform(),
+                    "salt": salt,
+                    "training_patients": sorted(patient_keys(cohort.patients[train], salt)),
+                }
+            )
+        return run
+
+    def finish(self, status: str, **facts: Any) -> None:
+        """Record how the run ended."""
+        self._write({**json.loads(self.record_path.read_text(encoding="utf-8")), "status": status, **facts})
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics of steps that will be taken again."""
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def write_quarantine(self, quarantined: list[Quarantined]) -> None:
+        """Write the rows (from 1) that could not be read, with reasons."""
+        lines = [json.dumps({"row": item.row + 1, "reason": item.reason}) + "\n" for item in quarantined]
+        write_atomically(self.folder / "quarantine.jsonl", "".join(lines))
+        self._write({**json.loads(self.record_path.read_text(encoding="utf-8")), "num_quarantined": len(quarantined)})
+
+    def card(self) -> str:
+        """What a person should know before using the encoder, as Markdown."""
+        record, recipe = self.record, self.recipe
+        objectives = ", ".join(f"{name} ({spec.kind}, weight {spec.weight:g})" for name, spec in recipe.objectives.items())
+        return (
+            f"# Encoder pretrained with bolus {record['versions']['bolus']}\n\n"
+            f"- Recipe: {recipe.name} {recipe.source} ({record['recipe_hash']}); objectives: {objectives}\n"
+            f"- Trained on {record['num_training_rows']} images of {len(record['training_patients'])} patients, split "
+            f"{record['split_hash']}\n"
+            f"- Input: one image in [0, 1], {recipe.images.size} x {recipe.images.size} pixels, "
+            f"{recipe.encoder.in_channels} channel(s); ranges and fit are in encoder.json\n"
+            "- Not a medical device. Judge it on patients it has not seen: bolus evaluate.\n"
+        )
+
+    def _write(self, record: dict[str, Any]) -> None:
+        write_atomically(self.record_path, json.dumps(record, indent=1))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line of metrics.jsonl."""
+        if not self.metrics_path.is_file():
+            return []
+        return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()]
+
+
+def _changed(before: Recipe, after: Recipe) -> list[str]:
+    one, other = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    free = {f"training.{key}" for key in FREE}
+    return sorted(key for key in one.keys() | other.keys() if key not in free and one.get(key) != other.get(key))
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,63 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The public research sets beside the checkout; the test is skipped where they are absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"research sets absent: expected them in {folder}")
+    return folder
+
+
+@pytest.fixture
+def tiny_cohort(tmp_path: Path) -> Path:
+    """A table of 60 small 8-bit images of 20 patients, three visits each; a bright square marks the label."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "tiny"
+    (folder / "img").mkdir(parents=True)
+    lines = ["image,patient,visit,days,sick,severity,sex"]
+    for patient in range(20):
+        sick, base = patient % 2, rng.integers(40, 90, (24, 24))
+        for visit in range(3):
+            pixels = base + rng.integers(0, 25, (24, 24))
+            if sick:
+                pixels[6:14, 6:14] += 90
+            name = f"img/p{patient}_{visit}.png"
+            PillowImage.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name)
+            severity = f"{sick * 3 + visit * 0.5}" if visit else ""
+            lines.append(f"{name},P{patient:03d},{visit},{visit * 90},{'yes' if sick else 'no'},{severity},{'FM'[patient % 3 == 0]}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    (folder / "cohort.yaml").write_text(
+        "table: table.csv\nroles: {time: days, 'label:sick': sick, 'score:severity': severity}\n"
+        "split: {seed: 1, val: 0.2, test: 0.3}\n"
+    )
+    return folder / "cohort.yaml"
+
+
+@pytest.fixture
+def small_recipe() -> dict[str, object]:
+    """MLVICX small enough for a test: a tenth of a second a step."""
+    return {
+        "name": "small",
+        "encoder": {"backbone": "r18w32", "stem_pool": False, "context": True},
+        "images": {"size": 24, "views": 2},
+        "sampling": {"batch_size": 8},
+        "objectives": {
+            "global": {"kind": "varcov", "source": "pooled", "width": 32},
+            "levels": {"kind": "varcov", "source": "levels", "width": 32, "level_channels": 8, "grid": 2},
+        },
+        "optimizer": {"kind": "lars", "lr": 0.2},
+        "training": {"epochs": 2, "log_steps": 1},
+    }
