@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from grid import RESULTS, read_cells, run_grid
 
 from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
 from bolus.embedding import embed_rows, open_encoder, open_store
@@ -30,6 +29,7 @@ from bolus.evaluation.metrics import Estimate, auroc, detectable_difference, pat
 from bolus.evaluation.probe import fit_linear
 from bolus.provenance import machine, versions
 from bolus.training import pretrain
+from grid import RESULTS, read_cells, run_grid
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SEEDS = (0, 1, 2)
@@ -51,7 +51,7 @@ TIERS: dict[str, dict[str, Any]] = {
     "small": {
         "keys": ("encoder.backbone=r18w32", "encoder.stem_pool=false", "images.size=64", "sampling.batch_size=64"),
         "width": 1024,
-        "epochs": {"chest": 40, "odir": 10},
+        "epochs": {"chest": 30, "odir": 6},
     },
     "full": {
         "keys": ("encoder.backbone=resnet18", "images.size=224", "sampling.batch_size=128", "training.precision=bf16"),
@@ -73,7 +73,7 @@ def chest() -> Cohort:
 
 
 def odir() -> Cohort:
-    """odir by group, 40 % of the patients for testing."""
+    """Odir by group, 40 % of the patients for testing."""
     roles = {"image": "image", "patient": "group", "label:eye_label": "eye_label", "laterality": "eye"}
     return Cohort.open(DATA / "odir" / "meta.csv", roles=roles, split={"val": 0.1, "test": 0.4})
 
@@ -111,7 +111,9 @@ def train(work: Path, tier: str, cohort: str, arm: str, seed: int) -> dict[str, 
     if cohort == "odir":
         keys += ["encoder.in_channels=3", "images.augment.preset=fundus"]
     folder = run_folder(work, cohort, arm, seed)
-    run = pretrain(prepared(cohort, work), recipe=recipe, out=folder, overrides=keys, resume=folder.exists(), cache=work / "cache")
+    run = pretrain(
+        prepared(cohort, work), recipe=recipe, out=folder, overrides=keys, resume=folder.exists(), cache=work / "cache"
+    )
     lines = [line for line in run.metrics() if line["kind"] == "train"]
     health = [line for line in run.metrics() if line["kind"] == "health"][-1]["findings"]
     return {
@@ -164,7 +166,12 @@ def compare(work: Path, tier: str, name: str) -> list[dict[str, Any]]:
             per_seed = []
             for x in all_vectors:
                 head = fit_linear(
-                    x[part["train"]], y[part["train"]], "classify", x[part["val"]], y[part["val"]], patients[part["val"]]
+                    x[part["train"]],
+                    y[part["train"]],
+                    "classify",
+                    x[part["val"]],
+                    y[part["val"]],
+                    patients[part["val"]],
                 )
                 p = head.predict(x[test])
                 p = p[:, 1] if p.ndim == 2 else p
@@ -184,15 +191,15 @@ def compare(work: Path, tier: str, name: str) -> list[dict[str, Any]]:
         for arm, per_seed in values.items():
             summary = Estimate.from_draws(float(np.mean(per_seed)), draws[arm], patients[test])
             lines.append({**facts, "arm": arm, **_numbers(summary), "seeds": len(per_seed), "by_seed": per_seed})
-        for arm in values:
+        for arm, per_seed in values.items():
             for other in ("random init", "vicreg", "simclr", "mlvicx"):
                 # An ablation of one seed is compared with the same seed of what it is an ablation of, below.
                 if arm == other or (arm in ABLATIONS) or (other == "mlvicx" and arm != "mlvicx, context dropped"):
                     continue
                 gap = Estimate.from_draws(
-                    float(np.mean(values[arm]) - np.mean(values[other])), draws[arm] - draws[other], patients[test]
+                    float(np.mean(per_seed) - np.mean(values[other])), draws[arm] - draws[other], patients[test]
                 )
-                lines.append(_difference(facts, f"{arm} - {other}", gap, len(values[arm])))
+                lines.append(_difference(facts, f"{arm} - {other}", gap, len(per_seed)))
         for arm in [a for a in ABLATIONS if a in values]:
             first = auroc_draws(found["embeddings"], "mlvicx", part, y, patients, weights)
             this = auroc_draws(found["embeddings"], arm, part, y, patients, weights)
@@ -201,10 +208,14 @@ def compare(work: Path, tier: str, name: str) -> list[dict[str, Any]]:
     return lines
 
 
-def auroc_draws(embeddings: dict[str, list[np.ndarray]], arm: str, part: Any, y: Any, patients: Any, weights: Any) -> Any:
+def auroc_draws(
+    embeddings: dict[str, list[np.ndarray]], arm: str, part: Any, y: Any, patients: Any, weights: Any
+) -> Any:
     """Bootstrap draws of seed 0 of an arm."""
     x = embeddings[arm][0]
-    head = fit_linear(x[part["train"]], y[part["train"]], "classify", x[part["val"]], y[part["val"]], patients[part["val"]])
+    head = fit_linear(
+        x[part["train"]], y[part["train"]], "classify", x[part["val"]], y[part["val"]], patients[part["val"]]
+    )
     p = head.predict(x[part["test"]])
     return auroc(y[part["test"]], p[:, 1] if p.ndim == 2 else p, weights=weights)
 
@@ -237,14 +248,25 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/mlvicx"))
     parser.add_argument("--compare-only", action="store_true")
     arguments = parser.parse_args()
-    cells = [{"tier": arguments.tier, "cohort": c, "arm": a, "seed": s} for s in SEEDS for c in COHORTS for a in ARMS if a not in ABLATIONS]
+    cells = [
+        {"tier": arguments.tier, "cohort": c, "arm": a, "seed": s}
+        for s in SEEDS
+        for c in COHORTS
+        for a in ARMS
+        if a not in ABLATIONS
+    ]
     cells[6:6] = [{"tier": arguments.tier, "cohort": "chest", "arm": arm, "seed": 0} for arm in ABLATIONS]
     path = RESULTS / "mlvicx-cells.jsonl"
     work = arguments.work / arguments.tier
     if not arguments.compare_only:
         run_grid(path, cells, lambda **cell: train(work, **cell))
     done = [line["cell"] for line in read_cells(path)]
-    lines = [line for name in COHORTS if all(c in done for c in cells if c["cohort"] == name) for line in compare(work, arguments.tier, name)]
+    lines = [
+        line
+        for name in COHORTS
+        if all(c in done for c in cells if c["cohort"] == name)
+        for line in compare(work, arguments.tier, name)
+    ]
     record = {"command": f"python {shlex.join(sys.argv)}", "machine": machine(), "versions": versions(), "seeds": SEEDS}
     suffix = "" if arguments.tier == "small" else f"-{arguments.tier}"
     (RESULTS / f"mlvicx{suffix}.json").write_text(json.dumps({**record, "results": lines}, indent=1) + "\n")

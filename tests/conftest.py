@@ -37,7 +37,8 @@ def tiny_cohort(tmp_path: Path) -> Path:
             name = f"img/p{patient}_{visit}.png"
             PillowImage.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name)
             severity = f"{sick * 3 + visit * 0.5}" if visit else ""
-            lines.append(f"{name},P{patient:03d},{visit},{visit * 90},{'yes' if sick else 'no'},{severity},{'FM'[patient % 3 == 0]}")
+            label, sex = "yes" if sick else "no", "FM"[patient % 3 == 0]
+            lines.append(f"{name},P{patient:03d},{visit},{visit * 90},{label},{severity},{sex}")
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
     (folder / "cohort.yaml").write_text(
         "table: table.csv\nroles: {time: days, 'label:sick': sick, 'score:severity': severity}\n"

@@ -194,6 +194,13 @@ def test_rotation_stays_within_its_bounds_on_both_sides() -> None:
     assert 14 < angle.max() < 15.001
 
 
+def test_what_lies_outside_the_picture_is_black() -> None:
+    views = augment(torch.ones(1, 1, SIDE, SIDE), still(rotation=45), size=SIZE, views=50, seed=0)
+    corners = views[..., 0, 0].flatten()
+    assert (corners == 0).float().mean() > 0.8
+    assert (views[..., SIZE // 2, SIZE // 2] > 0.999).all()
+
+
 def test_brightness_multiplies_and_contrast_stretches_about_the_mean() -> None:
     images = pictures(3, side=SIZE).mul(0.4).add(0.2)
     lit = augment(images, still(jitter=1, brightness=0.3), size=SIZE, views=1, seed=0)[0]

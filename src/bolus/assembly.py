@@ -88,7 +88,9 @@ def open_images(cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool)
     """The cached images; the first process decodes, the others wait and read."""
     state = PartialState()
     with state.main_process_first(), Meter("decoding", len(cohort), quiet=quiet) as meter:
-        store = build_store(cohort, contract(cohort, recipe), folder=cache, on_progress=lambda done, _: meter.update(done))
+        store = build_store(
+            cohort, contract(cohort, recipe), folder=cache, on_progress=lambda done, _: meter.update(done)
+        )
     if store.quarantined and not quiet:
         Meter("", 0).say(f"{len(store.quarantined)} of {len(cohort)} images cannot be read and are left out")
     return store
@@ -107,6 +109,12 @@ def build_loader(
     """Batches of the readable training samples.
 
     Args:
+        cohort: says who is a training patient.
+        samples: its elements in the recipe's unit.
+        store: their cached pixels.
+        recipe: sampling, images and seed.
+        needs: what the objectives ask for together.
+        state: this process among its peers.
         readable: rows to count as readable; the store's where None.
 
     Raises:

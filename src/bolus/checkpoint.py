@@ -38,6 +38,9 @@ def save_checkpoint(
     """Save weights, optimiser and step under `folder/step-...`; older checkpoints go once the new one stands.
 
     Args:
+        folder: of all checkpoints of a run; made if absent.
+        step: steps taken so far.
+        optimizer: its state is saved, its groups are not.
         modules: name -> module; every parameter and buffer is saved.
         extra: JSON values that come back from `load_checkpoint`.
     """
@@ -56,7 +59,9 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     # Clones, because safetensors refuses tensors that share memory.
-    save_file({key: value.detach().clone().contiguous() for key, value in tensors.items()}, temporary / "tensors.safetensors")
+    save_file(
+        {key: value.detach().clone().contiguous() for key, value in tensors.items()}, temporary / "tensors.safetensors"
+    )
     write_atomically(temporary / "state.json", json.dumps({"step": step, "optimizer": scalars, "extra": dict(extra)}))
     shutil.rmtree(target, ignore_errors=True)
     temporary.replace(target)

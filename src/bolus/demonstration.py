@@ -55,13 +55,17 @@ def demonstrate(folder: Path, *, seed: int = 0, say: Callable[[str], None] = pri
 
     recipe = Recipe.load("mlvicx").override([*OVERRIDES, f"training.seed={seed}"])
     say(f"3. bolus pretrain --recipe mlvicx, {recipe.training.epochs} epochs, without any label")
-    run = pretrain(found.cohort, recipe=recipe, out=folder / "run", cache=folder / "cache", resume=(folder / "run").exists())
+    run = pretrain(
+        found.cohort, recipe=recipe, out=folder / "run", cache=folder / "cache", resume=(folder / "run").exists()
+    )
 
     say("4. bolus embed: one vector an image, joined to the table")
     embed(run.folder, found.cohort, out=folder / "embeddings.parquet", cache=folder / "cache")
 
     say("5. bolus evaluate: test patients that nothing was trained on, beside random weights and the majority class")
-    evaluation = evaluate(run.folder, found.cohort, task="classify", target="disease", cache=folder / "cache", draws=500)
+    evaluation = evaluate(
+        run.folder, found.cohort, task="classify", target="disease", cache=folder / "cache", draws=500
+    )
     for report in evaluation.reports.values():
         for line in report.summary().splitlines():
             say(f"   {line}")

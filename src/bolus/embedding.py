@@ -17,7 +17,7 @@ import torch
 from bolus.data.augment import plain
 from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.cohort import Cohort
-from bolus.encoders.backbone import Encoder, build_encoder, external_encoder, load_encoder
+from bolus.encoders.backbone import Encoder, external_encoder, load_encoder
 from bolus.errors import EncoderError
 from bolus.run import Run
 
@@ -33,7 +33,7 @@ class Judged:
 
     def random_twin(self, seed: int) -> Encoder:
         """The same architecture with fresh weights: what the pixels alone give away."""
-        return build_encoder(self.encoder.spec.model_copy(update={"pretrained": False}), seed=seed)
+        return self.encoder.twin(seed=seed)
 
 
 def open_encoder(source: str | Path, *, keep_context: bool = True, size: int | None = None) -> Judged:
@@ -104,6 +104,10 @@ def embed(
 
     Args:
         source: run folder, encoder folder or hub name.
+        cohort: cohort.yaml, a table with conventional column names, or an open cohort.
+        keep_context: apply the run's MLVICX context blocks.
+        size: input pixels of an encoder that does not state them.
+        cache: cache folder; the user's where None.
         out: a Parquet file to write; its schema metadata holds encoder, recipe and preprocessing.
 
     Returns:

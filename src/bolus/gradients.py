@@ -45,7 +45,7 @@ def gather(tensor: Tensor, dim: int = 1) -> Tensor:
     >>> gather(torch.zeros(2, 3, 4)).shape
     torch.Size([2, 3, 4])
     """
-    return tensor if world_size() == 1 else _Gather.apply(tensor, dim)  # type: ignore[no-any-return,no-untyped-call]
+    return tensor if world_size() == 1 else _Gather.apply(tensor, dim)  # type: ignore[no-untyped-call]
 
 
 def broadcast_parameters(module: nn.Module) -> None:
@@ -64,7 +64,7 @@ def all_reduce_mean(tensors: Sequence[Tensor]) -> None:
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         dist.all_reduce(flat)
         flat /= world_size()
-        for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+        for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
 

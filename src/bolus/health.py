@@ -63,7 +63,7 @@ def collapse(z_ND: Tensor) -> float:
 
 
 def effective_rank(z_ND: Tensor) -> float:
-    """exp of the entropy of the singular values' shares (RankMe, Garrido et al., arXiv:2210.02885, eq. 3).
+    """Exp of the entropy of the singular values' shares (RankMe, Garrido et al., arXiv:2210.02885, eq. 3).
 
     >>> round(effective_rank(torch.eye(4)), 3)
     4.0
@@ -147,7 +147,9 @@ def _geometry(z: Tensor, where: str) -> list[Finding]:
             spread,
             spread >= 0.1,
             f"Spread of {where} embeddings is {spread:.2f} of 1: "
-            + ("no collapse." if spread >= 0.1 else "collapsed or nearly so; lower the learning rate, check the views."),
+            + (
+                "no collapse." if spread >= 0.1 else "collapsed or nearly so; lower the learning rate, check the views."
+            ),
         ),
         Finding(
             "effective_rank",
@@ -156,13 +158,13 @@ def _geometry(z: Tensor, where: str) -> list[Finding]:
             f"Embeddings use about {rank:.0f} of {most} directions"
             + ("." if rank >= 0.1 * most else ": dimensional collapse; a probe will find little."),
         ),
-        Finding("uniformity", even, even < -0.5, f"Uniformity is {even:.2f} (0 is a single point; lower is more even)."),
+        Finding(
+            "uniformity", even, even < -0.5, f"Uniformity is {even:.2f} (0 is a single point; lower is more even)."
+        ),
     ]
 
 
-def _alignment(
-    encoder: Encoder, store: ImageStore, rows: npt.NDArray[np.int64], recipe: Recipe, where: str
-) -> Finding:
+def _alignment(encoder: Encoder, store: ImageStore, rows: npt.NDArray[np.int64], recipe: Recipe, where: str) -> Finding:
     device = next(encoder.parameters()).device
     was_training = encoder.training
     encoder.eval()
@@ -176,7 +178,9 @@ def _alignment(
     other = alignment(first, second.roll(1, 0))
     share = value / max(other, 1e-12)
     sentence = f"Two views of a {where} image lie {share:.2f} times as far apart as views of different images"
-    return Finding("alignment", value, share < 0.9, sentence + ("." if share < 0.9 else ": augmentation hides the image."))
+    return Finding(
+        "alignment", value, share < 0.9, sentence + ("." if share < 0.9 else ": augmentation hides the image.")
+    )
 
 
 def _probe(
@@ -206,4 +210,6 @@ def _probe(
     if np.isnan(value):
         return [Finding(name, value, True, f"Too few labelled validation patients to watch {role}.")]
     sentence = f"Neighbours among other validation patients predict {role} with {unit} {value:.2f} (chance {chance:g})"
-    return [Finding(name, value, value > chance, sentence + ("." if value > chance else ": nothing of it is seen yet."))]
+    return [
+        Finding(name, value, value > chance, sentence + ("." if value > chance else ": nothing of it is seen yet."))
+    ]

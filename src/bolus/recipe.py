@@ -97,7 +97,7 @@ class CombinerSpec(_Spec):
 
 
 class OptimizerSpec(_Spec):
-    """AdamW, SGD or LARS; `lr` holds for `reference_batch` samples and scales linearly, or as it is where that is null."""
+    """AdamW, SGD or LARS; `lr` holds for `reference_batch` samples and scales linearly; null: as it is."""
 
     kind: Literal["adamw", "sgd", "lars"] = "adamw"
     lr: float = Field(1e-3, gt=0)

@@ -1,13 +1,13 @@
 """A run: the folder that a pretraining leaves behind, and what later steps read from it.
 
-    recipe.yaml        every key, resolved
-    cohort.yaml        the table and its roles
-    run.json           versions, hashes, the salt and keyed hashes of the training patients, how it ended
-    metrics.jsonl      losses, speed, health
-    quarantine.jsonl   rows that could not be read, with reasons
-    checkpoints/       the last whole checkpoint
-    encoder/           weights, configuration, preprocessing contract, card
-    evaluations/       one folder for each question asked of the encoder
+recipe.yaml        every key, resolved
+cohort.yaml        the table and its roles
+run.json           versions, hashes, the salt and keyed hashes of the training patients, how it ended
+metrics.jsonl      losses, speed, health
+quarantine.jsonl   rows that could not be read, with reasons
+checkpoints/       the last whole checkpoint
+encoder/           weights, configuration, preprocessing contract, card
+evaluations/       one folder for each question asked of the encoder
 """
 
 from __future__ import annotations
@@ -97,6 +97,9 @@ class Run:
         """Make the folder, or take up an unfinished run in it.
 
         Args:
+            folder: of the run.
+            cohort: what is trained on.
+            recipe: with every override applied.
             resume: an unfinished run may be there; recipe and split must be the same, but for how often it saves,
                 logs and looks at itself, and for `training.max_hours`.
             leader: whether this process writes.
@@ -110,9 +113,13 @@ class Run:
                 raise TrainingError(f"{folder} holds a run; go on with --resume, or choose another folder")
             changed = _changed(run.recipe, recipe)
             if changed:
-                raise TrainingError(f"{folder} was started with other keys: {', '.join(changed)}; resuming would mix two runs")
+                raise TrainingError(
+                    f"{folder} was started with other keys: {', '.join(changed)}; resuming would mix two runs"
+                )
             if run.record["split_hash"] != cohort.split_hash:
-                raise TrainingError(f"{folder} was started on another cohort or split; resuming would mix training patients")
+                raise TrainingError(
+                    f"{folder} was started on another cohort or split; resuming would mix training patients"
+                )
         elif leader:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
@@ -158,7 +165,9 @@ class Run:
     def card(self) -> str:
         """What a person should know before using the encoder, as Markdown."""
         record, recipe = self.record, self.recipe
-        objectives = ", ".join(f"{name} ({spec.kind}, weight {spec.weight:g})" for name, spec in recipe.objectives.items())
+        objectives = ", ".join(
+            f"{name} ({spec.kind}, weight {spec.weight:g})" for name, spec in recipe.objectives.items()
+        )
         return (
             f"# Encoder pretrained with bolus {record['versions']['bolus']}\n\n"
             f"- Recipe: {recipe.name} {recipe.source} ({record['recipe_hash']}); objectives: {objectives}\n"

@@ -61,6 +61,9 @@ def pretrain(
     """Pretrain an encoder on the training patients of a cohort.
 
     Args:
+        cohort: cohort.yaml, a table with conventional column names, or an open cohort.
+        cache: cache folder; the user's where None.
+        quiet: show no progress.
         recipe: a shipped name, a YAML file, a mapping, or a Recipe.
         out: the run folder; must be new, or hold an unfinished run when `resume` is given.
         overrides: `key=value` assignments into the recipe.
@@ -293,6 +296,7 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
         widths = [f"objectives.{name}.width" for name, spec in recipe.objectives.items() if spec.kind == "varcov"]
         keys = ["sampling.batch_size", "images.size", *widths, "training.precision=bf16"]
         raise OutOfMemoryError(
-            f"a step of {recipe.sampling.batch_size} samples x {recipe.images.views} views at {recipe.images.size} pixels "
-            f"does not fit into memory; lower one of {', '.join(keys)} (training.accumulate keeps the samples of a step)"
+            f"a step of {recipe.sampling.batch_size} samples x {recipe.images.views} views at {recipe.images.size} "
+            f"pixels does not fit into memory; lower one of {', '.join(keys)} "
+            "(training.accumulate keeps the samples of a step)"
         ) from error

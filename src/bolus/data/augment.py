@@ -185,8 +185,8 @@ def augment(images: Tensor, spec: AugmentSpec, *, size: int, views: int, seed: i
 
     The same arguments give the same views; the global random state is neither read nor changed. What a rotation brings
     in from outside the picture is black. A crop is resampled bilinearly without antialiasing: images should be about
-    1.25 times `size`, as the cache holds them, and at most 1.5 times. Saturation and hue act on three channels only. With
-    noise, the same seed gives other noise on another kind of device; all else agrees.
+    1.25 times `size`, as the cache holds them, and at most 1.5 times. Saturation and hue act on three channels only.
+    With noise, the same seed gives other noise on another kind of device; all else agrees.
 
     Args:
         images: `[N, C, S, S]`, a dtype that `to_unit` takes.

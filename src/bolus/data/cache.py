@@ -152,6 +152,9 @@ def build_store(
     """Decode what is not cached yet and open the rest.
 
     Args:
+        cohort: whose images.
+        preprocessing: what the encoder will see; ranges that it lacks are found here.
+        folder: of all caches; `cache_folder()` where None.
         rows: which rows are needed; all where None. The others count as absent, not as quarantined.
         on_progress: called with (done, total) while images are decoded.
 
@@ -195,7 +198,7 @@ def build_store(
 
 
 class _Manifest:
-    """What the shards of one cache folder hold; each shard's own JSON is written last, so a torn shard is never seen."""
+    """What the shards of one cache folder hold; each shard's own JSON is written last, so none is seen torn."""
 
     def __init__(self, folder: Path) -> None:
         self.files: list[Path] = []

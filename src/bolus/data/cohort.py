@@ -153,7 +153,9 @@ class Cohort:
                 raise CohortError(f"{path.name}: expected a mapping of cohort keys, found {type(data).__name__}")
         unknown = set(overrides) - set(CohortSpec.model_fields)
         if unknown:
-            raise UsageError(f"unknown cohort key {sorted(unknown)[0]!r}; {suggest(min(unknown), CohortSpec.model_fields)}")
+            raise UsageError(
+                f"unknown cohort key {sorted(unknown)[0]!r}; {suggest(min(unknown), CohortSpec.model_fields)}"
+            )
         data.update({key: value for key, value in overrides.items() if value is not None})
         data["roles"] = {**data.get("roles", {}), **(roles or {})}
         data["missing"] = {**data.get("missing", {}), **(missing or {})}
@@ -162,7 +164,11 @@ class Cohort:
         except ValidationError as error:
             lines = [
                 f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-                + (f"; {suggest(str(problem['loc'][-1]), CohortSpec.model_fields)}" if "extra" in problem["type"] else "")
+                + (
+                    f"; {suggest(str(problem['loc'][-1]), CohortSpec.model_fields)}"
+                    if "extra" in problem["type"]
+                    else ""
+                )
                 for problem in error.errors()
             ]
             raise CohortError(f"{path.name}: not a cohort", lines) from None
@@ -298,7 +304,7 @@ class Cohort:
             UsageError: an unknown unit.
         """
         everything = np.arange(len(self), dtype=np.int64)
-        if unit == "image" or unit == "slice":
+        if unit in {"image", "slice"}:
             if unit == "slice" and not {"order", "slice_position"} & set(self.roles):
                 raise CohortError("unit 'slice' needs a column with the role order or slice_position")
             return Samples(unit, self, everything, lambda position: everything[position : position + 1])
@@ -306,7 +312,9 @@ class Cohort:
             raise UsageError(f"unknown unit {unit!r}; known: clip, image, slice")
         lacking = [role for role in ("series", "order") if role not in self.roles]
         if lacking:
-            raise CohortError(f"unit 'clip' needs columns with the roles series and order; missing: {', '.join(lacking)}")
+            raise CohortError(
+                f"unit 'clip' needs columns with the roles series and order; missing: {', '.join(lacking)}"
+            )
         series, order = self.encoded("series"), self.encoded("order")
         problems = [f"{name_rows(np.flatnonzero(series < 0))}: no series"] if (series < 0).any() else []
         varying = {"image", "mask", "order", "slice_position", "time"}
@@ -315,7 +323,9 @@ class Cohort:
             first = pd.Series(codes).groupby(series).transform("first").to_numpy()
             if (codes != first).any():
                 rows = np.flatnonzero(codes != first)
-                problems.append(f"{name_rows(rows)}: {role} ({self.roles[role]!r}) differs from the start of its series")
+                problems.append(
+                    f"{name_rows(rows)}: {role} ({self.roles[role]!r}) differs from the start of its series"
+                )
         if problems:
             raise CohortError("a column must be constant within a series", problems)
         ranked = np.lexsort((order, series))
@@ -324,9 +334,7 @@ class Cohort:
         return Samples(unit, self, ranked[starts], lambda position: ranked[starts[position] : ends[position]])
 
     def _violations(self) -> list[str]:
-        found = [
-            f"role {role!r}: unknown; {suggest(role, known_roles())}" for role in self.roles if not is_role(role)
-        ]
+        found = [f"role {role!r}: unknown; {suggest(role, known_roles())}" for role in self.roles if not is_role(role)]
         for role, column in self.roles.items():
             if column not in self.table.columns:
                 found.append(f"role {role!r}: no column {column!r}; {suggest(column, map(str, self.table.columns))}")
@@ -399,7 +407,7 @@ def read_table(path: Path) -> pd.DataFrame:
         table = pa_csv.read_csv(path, parse_options=parse, convert_options=convert)
     except (pa.ArrowInvalid, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise CohortError(f"{path.name}: not a readable table: {error}") from error
-    frame = table.to_pandas()
+    frame: pd.DataFrame = table.to_pandas()
     return frame.drop(columns=[name for name in frame.columns if name == ""])
 
 
@@ -435,7 +443,7 @@ def _days(series: pd.Series[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[
     """Days, and which rows hold neither a number nor a date."""
     numbers = pd.to_numeric(series, errors="coerce")
     if (numbers.isna() & series.notna()).to_numpy().mean() < 0.5:
-        return numbers.to_numpy(np.float64, na_value=np.nan), (numbers.isna() & series.notna()).to_numpy()
+        return numbers.to_numpy(np.float64, na_value=np.nan), (numbers.isna() & series.notna()).to_numpy(np.bool_)
     dates = pd.to_datetime(series, errors="coerce", format="mixed")
     days = ((dates - dates.min()).dt.total_seconds() / 86400).to_numpy(np.float64)
-    return days, (dates.isna() & series.notna()).to_numpy()
+    return np.asarray(days, np.float64), (dates.isna() & series.notna()).to_numpy(np.bool_)

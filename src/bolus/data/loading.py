@@ -107,7 +107,7 @@ class Loader:
                 yield Fetched(fetched.number, fetched.positions, fetched.local, fetched.stored, fetched.rows, wait)
 
     def batch(self, fetched: Fetched, *, device: torch.device, progress: float) -> tuple[Batch, Batch]:
-        """The local batch with its views, and the global batch, whose columns are known everywhere without gathering."""
+        """The local batch with its views, and the global batch, whose columns every process knows."""
         seed = seed_for(self.seed, "step", fetched.number)
         views = {
             name: augment(

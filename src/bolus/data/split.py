@@ -198,8 +198,9 @@ def _all_identified(patients: Labels) -> tuple[npt.NDArray[np.int64], list[str]]
 
 def _text(label: object) -> str:
     """An identifier as text; a whole number read as a float, which one missing value brings about, loses its `.0`."""
-    whole = isinstance(label, (float, np.floating)) and float(label).is_integer()
-    return str(int(label) if whole else label).strip()
+    if isinstance(label, (float, np.floating)) and label.is_integer():
+        return str(int(label))
+    return str(label).strip()
 
 
 def _uniform(texts: list[str], seed: int, person: bytes) -> npt.NDArray[np.float64]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.constants import HF_HUB_OFFLINE
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -148,7 +149,6 @@ class Encoder(nn.Module):
     Args:
         spec: what was asked for; `mean` and `std` hold for images in [0, 1].
         backbone: a transformers backbone; it is taken over, not copied.
-        image_size: pixels of the side it was made for, where that is known.
 
     Attributes:
         shape: FeatureShape, found without running the weights.
@@ -168,9 +168,9 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: EncoderSpec, backbone: nn.Module, *, image_size: int | None = None) -> None:
+    def __init__(self, spec: EncoderSpec, backbone: nn.Module) -> None:
         super().__init__()
-        self.spec, self.backbone, self.image_size = spec, backbone, image_size
+        self.spec, self.backbone = spec, backbone
         self.num_channels = int(getattr(self.config, "num_channels", 3))
         if spec.in_channels not in (1, self.num_channels):
             raise EncoderError(
@@ -191,6 +191,12 @@ class Encoder(nn.Module):
         self.context = nn.ModuleList()
         self._tap()
         self.shape = self._find_shape()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def twin(self, *, seed: int) -> Encoder:
+        """The same architecture with fresh weights, a function of the seed: what its shape alone gives away."""
+        with _seeded(seed):
+            return Encoder(self.spec, _make_backbone(self.config, self.spec.backbone))
 
     @property
     def config(self) -> Any:
@@ -241,6 +247,7 @@ class Encoder(nn.Module):
         if levels and self.family is not None and not self._level_names:
             raise EncoderError(f"{self.config.model_type} has no levels; an objective that needs levels wants a ResNet")
         pixels = (images.expand(-1, self.num_channels, -1, -1) - self.mean) / self.std
+        pixels = pixels.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest with
         kept: dict[str, Tensor] = {}
         token = _KEPT.set(kept if levels or self._cls_name is not None else None)
         try:
@@ -391,13 +398,12 @@ def save_encoder(encoder: Encoder, folder: Path, *, preprocessing: Mapping[str, 
     """
     folder = Path(folder)
     grey_repeated = encoder.spec.in_channels < encoder.num_channels
-    config = json.loads(encoder.config.to_json_string(use_diff=False))  # type: ignore[union-attr,operator]
+    config = json.loads(encoder.config.to_json_string(use_diff=False))
     config.pop("_name_or_path", None)
     description = {
         "format": FORMAT,
         "spec": encoder.spec.model_dump(mode="json"),
         "backbone_config": config,
-        "image_size": encoder.image_size,
         "input": {
             "range": [0.0, 1.0],
             "channels": encoder.spec.in_channels,
@@ -444,7 +450,7 @@ def load_encoder(folder: Path, *, keep_context: bool = True) -> tuple[Encoder, d
             spec = spec.model_copy(update={"context": False})
         with _seeded(0):
             backbone = _make_backbone(_config_from(description["backbone_config"]), str(folder))
-            encoder = Encoder(spec, backbone, image_size=description.get("image_size"))
+            encoder = Encoder(spec, backbone)
     except (ValidationError, KeyError, TypeError) as error:
         raise EncoderError(
             f"{folder / DESCRIPTION}: not an encoder that this version of bolus knows: {error}"
@@ -455,33 +461,34 @@ def load_encoder(folder: Path, *, keep_context: bool = True) -> tuple[Encoder, d
 
 def external_encoder(
     name_or_folder: str | Path, *, in_channels: Literal[1, 3] | None = None, keep_context: bool = True
-) -> Encoder:
+) -> tuple[Encoder, dict[str, Any]]:
     """Any encoder to judge, in evaluation mode: a bolus encoder folder, a transformers folder, or a hub name.
 
-    Mean, standard deviation and image size come from its `preprocessor_config.json` where there is one; otherwise
-    images are normalised by EncoderSpec's defaults, and a log line says so.
+    Mean, standard deviation and size come from its `preprocessor_config.json` where there is one; otherwise images
+    are normalised by EncoderSpec's defaults, and a log line says so.
 
     Args:
         name_or_folder: as given to `from_pretrained`, or the folder of `save_encoder`. HF_HUB_OFFLINE is respected.
         in_channels: of the images it will be given; 1 is repeated where the backbone takes 3. None: its own.
         keep_context: of a bolus encoder folder, see `load_encoder`.
 
+    Returns:
+        The encoder and its preprocessing contract: what `save_encoder` was given, or `size`, the pixels of the side it
+        was made for, where that is known.
+
     Raises:
         EncoderError: nothing there that can be loaded, or channels that do not fit.
     """
     name = str(name_or_folder)
     if _is_encoder_folder(name):
-        encoder, _ = load_encoder(Path(name), keep_context=keep_context)
-        if in_channels not in (None, encoder.spec.in_channels):
-            with _seeded(0):
-                again = Encoder(
-                    encoder.spec.model_copy(update={"in_channels": in_channels}),
-                    _make_backbone(encoder.config, name),
-                    image_size=encoder.image_size,
-                )
-            again.load_state_dict(encoder.state_dict())
-            encoder = again
-        return encoder.eval()
+        encoder, contract = load_encoder(Path(name), keep_context=keep_context)
+        if in_channels in (None, encoder.spec.in_channels):
+            return encoder, contract
+        with _seeded(0):
+            spec = encoder.spec.model_copy(update={"in_channels": in_channels})
+            again = Encoder(spec, _make_backbone(encoder.config, name))
+        again.load_state_dict(encoder.state_dict())
+        return again.eval(), contract
     with _seeded(0):
         backbone = _load_backbone(name)
         config: Any = backbone.config
@@ -493,10 +500,10 @@ def external_encoder(
             normalisation = {"mean": [0.0], "std": [1.0]}
         elif "image_mean" in processor and "image_std" in processor:
             normalisation = {"mean": _as_list(processor["image_mean"]), "std": _as_list(processor["image_std"])}
-        own = 1 if getattr(config, "num_channels", 3) == 1 else 3
-        spec = EncoderSpec(backbone=name, pretrained=True, in_channels=in_channels or own, **normalisation)  # type: ignore[arg-type]
+        own: Literal[1, 3] = 1 if getattr(config, "num_channels", 3) == 1 else 3
+        spec = EncoderSpec(backbone=name, pretrained=True, in_channels=in_channels or own, **normalisation)
         size = _processor_size(processor) or _first_int(getattr(config, "image_size", None))
-        return Encoder(spec, backbone, image_size=size).eval()
+        return Encoder(spec, backbone).eval(), {} if size is None else {"size": size}
 
 
 @contextmanager
@@ -573,7 +580,7 @@ def _where(name: str) -> str:
     if Path(name).is_dir():
         return f"folder {name}"
     if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name):
-        offline = " from the cache, because HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""
+        offline = " from the cache, because HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else ""
         return f"hub name {name}{offline} (there is no such folder here)"
     raise EncoderError(
         f"no encoder {name!r}: not a named one ({suggest(name, NAMED)}), a folder, or a hub name OWNER/NAME"

@@ -61,6 +61,9 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
     `regress`, `NAME` is a score, a numeric attribute or a number role.
 
     Args:
+        cohort: whose columns.
+        task: `classify` or `regress`.
+        target: a name, or `NAME=CLASS`.
         min_patients: a class with fewer positive patients is left out, and named, unless it was asked for by itself.
 
     Raises:
@@ -128,6 +131,10 @@ def evaluate(
 
     Args:
         source: run folder, encoder folder or hub name.
+        cohort: cohort.yaml, a table with conventional column names, or an open cohort.
+        probes: of `linear` and `knn`.
+        size: input pixels of an encoder that does not state them.
+        cache: cache folder; the user's where None.
         task: `classify` or `regress`.
         target: see `find_targets`.
         out: folder for results.jsonl, predictions.parquet and heads; `evaluations/` in the run where None.

@@ -35,7 +35,6 @@ from bolus.evaluation.metrics import (
     bootstrap_blocks,
     cluster_codes,
     detectable_difference,
-    find_metric,
     higher_is_better,
 )
 from bolus.evaluation.results import Result, versions
@@ -58,7 +57,7 @@ class Head:
         kind: `linear`, `knn`, or `constant` where training had fewer than two classes or values.
         task: `classify` or `regress`.
         coef: float64; linear: `[K', D]` coefficients on standardised features, one row for two classes; knn: `[m, D]`
-            normalised training embeddings (so a saved knn head holds data of the training patients); constant: `[0, D]`.
+            normalised training embeddings (so a saved head holds data of the training patients); constant: `[0, D]`.
         intercept: float64; linear: `[K']`; knn: `[m]` training targets (positions in `classes`, or numbers); constant:
             the class probabilities `[K']` or the value `[1]`.
         mean: float64 `[D]`, subtracted from embeddings.
@@ -403,8 +402,8 @@ def fit_knn(
 ) -> Head:
     """Nearest neighbours by cosine, their number chosen on validation from `NEIGHBOURS`.
 
-    Neighbours vote with weight 1 / (1 - cosine), at most 1e6, for class probabilities or the mean target. Embeddings are
-    not centred. Args, Returns and Raises as `fit_linear`; numbers above the training rows are cut to them.
+    Neighbours vote with weight 1 / (1 - cosine), at most 1e6, for class probabilities or the mean target. Embeddings
+    are not centred. Args, Returns and Raises as `fit_linear`; numbers above the training rows are cut to them.
 
     >>> head = fit_knn([[1.0, 0.0], [0.0, 1.0]], [0, 1], "classify", [[1.0, 0.2], [0.2, 1.0]], [0, 1], [0, 1])
     >>> head.predict([[1.0, 0.0]]).round(3).tolist()
@@ -489,8 +488,8 @@ class ProbeReport:
     Args:
         results: every metric of every encoder, probe and fraction, and every paired difference against a baseline.
         predictions: a row for each validation and test sample of every fit: position (in the embeddings), split,
-            encoder, probe, target, fraction, repeat, y, and `score` (probability of class 1, or the predicted number) or one
-            `score:NAME` a class.
+            encoder, probe, target, fraction, repeat, y, and `score` (probability of class 1, or the predicted number)
+            or, with more classes, one `score:NAME` for each.
         heads: `TARGET-PROBE` -> head of the judged encoder at fraction 1.0.
         notes: what a reader must know, in sentences.
     """
@@ -583,7 +582,8 @@ def probe(
 
     At a fraction below 1 the estimate is the mean of the metric over the repeats. Its interval has both sources of
     chance: each bootstrap draw resamples the test patients, and takes R - 1 of the R repeats with replacement (Rao and
-    Wu, 1988, J. Am. Stat. Assoc. 83: with one fewer the bootstrap variance of a mean of few is unbiased).
+    Wu, 1988, J. Am. Stat. Assoc. 83: with one fewer the bootstrap variance of a mean of few is unbiased). What is peculiar
+    to a repeat and a patient together enters more than once, so that such an interval is rather too wide than too narrow.
 
     Args:
         embeddings: encoder name -> `[n, D]` finite floats; the first is judged, the others are baselines.
@@ -735,7 +735,7 @@ def _check(
     strange = np.flatnonzero(~np.isin(split_n, ("train", "val", "test")))
     if len(strange):
         raise EvaluationError(
-            f"split must be train, val or test; found {split_n[strange[0]]!r} in {name_rows(strange)}"
+            f"split must be train, val or test; found {str(split_n[strange[0]])!r} in {name_rows(strange)}"
         )
     pairs = np.unique(np.stack([clusters, np.unique(split_n, return_inverse=True)[1]]), axis=1)
     shared = pairs[0][1:][np.diff(pairs[0]) == 0]
@@ -797,9 +797,10 @@ def _judge(
     }
     for block in bootstrap_blocks(patients, draws=draws, seed=seed):
         weights = block.astype(np.float64)
-        for (metric, *key), values in drawn.items():
-            function = find_metric(metric)
-            values.append(np.stack([function(y, scores, weights) for scores in fits[tuple(key)]]))  # type: ignore[index]
+        for metric, function in metrics.items():
+            for key, scores in fits.items():
+                drawn[metric, *key].append(np.stack([function(y, p, weights) for p in scores]))
+    sampled = {label: np.concatenate(blocks, axis=1) for label, blocks in drawn.items()}
 
     picks: dict[int, FloatArray] = {}  # number of repeats R -> share of each repeat in each draw [R, draws]
     for num in {len(scores) for scores in fits.values()}:
@@ -827,7 +828,6 @@ def _judge(
             notes=tuple(dict.fromkeys([*([data.few] if data.few and difference else []), *said])),
         )
 
-    sampled = {key: np.concatenate(blocks, axis=1) for key, blocks in drawn.items()}
     results = []
     for metric, function in metrics.items():
         for fraction in sorted({fraction for _, _, fraction in fits}):

@@ -1,0 +1,180 @@
+"""Splits are disjoint in patients, do not move as a table grows, and never name a patient."""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bolus.data.split import fold_patients, overlap, patient_keys, refuse_overlap, split_digest, split_patients
+from bolus.errors import CohortError, LeakageError, UsageError
+
+SHARES = {"seed": 0, "val": 0.1, "test": 0.2}
+
+
+def make_patients(num_rows=4000, num_patients=1000):
+    return np.random.default_rng(0).integers(0, num_patients, num_rows).astype(str)
+
+
+def sides_by_patient(sides, patients):
+    return pd.Series(sides).groupby(np.asarray(patients)).agg(set)
+
+
+def test_patients_are_on_one_side_in_about_the_shares_asked_for():
+    patients = make_patients()
+    sides = split_patients(patients, **SHARES)
+    assert sides.dtype.kind == "U"
+    by_patient = sides_by_patient(sides, patients)
+    assert by_patient.map(len).eq(1).all()
+    shares = by_patient.map(lambda found: next(iter(found))).value_counts(normalize=True)
+    for side, share in {"train": 0.7, "val": 0.1, "test": 0.2}.items():
+        assert abs(shares[side] - share) < 0.05
+
+
+def test_rows_and_patients_that_come_later_move_no_one():
+    patients = make_patients()
+    before = split_patients(patients, **SHARES)
+    grown = np.concatenate([["newcomer", patients[5]], patients[::-1]])
+    after = split_patients(grown, **SHARES)
+    np.testing.assert_array_equal(after[2:][::-1], before)
+    assert after[1] == before[5]
+
+
+def test_a_known_assignment_does_not_change():
+    """Another hash would move patients of runs that exist; here it is written out once more."""
+    names = [f"p{i}" for i in range(12)]
+    digests = [blake2b(f"0/{name}".encode(), digest_size=8, person=b"bolus.split").digest() for name in names]
+    shares = [int.from_bytes(digest, "big") / 2**64 for digest in digests]
+    expected = ["test" if share < 0.2 else "val" if share < 0.3 else "train" for share in shares]
+    assert split_patients(np.array(names), **SHARES).tolist() == expected
+    assert [name for name, side in zip(names, expected, strict=True) if side == "test"] == ["p1", "p5"]
+
+
+def test_the_seed_matters_and_a_larger_test_keeps_its_patients():
+    patients = make_patients()
+    sides = split_patients(patients, **SHARES)
+    assert (split_patients(patients, seed=1, val=0.1, test=0.2) != sides).any()
+    larger = split_patients(patients, seed=0, val=0.1, test=0.4)
+    assert (larger[sides == "test"] == "test").all()
+    assert set(split_patients(patients, seed=0, val=0, test=0)) == {"train"}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pd.Series,
+        lambda p: pd.Series(p, dtype="string"),
+        lambda p: pd.Series(p).astype("category"),
+        lambda p: pd.Series(p, index=range(7, 7 + len(p))),
+        lambda p: p.astype(object),
+        lambda p: p.astype(int),
+        lambda p: p.astype(float),
+        lambda p: np.array([f" {text}" for text in p]),
+    ],
+)
+def test_how_identifiers_are_stored_does_not_matter(form):
+    patients = make_patients(300, 100)
+    np.testing.assert_array_equal(split_patients(form(patients), **SHARES), split_patients(patients, **SHARES))
+    assert patient_keys(form(patients), "salt") == patient_keys(patients, "salt")
+
+
+def test_leading_zeros_are_part_of_an_identifier():
+    assert len(patient_keys(np.array(["007", "7"]), "salt")) == 2
+    assert len(patient_keys(np.array(["7", 7, 7.0], dtype=object), "salt")) == 1
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, "", "  "])
+def test_rows_without_a_patient_are_named(missing):
+    patients = pd.Series(["a", missing, "b", missing], dtype=object)
+    for call in (
+        lambda: split_patients(patients, **SHARES),
+        lambda: split_patients(patients, **SHARES, fixed=pd.Series(["train"] * 4)),
+        lambda: fold_patients(patients, seed=0, folds=2),
+    ):
+        with pytest.raises(CohortError, match="rows 2, 4: expected a patient"):
+            call()
+
+
+def test_a_fixed_column_is_taken_as_it_is():
+    fixed = pd.Series(["Train", "VALIDATION", "dev", "valid", " test", "val"])
+    sides = split_patients(np.array(list("abcdef")), **SHARES, fixed=fixed)
+    assert sides.tolist() == ["train", "val", "val", "val", "test", "val"]
+    assert sides.dtype.kind == "U"
+
+
+def test_an_unknown_side_is_named_with_its_rows():
+    fixed = pd.Series(["train", "holdout", None, "test"])
+    with pytest.raises(CohortError, match=r"rows 2, 3: expected train, val or test .* found holdout, a missing value"):
+        split_patients(np.array(list("abcd")), **SHARES, fixed=fixed)
+
+
+def test_a_patient_on_two_sides_is_leakage_and_stays_unnamed():
+    patients = np.array(["secret-a", "secret-b", "secret-a", "secret-c", "secret-b"])
+    fixed = pd.Series(["train", "train", "test", "test", "train"])
+    with pytest.raises(LeakageError, match="rows 1, 3: one patient, in test and train") as caught:
+        split_patients(patients, **SHARES, fixed=fixed)
+    assert len(caught.value.violations) == 1
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("val", "test"), [(-0.1, 0.2), (0.5, 0.5), (0.9, 0.2), (float("nan"), 0.1)])
+def test_shares_that_leave_nothing_are_refused(val, test):
+    with pytest.raises(UsageError, match="shares"):
+        split_patients(np.array(["a"]), seed=0, val=val, test=test)
+
+
+def test_folds_are_even_disjoint_and_independent_of_the_split():
+    patients = make_patients()
+    folds = fold_patients(patients, seed=0, folds=5)
+    assert folds.dtype == np.int64
+    assert sides_by_patient(folds, patients).map(len).eq(1).all()
+    train = split_patients(patients, **SHARES) == "train"
+    sizes = pd.Series(folds[train]).groupby(patients[train]).first().value_counts()
+    assert sorted(sizes.index) == [0, 1, 2, 3, 4]
+    assert sizes.min() > 0.7 * sizes.mean()
+    with pytest.raises(UsageError, match="at least 2 folds"):
+        fold_patients(patients, seed=0, folds=1)
+
+
+def test_keys_tell_who_was_trained_on_and_nothing_else():
+    keys = patient_keys(pd.Series(["a", "b", None]), "salt")
+    assert len(keys) == 2
+    assert all(re.fullmatch("[0-9a-f]{32}", key) for key in keys)
+    assert keys.isdisjoint(patient_keys(np.array(["a", "b"]), "pepper"))
+    found = overlap(keys, pd.Series(["b", None, "c", "a"]), "salt")
+    assert found.tolist() == [True, False, False, True]
+    assert patient_keys(np.array(["a"]), "s" * 200) != patient_keys(np.array(["a"]), "s" * 201)
+
+
+def test_overlap_is_refused_with_counts_and_rows():
+    keys = patient_keys(np.array(["secret-a", "secret-b"]), "salt")
+    patients = np.array(["secret-c", "secret-a", "secret-a", "secret-b", "secret-d"])
+    refuse_overlap(keys, "salt", patients, np.array([0, 4]), "the test rows")
+    with pytest.raises(LeakageError, match=r"the test rows: .* found 1 of 3 patients \(rows 2, 3\)") as caught:
+        refuse_overlap(keys, "salt", patients, np.array([0, 1, 2, 4]), "the test rows")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(LeakageError, match=r"found 1 of 1 patients \(row 4\)"):
+        refuse_overlap(keys, "salt", patients, np.array([False, False, False, True, False]), "the test rows")
+
+
+def test_overlap_that_cannot_be_known_is_refused():
+    patients = pd.Series(["a", None])
+    with pytest.raises(CohortError, match="row 2 "):
+        refuse_overlap(patient_keys(np.array(["z"]), "salt"), "salt", patients, [0, 1], "the test rows")
+    refuse_overlap(set(), "salt", patients, [0, 1], "the test rows")  # an encoder from elsewhere has no keys
+    refuse_overlap(patient_keys(np.array(["z"]), "salt"), "salt", patients, [0], "the test rows")
+
+
+def test_digest_knows_sides_but_not_order():
+    patients = make_patients()
+    sides = split_patients(patients, **SHARES)
+    digest = split_digest(sides, patients)
+    assert re.fullmatch("[0-9a-f]{12}", digest)
+    order = np.random.default_rng(1).permutation(len(patients))
+    assert split_digest(sides[order], pd.Series(patients[order])) == digest
+    moved = np.where(patients == patients[0], "val" if sides[0] != "val" else "test", sides)
+    assert split_digest(moved, patients) != digest
+    assert split_digest(sides, np.array(["x" + text for text in patients])) != digest
