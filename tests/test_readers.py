@@ -139,6 +139,18 @@ def test_one_frame_is_that_frame_of_the_stack() -> None:
         read_image(TEST_FILES / "rtdose.dcm", frame=-1)
 
 
+def test_a_frame_of_a_file_whose_encoding_is_not_the_one_it_declares(tmp_path: Path) -> None:
+    stored = np.arange(2 * 20, dtype=np.uint16).reshape(2, 4, 5)
+    path = write_dicom(tmp_path / "a.dcm", stored, DataSetTrailingPadding=bytes(64))
+    ds, declared = pydicom.dcmread(path), path.read_bytes()
+    start = 144 + int.from_bytes(declared[140:144], "little")  # where the file meta information ends
+    ds.preamble, ds.file_meta = None, FileMetaDataset()
+    ds.save_as(tmp_path / "b.dcm", implicit_vr=True, little_endian=True)
+    path.write_bytes(declared[:start] + (tmp_path / "b.dcm").read_bytes())
+    for frame in (0, 1):
+        np.testing.assert_array_equal(read_image(path, frame=frame).array[0], stored[frame])
+
+
 def test_a_frame_of_a_long_colour_clip_is_decoded_alone() -> None:
     if not (folder := more_files()):
         pytest.skip("pydicom-data is not installed")

@@ -27,7 +27,7 @@ from bolus.optimization import build_optimizer
 from bolus.progress import Meter
 from bolus.recipe import Recipe
 
-AUTOCAST = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -69,7 +69,7 @@ def build_model(recipe: Recipe, device: torch.device) -> Model:
         combiner=Sum([]),
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.training.precision == "fp16"),
         autocast=torch.autocast(
-            device.type, AUTOCAST[recipe.training.precision], enabled=recipe.training.precision != "no"
+            device.type, AUTOCAST[recipe.training.precision], enabled=recipe.training.precision != "fp32"
         ),
     )
     for module in model.modules.values():

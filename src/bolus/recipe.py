@@ -122,7 +122,7 @@ class TrainingSpec(_Spec):
     epochs: int = Field(100, ge=1)
     max_steps: int | None = Field(None, ge=1)
     max_hours: float | None = Field(None, gt=0)
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: int = Field(1, ge=1)  # batches whose gradients meet in one step
     clip: float | None = Field(None, gt=0)  # norm of the whole gradient
     seed: int = 0

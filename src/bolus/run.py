@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import platform
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,12 +90,12 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`running`, `stopped` or `finished`."""
-        return str(self.record["status"])
+        """`new`, `running`, `stopped` or `finished`."""
+        return str(self.record["status"]) if self.record_path.is_file() else "new"
 
     @classmethod
-    def start(cls, folder: Path, cohort: Cohort, recipe: Recipe, *, resume: bool, leader: bool = True) -> Run:
-        """Make the folder, or take up an unfinished run in it.
+    def claim(cls, folder: Path, cohort: Cohort, recipe: Recipe, *, resume: bool) -> Run:
+        """A folder that this recipe may train in: empty or new, or one that holds this very run; nothing is written.
 
         Args:
             folder: of the run.
@@ -102,45 +103,45 @@ class Run:
             recipe: with every override applied.
             resume: an unfinished run may be there; recipe and split must be the same, but for how often it saves,
                 logs and looks at itself, and for `training.max_hours`.
-            leader: whether this process writes.
 
         Raises:
             TrainingError: the folder holds a run and `resume` is false, or it holds another run.
         """
         run = cls(folder)
-        if run.record_path.is_file() and leader:
+        if run.record_path.is_file():
             if not resume:
                 raise TrainingError(f"{folder} holds a run; go on with --resume, or choose another folder")
             changed = _changed(run.recipe, recipe)
             if changed:
-                raise TrainingError(
-                    f"{folder} was started with other keys: {', '.join(changed)}; resuming would mix two runs"
-                )
+                keys = ", ".join(changed)
+                raise TrainingError(f"{folder} was started with other keys: {keys}; resuming would mix two runs")
             if run.record["split_hash"] != cohort.split_hash:
-                raise TrainingError(
-                    f"{folder} was started on another cohort or split; resuming would mix training patients"
-                )
-        elif leader:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-            cohort.save(folder / "cohort.yaml")
-            salt = secrets.token_hex(16)
-            train = cohort.split == "train"
-            run._write(
-                {
-                    "status": "running",
-                    "recipe": recipe.name,
-                    "recipe_hash": recipe.digest,
-                    "split_hash": cohort.split_hash,
-                    "num_rows": len(cohort),
-                    "num_training_rows": int(train.sum()),
-                    "versions": versions(),
-                    "platform": platform.platform(),
-                    "salt": salt,
-                    "training_patients": sorted(patient_keys(cohort.patients[train], salt)),
-                }
-            )
+                raise TrainingError(f"{folder} was started on another cohort or split; resuming would mix patients")
         return run
+
+    def create(self, cohort: Cohort, recipe: Recipe, quarantined: Sequence[Quarantined]) -> None:
+        """Write what a run knows before its first step; of training patients, keyed hashes only."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        cohort.save(self.folder / "cohort.yaml")
+        lines = [json.dumps({"row": item.row + 1, "reason": item.reason}) + "\n" for item in quarantined]
+        write_atomically(self.folder / "quarantine.jsonl", "".join(lines))
+        salt, train = secrets.token_hex(16), cohort.split == "train"
+        self._write(
+            {
+                "status": "running",
+                "recipe": recipe.name,
+                "recipe_hash": recipe.digest,
+                "split_hash": cohort.split_hash,
+                "num_rows": len(cohort),
+                "num_training_rows": int(train.sum()),
+                "num_quarantined": len(quarantined),
+                "versions": versions(),
+                "platform": platform.platform(),
+                "salt": salt,
+                "training_patients": sorted(patient_keys(cohort.patients[train], salt)),
+            }
+        )
 
     def finish(self, status: str, **facts: Any) -> None:
         """Record how the run ended."""
@@ -155,12 +156,6 @@ class Run:
         """Drop the metrics of steps that will be taken again."""
         kept = [line for line in self.metrics() if line["step"] <= step]
         write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
-
-    def write_quarantine(self, quarantined: list[Quarantined]) -> None:
-        """Write the rows (from 1) that could not be read, with reasons."""
-        lines = [json.dumps({"row": item.row + 1, "reason": item.reason}) + "\n" for item in quarantined]
-        write_atomically(self.folder / "quarantine.jsonl", "".join(lines))
-        self._write({**json.loads(self.record_path.read_text(encoding="utf-8")), "num_quarantined": len(quarantined)})
 
     def card(self) -> str:
         """What a person should know before using the encoder, as Markdown."""

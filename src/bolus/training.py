@@ -82,8 +82,7 @@ def pretrain(
     recipe = Recipe.load(recipe).override(overrides)
     spec, state = recipe.training, PartialState()
     quiet = quiet or not state.is_main_process
-    run = Run.start(Path(out), cohort, recipe, resume=resume, leader=state.is_main_process)
-    state.wait_for_everyone()
+    run = Run.claim(Path(out), cohort, recipe, resume=resume)
     if run.status == "finished":
         return run
     store = open_images(cohort, recipe, cache, quiet)
@@ -99,8 +98,9 @@ def pretrain(
     for module in model.modules.values():
         broadcast_parameters(module)
     if state.is_main_process:
+        if run.status == "new":
+            run.create(cohort, recipe, store.quarantined)
         run.rewind(step)
-        run.write_quarantine(store.quarantined)
 
     total, steps_per_epoch = total_steps(recipe, loader), loader.batches_per_epoch / spec.accumulate
     peak = peak_lr(recipe.optimizer, recipe.sampling.batch_size * spec.accumulate)

@@ -168,16 +168,19 @@ def build_store(
     quarantined: list[Quarantined] = []
     entries = np.full(len(cohort), -1, np.int64)
     todo: list[tuple[int, str, str]] = []
+    digests: dict[Path, bytes] = {}  # many rows may be frames of one file
     for row in rows.tolist():
         path, frame = cohort.image_path(row), cohort.frame(row)
         try:
             stat_key = _stat_key(path, frame)
+            found = known.by_stat.get(stat_key)
+            if found is None and path not in digests:
+                digests[path] = _digest(path)
         except OSError as error:
             quarantined.append(Quarantined(row, f"no such file ({error.strerror})"))
             continue
-        found = known.by_stat.get(stat_key)
         if found is None:
-            content = _content_key(path, frame)
+            content = f"{digests[path].hex()}|{frame}"
             found = known.by_content.get(content)
             if found is None:
                 todo.append((row, stat_key, content))

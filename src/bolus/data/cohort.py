@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
+import pyarrow.parquet as pa_parquet
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -101,7 +102,8 @@ class Cohort:
     """A validated table of images.
 
     Args:
-        table: every column of the source, as strings or as a Parquet file stored them; the index is 0..n-1.
+        table: every column of the source, as strings or as a Parquet file stored them; the index is 0..n-1. Strings in
+            columns with a role are stripped, and blank ones are missing.
         spec: roles, missing codes, split.
         folder: what a relative `root` is relative to.
 
@@ -117,8 +119,8 @@ class Cohort:
     """
 
     def __init__(self, table: pd.DataFrame, spec: CohortSpec, folder: Path = Path()) -> None:
-        self.table = table.reset_index(drop=True)
-        self.roles = {**infer_roles(self.table.columns, set(spec.roles.values())), **spec.roles}
+        self.roles = {**infer_roles(table.columns, set(spec.roles.values())), **spec.roles}
+        self.table = _strip(table.reset_index(drop=True), set(self.roles.values()))
         self.spec = spec.model_copy(update={"roles": self.roles})
         self.folder = folder
         self._encoded: dict[str, npt.NDArray[Any]] = {}
@@ -148,7 +150,10 @@ class Cohort:
             raise CohortError(f"no such cohort or table: {path}")
         data: dict[str, Any] = {"table": path.name}
         if path.suffix.lower() in {".yaml", ".yml"}:
-            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            try:
+                data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise CohortError(f"{path.name}: not YAML: {error}") from error
             if not isinstance(data, dict):
                 raise CohortError(f"{path.name}: expected a mapping of cohort keys, found {type(data).__name__}")
         unknown = set(overrides) - set(CohortSpec.model_fields)
@@ -157,8 +162,9 @@ class Cohort:
                 f"unknown cohort key {sorted(unknown)[0]!r}; {suggest(min(unknown), CohortSpec.model_fields)}"
             )
         data.update({key: value for key, value in overrides.items() if value is not None})
-        data["roles"] = {**data.get("roles", {}), **(roles or {})}
-        data["missing"] = {**data.get("missing", {}), **(missing or {})}
+        for key, given in (("roles", roles), ("missing", missing)):
+            stated = data.get(key) or {}
+            data[key] = {**stated, **(given or {})} if isinstance(stated, dict) else stated
         try:
             spec = CohortSpec.model_validate(data)
         except ValidationError as error:
@@ -177,12 +183,13 @@ class Cohort:
     def save(self, path: str | Path) -> None:
         """Write cohort.yaml, with table and root so that the file can stand in any folder."""
         path = Path(path)
-        table = (self.folder / self.spec.table).resolve()
+        table, folder = (self.folder / self.spec.table).resolve(), path.resolve().parent
         data = self.spec.model_dump(mode="json", exclude_defaults=True)
-        same = table.parent == path.resolve().parent
-        data["table"] = table.name if same else str(table)
-        if not same:
-            data["root"] = str(self.root.resolve())
+        if folder != self.folder.resolve():
+            data["table"] = table.name if folder == table.parent else str(table)
+            if self.spec.root is not None:  # without one it is the table's folder, wherever this file stands
+                data["root"] = str(self.root.resolve())
+        folder.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def __len__(self) -> int:
@@ -198,7 +205,7 @@ class Cohort:
         return table_folder if self.spec.root is None else self.folder / self.spec.root
 
     def values(self, role: str) -> pd.Series[Any]:
-        """The role's column with every declared missing code made missing; strings are stripped.
+        """The role's column with every declared missing code made missing.
 
         Raises:
             CohortError: no column has this role.
@@ -255,7 +262,10 @@ class Cohort:
     def patients(self) -> pd.Series[Any]:
         """Patient identifiers, one a row, in the cohort's namespace; for hashing, never for printing."""
         prefix = f"{self.spec.namespace}/" if self.spec.namespace else ""
-        return prefix + self.values("patient").astype(str)
+        values = self.values("patient")
+        if pd.api.types.is_float_dtype(values) and (values % 1 == 0).all():
+            values = values.astype("int64")  # 7.0 of a Parquet file is the 7 of a CSV file
+        return prefix + values.astype(str)
 
     @cached_property
     def num_patients(self) -> int:
@@ -367,7 +377,7 @@ class Cohort:
                 hint = f"; declare it with --missing {self.roles[role]}={example}" if len(set(series[bad])) == 1 else ""
                 found.append(
                     f"{name_rows(np.flatnonzero(bad))}: {role} (column {self.roles[role]!r}) is not a "
-                    f"{'number of days or a date' if role == 'time' else 'number'}, found {example!r}{hint}"
+                    f"{'number of days or a date like 2024-01-31' if role == 'time' else 'number'}, found {example!r}{hint}"
                 )
         shared = self._shared_file
         if shared.any():
@@ -391,24 +401,44 @@ def read_table(path: Path) -> pd.DataFrame:
     """A CSV, TSV or Parquet file; text columns stay text, so that `00012` keeps its zeros.
 
     Raises:
-        CohortError: the file is absent, not UTF-8, or its rows do not have the same number of columns.
+        CohortError: the file is absent, not UTF-8, its rows do not have the same number of columns, or two columns have
+            one name. Rows are named, never quoted.
     """
     if not path.is_file():
         raise CohortError(f"no such table: {path}")
-    if path.suffix.lower() in {".parquet", ".pq"}:
-        return pd.read_parquet(path)
-    parse = pa_csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
+    torn: list[int | None] = []
+
+    def collect(row: Any) -> str:
+        torn.append(row.number)
+        return "skip"
+
+    parse = pa_csv.ParseOptions(
+        delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True, invalid_row_handler=collect
+    )
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            header = pd.read_csv(file, nrows=0, sep=parse.delimiter).columns
-        convert = pa_csv.ConvertOptions(
-            column_types={name: pa.string() for name in header}, null_values=NULLS, strings_can_be_null=True
-        )
-        table = pa_csv.read_csv(path, parse_options=parse, convert_options=convert)
+        if path.suffix.lower() in {".parquet", ".pq"}:
+            table = pa_parquet.ParquetFile(path).read()
+        else:
+            with path.open(encoding="utf-8-sig") as file:
+                header = pd.read_csv(file, nrows=0, sep=parse.delimiter).columns
+            convert = pa_csv.ConvertOptions(
+                column_types={name: pa.string() for name in header}, null_values=NULLS, strings_can_be_null=True
+            )
+            table = pa_csv.read_csv(path, parse_options=parse, convert_options=convert)
+            if torn:  # rows are numbered by a single thread only
+                torn.clear()
+                alone = pa_csv.ReadOptions(use_threads=False)
+                pa_csv.read_csv(path, read_options=alone, parse_options=parse, convert_options=convert)
     except (pa.ArrowInvalid, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise CohortError(f"{path.name}: not a readable table: {error}") from error
-    frame: pd.DataFrame = table.to_pandas()
-    return frame.drop(columns=[name for name in frame.columns if name == ""])
+    if torn:
+        rows = name_rows(number - 2 for number in torn if number is not None)  # counted from 1, header included
+        raise CohortError(f"{path.name}: expected {table.num_columns} values in each row, found another number in {rows}")
+    names = [name for name in table.column_names if name]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CohortError(f"{path.name}: expected a name of its own for each column, found {twice[0]!r} twice")
+    return table.select(names).to_pandas(ignore_metadata=True)  # type: ignore[no-any-return]
 
 
 def infer_roles(columns: Iterable[str], taken: set[str]) -> dict[str, str]:
@@ -427,6 +457,14 @@ def infer_roles(columns: Iterable[str], taken: set[str]) -> dict[str, str]:
     return found
 
 
+def _strip(table: pd.DataFrame, columns: set[str]) -> pd.DataFrame:
+    for name in columns & set(table.columns):
+        if pd.api.types.is_string_dtype(table[name]):
+            stripped = table[name].str.strip()
+            table[name] = stripped.mask(stripped == "")
+    return table
+
+
 def _number(text: str) -> float | None:
     try:
         return float(text)
@@ -441,9 +479,26 @@ def _is_numeric(series: pd.Series[Any]) -> bool:
 
 def _days(series: pd.Series[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Days, and which rows hold neither a number nor a date."""
-    numbers = pd.to_numeric(series, errors="coerce")
-    if (numbers.isna() & series.notna()).to_numpy().mean() < 0.5:
-        return numbers.to_numpy(np.float64, na_value=np.nan), (numbers.isna() & series.notna()).to_numpy(np.bool_)
-    dates = pd.to_datetime(series, errors="coerce", format="mixed")
+    if not pd.api.types.is_datetime64_any_dtype(series):
+        numbers = pd.to_numeric(series, errors="coerce")
+        odd = (numbers.isna() & series.notna()).to_numpy(np.bool_)
+        known = numbers.dropna()
+        if len(known) == series.notna().sum() and len(known) and known.between(19000101, 21001231).all():
+            series = numbers.astype("Int64")  # 20240131, a date as DICOM writes it, not fifty thousand years of days
+        elif odd.mean() < 0.5:
+            return numbers.to_numpy(np.float64, na_value=np.nan), odd
+    dates = _dates(series.astype("string"))
     days = ((dates - dates.min()).dt.total_seconds() / 86400).to_numpy(np.float64)
     return np.asarray(days, np.float64), (dates.isna() & series.notna()).to_numpy(np.bool_)
+
+
+def _dates(texts: pd.Series[Any]) -> pd.Series[Any]:
+    """ISO dates, or the one other order of day and month that fits every row; an order is never guessed row by row."""
+    dates = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
+    known = texts.notna()
+    if dates[known].notna().all():
+        return dates
+    orders = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y")
+    tried = [pd.to_datetime(texts, errors="coerce", format=order, utc=True) for order in orders]
+    fitting = [each for each in tried if each[known].notna().all()]
+    return fitting[0] if len(fitting) == 1 else dates

@@ -336,7 +336,7 @@ def _decode_page(opened: PIL.Image.Image, page: int, notes: dict[str, None]) -> 
         array, bits = array.astype(np.uint8), 1
     elif picture.mode.startswith("I;16"):
         array, bits = array.astype(np.uint16), int(depths[0]) if tiff else 16
-        inverted = False  # Pillow turns 8 bits itself, not 16
+        inverted = white_is_zero  # Pillow turns 8 bits itself, not 16
     elif picture.mode == "I":
         bits = int(depths[0]) if tiff else 32
         array = array.view(np.uint32) if tiff and unsigned and bits == 32 else array

@@ -1,0 +1,255 @@
+"""The loop: exact resume from any step, killed or not; clear errors; nothing lost to one bad image."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from bolus.checkpoint import last_checkpoint
+from bolus.data.cohort import Cohort
+from bolus.errors import CohortError, NonFiniteLossError, OutOfMemoryError, RecipeError, TrainingError
+from bolus.recipe import Recipe
+from bolus.run import Run
+from bolus.training import dry_run, explain_memory, pretrain
+
+Small = dict[str, Any]
+
+
+def weights(run: Run) -> str:
+    return str(run.record["weights"])
+
+
+@pytest.fixture
+def reference(tiny_cohort: Path, small_recipe: Small, tmp_path: Path) -> Run:
+    return pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "reference", cache=tmp_path / "cache", quiet=True)
+
+
+def test_a_run_leaves_what_it_promises(reference: Run) -> None:
+    assert reference.status == "finished"
+    assert {
+        "recipe.yaml",
+        "cohort.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "quarantine.jsonl",
+        "encoder",
+        "checkpoints",
+    } <= {path.name for path in reference.folder.iterdir()}
+    kinds = [line["kind"] for line in reference.metrics()]
+    assert kinds.count("health") == 1
+    assert kinds.count("train") == reference.record["steps"]
+    cohort = Cohort.open(reference.folder / "cohort.yaml")
+    assert len(reference.record["training_patients"]) == len(set(cohort.encoded("patient")[cohort.split == "train"]))
+    assert "P0" not in json.dumps(reference.record["training_patients"]), "patients are stored as keyed hashes only"
+    assert "Not a medical device" in (reference.folder / "encoder" / "README.md").read_text()
+
+
+def test_the_loss_falls(tiny_cohort: Path, small_recipe: Small, tmp_path: Path) -> None:
+    run = pretrain(
+        tiny_cohort, recipe=small_recipe, out=tmp_path / "run", cache=tmp_path / "cache", quiet=True,
+        overrides=["training.epochs=8", "optimizer={kind: adamw, lr: 0.003}"],
+    )  # fmt: skip
+    losses = [line["loss"] for line in run.metrics() if line["kind"] == "train"]
+    assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
+
+
+@pytest.mark.parametrize("kind", ["lars", "adamw", "sgd"])
+def test_stopped_at_any_step_and_resumed_gives_the_same_weights_bit_for_bit(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path, kind: str
+) -> None:
+    recipe = Recipe.load(small_recipe).override(
+        [f"optimizer.kind={kind}", "training.accumulate=2", "training.clip=1.0"]
+    )
+    whole = pretrain(tiny_cohort, recipe=recipe, out=tmp_path / "whole", cache=tmp_path / "cache", quiet=True)
+    total = whole.record["steps"]
+    folder = tmp_path / "parts"
+    rng, parts = random.Random(kind), 0
+    # Each part stops after the step at which the clock says so: max_hours of almost nothing is one step a part.
+    part = pretrain(tiny_cohort, recipe=recipe, out=folder, cache=tmp_path / "cache", quiet=True,
+                    overrides=["training.max_hours=1e-9"])  # fmt: skip
+    while part.status == "stopped":
+        parts += 1
+        hours = 1e-9 if rng.random() < 0.5 else 100
+        part = pretrain(tiny_cohort, recipe=recipe, out=folder, cache=tmp_path / "cache", quiet=True, resume=True,
+                        overrides=[f"training.max_hours={hours}"])  # fmt: skip
+    assert parts >= 1
+    assert part.record["steps"] == total
+    assert weights(part) == weights(whole)
+    steps = [line["step"] for line in part.metrics() if line["kind"] == "train"]
+    assert steps == sorted(set(steps)), "no step is logged twice"
+
+
+def test_killed_at_random_moments_and_resumed_gives_the_same_weights_bit_for_bit(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path
+) -> None:
+    keys = ["training.epochs=6", "training.checkpoint_steps=3", "training.health_epochs=null"]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(Recipe.load(small_recipe).override(keys).to_yaml())
+    whole = pretrain(tiny_cohort, recipe=recipe, out=tmp_path / "whole", cache=tmp_path / "cache", quiet=True)
+    folder, rng, killed = tmp_path / "killed", random.Random(0), 0
+    script = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path; from bolus.training import pretrain\n"
+        "cohort, recipe, out, cache, *resume = sys.argv[1:]\n"
+        "pretrain(cohort, recipe=recipe, out=out, cache=Path(cache), resume=bool(resume), quiet=True)"
+    )
+    command = [sys.executable, "-c", script, str(tiny_cohort), str(recipe), str(folder), str(tmp_path / "cache")]
+    resume: list[str] = []
+    for _ in range(2):
+        process = subprocess.Popen([*command, *resume], env={**os.environ, "OMP_NUM_THREADS": "1"})
+        wanted = rng.randint(1, 8)
+        seen = _steps(folder)
+        while process.poll() is None and _steps(folder) < seen + wanted:
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.kill()
+            killed += 1
+        process.wait()
+        resume = ["resume"] if (folder / "run.json").is_file() else []
+    assert killed == 2, "the run ended before it could be killed"
+    last = pretrain(tiny_cohort, recipe=recipe, out=folder, cache=tmp_path / "cache", quiet=True, resume=True)
+    assert weights(last) == weights(whole)
+
+
+def _steps(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return sum(1 for _ in path.open()) if path.is_file() else 0
+
+
+def test_looking_at_a_run_does_not_change_it(
+    tiny_cohort: Path, small_recipe: Small, reference: Run, tmp_path: Path
+) -> None:
+    watched = pretrain(
+        tiny_cohort, recipe=small_recipe, out=tmp_path / "watched", cache=tmp_path / "cache", quiet=True,
+        overrides=["training.health_epochs=0.2", "training.log_steps=3", "training.checkpoint_steps=2"],
+    )  # fmt: skip
+    assert sum(line["kind"] == "health" for line in watched.metrics()) > 1
+    assert weights(watched) == weights(reference)
+
+
+def test_another_seed_is_another_run(tiny_cohort: Path, small_recipe: Small, reference: Run, tmp_path: Path) -> None:
+    other = pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "other", cache=tmp_path / "cache", quiet=True,
+                     overrides=["training.seed=1"])  # fmt: skip
+    assert weights(other) != weights(reference)
+
+
+def test_a_finished_run_is_given_back_and_not_run_again(tiny_cohort: Path, small_recipe: Small, reference: Run) -> None:
+    before = reference.metrics_path.stat().st_mtime_ns
+    again = pretrain(tiny_cohort, recipe=small_recipe, out=reference.folder, resume=True, quiet=True)
+    assert again.status == "finished"
+    assert reference.metrics_path.stat().st_mtime_ns == before
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tiny_cohort: Path, small_recipe: Small, reference: Run) -> None:
+    with pytest.raises(TrainingError, match="--resume"):
+        pretrain(tiny_cohort, recipe=small_recipe, out=reference.folder, quiet=True)
+    with pytest.raises(TrainingError, match=r"other keys: optimizer\.lr"):
+        pretrain(
+            tiny_cohort,
+            recipe=small_recipe,
+            out=reference.folder,
+            quiet=True,
+            resume=True,
+            overrides=["optimizer.lr=0.3"],
+        )
+    data = yaml.safe_load(tiny_cohort.read_text())
+    data["split"]["seed"] = 9
+    tiny_cohort.write_text(yaml.safe_dump(data))
+    with pytest.raises(TrainingError, match="another cohort or split"):
+        pretrain(tiny_cohort, recipe=small_recipe, out=reference.folder, quiet=True, resume=True)
+
+
+def test_unreadable_images_are_quarantined_counted_and_reported(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path
+) -> None:
+    (tiny_cohort.parent / "img" / "p3_1.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    (tiny_cohort.parent / "img" / "p4_0.png").unlink()
+    run = pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "run", cache=tmp_path / "cache", quiet=True)
+    assert run.status == "finished"
+    assert run.record["num_quarantined"] == 2
+    lines = [json.loads(line) for line in (run.folder / "quarantine.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == [11, 13]  # rows as a person counts them
+    assert all(line["reason"] for line in lines)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path
+) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"optimizer\.lr.*|training\.clip") as caught:
+        pretrain(
+            tiny_cohort, recipe=small_recipe, out=tmp_path / "run", cache=tmp_path / "cache", quiet=True,
+            overrides=["optimizer={kind: sgd, lr: 1.0e18}", "training.epochs=20", "training.checkpoint_steps=1"],
+        )  # fmt: skip
+    kept = last_checkpoint(tmp_path / "run" / "checkpoints")
+    assert kept is not None
+    assert kept.name in str(caught.value)
+    from safetensors.torch import load_file
+
+    assert all(
+        tensor.isfinite().all()
+        for tensor in load_file(kept / "tensors.safetensors").values()
+        if tensor.is_floating_point()
+    )
+
+
+def test_out_of_memory_names_the_keys_to_change(small_recipe: Small) -> None:
+    recipe = Recipe.load(small_recipe)
+    with (
+        pytest.raises(OutOfMemoryError, match=r"sampling\.batch_size, images\.size, objectives\.global\.width"),
+        explain_memory(recipe),
+    ):
+        torch.empty(1 << 60)
+    with pytest.raises(RuntimeError, match="other"), explain_memory(recipe):
+        raise RuntimeError("other")
+
+
+def test_dry_run_keeps_nothing_and_says_how_long(tiny_cohort: Path, small_recipe: Small, tmp_path: Path) -> None:
+    found = dry_run(tiny_cohort, recipe=small_recipe, cache=tmp_path / "cache")
+    assert found.images_per_second > 0
+    assert 0.05 < found.memory_gib < 24
+    assert found.steps == 2 * -(-(Cohort.open(tiny_cohort).split == "train").sum() // 8)
+    assert found.hours == pytest.approx(found.steps * 16 / found.images_per_second / 3600)
+
+
+def test_recipe_and_cohort_must_go_together(tiny_cohort: Path, small_recipe: Small, tmp_path: Path) -> None:
+    def run(*keys: str) -> None:
+        pretrain(
+            tiny_cohort, recipe=small_recipe, out=tmp_path / "run", cache=tmp_path / "cache", quiet=True, overrides=keys
+        )
+
+    with pytest.raises(RecipeError, match=r"unknown key 'optimizer.lrr'; did you mean 'lr'"):
+        run("optimizer.lrr=1")
+    with pytest.raises(RecipeError, match="views"):
+        run("images.views=1")
+    with pytest.raises(RecipeError, match="has none"):
+        run("encoder={backbone: vit_tiny}")
+    with pytest.raises(RecipeError, match="batch_size"):
+        run("sampling.batch_size=4096")
+    with pytest.raises(CohortError, match="'site'"):
+        run("objectives={s: {kind: contrast, relation: site}}")
+    with pytest.raises(RecipeError, match="related"):
+        run("objectives={s: {kind: contrast, relation: {same: [patient], within: {time: 10}, differ: [visit]}}}")
+    assert not (tmp_path / "run").exists(), "a run that cannot start leaves nothing behind"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_relations_other_than_views_train(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path, precision: str
+) -> None:
+    objectives = "objectives={p: {kind: contrast, relation: patient, negatives: other_patients}, v: {kind: contrast}}"
+    run = pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / precision, cache=tmp_path / "cache", quiet=True,
+                   overrides=[objectives, f"training.precision={precision}"])  # fmt: skip
+    lines = [line for line in run.metrics() if line["kind"] == "train"]
+    assert all(line["anchors"]["p"] == 16 for line in lines)  # every row has its own other view at the least
+    assert all(np.isfinite(line["loss"]) for line in lines)
