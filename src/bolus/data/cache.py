@@ -31,6 +31,7 @@ from bolus.errors import BolusError, CohortError, ImageError, name_rows
 
 FORMAT = 1  # part of every key: raise it when the stored values change
 SHARD = 4096  # images a shard at most
+ONE_FRAME = "give each frame a row, and its number a column with the role order"
 ENLARGE = 1.25  # of the training size, so that crops need little enlargement
 
 
@@ -41,7 +42,8 @@ class Preprocessing:
     Args:
         size: side of the square that the encoder sees, in pixels.
         channels: 1 (colour becomes luminance) or 3 (grey is repeated).
-        fit: how an oblong image becomes square: `pad` with black, `stretch`, or `crop` its middle.
+        fit: how an oblong image becomes square: `pad` with black (its own darkest value, where the range is the
+            cohort's), `stretch`, or `crop` its middle.
         ranges: modality -> the values that become 0 and 1, for images whose file does not say it (no window, no
             BitsStored, more than eight bits).
     """
@@ -168,7 +170,7 @@ def build_store(
     quarantined: list[Quarantined] = []
     entries = np.full(len(cohort), -1, np.int64)
     todo: list[tuple[int, str, str]] = []
-    digests: dict[Path, bytes] = {}  # many rows may be frames of one file
+    digests: dict[Path, hashlib.blake2b] = {}  # many rows may be frames of one file
     for row in rows.tolist():
         path, frame = cohort.image_path(row), cohort.frame(row)
         try:
@@ -177,10 +179,10 @@ def build_store(
             if found is None and path not in digests:
                 digests[path] = _digest(path)
         except OSError as error:
-            quarantined.append(Quarantined(row, f"no such file ({error.strerror})"))
+            quarantined.append(Quarantined(row, f"the file cannot be opened: {error.strerror}"))
             continue
         if found is None:
-            content = f"{digests[path].hex()}|{frame}"
+            content = _content_key(digests[path], frame)
             found = known.by_content.get(content)
             if found is None:
                 todo.append((row, stat_key, content))
@@ -198,6 +200,16 @@ def build_store(
         reasons = [f"{name_rows([item.row])}: {item.reason}" for item in sorted(quarantined, key=lambda item: item.row)]
         raise CohortError(f"{len(quarantined)} of {len(rows)} images cannot be read", reasons)
     return _open(cohort, preprocessing, known, entries, sorted(quarantined, key=lambda item: item.row))
+
+
+def reason_without_name(error: BolusError, path: Path) -> str:
+    """Why an image cannot be read, without the name of its file, which often holds the patient's identifier.
+
+    >>> reason_without_name(ImageError("p17_left.png: the file is empty"), Path("images/p17_left.png"))
+    'the file is empty'
+    """
+    reason = str(error).removeprefix(f"{path.name}: ")
+    return reason.replace(str(path), "the file").replace(path.name, "the file")
 
 
 class _Manifest:
@@ -226,11 +238,16 @@ def _stat_key(path: Path, frame: int | None) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _content_key(path: Path, frame: int | None) -> str:
+def _digest(path: Path) -> hashlib.blake2b:
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+    return digest
+
+
+def _content_key(digest: hashlib.blake2b, frame: int | None) -> str:
+    digest = digest.copy()
     digest.update(f"|{frame}".encode())
     return digest.hexdigest()
 
@@ -289,18 +306,23 @@ def _decode(
             image = read_image(cohort.image_path(row), frame=cohort.frame(row))
             return row, _shrink(image, preprocessing)
         except BolusError as error:
-            return row, str(error)
+            return row, reason_without_name(error, cohort.image_path(row))
 
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
         yield from pool.map(one, rows)
 
 
+def range_waits(image: Image) -> bool:
+    """Whether the file leaves open which values are black and white, so that its cohort must say it."""
+    return image.range.rule == "cohort" or (image.range.rule == "container" and image.bits > 8)
+
+
 def _shrink(image: Image, preprocessing: Preprocessing) -> tuple[npt.NDArray[Any], dict[str, Any]]:
     """Square, antialiased, quantised; with the record that says how stored values become values in [0, 1]."""
     if image.array.ndim != 3:
-        raise ImageError(f"expected one frame, found {image.array.shape[1]}: give each frame a row and a role order")
+        raise ImageError(f"expected one frame, found {image.array.shape[1]}: {ONE_FRAME}")
     # A range that the file itself states is applied now; one that belongs to the cohort waits until all are read.
-    waits = image.range.rule == "cohort" or (image.range.rule == "container" and image.bits > 8)
+    waits = range_waits(image)
     if waits:
         low, high = float(image.array.min()), float(image.array.max())
         integers = image.range.rule == "container"

@@ -375,10 +375,9 @@ class Cohort:
             if bad.any():
                 example = str(series[bad].iloc[0])
                 hint = f"; declare it with --missing {self.roles[role]}={example}" if len(set(series[bad])) == 1 else ""
-                found.append(
-                    f"{name_rows(np.flatnonzero(bad))}: {role} (column {self.roles[role]!r}) is not a "
-                    f"{'number of days or a date like 2024-01-31' if role == 'time' else 'number'}, found {example!r}{hint}"
-                )
+                expected = "number of days or a date like 2024-01-31" if role == "time" else "number"
+                column = f"{role} (column {self.roles[role]!r})"
+                found.append(f"{name_rows(np.flatnonzero(bad))}: {column} is not a {expected}, found {example!r}{hint}")
         shared = self._shared_file
         if shared.any():
             if "order" not in self.roles:
@@ -433,7 +432,9 @@ def read_table(path: Path) -> pd.DataFrame:
         raise CohortError(f"{path.name}: not a readable table: {error}") from error
     if torn:
         rows = name_rows(number - 2 for number in torn if number is not None)  # counted from 1, header included
-        raise CohortError(f"{path.name}: expected {table.num_columns} values in each row, found another number in {rows}")
+        raise CohortError(
+            f"{path.name}: expected {table.num_columns} values in each row, found another number in {rows}"
+        )
     names = [name for name in table.column_names if name]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

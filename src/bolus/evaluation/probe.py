@@ -582,8 +582,8 @@ def probe(
 
     At a fraction below 1 the estimate is the mean of the metric over the repeats. Its interval has both sources of
     chance: each bootstrap draw resamples the test patients, and takes R - 1 of the R repeats with replacement (Rao and
-    Wu, 1988, J. Am. Stat. Assoc. 83: with one fewer the bootstrap variance of a mean of few is unbiased). What is peculiar
-    to a repeat and a patient together enters more than once, so that such an interval is rather too wide than too narrow.
+    Wu, 1988, J. Am. Stat. Assoc. 83: with one fewer the bootstrap variance of a mean of few is unbiased). What is
+    peculiar to a repeat and a patient together enters more than once, so such an interval errs on the wide side.
 
     Args:
         embeddings: encoder name -> `[n, D]` finite floats; the first is judged, the others are baselines.

@@ -188,9 +188,10 @@ class VarCov(Objective):
                 pooled = convolution(pool_resized(x.flatten(0, 1), self.grid, stride=stride, size=self.level_size))
                 cells.append(pooled.flatten(1).unflatten(0, x.shape[:2]))
             parts.append(torch.stack(cells).sum(dim=0))
-        # The samples of a batch stand in the order of `rows`, modality by modality; bring them back.
+        x = torch.cat(parts, dim=1)
+        # Samples stand modality by modality now, in the order of `rows`; bring them back into the batch's.
         order = torch.cat([batch.rows[modality] for modality in features.levels]).argsort()
-        return torch.cat(parts, dim=1)[:, order.to(parts[0].device)] if len(parts) > 1 else parts[0]
+        return x[:, order.to(x.device)]
 
 
 def pool_resized(x: Tensor, grid: int, *, stride: int, size: int | None = None) -> Tensor:
