@@ -1,98 +1,135 @@
-"""How the findings of a check look in a terminal of 80 columns."""
+"""What a check found, as an object, as JSON, and as it looks in a terminal of 80 columns."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bolus.data.cohort import Cohort
 from bolus.errors import name_rows
 
-if TYPE_CHECKING:
-    from bolus.data.checking import CheckReport
-
-STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+Severity: TypeAlias = Literal["error", "warning", "note"]
+STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
-def render(report: CheckReport) -> RenderableType:
-    """A summary line, what was taken for what, intensities, sides of the split, findings, and their number."""
-    cohort = report.cohort
-    num_notes = len(report.findings) - len(report.errors) - len(report.warnings)
-    parts: list[RenderableType] = [
-        Text(f"{len(cohort)} rows of {cohort.num_patients} patients", style="bold"),
-        _table(
-            "Columns",
-            ("role", "column", "present", "distinct"),
-            ((each["role"], each["column"], _percent(each["present"]), each["distinct"]) for each in report.columns),
-            numbers=2,
-        ),
-        _table(
-            "Intensities",
-            ("modality", "images", "min", "max", "bits", "channels", "shown from 0 to 1"),
-            (
-                (
-                    each["modality"],
-                    each["images"],
-                    f"{each['minimum']:g}",
-                    f"{each['maximum']:g}",
-                    _joined(each["bits"]),
-                    _joined(each["channels"]),
-                    f"{_range(each)} ({_joined(each['rule'])})",
-                )
-                for each in report.modalities
-            ),
-            numbers=6,
-        ),
-        _table(
-            f"Split {cohort.split_hash}",
-            (
-                "side",
-                "rows",
-                "patients",
-                *(["with two visits or more"] if "with_two_visits" in report.splits[0] else []),
-            ),
-            (tuple(each.values()) for each in report.splits),
-            numbers=3,
-        ),
-    ]
-    if report.findings:
+@dataclass(frozen=True)
+class Finding:
+    """One thing a person should know.
+
+    Args:
+        severity: `error` (training on this is wrong), `warning` (look at it first) or `note`.
+        kind: a name to select by, such as `unreadable`.
+        message: a sentence, without patient identifiers and file names.
+        rows: which rows, counted from 1; empty where it is about the whole cohort.
+    """
+
+    severity: Severity
+    kind: str
+    message: str
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `bolus.check` found; `cohort` carries the ranges that its images need.
+
+    Args:
+        cohort: as it was given, with `ranges` for every modality whose files do not state one.
+        findings: errors first.
+        columns: one record a role: role, column, present (share of the rows), distinct.
+        modalities: one record a modality: images, minimum and maximum (stored values), bits, rule, channels, low and
+            high (the values that become 0 and 1; None where each file states its own).
+        splits: one record a side, `all` last: rows, patients, and with_two_visits where visit or time is known.
+    """
+
+    cohort: Cohort
+    findings: list[Finding]
+    columns: list[dict[str, Any]]
+    modalities: list[dict[str, Any]]
+    splits: list[dict[str, Any]]
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Findings that make training on this cohort wrong."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """Findings to look at before training."""
+        return [finding for finding in self.findings if finding.severity == "warning"]
+
+    def write(self, path: str | Path) -> None:
+        """Write everything, with all row numbers, as JSON; folders are made."""
+        path = Path(path)
+        data = {
+            "table": Path(self.cohort.spec.table).name,
+            "rows": len(self.cohort),
+            "patients": self.cohort.num_patients,
+            "split_hash": self.cohort.split_hash,
+            "ranges": {name: list(bounds) for name, bounds in self.cohort.spec.ranges.items()},
+            "findings": [asdict(finding) for finding in self.findings],
+            "columns": self.columns,
+            "modalities": self.modalities,
+            "splits": self.splits,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    def render(self) -> RenderableType:
+        """What each column was taken for, intensities, sides of the split, findings: for 80 columns or more."""
+        columns = _table("Columns", ("role", "column"), ("present", "distinct"))
+        for each in self.columns:
+            _add(columns, each["role"], each["column"], _percent(each["present"]), each["distinct"])
+        intensities = _table(
+            "Intensities", ("modality",), ("images", "min", "max", "bits", "channels", "black to white")
+        )
+        for each in self.modalities:
+            shown = "each its own" if each["low"] is None else f"{each['low']:g} to {each['high']:g}"
+            extremes = (f"{each['minimum']:g}", f"{each['maximum']:g}")
+            joined = [", ".join(map(str, each[key])) for key in ("bits", "channels", "rule")]
+            _add(intensities, each["modality"], each["images"], *extremes, *joined[:2], f"{shown} ({joined[2]})")
+        visits = ["with two visits or more"] if any("with_two_visits" in each for each in self.splits) else []
+        sides = _table(f"Split {self.cohort.split_hash}", ("side",), ("rows", "patients", *visits))
+        for each in self.splits:
+            _add(sides, *each.values())
         lines = Table.grid(padding=(0, 2, 0, 0))
         lines.add_column(no_wrap=True)
         lines.add_column(overflow="fold")
-        for finding in report.findings:
+        for finding in self.findings:
             where = f" ({name_rows(row - 1 for row in finding.rows)})" if finding.rows else ""
             lines.add_row(Text(finding.severity, style=STYLES[finding.severity]), Text(finding.message + where))
-        parts += [Text("Findings", style="bold"), lines, Text()]
-    parts.append(Text(f"{len(report.errors)} errors, {len(report.warnings)} warnings, {num_notes} notes", style="bold"))
-    return Group(*parts)
+        title = Text(f"{len(self.cohort)} rows of {self.cohort.num_patients} patients", style="bold")
+        num_notes = len(self.findings) - len(self.errors) - len(self.warnings)
+        numbers = (("error", len(self.errors)), ("warning", len(self.warnings)), ("note", num_notes))
+        total = Text(", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in numbers), style="bold")
+        listed: list[RenderableType] = [Text("Findings", style="bold"), lines, Text()] if self.findings else []
+        return Group(title, Text(), columns, Text(), intensities, Text(), sides, Text(), *listed, total)
 
 
-def _table(title: str, header: Iterable[str], rows: Iterable[tuple[Any, ...]], *, numbers: int) -> Table:
-    """A table without lines; all but the first columns hold numbers, which stand to the right."""
+def _table(title: str, texts: Iterable[str], numbers: Iterable[str]) -> Table:
+    """A table without lines; numbers stand to the right."""
     table = Table(title=Text(title, style="bold"), title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    header = list(header)
-    for position, name in enumerate(header):
-        right = len(header) - position <= numbers
-        table.add_column(name, justify="right" if right else "left", overflow="fold", header_style="dim")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    table.add_section()
+    for name in texts:
+        table.add_column(name, overflow="fold", header_style="dim")
+    for name in numbers:
+        table.add_column(name, overflow="fold", header_style="dim", justify="right")
     return table
 
 
-def _range(record: dict[str, Any]) -> str:
-    return "each its own" if record["low"] is None else f"{record['low']:g} to {record['high']:g}"
-
-
-def _joined(values: Iterable[Any]) -> str:
-    return ", ".join(str(value) for value in values)
+def _add(table: Table, *cells: object) -> None:
+    """A row of plain text: a `[` in a column's name is no markup."""
+    table.add_row(*(Text(str(cell)) for cell in cells))
 
 
 def _percent(share: float) -> str:
-    """Rounded, but never to all where one is missing nor to none where one is there."""
-    if share in (0.0, 1.0):
-        return f"{share:.0%}"
-    return "<1%" if share < 0.01 else (">99%" if share > 0.99 else f"{share:.0%}")
+    """Rounded, but never to all where one is missing, nor to none where one is there."""
+    if 0 < share < 0.01:
+        return "<1%"
+    return ">99%" if 0.99 < share < 1 else f"{share:.0%}"

@@ -119,7 +119,9 @@ class Cohort:
     """
 
     def __init__(self, table: pd.DataFrame, spec: CohortSpec, folder: Path = Path()) -> None:
-        self.roles = {**infer_roles(table.columns, set(spec.roles.values())), **spec.roles}
+        inferred = infer_roles(table.columns, set(spec.roles.values()))
+        self._inferred = set(inferred) - set(spec.roles)
+        self.roles = {**inferred, **spec.roles}
         self.table = _strip(table.reset_index(drop=True), set(self.roles.values()))
         self.spec = spec.model_copy(update={"roles": self.roles})
         self.folder = folder
@@ -375,6 +377,8 @@ class Cohort:
             if bad.any():
                 example = str(series[bad].iloc[0])
                 hint = f"; declare it with --missing {self.roles[role]}={example}" if len(set(series[bad])) == 1 else ""
+                if role in self._inferred:
+                    hint += f"; if it is something else, give it another role, such as attribute:{self.roles[role]}"
                 expected = "number of days or a date like 2024-01-31" if role == "time" else "number"
                 column = f"{role} (column {self.roles[role]!r})"
                 found.append(f"{name_rows(np.flatnonzero(bad))}: {column} is not a {expected}, found {example!r}{hint}")
@@ -486,7 +490,7 @@ def _days(series: pd.Series[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[
         known = numbers.dropna()
         if len(known) == series.notna().sum() and len(known) and known.between(19000101, 21001231).all():
             series = numbers.astype("Int64")  # 20240131, a date as DICOM writes it, not fifty thousand years of days
-        elif odd.mean() < 0.5:
+        elif odd.sum() <= len(known):
             return numbers.to_numpy(np.float64, na_value=np.nan), odd
     dates = _dates(series.astype("string"))
     days = ((dates - dates.min()).dt.total_seconds() / 86400).to_numpy(np.float64)
@@ -494,7 +498,7 @@ def _days(series: pd.Series[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[
 
 
 def _dates(texts: pd.Series[Any]) -> pd.Series[Any]:
-    """ISO dates, or the one other order of day and month that fits every row; an order is never guessed row by row."""
+    """Dates; 01/02/2024 is one only if a single order of day and month fits all rows: never guessed row by row."""
     dates = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
     known = texts.notna()
     if dates[known].notna().all():
@@ -502,4 +506,7 @@ def _dates(texts: pd.Series[Any]) -> pd.Series[Any]:
     orders = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y")
     tried = [pd.to_datetime(texts, errors="coerce", format=order, utc=True) for order in orders]
     fitting = [each for each in tried if each[known].notna().all()]
-    return fitting[0] if len(fitting) == 1 else dates
+    if len(fitting) == 1:
+        return fitting[0]
+    month, day = (pd.to_datetime(texts, errors="coerce", format="mixed", utc=True, dayfirst=d) for d in (False, True))
+    return month.where(month == day)

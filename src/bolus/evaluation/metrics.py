@@ -1,15 +1,13 @@
-"""What a prediction is worth, and how sure a test set can be of it: metrics, and intervals over patients.
+"""What a prediction is worth: metrics that can be computed on many resamples of the rows at once.
 
-Images of one patient resemble each other, so intervals here resample whole patients. Every metric is a function
-`metric(y, p, weights=None)`: without weights it returns a float; with integer multiplicities `weights [B, n]` (row i
-counted `weights[b, i]` times in draw b) it returns `[B]`, at the cost of one sort. A metric that is undefined (one
-class only, constant values, no rows, a prediction that is not finite) is NaN, never an exception.
+Every metric is a function `metric(y, p, weights=None)`: a float without weights, `[B]` with multiplicities `weights
+[B, n]` (row i counted `weights[b, i]` times in draw b), at the cost of one sort. A metric that is undefined (one class
+only, constant values, no rows, a prediction that is not finite) is NaN, never an exception.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, Protocol, cast, overload
 
@@ -56,8 +54,7 @@ def _over_draws(core: Callable[..., FloatArray]) -> Metric:
 
 def _mean(values: FloatArray, w_bn: FloatArray) -> FloatArray:
     """Mean of `values [n]` in each draw."""
-    mean: FloatArray = w_bn @ values / w_bn.sum(1)
-    return mean
+    return np.asarray(w_bn @ values / w_bn.sum(1))
 
 
 def _tie_starts(sorted_values: FloatArray) -> IntArray:
@@ -79,6 +76,13 @@ def _count_by_score(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> tuple[FloatAr
     return positives, np.add.reduceat(w_sorted, starts, axis=1) - positives
 
 
+def _area(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
+    """Share of pairs of a positive and a negative that are in order, ties half, in each draw."""
+    positives, negatives = _count_by_score(y, p, w_bn)
+    below = np.cumsum(negatives, axis=1) - negatives / 2
+    return np.asarray((positives * below).sum(1) / (positives.sum(1) * negatives.sum(1)))
+
+
 @_over_draws
 def auroc(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
     """Area under the receiver operating characteristic: how often a positive outscores a negative, ties counting half.
@@ -96,10 +100,7 @@ def auroc(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
     >>> auroc([0, 1, 1], [0.1, 0.2, 0.0], weights=[[1, 1, 1], [1, 2, 0], [1, 0, 0]])
     array([0.5, 1. , nan])
     """
-    positives, negatives = _count_by_score(y, p, w_bn)
-    below = np.cumsum(negatives, axis=1) - negatives / 2
-    area: FloatArray = (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
-    return area
+    return _area(y, p, w_bn)
 
 
 @_over_draws
@@ -145,8 +146,7 @@ def brier(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
     >>> round(brier([0, 1], [0.1, 0.8]), 3)
     0.025
     """
-    error: FloatArray = (p - y).astype(np.float64) ** 2
-    return _mean(error, w_bn)
+    return _mean((p - y).astype(np.float64) ** 2, w_bn)
 
 
 @_over_draws
@@ -155,8 +155,7 @@ def balanced_accuracy(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
 
     Args:
         y: `[n]` codes.
-        p: `[n, K]` class probabilities (the largest wins), or `[n]` integer codes, or `[n]` float probabilities of
-            class 1 (above 0.5 wins).
+        p: `[n, K]` class probabilities, `[n]` integer codes, or `[n]` float probabilities of class 1 (above 0.5 wins).
         w_bn: `weights [B, n]` multiplicities, optional.
 
     Returns:
@@ -189,61 +188,43 @@ def balanced_accuracy(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
 def macro_auroc(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
     """Area under the curve of each class against the rest, averaged over classes with equal weight.
 
-    Args:
-        y: `[n]` codes 0..K-1.
-        p: `[n, K]` class probabilities.
-        w_bn: `weights [B, n]` multiplicities, optional.
-
-    Returns:
-        A float, or float64 `[B]`; the mean runs over the classes that are drawn, NaN where that is one only.
+    Args and Returns as `balanced_accuracy`, with `y` codes 0..K-1 and `p [n, K]` only.
 
     >>> macro_auroc([0, 1, 2], [[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.1, 0.6, 0.3]])
     0.75
     """
     if p.ndim != 2:
         raise EvaluationError(f"macro_auroc needs class probabilities [n, K], found {p.shape}")
-    core: Callable[..., FloatArray] = auroc.__wrapped__  # type: ignore[attr-defined]
-    areas = np.stack([core((y == k).astype(np.int64), p[:, k], w_bn) for k in range(p.shape[1])])
+    areas = np.stack([_area((y == k).astype(np.int64), p[:, k], w_bn) for k in range(p.shape[1])])
     defined = np.isfinite(areas)
-    mean: FloatArray = np.where(defined, areas, 0.0).sum(0) / defined.sum(0)
-    return mean
+    return np.asarray(np.where(defined, areas, 0.0).sum(0) / defined.sum(0))
 
 
 @_over_draws
 def mae(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
-    """Mean absolute error, in the target's unit; lower is better.
-
-    Args:
-        y: `[n]` target.
-        p: `[n]` prediction in the same unit.
-        w_bn: `weights [B, n]` multiplicities, optional.
-
-    Returns:
-        A float, or float64 `[B]` under weights.
+    """Mean absolute error, in the target's unit; lower is better. `y` and `p` are `[n]` in that unit.
 
     >>> mae([1.0, 2.0], [1.0, 4.0])
     1.0
     """
-    error: FloatArray = np.abs(p - y).astype(np.float64)
-    return _mean(error, w_bn)
+    return _mean(np.abs(p - y).astype(np.float64), w_bn)
 
 
 @_over_draws
 def mse(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
-    """Mean squared error, in the target's unit squared; lower is better. Args and Returns as `mae`.
+    """Mean squared error, in the target's unit squared; lower is better.
 
     >>> mse([1.0, 2.0], [1.0, 4.0])
     2.0
     """
-    error: FloatArray = (p - y).astype(np.float64) ** 2
-    return _mean(error, w_bn)
+    return _mean((p - y).astype(np.float64) ** 2, w_bn)
 
 
 @_over_draws
 def r2(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
     """Coefficient of determination: 1 is perfect, 0 is as good as the mean of these very rows.
 
-    Args and Returns as `mae`; NaN where the drawn targets are constant.
+    NaN where the drawn targets are constant.
 
     >>> r2([1.0, 2.0, 3.0], [1.0, 2.0, 2.0])
     0.5
@@ -256,7 +237,7 @@ def r2(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
 
 @_over_draws
 def pearson(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
-    """Pearson correlation of target and prediction; NaN where either is constant. Args and Returns as `mae`.
+    """Pearson correlation of target and prediction; NaN where either is constant.
 
     >>> pearson([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
     1.0
@@ -266,7 +247,7 @@ def pearson(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
 
 @_over_draws
 def spearman(y: AnyArray, p: AnyArray, w_bn: FloatArray) -> FloatArray:
-    """Spearman rank correlation, ties at their mean rank; NaN where either is constant. Args and Returns as `mae`.
+    """Spearman rank correlation, ties at their mean rank; NaN where either is constant.
 
     >>> spearman([1.0, 2.0, 3.0], [1.0, 10.0, 100.0])
     1.0
@@ -314,19 +295,16 @@ METRICS: dict[str, dict[str, Metric]] = {
 }
 """Metrics by task; the first of each is the one that choices and verdicts are made by."""
 
-_HIGHER = {
-    "auroc": True,
-    "average_precision": True,
-    "balanced_accuracy": True,
-    "sensitivity_at_specificity": True,
-    "brier": False,
-    "macro_auroc": True,
-    "mae": False,
-    "mse": False,
-    "r2": True,
-    "spearman": True,
-    "pearson": True,
-}
+_LOWER_IS_BETTER = ("brier", "mae", "mse")
+
+
+def metrics_of(task: str, num_classes: int) -> dict[str, Metric]:
+    """The metrics of a question: `classify` with two or more classes, or `regress`.
+
+    >>> next(iter(metrics_of("classify", 5)))
+    'balanced_accuracy'
+    """
+    return METRICS["regress" if task == "regress" else "binary" if num_classes == 2 else "multiclass"]
 
 
 def higher_is_better(metric: str) -> bool:
@@ -338,176 +316,7 @@ def higher_is_better(metric: str) -> bool:
     >>> higher_is_better("auroc"), higher_is_better("mae")
     (True, False)
     """
-    if metric not in _HIGHER:
-        raise EvaluationError(f"unknown metric {metric!r}; {suggest(metric, _HIGHER)}")
-    return _HIGHER[metric]
-
-
-def find_metric(metric: str | Metric) -> Metric:
-    """The function of a metric's name; a function passes through.
-
-    Raises:
-        EvaluationError: an unknown name.
-
-    >>> find_metric("mae")([1.0], [3.0])
-    2.0
-    """
-    if not isinstance(metric, str):
-        return metric
-    known = {name: function for group in METRICS.values() for name, function in group.items()}
+    known = {name for group in METRICS.values() for name in group}
     if metric not in known:
         raise EvaluationError(f"unknown metric {metric!r}; {suggest(metric, known)}")
-    return known[metric]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval over patients.
-
-    Args:
-        value: the metric on all rows.
-        low: 2.5th percentile of the bootstrap draws; NaN where more than half the draws, or the value itself, are
-            undefined, or where there are fewer than two patients.
-        high: 97.5th percentile, NaN likewise.
-        se: standard deviation of the draws, NaN likewise.
-        num_samples: rows.
-        num_patients: patients among them.
-    """
-
-    value: float
-    low: float
-    high: float
-    se: float
-    num_samples: int
-    num_patients: int
-
-    @classmethod
-    def from_draws(cls, value: float, draws: ArrayLike, patients: ArrayLike) -> Estimate:
-        """Summarise the bootstrap draws `[B]` of a value on the rows of `patients [n]`; undefined draws are dropped.
-
-        >>> Estimate.from_draws(0.5, [0.4, 0.6, float("nan")], [0, 0, 1]).num_patients
-        2
-        """
-        values = np.asarray(draws, dtype=np.float64)
-        defined = values[np.isfinite(values)]
-        clusters = cluster_codes(patients)
-        num_patients = int(clusters.max()) + 1 if len(clusters) else 0
-        low = high = se = float("nan")
-        if np.isfinite(value) and num_patients > 1 and len(defined) > 1 and 2 * len(defined) >= len(values):
-            low, high = (float(q) for q in np.percentile(defined, [2.5, 97.5]))
-            se = float(defined.std(ddof=1))
-        return cls(float(value), low, high, se, len(clusters), num_patients)
-
-
-def cluster_codes(patients: ArrayLike) -> IntArray:
-    """Patients as 0..P-1; a missing patient (-1 or NaN) equals nothing and is a cluster of its own.
-
-    >>> cluster_codes([7, 7, -1, -1, 3])
-    array([1, 1, 2, 3, 0])
-    """
-    given = np.asarray(patients)
-    if given.ndim != 1:
-        raise EvaluationError(f"patients must be one code a row, found an array of shape {given.shape}")
-    missing = np.isnan(given) | (given == -1) if given.dtype.kind in "if" else np.zeros(len(given), dtype=bool)
-    known, codes = np.unique(given[~missing], return_inverse=True)
-    clusters = np.empty(len(given), dtype=np.int64)
-    clusters[~missing] = codes
-    clusters[missing] = len(known) + np.arange(missing.sum())
-    return clusters
-
-
-def bootstrap_blocks(
-    patients: ArrayLike, *, draws: int, seed: int, block_size: int = 1 << 20
-) -> Iterator[NDArray[np.int32]]:
-    """The rows of `patient_bootstrap` in blocks of about `block_size` numbers, to fit in memory.
-
-    >>> [block.shape for block in bootstrap_blocks([0, 0, 1], draws=5, seed=0, block_size=6)]
-    [(2, 3), (2, 3), (1, 3)]
-    """
-    clusters = cluster_codes(patients)
-    num_patients = int(clusters.max()) + 1 if len(clusters) else 0
-    generator = np.random.default_rng(seed)
-    step = max(1, block_size // max(1, len(clusters)))
-    for first in range(0, draws, step):
-        size = min(step, draws - first)
-        drawn = generator.integers(max(1, num_patients), size=(size, num_patients))
-        offset = drawn + num_patients * np.arange(size)[:, None]
-        counts = np.bincount(offset.ravel(), minlength=size * num_patients).reshape(size, num_patients)
-        yield counts.astype(np.int32)[:, clusters]
-
-
-def patient_bootstrap(patients: ArrayLike, *, draws: int = 1000, seed: int) -> NDArray[np.int32]:
-    """Multiplicities of the rows when whole patients are resampled with replacement.
-
-    Args:
-        patients: `[n]` codes; -1 is a patient of its own.
-        draws: number of resamples B.
-        seed: the draws are a function of it and of the patients.
-
-    Returns:
-        int32 `[B, n]`; rows of one patient carry the same multiplicity; those of the patients sum to their number.
-
-    >>> weights = patient_bootstrap([0, 0, 1, 2], draws=3, seed=0)
-    >>> bool((weights[:, 0] == weights[:, 1]).all()), weights[:, 1:].sum(1).tolist()
-    (True, [3, 3, 3])
-    """
-    empty = np.zeros((0, len(np.asarray(patients))), dtype=np.int32)
-    return np.concatenate([empty, *bootstrap_blocks(patients, draws=draws, seed=seed)])
-
-
-def estimate(
-    metric: str | Metric, y: ArrayLike, p: ArrayLike, patients: ArrayLike, *, draws: int = 1000, seed: int = 0
-) -> Estimate:
-    """A metric with its 95 % percentile interval from the patient bootstrap.
-
-    Args:
-        metric: name in `METRICS`, or a function of (y, p, weights).
-        y: `[n]` targets, none missing.
-        p: `[n]` or `[n, K]` predictions.
-        patients: `[n]` codes.
-        draws: bootstrap resamples.
-        seed: of the resamples.
-
-    Returns:
-        The estimate; NaN parts where undefined (see `Estimate`).
-
-    >>> found = estimate("auroc", [0, 1] * 20, [0.0, 1.0] * 20, list(range(40)), seed=0)
-    >>> found.value, found.low, found.num_patients
-    (1.0, 1.0, 40)
-    """
-    function = find_metric(metric)
-    blocks = bootstrap_blocks(patients, draws=draws, seed=seed)
-    values = np.concatenate([np.empty(0), *(function(y, p, weights) for weights in blocks)])
-    return Estimate.from_draws(function(y, p), values, patients)
-
-
-def paired_difference(
-    metric: str | Metric,
-    y: ArrayLike,
-    p_a: ArrayLike,
-    p_b: ArrayLike,
-    patients: ArrayLike,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-) -> Estimate:
-    """The metric of `p_a` less that of `p_b`, on the same rows and the same draws of patients.
-
-    Args as `estimate`. The sign is the metric's own: for an error, negative means that `p_a` is better.
-
-    >>> paired_difference("mae", [1.0, 2.0, 3.0], [1.0, 2.0, 4.0], [1.0, 2.0, 4.0], [0, 1, 2], seed=0).high
-    0.0
-    """
-    function = find_metric(metric)
-    blocks = bootstrap_blocks(patients, draws=draws, seed=seed)
-    values = [function(y, p_a, weights) - function(y, p_b, weights) for weights in blocks]
-    return Estimate.from_draws(function(y, p_a) - function(y, p_b), np.concatenate([np.empty(0), *values]), patients)
-
-
-def detectable_difference(se: float) -> float:
-    """The smallest true difference that a comparison with standard error `se` finds with 80 % power at two-sided 5 %.
-
-    >>> round(detectable_difference(0.02), 4)
-    0.056
-    """
-    return (1.960 + 0.842) * se
+    return metric not in _LOWER_IS_BETTER

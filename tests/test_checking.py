@@ -1,0 +1,383 @@
+"""The preflight: each fault is planted in tiny images and found, with its rows and without naming a patient."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image as PillowImage
+from rich.console import Console
+
+from bolus.data import check_images
+from bolus.data.checking import CheckReport, Finding, check
+from bolus.data.cohort import Cohort
+from bolus.errors import CohortError, LeakageError
+
+SIDE = 16
+
+
+def picture(seed: int, low: int = 20, high: int = 230, shape: tuple[int, ...] = (SIDE, SIDE)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(low, high, shape)
+
+
+def write(folder: Path, pictures: Sequence[np.ndarray | None], columns: dict[str, list[object]] | None = None) -> Path:
+    """A table of PNG files, a patient each unless `columns` says else; None is a file that is not written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for row, pixels in enumerate(pictures):
+        if pixels is not None:
+            dtype = pixels.dtype if pixels.dtype in (np.uint8, np.uint16) else np.uint8
+            PillowImage.fromarray(pixels.astype(dtype)).save(folder / f"{row}.png")
+    table = {
+        "image": [f"{row}.png" for row in range(len(pictures))],
+        "patient": [f"P{row}" for row in range(len(pictures))],
+    }
+    pd.DataFrame({**table, **(columns or {})}).to_csv(folder / "table.csv", index=False)
+    return folder / "table.csv"
+
+
+def only(report: CheckReport, kind: str) -> Finding:
+    (found,) = [finding for finding in report.findings if finding.kind == kind]
+    return found
+
+
+def kinds(report: CheckReport) -> set[str]:
+    return {finding.kind for finding in report.findings}
+
+
+def rendered(report: CheckReport) -> str:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.render(), highlight=False)
+    text = console.export_text()
+    assert "Columns" in text
+    return text
+
+
+def test_clean_cohort_has_no_errors_and_no_warnings(tiny_cohort: Path) -> None:
+    report = check(tiny_cohort)
+    assert report.errors == []
+    assert report.warnings == []
+    assert kinds(report) == {"rare_class"}  # 10 patients of each class
+    assert report.cohort.spec.ranges == {}
+
+
+def test_missing_and_damaged_files_are_grouped_by_reason(tmp_path: Path) -> None:
+    table = write(tmp_path, [picture(seed) for seed in range(8)])
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "4.png").unlink()
+    (tmp_path / "2.png").write_bytes(b"")
+    (tmp_path / "6.png").write_bytes(b"")
+    (tmp_path / "3.png").write_bytes(b"not an image at all")
+    report = check(table)
+    assert only(report, "missing_file").rows == (2, 5)
+    unreadable = [finding for finding in report.errors if finding.kind == "unreadable"]
+    assert [finding.rows for finding in unreadable] == [(3, 7), (4,)]
+    assert "the file is empty" in unreadable[0].message
+    assert not any(".png" in finding.message for finding in report.findings)
+
+
+def test_reasons_that_differ_in_numbers_alone_are_one_group(tmp_path: Path) -> None:
+    pages = [PillowImage.fromarray(picture(seed).astype(np.uint8)) for seed in range(4)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:2])
+    pages[0].save(tmp_path / "b.tif", save_all=True, append_images=pages[1:3])
+    (tmp_path / "table.csv").write_text("image,patient\na.tif,P1\nb.tif,P2\n")
+    found = only(check(tmp_path / "table.csv"), "unreadable")
+    assert found.rows == (1, 2)
+    assert "expected one frame, found 2" in found.message
+    assert "role order" in found.message
+
+
+def test_a_cohort_without_one_readable_image_is_reported_not_raised(tmp_path: Path) -> None:
+    report = check(write(tmp_path, [None, None, None]))
+    assert only(report, "missing_file").rows == (1, 2, 3)
+    assert report.modalities == []
+    assert "3 rows of 3 patients" in rendered(report)
+
+
+def test_saturated_and_constant_images_are_warnings(tmp_path: Path) -> None:
+    pictures = [picture(seed) for seed in range(12)]
+    pictures[2][:9] = 255  # 9 of 16 lines at the bright end: over half
+    pictures[3][:8] = 255  # exactly half: fine
+    pictures[5][:] = 0
+    pictures[5][0, :8] = 255  # 8 of 256 pixels: 97 % at the dark end
+    pictures[6][:12] = 0  # 75 % black border: fine
+    pictures[8][:] = 77
+    pictures[9][:] = 100 + (picture(9) % 2)  # one level of noise
+    report = check(write(tmp_path, pictures))
+    assert report.errors == []
+    assert only(report, "saturated").rows == (3, 6)
+    assert only(report, "saturated").severity == "warning"
+    assert only(report, "near_constant").rows == (9, 10)
+
+
+def test_more_than_half_suspicious_images_are_an_error_about_the_range(tmp_path: Path) -> None:
+    # One outlier of 60000 among images up to 300 makes all others black.
+    pictures = [picture(seed, 0, 300).astype(np.uint16) for seed in range(7)]
+    pictures[3][0, 0] = 60000
+    report = check(write(tmp_path, pictures))
+    found = only(report, "near_constant")
+    assert found.severity == "error"
+    assert "wrong range" in found.message
+    assert found.rows == (1, 2, 3, 5, 6, 7)
+    assert report.cohort.spec.ranges == {"image": (0.0, 65535.0)}
+
+
+def test_the_bright_end_of_an_inverted_image_is_its_low_values(tmp_path: Path) -> None:
+    pixels = picture(0, 1000, 4000).astype(np.uint16)
+    pixels[:10] = 0
+    for row, photometric in enumerate((0, 1)):  # white is zero, black is zero
+        PillowImage.fromarray(pixels).save(tmp_path / f"{row}.tif", tiffinfo={262: photometric})
+    (tmp_path / "table.csv").write_text("image,patient\n0.tif,P1\n1.tif,P1\n")
+    assert only(check(tmp_path / "table.csv"), "saturated").rows == (1,)
+
+
+def test_grey_stored_as_colour_alpha_and_odd_channels(tmp_path: Path) -> None:
+    pictures = [picture(seed) for seed in range(6)]
+    pictures[1] = np.repeat(picture(1)[..., None], 3, axis=2)
+    pictures[2] = picture(2, shape=(SIDE, SIDE, 3))
+    pictures[4] = np.stack([picture(4), np.full((SIDE, SIDE), 99)], axis=2)  # grey with alpha
+    report = check(write(tmp_path, pictures))
+    assert only(report, "grey_as_color").rows == (2,)
+    assert only(report, "channels").rows == (3,)
+    assert only(report, "alpha_dropped").rows == (5,)
+    assert report.errors == []
+    assert len(report.warnings) == 3
+    assert report.modalities[0]["channels"] == [1, 3]
+
+
+def test_exact_copies_within_and_across_patients_and_splits(tmp_path: Path) -> None:
+    pictures = [picture(seed) for seed in range(9)]
+    pictures[1] = pictures[0]  # one patient
+    pictures[3] = pictures[2]  # two patients, one side
+    pictures[5] = pictures[4]  # two patients, two sides
+    pictures[7] = pictures[8] = np.full((SIDE, SIDE), 9)  # empty images are no copies of one another
+    columns: dict[str, list[object]] = {
+        "patient": ["A", "A", "B", "C", "D", "E", "F", "G", "H"],
+        "split": ["train", "train", "train", "train", "train", "test", "val", "train", "test"],
+    }
+    report = check(write(tmp_path, pictures, columns))
+    assert only(report, "duplicate_within_patient").rows == (1, 2)
+    assert only(report, "duplicate_within_patient").severity == "warning"
+    assert only(report, "duplicate_across_patients").rows == (3, 4)
+    assert only(report, "duplicate_across_patients").severity == "warning"
+    assert only(report, "duplicate_across_splits").rows == (5, 6)
+    assert report.errors == [only(report, "duplicate_across_splits")]
+    assert report.findings[0].severity == "error"  # errors come first
+
+
+def test_copies_are_found_by_pixels_not_by_bytes(tmp_path: Path) -> None:
+    table = write(tmp_path, [picture(0), picture(1), picture(2)], {"patient": ["A", "A", "A"]})
+    PillowImage.open(tmp_path / "0.png").save(tmp_path / "2.png", compress_level=0)
+    assert (tmp_path / "0.png").read_bytes() != (tmp_path / "2.png").read_bytes()
+    assert only(check(table), "duplicate_within_patient").rows == (1, 3)
+
+
+def test_twelve_bits_in_sixteen_get_their_range(tmp_path: Path) -> None:
+    deep = [picture(seed, 0, 4000).astype(np.uint16) for seed in range(4)]
+    shallow = [picture(seed) for seed in range(10, 14)]
+    table = write(tmp_path, [*deep, *shallow], {"modality": ["MR"] * 4 + ["XR"] * 4})
+    before = Cohort.open(table)
+    report = check(before)
+    assert report.cohort.spec.ranges == {"MR": (0.0, 4095.0)}
+    assert before.spec.ranges == {}
+    assert [each["modality"] for each in report.modalities] == ["MR", "XR"]
+    assert (report.modalities[0]["bits"], report.modalities[0]["rule"]) == ([16], ["cohort"])
+    assert (report.modalities[1]["high"], report.modalities[1]["rule"]) == (255.0, ["container"])
+    assert not {"shallow", "mixed_ranges", "beyond_range"} & kinds(report)
+
+
+def test_the_range_is_the_one_that_the_cache_uses(tmp_path: Path) -> None:
+    from bolus.data.cache import Preprocessing, build_store
+
+    table = write(tmp_path, [picture(seed, 3, 1500).astype(np.uint16) for seed in range(3)])
+    report = check(table)
+    store = build_store(Cohort.open(table), Preprocessing(8), folder=tmp_path / "cache")
+    assert store.preprocessing.ranges == report.cohort.spec.ranges == {"image": (0.0, 2047.0)}
+
+
+def test_eight_bits_in_sixteen_are_said(tmp_path: Path) -> None:
+    report = check(write(tmp_path, [picture(seed).astype(np.uint16) for seed in range(4)]))
+    assert "no value above 255 in files of 16 bits" in only(report, "shallow").message
+    assert report.cohort.spec.ranges == {"image": (0.0, 255.0)}
+
+
+def test_eight_and_sixteen_bits_in_one_modality(tmp_path: Path) -> None:
+    pictures = [picture(0), picture(1, 0, 4000).astype(np.uint16), picture(2), picture(3)]
+    assert only(check(write(tmp_path, pictures)), "mixed_ranges").rows == (2,)
+
+
+def test_a_stated_range_is_kept_and_what_lies_beyond_is_said(tmp_path: Path) -> None:
+    table = write(tmp_path, [picture(seed, 0, top).astype(np.uint16) for seed, top in enumerate((900, 1000, 3000))])
+    covering = check(Cohort.open(table, ranges={"image": (0, 1023)}))
+    assert covering.cohort.spec.ranges == {"image": (0.0, 1023.0)}
+    assert (only(covering, "beyond_range").severity, only(covering, "beyond_range").rows) == ("warning", (3,))
+    window = check(Cohort.open(table, ranges={"image": (100, 950)}))
+    assert (only(window, "beyond_range").severity, only(window, "beyond_range").rows) == ("note", (1, 2, 3))
+
+
+def test_notes_of_the_reader_are_reported_once_per_kind(tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = check_images.read_image
+
+    def noted(path: Path, frame: int | None = None) -> object:
+        image = original(path, frame=frame)
+        image.notes = ("FOR PROCESSING",) if path.name.endswith("_0.png") else ("sigmoid applied",)
+        return image
+
+    monkeypatch.setattr(check_images, "read_image", noted)
+    processing, sigmoid = [finding for finding in check(tiny_cohort).findings if finding.kind == "reader"]
+    assert processing == Finding("warning", "reader", "20 images: FOR PROCESSING", tuple(range(1, 61, 3)))
+    assert (sigmoid.severity, sigmoid.message, len(sigmoid.rows)) == ("note", "40 images: sigmoid applied", 40)
+
+
+def test_columns_that_say_nothing(tmp_path: Path) -> None:
+    columns: dict[str, list[object]] = {
+        "patient": [f"P{row // 2}" for row in range(12)],
+        "free": [f"text {row}" for row in range(12)],
+        "same": ["yes"] * 12,
+        "none": [""] * 12,
+        "age": list(range(40, 52)),
+        "site": ["here"] * 11 + [""],
+    }
+    table = write(tmp_path, [picture(seed) for seed in range(12)], columns)
+    roles = {"label:free": "free", "label:same": "same", "score:none": "none"}
+    report = check(Cohort.open(table, roles=roles))
+    assert "'free'" in only(report, "unique_column").message  # age, different in every row too, is a number
+    assert "'none'" in only(report, "empty_column").message
+    constant = {
+        finding.message.split()[0]: finding.severity for finding in report.findings if "same in" in finding.message
+    }
+    assert constant == {"label:same": "warning", "site": "note"}
+    records = {each["role"]: each for each in report.columns}
+    assert records["site"] == {"role": "site", "column": "site", "present": 11 / 12, "distinct": 1}
+    assert records["score:none"]["present"] == 0
+
+
+def test_rare_classes_count_patients_not_images(tmp_path: Path) -> None:
+    columns: dict[str, list[object]] = {
+        "patient": [f"P{row % 22:02d}" for row in range(44)],
+        "finding": ["rare|common" if row % 22 < 3 else "common" for row in range(44)],
+    }
+    table = write(tmp_path, [picture(seed, shape=(8, 8)) for seed in range(44)], columns)
+    report = check(Cohort.open(table, roles={"label:finding": "finding"}))
+    assert only(report, "rare_class").severity == "note"
+    assert only(report, "rare_class").message.endswith("positive patients: rare 3")
+
+
+def test_sides_count_rows_patients_and_follow_up(tiny_cohort: Path, tmp_path: Path) -> None:
+    report = check(tiny_cohort)
+    sides = {each.pop("side"): each for each in report.splits}
+    assert sides["all"] == {"rows": 60, "patients": 20, "with_two_visits": 20}
+    assert sum(sides[side]["rows"] for side in ("train", "val", "test")) == 60
+    pictures = [picture(seed) for seed in range(4)]
+    columns: dict[str, list[object]] = {"patient": list("AABC"), "split": ["train", "train", "val", "val"]}
+    without = check(write(tmp_path / "other", pictures, columns))
+    assert without.splits[0] == {"side": "train", "rows": 2, "patients": 1}
+    assert only(without, "empty_side").message == "no patient in test"
+
+
+def test_a_cohort_that_cannot_be_opened_raises_as_open_does(tmp_path: Path) -> None:
+    pictures = [picture(seed) for seed in range(3)]
+    table = write(tmp_path, pictures, {"patient": ["A", "A", "B"], "split": ["train", "test", "train"]})
+    with pytest.raises(CohortError, match="rows 1, 2"):
+        check(table)
+    assert issubclass(LeakageError, CohortError)
+
+
+def test_progress_and_workers(tiny_cohort: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    one = check(tiny_cohort, workers=1, on_progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(done, 60) for done in range(1, 61)]
+    many = check(tiny_cohort, workers=4)
+    assert (one.findings, one.columns, one.modalities, one.splits) == (
+        many.findings,
+        many.columns,
+        many.modalities,
+        many.splits,
+    )
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Callable[[], CheckReport]:
+    """A cohort with every kind of fault, whose patients' names stand in identifiers, file names and folders."""
+
+    def build() -> CheckReport:
+        folder = tmp_path / "faulty"
+        pictures: list[np.ndarray | None] = [picture(seed) for seed in range(14)]
+        pictures[1] = pictures[2]
+        pictures[3] = pictures[4]
+        pictures[5] = np.full((SIDE, SIDE), 3)
+        pictures[6] = picture(6, shape=(SIDE, SIDE, 3))
+        pictures[7] = picture(7, 0, 3000).astype(np.uint16)
+        names = [f"Surname{row // 2}" for row in range(14)]
+        write(folder, pictures, {"patient": names, "rank": [f"r{row}" for row in range(14)]})
+        table = pd.read_csv(folder / "table.csv")
+        for row, name in enumerate(names):
+            (folder / name).mkdir(exist_ok=True)
+            target = f"{name}/{name}_{row}.png"
+            shutil.move(folder / f"{row}.png", folder / target)
+            table.loc[row, "image"] = target
+        (folder / table["image"][8]).write_bytes(b"damaged")
+        (folder / table["image"][9]).unlink()
+        whole = (folder / table["image"][10]).read_bytes()
+        (folder / table["image"][10]).write_bytes(whole[: len(whole) // 2])
+        table.to_csv(folder / "table.csv", index=False)
+        return check(Cohort.open(folder / "table.csv", roles={"label:rank": "rank"}))
+
+    return build
+
+
+def test_no_patient_occurs_in_the_report(faulty: Callable[[], CheckReport], tmp_path: Path) -> None:
+    report = faulty()
+    assert {"missing_file", "unreadable", "near_constant", "channels", "mixed_ranges", "unique_column"} <= kinds(report)
+    report.write(tmp_path / "report.json")
+    for text in (rendered(report), (tmp_path / "report.json").read_text(), repr(report.findings)):
+        assert "Surname" not in text
+
+
+def test_json_and_terminal_hold_the_same_findings(faulty: Callable[[], CheckReport], tmp_path: Path) -> None:
+    report = faulty()
+    report.write(tmp_path / "new" / "folder" / "report.json")
+    data = json.loads((tmp_path / "new" / "folder" / "report.json").read_text())
+    assert [Finding(**{**each, "rows": tuple(each["rows"])}) for each in data["findings"]] == report.findings
+    assert data["ranges"] == {"image": [0.0, 4095.0]}
+    assert (data["rows"], data["patients"], data["table"]) == (14, 7, "table.csv")
+    assert {each["role"] for each in data["columns"]} == set(report.cohort.roles)
+    text = rendered(report)
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    for finding in report.findings:
+        assert " ".join(finding.message.split()) in words
+    assert words.endswith(f"{len(report.errors)} errors, {len(report.warnings)} warnings, 1 note")
+
+
+def test_column_names_are_no_markup(tmp_path: Path) -> None:
+    table = write(tmp_path, [picture(seed) for seed in range(3)], {"[red]x[/red]": ["a", "b", "b"]})
+    text = rendered(check(Cohort.open(table, roles={"label:x": "[red]x[/red]"})))
+    assert "[red]x[/red]" in text
+
+
+def test_the_cohort_it_returns_can_be_saved_and_opened(tmp_path: Path) -> None:
+    report = check(write(tmp_path, [picture(seed, 0, 900).astype(np.uint16) for seed in range(3)]))
+    report.cohort.save(tmp_path / "cohort.yaml")
+    again = check(tmp_path / "cohort.yaml")
+    assert again.cohort.spec == report.cohort.spec
+    assert again.cohort.spec.ranges == {"image": (0.0, 1023.0)}
+
+
+@pytest.mark.data
+def test_real_radiographs(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "nih1000"
+    pd.read_csv(source / "meta.csv", dtype=str).head(100).to_csv(tmp_path / "first.csv", index=False)
+    roles = {"visit": "followup", "label:findings": "findings"}
+    report = check(Cohort.open(tmp_path / "first.csv", roles=roles, root=str(source)))
+    assert report.errors == []
+    assert report.modalities[0]["images"] == 100
+    assert report.modalities[0]["bits"] == [8]
+    assert report.splits[-1]["with_two_visits"] > 5
+    report.write(tmp_path / "report.json")
+    assert "0000" not in (tmp_path / "report.json").read_text()

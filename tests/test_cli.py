@@ -1,0 +1,133 @@
+"""The command line as a person uses it, deliberate mistakes included; exit codes 0, 1 and 2."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from bolus.cli import main
+from bolus.recipe import Recipe, recipe_names
+
+
+class Result:
+    def __init__(self, code: int, out: str) -> None:
+        self.code, self.out = code, out
+
+
+@pytest.fixture
+def bolus(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    monkeypatch.setenv("BOLUS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*words: object) -> Result:
+        monkeypatch.setattr("sys.argv", ["bolus", *map(str, words)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        shown = capfd.readouterr()
+        return Result(code, shown.out + shown.err)
+
+    return call
+
+
+def test_check_pretrain_embed_evaluate_with_roles_on_the_command_line(
+    bolus: Any, tiny_cohort: Path, small_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    table = tiny_cohort.with_name("table.csv")
+    roles = ["--role", "label:sick=sick", "--role", "time=days", "--role", "score:severity=severity"]
+    split = ["--split", "seed=1", "--split", "val=0.2", "--split", "test=0.3"]
+    found = bolus("check", table, *roles, *split, "-o", tmp_path / "cohort.yaml")
+    assert found.code == 0, found.out
+    assert yaml.safe_load((tmp_path / "cohort.yaml").read_text())["roles"]["label:sick"] == "sick"
+    assert json.loads((tmp_path / "cohort-check.json").read_text())
+
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(Recipe.load(small_recipe).to_yaml())
+    found = bolus("pretrain", tmp_path / "cohort.yaml", "training.epochs=1", "--recipe", recipe, "--dry-run")
+    assert found.code == 0, found.out
+    assert re.search(r"\d+ images/s, \d+\.\d+ GiB at the peak, \d+ steps", found.out)
+    assert not (tmp_path / "run").exists()
+
+    found = bolus("pretrain", table, "training.epochs=1", "--recipe", recipe, "--out", tmp_path / "run", *roles, *split)
+    assert found.code == 0, found.out
+    found = bolus("embed", tmp_path / "run", tmp_path / "cohort.yaml", "-o", tmp_path / "e.parquet")
+    assert found.code == 0, found.out
+    assert "60 embeddings of width 256" in found.out
+    assert len(pd.read_parquet(tmp_path / "e.parquet")) == 60
+    found = bolus("evaluate", tmp_path / "run", tmp_path / "cohort.yaml", "--target", "sick", "--fractions", "0.5,1")
+    assert found.code == 0, found.out
+    assert "random-init" in found.out
+    assert "decided" in found.out
+    assert (tmp_path / "run" / "evaluations" / "classify-sick" / "results.jsonl").is_file()
+    found = bolus("evaluate", "--encoder", tmp_path / "run" / "encoder", tmp_path / "cohort.yaml",
+                  "--task", "regress", "--target", "severity", "-o", tmp_path / "other")  # fmt: skip
+    assert found.code == 0, found.out
+    assert "mae" in found.out
+
+    found = bolus("pretrain", table, "training.epochs=1", "--recipe", recipe, "--out", tmp_path / "run", *roles, *split)
+    assert found.code == 1
+    assert "--resume" in found.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["check", "absent.csv"], 1, "no such cohort or table"),
+        (["check", "TABLE", "--role", "patient"], 2, "expects NAME=VALUE"),
+        (["check", "TABLE", "--role", "patient=pat"], 1, "did you mean 'patient'"),
+        (["check", "TABLE", "--role", "view=sex"], 1, "role 'view': unknown"),
+        (["check", "TABLE", "--role", "score:sick=sick"], 1, "is not a number"),
+        (["check", "TABLE", "--missing", "sickk=no"], 1, "did you mean 'sick'"),
+        (["pretrain", "TABLE"], 2, "--recipe is needed"),
+        (["pretrain", "TABLE", "--recipe", "mlvixc"], 1, "did you mean 'mlvicx'"),
+        (["pretrain", "TABLE", "trainng.epochs=1", "--recipe", "mlvicx"], 1, "did you mean 'training'"),
+        (["pretrain", "TABLE", "training.epochs=0", "--recipe", "mlvicx"], 1, "training.epochs"),
+        (["pretrain", "TABLE", "objectives.global.widht=9", "--recipe", "mlvicx"], 1, "did you mean 'width'"),
+        (["evaluate", "TABLE", "--target", "sick"], 2, "run folder"),
+        (["evaluate", "nothing", "TABLE"], 2, "--target is needed"),
+        (["evaluate", "nothing", "TABLE", "--target", "age"], 1, "error:"),
+        (["embed", "no-such-run", "TABLE"], 1, "no-such-run"),
+        (["recipes", "nothing"], 1, "no recipe named"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_mistakes_end_in_one_message_and_an_exit_code(
+    bolus: Any,
+    tiny_cohort: Path,
+    words: list[str],
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    table = str(tiny_cohort.with_name("table.csv"))
+    found = bolus(*[table if word == "TABLE" else word for word in words])
+    assert found.code == code, found.out
+    assert said in found.out
+    assert "Traceback" not in found.out
+    assert "P00" not in found.out, "patient identifiers are never shown"
+
+
+def test_help_names_every_verb(bolus: Any) -> None:
+    found = bolus("--help")
+    assert found.code == 0
+    for verb in ("demo", "check", "pretrain", "embed", "evaluate", "recipes"):
+        assert verb in found.out
+
+
+def test_recipes_are_listed_and_printed_whole(bolus: Any) -> None:
+    found = bolus("recipes")
+    assert all(name in found.out for name in recipe_names())
+    for name in recipe_names():
+        shown = bolus("recipes", name)
+        assert Recipe.load(yaml.safe_load(shown.out)) == Recipe.load(name)
