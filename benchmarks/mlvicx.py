@@ -24,9 +24,10 @@ import pandas as pd
 
 from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
 from bolus.embedding import embed_rows, open_encoder, open_store
+from bolus.evaluation.fitting import Samples, fit_linear
+from bolus.evaluation.intervals import Estimate, detectable_difference, patient_bootstrap
 from bolus.evaluation.judging import find_targets
-from bolus.evaluation.metrics import Estimate, auroc, detectable_difference, patient_bootstrap
-from bolus.evaluation.probe import fit_linear
+from bolus.evaluation.metrics import auroc
 from bolus.provenance import machine, versions
 from bolus.training import pretrain
 from grid import RESULTS, read_cells, run_grid
@@ -160,24 +161,15 @@ def compare(work: Path, tier: str, name: str) -> list[dict[str, Any]]:
         part = {side: known & (split == side) for side in ("train", "val", "test")}
         test = part["test"]
         weights = patient_bootstrap(patients[test], draws=2000, seed=0)
-        draws: dict[str, np.ndarray] = {}
         values: dict[str, list[float]] = {}
+        drawn: dict[str, list[np.ndarray]] = {}  # by seed
         for arm, all_vectors in found["embeddings"].items():
-            per_seed = []
             for x in all_vectors:
-                head = fit_linear(
-                    x[part["train"]],
-                    y[part["train"]],
-                    "classify",
-                    x[part["val"]],
-                    y[part["val"]],
-                    patients[part["val"]],
-                )
-                p = head.predict(x[test])
-                p = p[:, 1] if p.ndim == 2 else p
-                values.setdefault(arm, []).append(float(auroc(y[test], p)))
-                per_seed.append(auroc(y[test], p, weights=weights))
-            draws[arm] = np.mean(per_seed, axis=0)
+                train, val = (Samples(x[side], y[side], patients[side]) for side in (part["train"], part["val"]))
+                p = fit_linear(train, val, "classify").predict(x[test])
+                values.setdefault(arm, []).append(auroc(y[test], p))
+                drawn.setdefault(arm, []).append(auroc(y[test], p, weights))
+        draws = {arm: np.mean(per_seed, axis=0) for arm, per_seed in drawn.items()}
         facts = {
             "cohort": name,
             "tier": tier,
@@ -201,23 +193,10 @@ def compare(work: Path, tier: str, name: str) -> list[dict[str, Any]]:
                 )
                 lines.append(_difference(facts, f"{arm} - {other}", gap, len(per_seed)))
         for arm in [a for a in ABLATIONS if a in values]:
-            first = auroc_draws(found["embeddings"], "mlvicx", part, y, patients, weights)
-            this = auroc_draws(found["embeddings"], arm, part, y, patients, weights)
-            gap = Estimate.from_draws(values[arm][0] - values["mlvicx"][0], this - first, patients[test])
+            change = drawn[arm][0] - drawn["mlvicx"][0]
+            gap = Estimate.from_draws(values[arm][0] - values["mlvicx"][0], change, patients[test])
             lines.append(_difference(facts, f"{arm} - mlvicx (seed 0)", gap, 1))
     return lines
-
-
-def auroc_draws(
-    embeddings: dict[str, list[np.ndarray]], arm: str, part: Any, y: Any, patients: Any, weights: Any
-) -> Any:
-    """Bootstrap draws of seed 0 of an arm."""
-    x = embeddings[arm][0]
-    head = fit_linear(
-        x[part["train"]], y[part["train"]], "classify", x[part["val"]], y[part["val"]], patients[part["val"]]
-    )
-    p = head.predict(x[part["test"]])
-    return auroc(y[part["test"]], p[:, 1] if p.ndim == 2 else p, weights=weights)
 
 
 def _numbers(estimate: Estimate) -> dict[str, float]:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bolus.data.batch import Batch, Sampler, seed_for
+from bolus.data.partners import PartnerIndex
 from bolus.data.relation import Relation
 from bolus.errors import RecipeError
 
@@ -39,7 +40,7 @@ def test_num_samples_counts_over_modalities():
 def test_every_batch_is_full_and_distinct(num_samples, share, partners, num_patients, balance, seed):
     rng = np.random.default_rng(seed)
     columns = {"patient": rng.integers(-1, num_patients, num_samples), "time": rng.random(num_samples)}
-    indexes = [Relation.parse(rule).index(columns) for rule in ("patient", {"near": {"time": 0.3}}, "views")]
+    indexes = [PartnerIndex(Relation.parse(rule), columns) for rule in ("patient", {"near": {"time": 0.3}}, "views")]
     batch_size = max(1, round(share * num_samples))
     sampler = Sampler(
         num_samples,
@@ -59,7 +60,7 @@ def test_every_batch_is_full_and_distinct(num_samples, share, partners, num_pati
 
 @pytest.mark.parametrize("with_relation", [False, True])
 def test_an_epoch_is_every_sample_once_as_an_anchor(with_relation):
-    indexes = [Relation(same=("patient",)).index({"patient": np.arange(37) // 3})] if with_relation else []
+    indexes = [PartnerIndex(Relation(same=("patient",)), {"patient": np.arange(37) // 3})] if with_relation else []
     sampler = Sampler(37, batch_size=8, seed=1, indexes=indexes)
     assert sampler.anchors_per_batch == (4 if with_relation else 8)
     anchors = [sampler.anchors(0, index) for index in range(sampler.batches_per_epoch)]
@@ -73,7 +74,7 @@ def test_an_epoch_is_every_sample_once_as_an_anchor(with_relation):
 def test_partners_of_every_anchor_are_in_the_batch():
     columns = {"patient": np.arange(200) // 4, "laterality": np.arange(200) % 2}
     relations = [Relation(same=("patient",)), Relation(same=("patient",), differ=("laterality",))]
-    indexes = [relation.index(columns) for relation in relations]
+    indexes = [PartnerIndex(relation, columns) for relation in relations]
     sampler = Sampler(200, batch_size=15, seed=0, indexes=indexes, partners=2)
     assert sampler.anchors_per_batch == 3
     for position, batch in enumerate(epoch_of(sampler)):
@@ -83,13 +84,13 @@ def test_partners_of_every_anchor_are_in_the_batch():
 
 
 def test_relations_without_any_partner_take_no_room():
-    lonely = Relation(same=("patient",)).index({"patient": np.arange(20)})
+    lonely = PartnerIndex(Relation(same=("patient",)), {"patient": np.arange(20)})
     sampler = Sampler(20, batch_size=8, seed=0, indexes=[lonely])
     assert sampler.anchors_per_batch == 8
 
 
 def test_batches_are_a_function_of_seed_epoch_and_index():
-    index = Relation(same=("patient",)).index({"patient": np.arange(50) // 2})
+    index = PartnerIndex(Relation(same=("patient",)), {"patient": np.arange(50) // 2})
     make = lambda seed: Sampler(50, batch_size=8, seed=seed, indexes=[index])  # noqa: E731
     ordered = [batch.tolist() for batch in epoch_of(make(3), 1)]
     other = make(3)
@@ -111,7 +112,7 @@ def test_global_random_state_is_left_alone():
 
 
 def test_fill_is_random_over_all_samples():
-    index = Relation(same=("patient",)).index({"patient": np.concatenate([[0, 0], np.full(98, -1)])})
+    index = PartnerIndex(Relation(same=("patient",)), {"patient": np.concatenate([[0, 0], np.full(98, -1)])})
     sampler = Sampler(100, batch_size=10, seed=0, indexes=[index])
     counts = np.bincount(np.concatenate([b for e in range(20) for b in epoch_of(sampler, e)]), minlength=100)
     expected = 20 * sampler.batches_per_epoch * 10 / 100

@@ -146,7 +146,7 @@ def test_grey_stored_as_colour_alpha_and_odd_channels(tmp_path: Path) -> None:
     assert only(report, "channels").rows == (3,)
     assert only(report, "alpha_dropped").rows == (5,)
     assert report.errors == []
-    assert len(report.warnings) == 3
+    assert kinds(report) == {"grey_as_color", "channels", "alpha_dropped", "empty_side"}  # few patients: none in test
     assert report.modalities[0]["channels"] == [1, 3]
 
 
@@ -352,7 +352,7 @@ def test_json_and_terminal_hold_the_same_findings(faulty: Callable[[], CheckRepo
     words = " ".join(text.split())
     for finding in report.findings:
         assert " ".join(finding.message.split()) in words
-    assert words.endswith(f"{len(report.errors)} errors, {len(report.warnings)} warnings, 1 note")
+    assert words.endswith(f"{len(report.errors)} errors, {len(report.warnings)} warnings, 0 notes")
 
 
 def test_column_names_are_no_markup(tmp_path: Path) -> None:

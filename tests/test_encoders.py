@@ -27,8 +27,10 @@ from transformers import (
 )
 
 from bolus.encoders import backbone as backbone_module
-from bolus.encoders.backbone import Encoder, build_encoder, external_encoder, load_encoder, save_encoder
+from bolus.encoders.backbone import Encoder
+from bolus.encoders.building import build_encoder, external_encoder
 from bolus.encoders.context import ContextBlock
+from bolus.encoders.folder import load_encoder, save_encoder
 from bolus.errors import EncoderError
 from bolus.recipe import EncoderSpec
 
@@ -568,7 +570,6 @@ def test_external_folder(tmp_path: Path, model_class: type) -> None:
     with torch.no_grad():
         expected = getattr(model, "resnet", model)(ready).pooler_output.flatten(1)
         torch.testing.assert_close(encoder(images).pooled, expected)
-        assert external_encoder(str(tmp_path), in_channels=1)[0](images[:, :1]).pooled.shape == expected.shape
 
 
 def test_external_hub_name_takes_the_same_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -595,20 +596,6 @@ def test_external_without_processor(tmp_path: Path, caplog: pytest.LogCaptureFix
     encoder, contract = external_encoder(tmp_path)
     assert (contract, encoder.spec.mean, encoder.spec.std) == ({"size": 32}, [0.5], [0.25])
     assert "no preprocessor_config.json" in caplog.text
-
-
-def test_external_takes_an_encoder_folder(tmp_path: Path, tiny: str) -> None:
-    encoder = build(backbone=tiny, in_channels=3, context=True).eval()
-    save_encoder(encoder, tmp_path, preprocessing={"size": 40})
-    images = pixels(2, 1, 32, 32)
-    expected = encoder(images.expand(-1, 3, -1, -1)).pooled
-    same, contract = external_encoder(tmp_path)
-    grey, _ = external_encoder(tmp_path, in_channels=1)
-    assert contract == {"size": 40}
-    assert torch.equal(same(images.expand(-1, 3, -1, -1)).pooled, expected)
-    assert torch.equal(grey(images).pooled, expected)
-    assert not grey.training
-    assert len(external_encoder(tmp_path, keep_context=False)[0].context) == 0
 
 
 def test_pretrained_that_lacks_weights_is_refused(tmp_path: Path) -> None:
@@ -651,4 +638,4 @@ def test_refuses_what_does_not_go_together(tmp_path: Path, tiny: str) -> None:
         build(backbone=str(tmp_path / "bert"))
     save_encoder(build(backbone=tiny), tmp_path / "grey", preprocessing={})
     with pytest.raises(EncoderError, match="expected a backbone for 3-channel images, found one for 1"):
-        external_encoder(tmp_path / "grey", in_channels=3)
+        build(backbone=str(tmp_path / "grey"), pretrained=True, in_channels=3)

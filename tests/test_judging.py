@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import yaml
 from bolus.data.cohort import Cohort, CohortSpec
 from bolus.embedding import embed, open_encoder
 from bolus.errors import EncoderError, EvaluationError, LeakageError
+from bolus.evaluation.heads import Head
 from bolus.evaluation.judging import evaluate, find_targets
-from bolus.evaluation.probe import Head
 from bolus.evaluation.results import read_results
 from bolus.run import Run
 from bolus.training import pretrain
@@ -43,8 +45,30 @@ def test_evaluate_writes_results_predictions_and_heads(run: Run, tiny_cohort: Pa
     frame = embed(run.folder, tiny_cohort, cache=tmp_path / "cache")
     scores = head.predict(np.stack(list(frame["embedding"])))
     kept = predictions.query("encoder == 'run' and probe == 'linear' and fraction == 1.0").set_index("row")["score"]
-    positive = scores[:, 1] if scores.ndim == 2 else scores
-    np.testing.assert_allclose(positive[kept.index - 1], kept, rtol=1e-5)
+    np.testing.assert_allclose(scores[kept.index - 1], kept, rtol=1e-5)
+
+
+def test_no_embedding_of_a_training_patient_is_written(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
+    found = evaluate(run.folder, tiny_cohort, target="sick", draws=20, cache=tmp_path / "cache")
+    assert {result.probe for result in found.results} == {"linear", "knn", "none"}
+    assert [path.name for path in found.folder.glob("head-*")] == ["head-sick-linear.safetensors"]
+
+
+def test_notes_are_kept_for_each_target(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
+    found = evaluate(run.folder, tiny_cohort, task="regress", target="severity", draws=20, cache=tmp_path / "cache")
+    notes = json.loads((found.folder / "notes.json").read_text(encoding="utf-8"))
+    assert notes == {"general": found.notes, "targets": {"severity": found.reports["severity"].notes}}
+    assert any("severity is missing in" in note for note in notes["targets"]["severity"])
+
+
+def test_a_folder_may_be_named_like_a_difference_or_a_baseline(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
+    names = {"a - b": "a-b", "majority": "majority (encoder)", "random-init": "random-init (encoder)"}
+    for name, shown in names.items():
+        folder = shutil.copytree(run.folder, tmp_path / name)
+        found = evaluate(folder, tiny_cohort, target="sick", probes=("linear",), draws=20, cache=tmp_path / "cache")
+        encoders = {result.encoder for result in found.results if " - " not in result.encoder}
+        assert encoders == {shown, f"{shown} without context", "random-init", "majority"}
+        assert f"{shown} - random-init" in {result.encoder for result in found.results}
 
 
 def test_the_planted_label_is_found(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:

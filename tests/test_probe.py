@@ -1,30 +1,18 @@
-"""Probes: naive references, what may influence a choice, patient-level draws, degenerate targets, results on disk."""
+"""Probes: patient-level draws, what may influence a choice, both sources of chance, degenerate targets."""
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import expit
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from bolus.errors import EvaluationError, LeakageError
-from bolus.evaluation import metrics
-from bolus.evaluation.probe import (
-    NEIGHBOURS,
-    STRENGTHS,
-    Head,
-    draw_patients,
-    fit_knn,
-    fit_linear,
-    probe,
-    verdict_of,
-)
-from bolus.evaluation.results import Result, read_results, versions, write_results
+from bolus.evaluation.intervals import estimate, paired_difference, patient_bootstrap
+from bolus.evaluation.metrics import auroc
+from bolus.evaluation.probe import draw_patients, probe
+from bolus.evaluation.results import read_results, write_results
 
 
 def planted(seed=0, num_patients=160, images=2, dim=12, signal=1.0, task="classify", num_classes=2):
@@ -56,175 +44,6 @@ def the(report, **wanted):
     return found
 
 
-# ---------------------------------------------------------------------------------------------------------------- heads
-
-
-def splits_of(seed=0, **kwargs):
-    embeddings, y, patients, split = planted(seed, **kwargs)
-    x, train, val = embeddings["run"], split == "train", split == "val"
-    return x[train], y[train], x[val], y[val], patients[val], x[split == "test"]
-
-
-@pytest.mark.parametrize("num_classes", [2, 4])
-def test_logistic_head_is_sklearns_at_the_best_validation_strength(num_classes):
-    x, y, x_val, y_val, patients_val, x_test = splits_of(num_classes=num_classes)
-    x = x * 3 + 5
-    x_val, x_test = x_val * 3 + 5, x_test * 3 + 5
-    head = fit_linear(x, y, "classify", x_val, y_val, patients_val)
-    mean, scale = x.mean(0), x.std(0)
-    best = None
-    for strength in STRENGTHS:
-        model = LogisticRegression(C=1 / strength, tol=1e-8, max_iter=5000).fit((x - mean) / scale, y.astype(int))
-        p = model.predict_proba((x_val - mean) / scale)
-        value = metrics.auroc(y_val, p[:, 1]) if num_classes == 2 else metrics.balanced_accuracy(y_val, p)
-        if best is None or value > best[0]:
-            best = (value, strength, model)
-    assert head.strength == best[1]
-    assert head.validation == pytest.approx(best[0], abs=1e-3)
-    expected = best[2].predict_proba((x_test - mean) / scale)
-    np.testing.assert_allclose(head.predict(x_test), expected[:, 1] if num_classes == 2 else expected, atol=2e-3)
-
-
-@pytest.mark.parametrize("dim", [12, 200])
-def test_ridge_head_is_sklearns(dim):
-    x, y, x_val, y_val, patients_val, x_test = splits_of(task="regress", dim=dim)
-    head = fit_linear(x, y, "regress", x_val, y_val, patients_val)
-    mean, scale = x.mean(0), x.std(0)
-    errors = []
-    for strength in STRENGTHS:
-        model = Ridge(alpha=strength).fit((x - mean) / scale, (y - y.mean()) / y.std())
-        predicted = [model.predict((part - mean) / scale) * y.std() + y.mean() for part in (x_val, x_test)]
-        errors.append(np.abs(predicted[0] - y_val).mean())
-        if strength == head.strength:
-            np.testing.assert_allclose(head.predict(x_test), predicted[1], rtol=1e-8)
-    assert head.strength == STRENGTHS[int(np.argmin(errors))]
-    assert head.validation == pytest.approx(min(errors))
-
-
-@pytest.mark.parametrize(("task", "num_classes"), [("classify", 2), ("classify", 4), ("regress", 2)])
-def test_knn_is_a_naive_loop(task, num_classes):
-    x, y, x_val, y_val, patients_val, x_test = splits_of(task=task, num_classes=num_classes)
-
-    def naive(query, k):
-        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-        out = []
-        for row in query:
-            distance = 1 - unit @ (row / np.linalg.norm(row))
-            near = sorted(range(len(x)), key=lambda i: distance[i])[:k]
-            weight = np.array([1 / max(distance[i], 1e-6) for i in near])
-            if task == "regress":
-                out.append((weight * y[near]).sum() / weight.sum())
-            else:
-                shares = [weight[y[near] == c].sum() / weight.sum() for c in range(num_classes)]
-                out.append(shares[1] if num_classes == 2 else shares)
-        return np.array(out)
-
-    head = fit_knn(x, y, task, x_val, y_val, patients_val)
-    group = "regress" if task == "regress" else "binary" if num_classes == 2 else "multiclass"
-    name, metric = next(iter(metrics.METRICS[group].items()))
-    sizes = [min(k, len(x)) for k in NEIGHBOURS]
-    values = [metric(y_val, naive(x_val, k)) for k in sizes]
-    best = max(values) if metrics.higher_is_better(name) else min(values)
-    assert head.validation == pytest.approx(best)
-    assert head.strength == sizes[int(np.argmin(np.abs(np.array(values) - best)))]
-    np.testing.assert_allclose(head.predict(x_test), naive(x_test, int(head.strength)), rtol=1e-9)
-    sklearn_class = KNeighborsRegressor if task == "regress" else KNeighborsClassifier
-    model = sklearn_class(int(head.strength), weights="distance", metric="cosine").fit(x, y)
-    expected = model.predict(x_test) if task == "regress" else model.predict_proba(x_test)
-    np.testing.assert_allclose(head.predict(x_test), expected[:, 1] if group == "binary" else expected, rtol=1e-7)
-
-
-def test_an_exact_copy_decides_its_own_neighbourhood():
-    x, y, *_ = splits_of()
-    head = fit_knn(x, y, "classify", x, y, np.arange(len(x)))
-    assert np.array_equal(head.predict(x) > 0.5, y == 1)
-
-
-@pytest.mark.parametrize(("task", "num_classes"), [("classify", 2), ("classify", 4), ("regress", 2)])
-@pytest.mark.parametrize("fit", [fit_linear, fit_knn])
-def test_saved_head_is_the_same(tmp_path, fit, task, num_classes):
-    x, y, x_val, y_val, patients_val, x_test = splits_of(task=task, num_classes=num_classes)
-    head = fit(x, y, task, x_val, y_val, patients_val)
-    head.save(tmp_path / "new" / "head.safetensors")
-    loaded = Head.load(tmp_path / "new" / "head.safetensors")
-    assert np.array_equal(head.predict(x_test), loaded.predict(x_test))
-    for key, value in vars(head).items():
-        assert np.array_equal(getattr(loaded, key), value) if isinstance(value, np.ndarray) else True
-    assert (loaded.kind, loaded.strength, loaded.notes) == (head.kind, head.strength, head.notes)
-
-
-def test_constant_head_survives_saving(tmp_path):
-    head = fit_linear(np.eye(3), [1, 1, 1], "classify", np.eye(3), [0, 1, 0], [0, 1, 2])
-    head.save(tmp_path / "head.safetensors")
-    loaded = Head.load(tmp_path / "head.safetensors")
-    assert math.isnan(loaded.strength)
-    assert loaded.predict(np.eye(3)).tolist() == [1.0, 1.0, 1.0]
-    with pytest.raises(EvaluationError, match="no head"):
-        Head.load(tmp_path / "none.safetensors")
-    (tmp_path / "text.safetensors").write_text("not a head")
-    with pytest.raises(EvaluationError, match="not a head"):
-        Head.load(tmp_path / "text.safetensors")
-
-
-@pytest.mark.parametrize("fit", [fit_linear, fit_knn])
-def test_degenerate_training(fit):
-    r = np.random.default_rng(0)
-    x, x_val = r.normal(size=(6, 3)), r.normal(size=(4, 3))
-    one = fit(x, [0, 0, 0, -1, 0, np.nan], "classify", x_val, [0, 1, 0, 1], [0, 1, 2, 3], num_classes=3)
-    assert one.kind == "constant"
-    assert "one class" in one.notes[0]
-    assert one.predict(x_val).tolist() == [[1.0, 0.0, 0.0]] * 4
-    same = fit(x, np.full(6, 7.0), "regress", x_val, [1.0, 2.0, 3.0, 4.0], [0, 1, 2, 3])
-    assert same.kind == "constant"
-    assert same.predict(x_val).tolist() == [7.0] * 4
-    unseen = fit(x, [0, 2, 0, 2, 0, 2], "classify", x_val, [0, 1, 2, 0], [0, 1, 2, 3], num_classes=4)
-    probabilities = unseen.predict(x_val)
-    assert probabilities.shape == (4, 4)
-    assert (probabilities[:, [1, 3]] == 0).all()
-    np.testing.assert_allclose(probabilities.sum(1), 1)
-    with pytest.raises(EvaluationError, match="at least one training row"):
-        fit(x, np.full(6, -1), "classify", x_val, [0, 1, 0, 1], [0, 1, 2, 3])
-    with pytest.raises(EvaluationError, match="did you mean 'classify'"):
-        fit(x, np.zeros(6), "clasify", x_val, [0, 1, 0, 1], [0, 1, 2, 3])
-    with pytest.raises(EvaluationError, match=r"needs embeddings \[n, 3\]"):
-        unseen.predict(np.zeros((2, 5)))
-
-
-def test_without_positives_in_validation_the_strength_is_the_middle():
-    x, y, x_val, y_val, patients_val, _ = splits_of()
-    linear = fit_linear(x, y, "classify", x_val, np.zeros_like(y_val), patients_val)
-    assert linear.strength == STRENGTHS[len(STRENGTHS) // 2]
-    assert math.isnan(linear.validation)
-    assert "middle of its grid" in linear.notes[0]
-    knn = fit_knn(x, y, "classify", x_val[:0], y_val[:0], patients_val[:0])
-    sizes = sorted({min(k, len(x)) for k in NEIGHBOURS})
-    assert knn.strength == sizes[(len(sizes) - 1) // 2]
-    few = y_val.copy()
-    few[few == 1] = 0
-    few[0] = 1
-    assert "1 validation patients" in fit_linear(x, y, "classify", x_val, few, patients_val).notes[0]
-    regression = fit_linear(x, y + x[:, 0], "regress", x_val[:0], y_val[:0], patients_val[:0])
-    assert "middle of its grid" in regression.notes[0]
-
-
-def test_constant_features_do_not_break_standardising():
-    x, y, x_val, y_val, patients_val, x_test = splits_of()
-    padded = [np.hstack([part, np.full((len(part), 1), 0.1), np.zeros((len(part), 1))]) for part in (x, x_val, x_test)]
-    head = fit_linear(padded[0], y, "classify", padded[1], y_val, patients_val)
-    plain = fit_linear(x, y, "classify", x_val, y_val, patients_val)
-    np.testing.assert_allclose(head.predict(padded[2]), plain.predict(x_test), atol=1e-6)
-
-
-def test_binary_probability_is_a_sigmoid_of_the_linear_score():
-    x, y, x_val, y_val, patients_val, x_test = splits_of()
-    head = fit_linear(x, y, "classify", x_val, y_val, patients_val)
-    score = ((x_test - head.mean) / head.scale) @ head.coef[0] + head.intercept[0]
-    np.testing.assert_allclose(head.predict(x_test), expit(score))
-
-
-# ---------------------------------------------------------------------------------------------------------------- draws
-
-
 def test_fractions_are_of_patients_and_nested():
     r = np.random.default_rng(0)
     patients = np.repeat(np.arange(50), r.integers(1, 9, 50))
@@ -252,9 +71,6 @@ def test_draws_of_one_class_and_of_numbers():
     for y, task in ((np.zeros(10), "classify"), (np.linspace(0, 1, 10), "regress")):
         assert draw_patients(patients, y, task, fractions=(0.3,), repeats=1, seed=1)[0.3, 0].sum() == 3
     assert draw_patients([4], [0.0], "classify", fractions=(0.1,), repeats=1, seed=1)[0.1, 0].sum() == 1
-
-
-# ---------------------------------------------------------------------------------------------------------------- probe
 
 
 def test_planted_signal_is_found_and_noise_is_not():
@@ -304,7 +120,7 @@ def test_several_classes():
     assert run.ci_low > 1 / 3 == pytest.approx(the(report, metric="balanced_accuracy", encoder="majority").estimate)
     scores = report.predictions[[f"score:{name}" for name in names]]
     np.testing.assert_allclose(scores.sum(axis=1), 1)
-    assert report.heads["sick-linear"].class_names == ("DCM", "HCM", "NOR")
+    assert report.heads["linear"].class_names == ("DCM", "HCM", "NOR")
 
 
 def test_results_are_the_estimates_of_the_predictions():
@@ -317,12 +133,10 @@ def test_results_are_the_estimates_of_the_predictions():
     )
     assert np.array_equal(ours.position, np.flatnonzero(split == "test"))
     assert np.array_equal(ours.y, y[ours.position])
-    own = metrics.estimate("auroc", ours.y, ours.score, patients[ours.position], draws=100, seed=5)
+    own = estimate(auroc, ours.y, ours.score, patients[ours.position], draws=100, seed=5)
     found = the(report, metric="auroc", encoder="run", probe="knn")
     assert (found.estimate, found.ci_low, found.ci_high) == pytest.approx((own.value, own.low, own.high))
-    pair = metrics.paired_difference(
-        "auroc", ours.y, ours.score, theirs.score, patients[ours.position], draws=100, seed=5
-    )
+    pair = paired_difference(auroc, ours.y, ours.score, theirs.score, patients[ours.position], draws=100, seed=5)
     found = the(report, metric="auroc", encoder="run - random-init", probe="knn")
     assert (found.estimate, found.ci_low, found.se) == pytest.approx((pair.value, pair.low, pair.se))
 
@@ -359,7 +173,7 @@ def test_test_targets_and_embeddings_choose_nothing():
             for key, value in vars(head).items():
                 other = getattr(report.heads[name], key)
                 assert np.array_equal(other, value) if isinstance(value, np.ndarray) else other == value
-    assert {"sick-linear", "sick-knn"} == set(reports[0].heads)
+    assert {"linear", "knn"} == set(reports[0].heads)
     estimates = [the(report, metric="auroc", encoder="run", probe="linear").estimate for report in reports]
     assert estimates[0] != estimates[1]
 
@@ -372,7 +186,7 @@ def test_validation_does_choose():
         val = np.flatnonzero(split == "val")
         turned[val] = np.random.default_rng(seed).permutation(turned[val])
         report = probe(embeddings, turned, patients, split, **arguments(draws=10))
-        strengths.add(report.heads["sick-linear"].strength)
+        strengths.add(report.heads["linear"].strength)
     assert len(strengths) > 1
 
 
@@ -381,19 +195,19 @@ def test_repeats_enter_estimate_and_interval():
     report = probe(*data, **arguments(fractions=(0.05, 1.0), repeats=4, probes=("linear",), draws=2000))
     frame = report.predictions
     few = frame[(frame.encoder == "run") & (frame.fraction == 0.05) & (frame.split == "test")]
-    each = [metrics.auroc(group.y, group.score) for _, group in few.groupby("repeat")]
+    each = [auroc(group.y, group.score) for _, group in few.groupby("repeat")]
     found = the(report, metric="auroc", encoder="run", fraction=0.05)
     assert len(each) == 4
     assert found.estimate == pytest.approx(np.mean(each))
     assert found.sd_repeats == pytest.approx(np.std(each, ddof=1))
-    weights = metrics.patient_bootstrap(data[2][data[3] == "test"], draws=2000, seed=0)
-    drawn = np.stack([metrics.auroc(g.y, g.score, weights) for _, g in few.groupby("repeat")])
+    weights = patient_bootstrap(data[2][data[3] == "test"], draws=2000, seed=0)
+    drawn = np.stack([auroc(g.y, g.score, weights) for _, g in few.groupby("repeat")])
     over_patients, over_repeats = drawn.mean(0).var(ddof=1), drawn.var(axis=0, ddof=1).mean() / 4
     assert over_repeats > 0.2 * over_patients
     assert found.se**2 == pytest.approx(over_patients + over_repeats, rel=0.1)  # both sources enter
     assert the(report, metric="auroc", encoder="run", fraction=1.0).sd_repeats is None
     assert the(report, metric="auroc", encoder="run", fraction=1.0).estimate > found.estimate
-    assert set(report.heads) == {"sick-linear"}
+    assert set(report.heads) == {"linear"}
     assert set(frame[frame.fraction == 1.0].repeat) == {0}
     partial = probe(*data, **arguments(fractions=(0.5,), draws=10))
     assert partial.heads == {}
@@ -432,7 +246,7 @@ def test_one_class_in_test_or_train_is_said_not_raised(tmp_path):
     single = y.copy()
     single[split == "train"] = 1
     report = probe(embeddings, single, patients, split, **arguments())
-    assert report.heads["sick-linear"].kind == "constant"
+    assert report.heads["linear"].kind == "constant"
     assert the(report, metric="auroc", encoder="run", probe="linear").estimate == 0.5
     assert any("training has one class" in note for note in report.notes)
     assert the(report, metric="auroc", encoder="run", probe="linear").notes
@@ -527,70 +341,3 @@ def test_arguments_are_left_alone():
     probe(embeddings, y, patients, split, **arguments(draws=10))
     for before, after in zip(copies, (*embeddings.values(), y, patients, split), strict=True):
         assert np.array_equal(before, after)
-
-
-# -------------------------------------------------------------------------------------------------------------- results
-
-
-def difference(**changes):
-    values = {
-        "task": "classify",
-        "target": "t",
-        "metric": "auroc",
-        "estimate": 0.05,
-        "ci_low": 0.01,
-        "ci_high": 0.09,
-        "num_samples": 90,
-        "num_patients": 40,
-        "encoder": "run - other",
-        "detectable": 0.06,
-    }
-    return Result(**(values | changes))
-
-
-def test_verdicts():
-    assert verdict_of(difference()) == "decided: +0.050 [+0.010, +0.090] AUROC over other"
-    worse = verdict_of(difference(estimate=-0.05, ci_low=-0.09, ci_high=-0.01))
-    assert worse == "decided: -0.050 [-0.090, -0.010] AUROC over other, which is worse"
-    assert verdict_of(difference(metric="mae")).endswith("MAE (lower is better) over other, which is worse")
-    assert verdict_of(difference(ci_low=-0.01)).endswith("; this test set can show 0.060 or more")
-    assert verdict_of(difference(ci_low=0.0)).startswith("undecided")
-    assert "undefined" in verdict_of(difference(ci_high=math.nan))
-
-
-def test_results_survive_the_file(tmp_path):
-    path = tmp_path / "deep" / "results.jsonl"
-    first = difference(notes=("ä note",), sd_repeats=0.1, se=0.02)
-    undefined = difference(estimate=math.nan, ci_low=math.nan, ci_high=math.inf, detectable=math.nan)
-    write_results(path, [first])
-    write_results(path, [undefined], append=True)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert "NaN" not in lines[1]
-    assert json.loads(lines[1])["estimate"] is None
-    loaded = read_results(path)
-    assert loaded[0] == first
-    assert math.isnan(loaded[1].estimate)
-    assert math.isnan(loaded[1].ci_high)
-    assert loaded[1].sd_repeats is None
-    write_results(path, [first])
-    assert read_results(path) == [first]
-    assert [p.name for p in path.parent.iterdir()] == ["results.jsonl"]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [("{", "line 2 is not JSON"), ("[1]", "expected an object"), ('{"task": "x"}', "lacks target, metric")],
-)
-def test_a_line_that_is_no_result_is_named(tmp_path, line, message):
-    path = tmp_path / "results.jsonl"
-    path.write_text(difference().to_json() + "\n" + line + "\n")
-    with pytest.raises(EvaluationError, match=message):
-        read_results(path)
-    path.write_text(difference().to_json().replace("num_samples", "num_sample"))
-    with pytest.raises(EvaluationError, match="did you mean 'num_samples'"):
-        read_results(path)
-
-
-def test_versions_are_those_imported():
-    assert versions()["numpy"] == np.__version__
-    assert all(version != "not installed" for version in versions().values())

@@ -20,7 +20,8 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, a
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from bolus.data.dicom import _advice
-from bolus.data.readers import Image, Range, covering_range, read_image
+from bolus.data.image import Image, Range, covering_range
+from bolus.data.readers import read_image
 from bolus.errors import ImageError, MissingDecoderError, UsageError
 
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"

@@ -11,6 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bolus.data.partners import PartnerIndex
 from bolus.data.relation import Needs, Relation
 from bolus.errors import RecipeError
 
@@ -82,7 +83,7 @@ def test_mask_index_and_loop_agree(columns, relation):
     assert torch.equal(mask, mask.T)
 
     np.fill_diagonal(expected, False)
-    index = relation.index(columns)
+    index = PartnerIndex(relation, columns)
     np.testing.assert_array_equal(index.counts(), expected.sum(axis=1))
     for row, partners in enumerate(expected):
         np.testing.assert_array_equal(index.partners(row), np.flatnonzero(partners))
@@ -129,7 +130,7 @@ def test_diagonal_is_what_the_rule_says_of_a_row_with_itself(rule, diagonal):
 def test_views_are_the_sample_itself_and_nothing_in_the_table():
     relation = Relation.parse("views")
     assert torch.equal(relation.mask({"sample": torch.tensor([7, 3])}), torch.eye(2, dtype=torch.bool))
-    assert relation.index({"patient": np.zeros(3, dtype=np.int64)}).counts().tolist() == [0, 0, 0]
+    assert PartnerIndex(relation, {"patient": np.zeros(3, dtype=np.int64)}).counts().tolist() == [0, 0, 0]
 
 
 def test_large_whole_numbers_compare_exactly():
@@ -137,32 +138,33 @@ def test_large_whole_numbers_compare_exactly():
     seconds = np.array([0, 2**24, 2**24 + 1])
     relation = Relation(within=("time", 2**24 + 0.5))
     assert relation.mask({"time": torch.from_numpy(seconds)}).int().tolist() == [[1, 1, 0], [1, 1, 1], [0, 1, 1]]
-    assert relation.index({"time": seconds}).counts().tolist() == [1, 2, 1]
+    assert PartnerIndex(relation, {"time": seconds}).counts().tolist() == [1, 2, 1]
 
 
 def test_infinite_numbers_are_missing():
     columns = {"time": np.array([np.inf, np.inf, 0.0, 1.0])}
     relation = Relation(far=("time", 0.5))
-    assert relation.index(columns).counts().tolist() == [0, 0, 1, 1]
+    assert PartnerIndex(relation, columns).counts().tolist() == [0, 0, 1, 1]
     assert relation.mask({"time": torch.from_numpy(columns["time"])}).sum() == 2
 
 
 def test_near_draws_from_both_sides_and_every_partner_can_come():
-    index = Relation(near=("score:a", 2)).index({"score:a": np.array([0.0, 1.0, 2.0, 3.0, 4.0, 9.0, 2.0])})
+    index = PartnerIndex(Relation(near=("score:a", 2)), {"score:a": np.array([0.0, 1.0, 2.0, 3.0, 4.0, 9.0, 2.0])})
     seen = set()
     for seed in range(60):
-        below, above = sorted(index.draw(2, 2, np.random.default_rng(seed)).tolist())
+        below, above = sorted(index.draw_each(np.array([2]), 2, np.random.default_rng(seed))[0].tolist())
         assert below in (0, 1)
         assert above in (3, 4, 6)
         seen |= {below, above}
     assert seen == {0, 1, 3, 4, 6}
-    assert set(index.draw(0, 2, np.random.default_rng(0))) <= {1, 2, 6}  # nothing below: both from above
+    from_above = index.draw_each(np.array([0]), 2, np.random.default_rng(0))[0].tolist()  # nothing lies below
+    assert set(from_above) <= {1, 2, 6}
 
 
 @pytest.mark.parametrize("rule", [{"same": "region"}, {"same": "region", "differ": "laterality"}])
 def test_draws_are_uniform(rule):
     columns = {"region": np.array([0] * 6 + [1] * 6), "laterality": np.array([0, 0, 1, 1, 1, 1] * 2)}
-    index = Relation.parse(rule).index(columns)
+    index = PartnerIndex(Relation.parse(rule), columns)
     partners, rng = index.partners(1), np.random.default_rng(0)
     drawn = index.draw_each(np.full(6000, 1), 2, rng)
     expected = 2 * 6000 / len(partners)
@@ -174,19 +176,21 @@ def test_draws_are_uniform(rule):
 def test_a_rare_partner_is_found_among_many_candidates():
     site = np.zeros(50_000, dtype=np.int64)
     site[-1] = 1
-    index = Relation(same=("region",), differ=("site",)).index({"region": np.zeros_like(site), "site": site})
-    assert index.draw(0, 3, np.random.default_rng(0)).tolist() == [49_999]
+    index = PartnerIndex(Relation(same=("region",), differ=("site",)), {"region": np.zeros_like(site), "site": site})
+    assert index.draw_each(np.array([0]), 3, np.random.default_rng(0)).tolist() == [[49_999, -1, -1]]
     assert index.draw_each(np.array([5, 6]), 1, np.random.default_rng(0)).tolist() == [[49_999], [49_999]]
 
 
 def test_draw_is_a_function_of_the_generator():
-    index = Relation(same=("patient",)).index({"patient": np.arange(1000) % 10})
+    index = PartnerIndex(Relation(same=("patient",)), {"patient": np.arange(1000) % 10})
     first, again = (index.draw_each(np.arange(50), 3, np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
 
 
 def test_an_empty_table_has_an_index():
-    index = Relation(same=("patient",), near=("time", 1)).index({"patient": np.empty(0, int), "time": np.empty(0)})
+    index = PartnerIndex(
+        Relation(same=("patient",), near=("time", 1)), {"patient": np.empty(0, int), "time": np.empty(0)}
+    )
     assert index.counts().tolist() == []
 
 
@@ -234,7 +238,7 @@ def test_a_role_that_is_not_there_is_named():
     with pytest.raises(RecipeError, match="needs the role patient"):
         relation.mask({"site": torch.zeros(2, dtype=torch.int64)})
     with pytest.raises(RecipeError, match="needs the role patient"):
-        relation.index({"site": np.zeros(2, dtype=np.int64)})
+        PartnerIndex(relation, {"site": np.zeros(2, dtype=np.int64)})
     with pytest.raises(RecipeError, match="one value a sample"):
         relation.mask({"patient": torch.zeros(2, 3)})
 

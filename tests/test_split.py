@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bolus.data.split import fold_patients, overlap, patient_keys, refuse_overlap, split_digest, split_patients
+from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.split import (
+    fold_patients,
+    identifier_text,
+    overlap,
+    patient_keys,
+    refuse_overlap,
+    split_digest,
+    split_patients,
+)
 from bolus.errors import CohortError, LeakageError, UsageError
 
 SHARES = {"seed": 0, "val": 0.1, "test": 0.2}
@@ -79,6 +88,14 @@ def test_how_identifiers_are_stored_does_not_matter(form):
     patients = make_patients(300, 100)
     np.testing.assert_array_equal(split_patients(form(patients), **SHARES), split_patients(patients, **SHARES))
     assert patient_keys(form(patients), "salt") == patient_keys(patients, "salt")
+
+
+@pytest.mark.parametrize("form", [["7", "8"], [7, 8], [7.0, 8.0], [7.0, 8.5], pd.Categorical([7.0, 8.0]), [" 7", 8]])
+def test_a_cohort_hands_over_identifiers_as_the_split_reads_them(form):
+    table = pd.DataFrame({"image": ["a.png", "b.png"], "patient": form})
+    found = Cohort(table, CohortSpec(table="t.csv", namespace="here")).patients
+    assert found.tolist() == [f"here/{identifier_text(label)}" for label in form]
+    assert found[0] == "here/7"
 
 
 def test_leading_zeros_are_part_of_an_identifier():

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bolus.data.checking import check as check
     from bolus.data.cohort import Cohort as Cohort
+    from bolus.data.image import Image as Image
     from bolus.data.phantom import make_phantom as make_phantom
-    from bolus.data.readers import Image as Image
     from bolus.data.readers import read_image as read_image
     from bolus.data.relation import Relation as Relation
     from bolus.embedding import embed as embed
-    from bolus.encoders.backbone import load_encoder as load_encoder
+    from bolus.encoders.folder import load_encoder as load_encoder
     from bolus.errors import BolusError as BolusError
     from bolus.evaluation.judging import evaluate as evaluate
     from bolus.objectives.infonce import infonce as infonce
@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BolusError": "bolus.errors",
     "Cohort": "bolus.data.cohort",
-    "Image": "bolus.data.readers",
+    "Image": "bolus.data.image",
     "Recipe": "bolus.recipe",
     "Relation": "bolus.data.relation",
     "Run": "bolus.run",
@@ -40,7 +40,7 @@ _HOMES = {
     "embed": "bolus.embedding",
     "evaluate": "bolus.evaluation.judging",
     "infonce": "bolus.objectives.infonce",
-    "load_encoder": "bolus.encoders.backbone",
+    "load_encoder": "bolus.encoders.folder",
     "make_phantom": "bolus.data.phantom",
     "pretrain": "bolus.training",
     "read_image": "bolus.data.readers",

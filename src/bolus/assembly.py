@@ -17,8 +17,10 @@ from bolus.data.batch import Sampler
 from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.cohort import Cohort, Samples
 from bolus.data.loading import Loader
+from bolus.data.partners import PartnerIndex
 from bolus.data.relation import Needs, Relation
-from bolus.encoders.backbone import Encoder, build_encoder
+from bolus.encoders.backbone import Encoder
+from bolus.encoders.building import build_encoder
 from bolus.errors import CohortError, RecipeError, suggest
 from bolus.gradients import Sum
 from bolus.objectives import build_objectives
@@ -91,8 +93,8 @@ def open_images(cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool)
         store = build_store(
             cohort, contract(cohort, recipe), folder=cache, on_progress=lambda done, _: meter.update(done)
         )
-    if store.quarantined and not quiet:
-        Meter("", 0).say(f"{len(store.quarantined)} of {len(cohort)} images cannot be read and are left out")
+    for remark in store.remarks:
+        Meter("", 0, quiet=quiet).say(f"! {remark}")
     return store
 
 
@@ -141,7 +143,7 @@ def build_loader(
     for relation in needs.relations:
         if relation == Relation.parse("views"):
             continue  # its partner is the sample's own other view
-        index = relation.index(train)
+        index = PartnerIndex(relation, train)
         if not index.counts().any():
             raise RecipeError(f"no two training samples are related by: {relation.describe()}")
         indexes.append(index)

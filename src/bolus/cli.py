@@ -145,10 +145,9 @@ def embed(
     opened = _open(cohort, role, missing, root, split)
     frame = run_embed(encoder, opened, out=out, keep_context=keep_context, size=size, cache=cache)
     width = len(frame["embedding"].iloc[0]) if len(frame) else 0
-    left_out = len(opened) - len(frame)
-    console.print(
-        f"{len(frame)} embeddings of width {width} in {out}; {left_out} rows could not be read", highlight=False
-    )
+    console.print(f"{len(frame)} embeddings of width {width} in {out}", highlight=False)
+    for remark in frame.attrs["remarks"]:
+        console.print(f"note: {remark}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

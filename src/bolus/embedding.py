@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +18,16 @@ import torch
 from bolus.data.augment import plain
 from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.cohort import Cohort
-from bolus.encoders.backbone import Encoder, external_encoder, load_encoder
+from bolus.encoders.backbone import Encoder
+from bolus.encoders.building import external_encoder
+from bolus.encoders.folder import load_encoder
 from bolus.errors import EncoderError
 from bolus.run import Run
 
 
 @dataclass(frozen=True)
 class Judged:
-    """An encoder ready to embed: its weights, the input it expects, and the run it came from, if any."""
+    """An encoder ready to embed: name for display, weights, the input it expects, and the run it came from, if any."""
 
     name: str
     encoder: Encoder
@@ -47,20 +50,30 @@ def open_encoder(source: str | Path, *, keep_context: bool = True, size: int | N
     Raises:
         EncoderError: nothing there can be opened as an encoder, or its training has not ended.
     """
-    folder = Path(source)
+    folder, name = Path(source), _display_name(source)
     if (folder / "run.json").is_file():
         run = Run.open(folder)
         if not run.encoder.is_dir():
             raise EncoderError(f"{folder}: training has not ended; go on with bolus pretrain ... --resume")
         encoder, contract = load_encoder(run.encoder, keep_context=keep_context)
-        return Judged(folder.name, encoder, Preprocessing(**contract), run)
+        return Judged(name, encoder, Preprocessing(**contract), run)
     if (folder / "encoder.json").is_file():
         encoder, contract = load_encoder(folder, keep_context=keep_context)
-        return Judged(folder.name, encoder, Preprocessing(**contract), None)
+        return Judged(name, encoder, Preprocessing(**contract), None)
     encoder, contract = external_encoder(str(source))
     fit = cast(Literal["pad", "stretch", "crop"], contract.get("fit", "pad"))
     preprocessing = Preprocessing(size or int(contract.get("size", 224)), encoder.spec.in_channels, fit)
-    return Judged(folder.name, encoder, preprocessing, None)
+    return Judged(name, encoder, preprocessing, None)
+
+
+def _display_name(source: str | Path) -> str:
+    """The last part of a path or hub name, kept apart from what evaluations call baselines and differences (`a - b`).
+
+    >>> _display_name("runs/a - b"), _display_name("runs/majority"), _display_name("facebook/dinov2-small")
+    ('a-b', 'majority (encoder)', 'dinov2-small')
+    """
+    name = re.sub(r"\s+-\s+", "-", Path(source).name or Path(source).resolve().name)
+    return f"{name} (encoder)" if name in ("majority", "random-init") else name
 
 
 def embed_rows(
@@ -100,7 +113,7 @@ def embed(
     size: int | None = None,
     cache: Path | None = None,
 ) -> pd.DataFrame:
-    """Embed every readable image of a cohort; quarantined rows are absent and counted in the file's metadata.
+    """Embed every readable image of a cohort; quarantined rows are absent, and remarked on in the file's metadata.
 
     Args:
         source: run folder, encoder folder or hub name.
@@ -111,7 +124,8 @@ def embed(
         out: a Parquet file to write; its schema metadata holds encoder, recipe and preprocessing.
 
     Returns:
-        One line a row: `row` (from 1), `split`, the table's own columns, and `embedding`, float32 `[D]`.
+        One line a row: `row` (from 1), `split`, the table's own columns, and `embedding`, float32 `[D]`; in
+        `attrs["remarks"]`, what a person must know of the images.
 
     Raises:
         EncoderError: the encoder cannot be opened.
@@ -129,7 +143,9 @@ def embed(
     frame.insert(1, "split", cohort.split[rows])
     if out is not None:
         _write(Path(out), frame, vectors, judged, store)
-    return frame.assign(embedding=list(vectors))
+    frame = frame.assign(embedding=list(vectors))
+    frame.attrs["remarks"] = store.remarks
+    return frame
 
 
 def _write(
@@ -143,7 +159,7 @@ def _write(
         "encoder": judged.name,
         "recipe": judged.run.recipe.digest if judged.run else None,
         "preprocessing": store.preprocessing.to_json(),
-        "quarantined": len(store.quarantined),
+        "remarks": store.remarks,
     }
     table = table.append_column("embedding", column)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), "bolus": json.dumps(metadata)})

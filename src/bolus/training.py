@@ -21,7 +21,7 @@ from bolus.checkpoint import digest_of, last_checkpoint, load_checkpoint, save_c
 from bolus.data.cache import build_store
 from bolus.data.cohort import Cohort
 from bolus.data.loading import Fetched, Loader
-from bolus.encoders.backbone import save_encoder
+from bolus.encoders.folder import save_encoder
 from bolus.errors import CohortError, NonFiniteLossError, OutOfMemoryError, name_rows
 from bolus.gradients import broadcast_parameters, gather
 from bolus.health import watch

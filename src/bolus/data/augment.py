@@ -8,7 +8,7 @@ presets leave alone what carries meaning: no picture is mirrored unless a recipe
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import torch
 from kornia.filters import gaussian_blur2d
@@ -22,47 +22,46 @@ LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601
 # From RGB to luma and the two chroma axes in whose plane a hue is an angle (YIQ).
 YIQ: Final = (LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
+NOTHING: Final = AugmentSpec(
+    preset="none",
+    crop_scale=(1.0, 1.0),
+    crop_ratio=(1.0, 1.0),
+    flip_horizontal=0.0,
+    flip_vertical=0.0,
+    rotation=0.0,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+    hue=0.0,
+    jitter=0.0,
+    blur=0.0,
+    blur_sigma=(0.1, 1.0),
+    noise=0.0,
+)
+
+
+def _preset(name: str, **given: Any) -> AugmentSpec:
+    return AugmentSpec.model_validate({**NOTHING.model_dump(), "preset": name, **given})
+
+
 PRESETS: Final[dict[str, AugmentSpec]] = {
-    "none": AugmentSpec(
-        preset="none",
-        crop_scale=(1.0, 1.0),
-        crop_ratio=(1.0, 1.0),
-        flip_horizontal=0.0,
-        flip_vertical=0.0,
-        rotation=0.0,
-        brightness=0.0,
-        contrast=0.0,
-        saturation=0.0,
-        hue=0.0,
-        jitter=0.0,
-        blur=0.0,
-        blur_sigma=(0.1, 1.0),
-        noise=0.0,
-    ),
+    "none": NOTHING,
     # A mirrored chest is another situs, and devices and letters sit on a side.
-    "xray": AugmentSpec(
-        preset="xray",
+    "xray": _preset(
+        "xray",
         crop_scale=(0.3, 1.0),
         crop_ratio=(0.75, 4 / 3),
-        flip_horizontal=0.0,
-        flip_vertical=0.0,
         rotation=10.0,
         brightness=0.3,
         contrast=0.3,
-        saturation=0.0,
-        hue=0.0,
         jitter=0.8,
         blur=0.3,
-        blur_sigma=(0.1, 1.0),
-        noise=0.0,
     ),
     # Either flip turns a right eye into a left one; hue is kept almost whole because haemorrhage is a colour.
-    "fundus": AugmentSpec(
-        preset="fundus",
+    "fundus": _preset(
+        "fundus",
         crop_scale=(0.3, 1.0),
         crop_ratio=(0.75, 4 / 3),
-        flip_horizontal=0.0,
-        flip_vertical=0.0,
         rotation=30.0,
         brightness=0.2,
         contrast=0.2,
@@ -70,41 +69,29 @@ PRESETS: Final[dict[str, AugmentSpec]] = {
         hue=0.02,
         jitter=0.8,
         blur=0.3,
-        blur_sigma=(0.1, 1.0),
-        noise=0.0,
     ),
     # Depth runs downwards from the probe: no vertical flip, little rotation, a crop that keeps most of the depth.
-    "ultrasound": AugmentSpec(
-        preset="ultrasound",
+    "ultrasound": _preset(
+        "ultrasound",
         crop_scale=(0.6, 1.0),
         crop_ratio=(0.85, 1.2),
-        flip_horizontal=0.0,
-        flip_vertical=0.0,
         rotation=10.0,
         brightness=0.3,
         contrast=0.3,
-        saturation=0.0,
-        hue=0.0,
         jitter=0.8,
         blur=0.2,
-        blur_sigma=(0.1, 1.0),
         noise=0.02,
     ),
     # The scale of intensities is arbitrary, the side is not.
-    "mri": AugmentSpec(
-        preset="mri",
+    "mri": _preset(
+        "mri",
         crop_scale=(0.4, 1.0),
         crop_ratio=(0.75, 4 / 3),
-        flip_horizontal=0.0,
-        flip_vertical=0.0,
         rotation=20.0,
         brightness=0.3,
         contrast=0.3,
-        saturation=0.0,
-        hue=0.0,
         jitter=0.8,
         blur=0.2,
-        blur_sigma=(0.1, 1.0),
         noise=0.02,
     ),
 }

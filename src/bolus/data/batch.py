@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from bolus.data.relation import PartnerIndex, Positions
+from bolus.data.partners import PartnerIndex, Positions
 from bolus.errors import RecipeError
 
 

@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bolus.data.cohort import Cohort
-from bolus.data.readers import Image, Range, covering_range, read_image
+from bolus.data.image import Image, Range, covering_range
+from bolus.data.readers import read_image
 from bolus.errors import BolusError, CohortError, ImageError, name_rows
 
 FORMAT = 1  # part of every key: raise it when the stored values change
@@ -107,10 +108,12 @@ class ImageStore:
     Args:
         preprocessing: the contract, with the range of every modality that needed one.
         quarantined: rows that could not be read, with reasons.
+        out_of_range: rows with values outside a range that was given, which are shown as black or white there.
     """
 
     preprocessing: Preprocessing
     quarantined: list[Quarantined]
+    out_of_range: list[int]
     _shards: list[npt.NDArray[Any]] = field(repr=False)
     _shard: npt.NDArray[np.int64] = field(repr=False)  # [rows], -1 where quarantined
     _offset: npt.NDArray[np.int64] = field(repr=False)
@@ -121,6 +124,19 @@ class ImageStore:
     def readable(self) -> npt.NDArray[np.bool_]:
         """Rows that have an image, `[rows]`."""
         return self._shard >= 0
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person must know of these images, in sentences; empty where all is well."""
+        said = []
+        if self.quarantined:
+            rows = name_rows([item.row for item in self.quarantined])
+            said.append(f"{len(self.quarantined)} images cannot be read and are left out ({rows}).")
+        if self.out_of_range:
+            ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in self.preprocessing.ranges.items())
+            rows = name_rows(self.out_of_range)
+            said.append(f"{len(self.out_of_range)} images have values outside {ranges}, clipped there ({rows}).")
+        return said
 
     def gather(self, rows: npt.NDArray[np.int64]) -> Stored:
         """The images of these rows, in order; every row must be readable."""
@@ -381,6 +397,7 @@ def _open(
     gain, bias = np.ones(len(cohort), np.float32), np.zeros(len(cohort), np.float32)
     shard, offset = np.full(len(cohort), -1, np.int64), np.zeros(len(cohort), np.int64)
     ranges = {name: (float(low), float(high)) for name, (low, high) in preprocessing.ranges.items()}
+    out_of_range: list[int] = []
     if len(records):
         modality = cohort.modality[readable]
         waiting = records["waits"].to_numpy(bool)
@@ -393,6 +410,8 @@ def _open(
                 ranges[str(name)] = (covering.low, covering.high)
         low = np.array([ranges[name][0] if wait else 0.0 for name, wait in zip(modality, waiting, strict=True)])
         high = np.array([ranges[name][1] if wait else 1.0 for name, wait in zip(modality, waiting, strict=True)])
+        outside = waiting & ((records["high"] > high) | (records["low"] < low)).to_numpy()
+        out_of_range = readable[outside].tolist()
         slope = records["gain"].to_numpy(float) / (high - low)
         shift = (records["bias"].to_numpy(float) - low) / (high - low)
         inverted = records["inverted"].to_numpy(bool)
@@ -404,4 +423,4 @@ def _open(
     else:
         shards = []
     contract = Preprocessing(preprocessing.size, preprocessing.channels, preprocessing.fit, ranges)
-    return ImageStore(contract, quarantined, shards, shard, offset, gain, bias)
+    return ImageStore(contract, quarantined, out_of_range, shards, shard, offset, gain, bias)

@@ -16,7 +16,8 @@ import pandas as pd
 from bolus.data.cache import ONE_FRAME, range_waits, reason_without_name
 from bolus.data.check_report import Finding, Severity
 from bolus.data.cohort import Cohort
-from bolus.data.readers import Image, covering_range, read_image
+from bolus.data.image import Image, covering_range
+from bolus.data.readers import read_image
 from bolus.errors import BolusError, ImageError
 
 SATURATED_BRIGHT = 0.5  # share of the pixels at the bright end of the range, above which an image is saturated

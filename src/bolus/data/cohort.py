@@ -22,7 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bolus.data.roles import CONVENTIONAL_NAMES, is_number_role, is_role, known_roles
-from bolus.data.split import split_digest, split_patients
+from bolus.data.split import identifier_text, split_digest, split_patients
 from bolus.errors import CohortError, UsageError, name_rows, suggest
 
 NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"]
@@ -264,10 +264,7 @@ class Cohort:
     def patients(self) -> pd.Series[Any]:
         """Patient identifiers, one a row, in the cohort's namespace; for hashing, never for printing."""
         prefix = f"{self.spec.namespace}/" if self.spec.namespace else ""
-        values = self.values("patient")
-        if pd.api.types.is_float_dtype(values) and (values % 1 == 0).all():
-            values = values.astype("int64")  # 7.0 of a Parquet file is the 7 of a CSV file
-        return prefix + values.astype(str)
+        return prefix + self.values("patient").astype(object).map(identifier_text)
 
     @cached_property
     def num_patients(self) -> int:
@@ -346,7 +343,12 @@ class Cohort:
         return Samples(unit, self, ranked[starts], lambda position: ranked[starts[position] : ends[position]])
 
     def _violations(self) -> list[str]:
-        found = [f"role {role!r}: unknown; {suggest(role, known_roles())}" for role in self.roles if not is_role(role)]
+        found = []
+        for role in self.roles:
+            if not is_role(role):
+                name = role.partition(":")[2] or "NAME"
+                near = [known.replace("NAME", name) for known in known_roles()]
+                found.append(f"role {role!r}: unknown; {suggest(role, near)}")
         for role, column in self.roles.items():
             if column not in self.table.columns:
                 found.append(f"role {role!r}: no column {column!r}; {suggest(column, map(str, self.table.columns))}")

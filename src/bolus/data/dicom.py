@@ -18,7 +18,7 @@ import pydicom
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit
 
-from bolus.data.readers import Image, Range, Rule, check_frame, own_range
+from bolus.data.image import Image, Range, Rule, check_frame, own_range
 from bolus.errors import ImageError, MissingDecoderError, UsageError
 
 Values = npt.NDArray[Any]

@@ -239,13 +239,7 @@ def _sample(num_patients: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame, A
             "disease_slope": slope[row_patient],
             "severity": severity,
             "age": row_age,
-            "days": row_days,
-            "side": table["side"],
-            "phase": table["phase"],
-            "slice_position": position,
-            "site": table["site"],
-            "sex": table["sex"],
-            "findings": findings,
+            **{name: table[name] for name in ("days", "side", "phase", "slice_position", "site", "sex", "findings")},
             "radius": radius[row_patient],
         }
     )

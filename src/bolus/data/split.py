@@ -183,7 +183,7 @@ def _fixed_sides(codes: npt.NDArray[np.int64], fixed: Labels) -> npt.NDArray[np.
 def _identify(patients: Labels) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Codes `[rows]`, -1 where there is no patient, and the text of each code."""
     raw, values = pd.factorize(pd.Series(np.asarray(patients, dtype=object)))
-    texts = pd.Series([_text(value) for value in values], dtype=object)
+    texts = pd.Series([identifier_text(value) for value in values], dtype=object)
     merged, unique = pd.factorize(texts.where(texts != "", None))
     return np.append(merged, -1).astype(np.int64)[raw], [str(text) for text in unique]
 
@@ -196,8 +196,12 @@ def _all_identified(patients: Labels) -> tuple[npt.NDArray[np.int64], list[str]]
     return codes, texts
 
 
-def _text(label: object) -> str:
-    """An identifier as text; a whole number read as a float, which one missing value brings about, loses its `.0`."""
+def identifier_text(label: object) -> str:
+    """An identifier as text; a whole number read as a float, which one missing value brings about, loses its `.0`.
+
+    >>> identifier_text(7.0), identifier_text(" 007 ")
+    ('7', '007')
+    """
     if isinstance(label, (float, np.floating)) and label.is_integer():
         return str(int(label))
     return str(label).strip()

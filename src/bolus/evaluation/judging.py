@@ -39,7 +39,7 @@ class Evaluation:
 
     Args:
         reports: target -> its probe report.
-        folder: where results, predictions and heads were written.
+        folder: where results, predictions, notes and linear heads were written.
         notes: what holds for all of them.
     """
 
@@ -127,7 +127,8 @@ def evaluate(
 ) -> Evaluation:
     """Judge frozen embeddings by a linear probe and nearest neighbours, beside a random-init twin and the majority.
 
-    A run with MLVICX context blocks is judged with them, and once more without, as its own baseline.
+    A run with MLVICX context blocks is judged with them, and once more without, as its own baseline. Of the heads only
+    linear ones are kept on disk: a nearest-neighbour head is the embeddings of its training patients.
 
     Args:
         source: run folder, encoder folder or hub name.
@@ -137,7 +138,8 @@ def evaluate(
         cache: cache folder; the user's where None.
         task: `classify` or `regress`.
         target: see `find_targets`.
-        out: folder for results.jsonl, predictions.parquet and heads; `evaluations/` in the run where None.
+        out: folder for results.jsonl, predictions.parquet, notes.json (general ones, and those of each target) and
+            heads; `evaluations/` in the run where None.
         fractions: shares of the training patients whose labels are used.
         repeats: draws of each fraction below 1.
         seed: of the draws and of the random-init twin.
@@ -157,8 +159,7 @@ def evaluate(
     if judged.run is None:
         notes.append(f"{judged.name}: which patients it was trained on is not known here, so overlap was not checked.")
     store = open_store(judged, cohort, cache=cache)
-    if store.quarantined:
-        notes.append(f"{len(store.quarantined)} images could not be read and are left out.")
+    notes += store.remarks
     rows = np.flatnonzero(store.readable)
     embeddings = embed_all(judged, source, store, rows, seed)
 
@@ -184,11 +185,12 @@ def evaluate(
         frame = report.predictions.copy()
         frame.insert(0, "row", rows[frame["position"]] + 1)
         predictions.append(frame.drop(columns="position"))
-        for head_name, head in report.heads.items():
-            head.save(folder / f"head-{_plain(head_name)}.safetensors")
+        if "linear" in report.heads:
+            report.heads["linear"].save(folder / f"head-{_plain(question.name)}-linear.safetensors")
     write_results(folder / "results.jsonl", [result for report in reports.values() for result in report.results])
     pd.concat(predictions, ignore_index=True).to_parquet(folder / "predictions.parquet")
-    (folder / "notes.json").write_text(json.dumps(notes, indent=1), encoding="utf-8")
+    said = {"general": notes, "targets": {name: report.notes for name, report in reports.items()}}
+    (folder / "notes.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return Evaluation(reports, folder, notes)
 
 

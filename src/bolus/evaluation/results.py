@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from importlib import metadata
 from pathlib import Path
 
 from bolus.errors import EvaluationError, suggest
+from bolus.provenance import versions
 
+MINUS = " - "
+"""Between the two encoders of a paired difference."""
 
-def versions() -> dict[str, str]:
-    """Versions of what produced a result, read from package metadata without importing anything heavy.
-
-    >>> sorted(versions())
-    ['bolus', 'numpy', 'python', 'scikit-learn', 'torch']
-    """
-    found = {"python": platform.python_version()}
-    for package in ("bolus", "torch", "numpy", "scikit-learn"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+MAJORITY = "majority"
+"""The name under which stands the prediction that looks at no image."""
 
 
 @dataclass(frozen=True)

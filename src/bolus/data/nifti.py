@@ -1,0 +1,87 @@
+"""NIfTI volumes as axial slices that look like those of DICOM, whatever the order of axes in the file."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from bolus.data.image import Image, check_frame, own_range
+from bolus.errors import ImageError
+
+
+def read_nifti(path: Path, *, frame: int | None = None) -> Image:
+    """One NIfTI-1 or NIfTI-2 file, packed by gzip or not; `bolus.data.readers.read_image` adds its name to errors.
+
+    The volume is turned to the closest of the anatomical axes and read as axial slices: slice 0 is the lowest
+    (inferior) and the index runs to superior; row 0 is anterior and runs to posterior; column 0 is the patient's right
+    and runs to the left. In the array of the closest canonical (RAS) image that is
+    `array[0, s, r, c] = ras[X - 1 - c, Y - 1 - r, s]`.
+
+    Args:
+        path: the file.
+        frame: which axial slice, from 0; only this one is decoded.
+
+    Returns:
+        Image with float32 `[1, T, H, W]`, or `[1, H, W]` of a single slice; spacing in mm, (slice, row, column). Its
+        range is that of `covering_range` over what was read: a slice may have a smaller one than its volume.
+
+    Raises:
+        ImageError: more than three axes, voxels that are not one finite number each, or a degenerate affine.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     volume = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(4, 3, 2), np.diag([1, 1, 5, 1]))
+        ...     nibabel.save(volume, Path(folder) / "a.nii")
+        ...     image = read_nifti(Path(folder) / "a.nii")
+        >>> image.array.shape, image.spacing, image.array[0, 0, 0, 0]
+        ((1, 2, 3, 4), (5.0, 1.0, 1.0), np.float32(22.0))
+    """
+    with path.open("rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as stream:
+        second = stream.read(8)[4:] == b"n+2\0"
+        stream.seek(0)
+        version = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+        volume = version.from_file_map({"image": nibabel.FileHolder(fileobj=stream)}, mmap=False)
+        return _axial(volume, frame)
+
+
+def _axial(volume: Any, frame: int | None) -> Image:
+    shape = (*volume.shape, 1, 1)[: max(3, len(volume.shape))]
+    if any(length != 1 for length in shape[3:]):
+        raise ImageError(f"expected a volume of three axes, found shape {volume.shape}: split it into one file each")
+    kind = volume.get_data_dtype()
+    if kind.kind not in "iuf":
+        raise ImageError(f"expected one number a voxel, found {kind}")
+    orientation = nibabel.io_orientation(volume.affine)
+    if np.isnan(orientation).any():
+        raise ImageError("expected an affine with three directions, found a degenerate one")
+    stored = {int(axis): position for position, axis in enumerate(orientation[:, 0])}  # of R, A, S in the file
+    window: list[slice] = [slice(None)] * len(volume.shape)
+    if frame is not None:
+        check_frame(frame, shape[stored[2]])
+        index = frame if orientation[stored[2], 1] > 0 else shape[stored[2]] - 1 - frame
+        if stored[2] < len(window):
+            window[stored[2]] = slice(index, index + 1)
+    voxels = np.asanyarray(volume.dataobj[tuple(window)])
+    ras = nibabel.apply_orientation(voxels.reshape((*voxels.shape, 1, 1)[:3]), orientation)
+    array = np.ascontiguousarray(ras[::-1, ::-1].transpose(2, 1, 0), dtype=np.float32)[None]
+    header = volume.header
+    factor = {"meter": 1000.0, "micron": 0.001}.get(header.get_xyzt_units()[0], 1.0)
+    zooms = (*(float(zoom) * factor for zoom in header.get_zooms()[:3]), math.nan, math.nan)[:3]
+    spacing: tuple[float, ...] = tuple(zooms[stored[axis]] or math.nan for axis in (2, 1, 0))
+    notes = []
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        notes.append("no orientation in the header: axes assumed to run left, anterior, superior")
+    if max(spacing) > 2 * spacing[0]:
+        notes.append("the axial slices are not the acquired ones, which lie along the axis of the largest spacing")
+    if array.shape[1] == 1:
+        array, spacing = array[:, 0], spacing[1:]
+    value_range = own_range(array)
+    return Image(array, spacing, value_range, 8 * kind.itemsize, False, tuple(notes))

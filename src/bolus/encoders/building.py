@@ -1,0 +1,83 @@
+"""Encoders from what a recipe or a command names: a configuration, a folder, or a name on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+from bolus.encoders.backbone import Encoder, seeded
+from bolus.encoders.folder import fill_encoder, is_encoder_folder, read_config
+from bolus.encoders.hub import config_side, find_config, load_backbone, make_backbone, processor_side, read_processor
+from bolus.recipe import EncoderSpec
+
+_log = logging.getLogger(__name__)
+
+
+def build_encoder(spec: EncoderSpec, *, seed: int) -> Encoder:
+    """An encoder in training mode, the same for the same spec and seed; the global random state stays as it was.
+
+    A named configuration with `pretrained: true` takes its ImageNet weights from the hub; a bolus encoder folder with
+    `pretrained: true` gives its backbone and, where the spec asks for context and the folder has it, its blocks.
+
+    Args:
+        spec: the backbone's name, folder or hub name, and how it is fed.
+        seed: of every weight that is not loaded; a backbone starts alike with and without context.
+
+    Raises:
+        EncoderError: a name that is unknown or cannot be loaded, or a spec that does not fit the backbone.
+
+    Example:
+        >>> encoder = build_encoder(EncoderSpec(backbone="r18w32", context=True), seed=0)
+        >>> len(encoder.context), encoder.training
+        (5, True)
+    """
+    name = spec.backbone
+    ours = is_encoder_folder(name)
+    with seeded(seed):
+        if spec.pretrained and not ours:
+            return Encoder(spec, load_backbone(name))
+        config = read_config(Path(name)) if ours else find_config(name)
+        if not spec.pretrained and hasattr(config, "num_channels"):
+            config.num_channels = spec.in_channels
+        encoder = Encoder(spec, make_backbone(config, name))
+    if spec.pretrained:
+        fill_encoder(encoder, Path(name), keep_context=spec.context, fresh_context=True)
+    return encoder
+
+
+def external_encoder(name_or_folder: str | Path) -> tuple[Encoder, dict[str, Any]]:
+    """An encoder that is not bolus's own, to judge, in evaluation mode: a transformers folder or a hub name.
+
+    Mean, standard deviation and size come from its `preprocessor_config.json` where there is one; otherwise images
+    are normalised by EncoderSpec's defaults, and a log line says so.
+
+    Args:
+        name_or_folder: as given to `from_pretrained`; HF_HUB_OFFLINE is respected.
+
+    Returns:
+        The encoder and its preprocessing contract: `size`, the pixels of the side it was made for, where known.
+
+    Raises:
+        EncoderError: nothing there that can be loaded.
+    """
+    name = str(name_or_folder)
+    with seeded(0):  # reading draws, though nothing of what it draws stays
+        backbone = load_backbone(name)
+    config: Any = backbone.config
+    processor = read_processor(name)
+    normalisation: dict[str, list[float]] = {}
+    if not processor:
+        _log.warning("%s has no preprocessor_config.json: images are normalised by mean 0.5 and std 0.25", name)
+    elif not processor.get("do_normalize", True):
+        normalisation = {"mean": [0.0], "std": [1.0]}
+    elif "image_mean" in processor and "image_std" in processor:
+        normalisation = {"mean": _as_list(processor["image_mean"]), "std": _as_list(processor["image_std"])}
+    channels: Literal[1, 3] = 1 if getattr(config, "num_channels", 3) == 1 else 3
+    spec = EncoderSpec(backbone=name, pretrained=True, in_channels=channels, **normalisation)
+    size = processor_side(processor) or config_side(config)
+    return Encoder(spec, backbone).eval(), {} if size is None else {"size": size}
+
+
+def _as_list(value: Any) -> list[float]:
+    return [float(entry) for entry in value] if isinstance(value, (list, tuple)) else [float(value)]

@@ -1,0 +1,197 @@
+"""The encoder folder: `model.safetensors`, `encoder.json` and, where there is a card, `README.md`.
+
+An encoder is rebuilt from it without a network and without unpickling anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CONFIG_MAPPING
+
+from bolus.encoders.backbone import Encoder, seeded
+from bolus.encoders.hub import NAMED, make_backbone
+from bolus.errors import EncoderError
+from bolus.recipe import EncoderSpec
+
+WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "encoder.json", "README.md"
+FORMAT = 1  # of encoder.json
+
+
+def save_encoder(encoder: Encoder, folder: Path, *, preprocessing: Mapping[str, Any], card: str = "") -> None:
+    """Write an encoder folder that `load_encoder` reads back to the same outputs.
+
+    Each file is written beside its place and then renamed; `encoder.json` comes last and holds the digest of the
+    weights, so that a folder which was interrupted is refused and never half read.
+
+    Args:
+        encoder: saved as it is, in whichever mode.
+        folder: made where it is missing; files of other names in it stay.
+        preprocessing: JSON values, how an image becomes the encoder's input before it is in [0, 1].
+        card: Markdown for `README.md`; none is written where it is empty.
+
+    Raises:
+        EncoderError: `preprocessing` is not JSON.
+    """
+    folder = Path(folder)
+    spec = encoder.spec
+    config = json.loads(encoder.config.to_json_string(use_diff=False))
+    config.pop("_name_or_path", None)
+    description = {
+        "format": FORMAT,
+        "spec": spec.model_dump(mode="json"),
+        "backbone_config": config,
+        "input": {
+            "range": [0.0, 1.0],
+            "channels": spec.in_channels,
+            "grey_repeated_to": encoder.num_channels if spec.in_channels < encoder.num_channels else None,
+            "mean": spec.mean,
+            "std": spec.std,
+        },
+        "preprocessing": dict(preprocessing),
+        "versions": {"bolus": version("bolus"), "torch": torch.__version__},
+    }
+    try:
+        json.dumps(description, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise EncoderError(f"preprocessing: expected JSON values, found something else: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    # Clones, because safetensors refuses tensors that share memory.
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.state_dict().items()}
+    with _replacing(folder / WEIGHTS) as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
+    description["weights"] = _digest(folder / WEIGHTS)
+    if card:
+        with _replacing(folder / CARD) as temporary:
+            temporary.write_text(card, encoding="utf-8")
+    with _replacing(folder / DESCRIPTION) as temporary:
+        temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def load_encoder(folder: Path, *, keep_context: bool = True) -> tuple[Encoder, dict[str, Any]]:
+    """An encoder in evaluation mode and its preprocessing contract, from a folder that `save_encoder` wrote.
+
+    Args:
+        folder: with `encoder.json` and `model.safetensors`; no network is used.
+        keep_context: false leaves the context blocks out, as MLVICX's published evaluation does.
+
+    Raises:
+        EncoderError: no encoder folder, a damaged one, or one of a later format.
+    """
+    folder = Path(folder)
+    description = _read_description(folder)
+    try:
+        spec = EncoderSpec.model_validate(description["spec"])
+        preprocessing: dict[str, Any] = dict(description["preprocessing"])
+        if not keep_context:
+            spec = spec.model_copy(update={"context": False})
+        with seeded(0):
+            encoder = Encoder(spec, make_backbone(_config(description), str(folder)))
+    except (ValidationError, KeyError, TypeError) as error:
+        raise EncoderError(
+            f"{folder / DESCRIPTION}: not an encoder that this version of bolus knows: {error}"
+        ) from error
+    fill_encoder(encoder, folder, keep_context=keep_context)
+    return encoder.eval(), preprocessing
+
+
+def is_encoder_folder(name: str) -> bool:
+    """Whether a name is a folder that `save_encoder` wrote, and not a named configuration."""
+    return name not in NAMED and (Path(name) / DESCRIPTION).is_file()
+
+
+def read_config(folder: Path) -> Any:
+    """The transformers configuration of the backbone in an encoder folder.
+
+    Raises:
+        EncoderError: no encoder folder, or one of a later format.
+    """
+    return _config(_read_description(folder))
+
+
+def fill_encoder(encoder: Encoder, folder: Path, *, keep_context: bool, fresh_context: bool = False) -> None:
+    """Load a folder's weights in place; every parameter and buffer must get one.
+
+    Args:
+        encoder: of the architecture that the folder describes.
+        folder: that `save_encoder` wrote.
+        keep_context: false leaves the folder's context blocks out.
+        fresh_context: where the folder has no context blocks, the encoder's stay as they are.
+
+    Raises:
+        EncoderError: no weights, other ones than the description speaks of, or not those of this encoder.
+    """
+    state = _read_weights(folder)
+    fresh_context &= not any(_in_context(name) for name in state)
+    if not keep_context:
+        state = {name: tensor for name, tensor in state.items() if not _in_context(name)}
+    try:
+        missing, unexpected = encoder.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise EncoderError(f"{folder}: weights of other shapes than {DESCRIPTION} says: {error}") from error
+    missing = [name for name in missing if not (fresh_context and _in_context(name))]
+    if missing or unexpected:
+        raise EncoderError(f"{folder}: weights missing {missing[:3]}, weights of no use {unexpected[:3]}")
+
+
+def _in_context(name: str) -> bool:
+    return name.startswith("context.")
+
+
+def _config(description: Mapping[str, Any]) -> Any:
+    values = dict(description["backbone_config"])
+    return CONFIG_MAPPING[values["model_type"]].from_dict(values)
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EncoderError(f"expected an encoder folder with {DESCRIPTION}, found none in {folder}") from error
+    except ValueError as error:
+        raise EncoderError(f"{path}: not JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        found = description.get("format") if isinstance(description, dict) else None
+        raise EncoderError(f"{path}: expected format {FORMAT}, found {found}")
+    return description
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an encoder folder, once they are the ones that its description speaks of."""
+    path, expected = folder / WEIGHTS, _read_description(folder).get("weights")
+    if not path.is_file():
+        raise EncoderError(f"expected {WEIGHTS} in {folder}, found none")
+    if _digest(path) != expected:
+        raise EncoderError(f"{path}: not the weights that {DESCRIPTION} was written for; the folder is damaged or torn")
+    tensors: dict[str, Tensor] = load_file(path)
+    return tensors
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of `path` in one step once it has been written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

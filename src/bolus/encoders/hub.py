@@ -1,0 +1,167 @@
+"""Backbones by name: bolus's own configurations, folders of transformers, and names on the Hugging Face hub.
+
+HF_HUB_OFFLINE is respected: with it, a hub name is looked for in the local cache only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from safetensors import SafetensorError
+from torch import nn
+from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, AutoConfig, Dinov2Config, ResNetConfig
+from transformers.utils import cached_file
+
+from bolus.errors import EncoderError, suggest
+
+
+def _basic_resnet(embedding_size: int, hidden_sizes: list[int]) -> Any:
+    return ResNetConfig(
+        layer_type="basic", depths=[2, 2, 2, 2], embedding_size=embedding_size, hidden_sizes=hidden_sizes
+    )
+
+
+NAMED: dict[str, Callable[[], Any]] = {
+    "resnet18": lambda: _basic_resnet(64, [64, 128, 256, 512]),
+    "resnet50": ResNetConfig,
+    "r18w32": lambda: _basic_resnet(32, [32, 64, 128, 256]),
+    "vit_tiny": lambda: Dinov2Config(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=2, patch_size=8, image_size=64
+    ),
+}
+IMAGENET = {"resnet18": "microsoft/resnet-18", "resnet50": "microsoft/resnet-50"}  # whose weights stand on the hub
+
+
+def find_config(name: str) -> Any:
+    """The architecture that a named configuration, a transformers folder or a hub name stands for.
+
+    Raises:
+        EncoderError: no such name, or nothing there that transformers can read.
+
+    Example:
+        >>> find_config("r18w32").hidden_sizes
+        [32, 64, 128, 256]
+    """
+    if name in NAMED:
+        return NAMED[name]()
+    where = _where(name)
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise EncoderError(f"no encoder loaded: tried {where}: {error}") from error
+
+
+def make_backbone(config: Any, name: str) -> nn.Module:
+    """A float32 backbone with weights drawn from the global random state; `name` is for the message.
+
+    Raises:
+        EncoderError: transformers has no backbone of this architecture.
+    """
+    _backbone_class(config, name)
+    try:
+        backbone: nn.Module = AutoBackbone.from_config(config, dtype=torch.float32)
+    except (ValueError, ImportError) as error:
+        raise EncoderError(f"{name}: no {config.model_type} backbone can be built: {error}") from error
+    return backbone
+
+
+def load_backbone(name: str) -> nn.Module:
+    """A pretrained float32 backbone, every weight of which came from the file.
+
+    Raises:
+        EncoderError: nothing there that can be loaded, or a file that lacks weights.
+    """
+    if name in NAMED and name not in IMAGENET:
+        raise EncoderError(f"encoder.pretrained: {name!r} has no published weights; leave pretrained false")
+    name = IMAGENET.get(name, name)
+    where, config = _where(name), find_config(name)
+    try:
+        # Through the class and not AutoBackbone.from_pretrained, which asks the hub first, even for a folder.
+        backbone, report = _backbone_class(config, name).from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise EncoderError(f"no encoder loaded: tried {where}: {error}") from error
+    missing = sorted(str(key) for key in report["missing_keys"])
+    if missing:
+        raise EncoderError(
+            f"{where}: its file lacks {len(missing)} weights of a {config.model_type} backbone, the first {missing[0]}"
+        )
+    module: nn.Module = backbone
+    return module
+
+
+def read_processor(name: str) -> dict[str, Any]:
+    """The `preprocessor_config.json` that goes with a pretrained backbone; empty where there is none.
+
+    Raises:
+        EncoderError: it is not JSON.
+    """
+    path = cached_file(
+        IMAGENET.get(name, name),
+        "preprocessor_config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if path is None:
+        return {}
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EncoderError(f"{name}: preprocessor_config.json is not JSON: {error}") from error
+    return dict(values)
+
+
+def config_side(config: Any) -> int | None:
+    """Pixels of the side that an architecture was made for, where it says so."""
+    return _first_int(getattr(config, "image_size", None))
+
+
+def processor_side(processor: Mapping[str, Any]) -> int | None:
+    """Pixels of the side that a processor crops or resizes to, where it says so.
+
+    Example:
+        >>> processor_side({"size": {"shortest_edge": 256}, "crop_size": 224, "do_center_crop": True})
+        224
+    """
+    keys = ["crop_size", "size"] if processor.get("do_center_crop") else ["size"]
+    for key in keys:
+        value = processor.get(key)
+        if isinstance(value, Mapping):
+            value = value.get("height") or value.get("shortest_edge")
+        if (side := _first_int(value)) is not None:
+            return side
+    return None
+
+
+def _backbone_class(config: Any, name: str) -> Any:
+    if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
+        known = sorted(str(found.model_type) for found in MODEL_FOR_BACKBONE_MAPPING)
+        raise EncoderError(
+            f"{name}: transformers has no backbone for {config.model_type!r}; it has them for {', '.join(known)}"
+        )
+    return MODEL_FOR_BACKBONE_MAPPING[type(config)]
+
+
+def _where(name: str) -> str:
+    """What a name that is not ours will be tried as, in words; refuses what cannot be a hub name."""
+    if Path(name).is_dir():
+        return f"folder {name}"
+    if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name):
+        offline = " from the cache, because HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else ""
+        return f"hub name {name}{offline} (there is no such folder here)"
+    raise EncoderError(
+        f"no encoder {name!r}: not a named one ({suggest(name, NAMED)}), a folder, or a hub name OWNER/NAME"
+    )
+
+
+def _first_int(value: Any) -> int | None:
+    if isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return int(value) if isinstance(value, int) and value > 0 else None

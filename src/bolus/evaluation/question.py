@@ -1,0 +1,146 @@
+"""What is asked of embeddings: a target, its patients and their split, found sound before anything is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bolus.errors import EvaluationError, LeakageError, name_rows, suggest
+from bolus.evaluation.fitting import Samples, has_target
+from bolus.evaluation.intervals import cluster_codes
+from bolus.evaluation.metrics import FloatArray, IntArray
+from bolus.evaluation.results import MAJORITY, MINUS
+from bolus.evaluation.verdict import too_few
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class Question:
+    """A target over the rows of some embeddings.
+
+    Args:
+        task: `classify` or `regress`.
+        target: its name.
+        y: `[n]` float64.
+        patients: `[n]` clusters.
+        rows: split -> positions with a target.
+        num_classes: K; 0 for regression.
+        columns: names of the K class probabilities in a table of predictions.
+        num_positive: positive test samples; None unless there are two classes.
+        num_positive_patients: patients with one, likewise.
+        few: why no difference counts as decided, or nothing.
+        notes: what a reader must know, in sentences.
+    """
+
+    task: str
+    target: str
+    y: FloatArray
+    patients: IntArray
+    rows: dict[str, IntArray]
+    num_classes: int = 0
+    columns: tuple[str, ...] = ()
+    num_positive: int | None = None
+    num_positive_patients: int | None = None
+    few: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def samples(self, x: NDArray[Any], rows: IntArray) -> Samples:
+        """Those rows of the embeddings `x`."""
+        return Samples(x[rows], self.y[rows], self.patients[rows])
+
+
+def ask(
+    embeddings: Mapping[str, NDArray[Any]],
+    y: NDArray[Any],
+    patients: NDArray[Any],
+    split: NDArray[Any],
+    *,
+    task: str,
+    target: str,
+    classes: Sequence[str] | None = None,
+) -> Question:
+    """The question, or an error that says where it is wrong; Args and Raises as `probe.probe`.
+
+    >>> split = ["train", "test", "test"]
+    >>> ask({"run": np.eye(3)}, [7.0, 3.0, np.nan], [0, 1, 2], split, task="regress", target="age").notes
+    ['age is missing in 1 test rows, left out', 'only 1 test patients where a finding needs 20']
+    """
+    if task not in ("classify", "regress"):
+        raise EvaluationError(f"unknown task {task!r}; {suggest(task, ('classify', 'regress'))}")
+    y_n, split_n, clusters = np.asarray(y, dtype=np.float64), np.asarray(split).astype(str), cluster_codes(patients)
+    if not len(y_n) == len(split_n) == len(clusters):
+        raise EvaluationError(
+            f"y, patients and split must have one length, found {len(y_n)}, {len(clusters)} and {len(split_n)}"
+        )
+    _check_embeddings(embeddings, len(y_n))
+    _check_split(split_n, clusters)
+    given = has_target(y_n, task)
+    question = Question(task, target, y_n, clusters, {s: np.flatnonzero(given & (split_n == s)) for s in SPLITS})
+    for part in ("train", "test"):
+        if len(question.rows[part]) == 0:
+            raise EvaluationError(f"no {part} row has a value of {target!r}")
+    lost = {part: int((~given & (split_n == part)).sum()) for part in SPLITS}
+    question.notes += [f"{target} is missing in {n} {part} rows, left out" for part, n in lost.items() if n]
+    if task == "classify":
+        _find_classes(question, np.flatnonzero(given), classes)
+    else:
+        question.few = too_few(len(np.unique(clusters[question.rows["test"]])), "test patients")
+    question.notes += [question.few] if question.few else []
+    return question
+
+
+def _check_embeddings(embeddings: Mapping[str, NDArray[Any]], num_rows: int) -> None:
+    if not embeddings or MAJORITY in embeddings or any(MINUS in name for name in embeddings):
+        raise EvaluationError(
+            f"encoders need names, none of them {MAJORITY!r} or with {MINUS!r}; found {list(embeddings)}"
+        )
+    for name, x in embeddings.items():
+        if x.ndim != 2 or len(x) != num_rows:
+            raise EvaluationError(f"encoder {name!r}: expected embeddings [{num_rows}, D], found {x.shape}")
+        broken = np.flatnonzero(~np.isfinite(x).all(1))
+        if len(broken):
+            raise EvaluationError(f"encoder {name!r}: embeddings are not finite in {name_rows(broken)}")
+
+
+def _check_split(split: NDArray[np.str_], clusters: IntArray) -> None:
+    strange = np.flatnonzero(~np.isin(split, SPLITS))
+    if len(strange):
+        raise EvaluationError(
+            f"split must be train, val or test; found {str(split[strange[0]])!r} in {name_rows(strange)}"
+        )
+    pairs = np.unique(np.stack([clusters, np.unique(split, return_inverse=True)[1]]), axis=1)
+    shared = pairs[0][1:][np.diff(pairs[0]) == 0]
+    if len(shared):
+        rows = np.flatnonzero(np.isin(clusters, shared))
+        raise LeakageError(f"{len(np.unique(shared))} patients stand in more than one split, in {name_rows(rows)}")
+
+
+def _find_classes(question: Question, given: IntArray, classes: Sequence[str] | None) -> None:
+    """Fill in what only a question about classes has, from the rows with a target."""
+    y_given = question.y[given]
+    wrong = given[(y_given != np.floor(y_given)) | (y_given >= (len(classes) if classes else np.inf))]
+    if len(wrong):
+        expected = f"codes 0 to {len(classes) - 1}" if classes else "integer codes"
+        found = f"found {question.y[wrong[0]]:g} in {name_rows(wrong)}"
+        raise EvaluationError(f"{question.target!r}: expected {expected}, {found}")
+    num_classes = max(2, len(classes) if classes else int(y_given.max()) + 1)
+    question.num_classes = num_classes
+    question.columns = tuple(f"score:{name}" for name in classes or range(num_classes))
+    y, patients = question.y[question.rows["test"]], question.patients[question.rows["test"]]
+    held = len(np.unique(y))
+    if held < 2:
+        question.notes.append(f"the test rows hold one class of {question.target} only: most metrics are undefined")
+    elif held < num_classes:
+        question.notes.append(f"the test rows lack {num_classes - held} classes of {question.target}")
+    if num_classes > 2:
+        question.few = too_few(len(np.unique(patients)), "test patients")
+        return
+    negative, positive = (len(np.unique(patients[y == k])) for k in (0, 1))
+    question.num_positive, question.num_positive_patients = int((y == 1).sum()), positive
+    rarer = "positive" if positive <= negative else "negative"
+    question.few = too_few(min(negative, positive), f"{rarer} test patients")

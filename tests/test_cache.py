@@ -1,0 +1,437 @@
+"""The image cache: decoded once and found by content, exact to one quantisation step, honest about what it left out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+from bolus.data import cache
+from bolus.data.cache import ImageStore, Preprocessing, build_store, cache_folder
+from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.readers import Image, Range
+from bolus.errors import CohortError, ImageError
+
+SIZE = 16  # of the encoder; cached at 20
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BOLUS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def noise(seed: int, high: int = 256, shape: tuple[int, ...] = (20, 20)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, high, shape).astype(np.uint8 if high <= 256 else np.uint16)
+
+
+def table(folder: Path, names: Sequence[str], **columns: Any) -> Cohort:
+    frame = pd.DataFrame({"image": list(names), "patient": [f"P{row}" for row in range(len(names))], **columns})
+    return Cohort(frame, CohortSpec(table="table.csv"), folder)
+
+
+def write(folder: Path, pictures: Sequence[np.ndarray], **columns: Any) -> Cohort:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"Surname{row}.png" for row in range(len(pictures))]
+    for name, pixels in zip(names, pictures, strict=True):
+        PillowImage.fromarray(pixels).save(folder / name)
+    return table(folder, names, **columns)
+
+
+def units(store: ImageStore, rows: Sequence[int] | None = None) -> np.ndarray:
+    return store.gather(np.array(rows if rows is not None else np.flatnonzero(store.readable))).unit().numpy()
+
+
+def unit_of(pixels: np.ndarray, tmp_path: Path, **preprocessing: Any) -> np.ndarray:
+    """One image through the cache, `[C, S, S]`."""
+    return units(build_store(write(tmp_path / "one", [pixels]), Preprocessing(SIZE, **preprocessing)))[0]
+
+
+def refuse(*_: Any, **__: Any) -> Image:
+    raise AssertionError("an image was decoded")
+
+
+# Found by content ------------------------------------------------------------
+
+
+def test_second_build_decodes_nothing(tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = Cohort.open(tiny_cohort)
+    steps: list[tuple[int, int]] = []
+    first = build_store(cohort, Preprocessing(SIZE), on_progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(done, 60) for done in range(1, 61)]
+    monkeypatch.setattr(cache, "read_image", refuse)
+    second = build_store(Cohort.open(tiny_cohort), Preprocessing(SIZE), on_progress=refuse)
+    np.testing.assert_array_equal(units(first), units(second))
+    assert first.readable.all()
+    assert first.quarantined == []
+
+
+def test_moved_and_renamed_copies_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = write(tmp_path / "a", [noise(seed) for seed in range(4)])
+    first = units(build_store(cohort, Preprocessing(SIZE)))
+    (tmp_path / "b").mkdir()
+    for row, name in enumerate(("w", "x", "y", "z")):
+        shutil.copy(cohort.image_path(row), tmp_path / "b" / f"{name}.png")
+    monkeypatch.setattr(cache, "read_image", refuse)
+    moved = units(build_store(table(tmp_path / "b", ["z.png", "x.png", "w.png", "y.png"]), Preprocessing(SIZE)))
+    np.testing.assert_array_equal(moved, first[[3, 1, 0, 2]])
+
+
+def test_a_file_with_new_pixels_is_decoded_again(tmp_path: Path) -> None:
+    cohort = write(tmp_path / "a", [noise(0), noise(1)])
+    before = units(build_store(cohort, Preprocessing(SIZE)))
+    write(tmp_path / "a", [noise(0), noise(2, shape=(20, 21))])
+    after = units(build_store(cohort, Preprocessing(SIZE)))
+    np.testing.assert_array_equal(before[0], after[0])
+    assert np.abs(before[1] - after[1]).max() > 0.1
+
+
+def test_equal_files_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Path] = []
+    original = cache.read_image
+
+    def counted(path: Path, frame: int | None = None) -> Image:
+        decoded.append(path)
+        return original(path, frame=frame)
+
+    monkeypatch.setattr(cache, "read_image", counted)
+    store = build_store(write(tmp_path / "a", [noise(0), noise(1), noise(0)]), Preprocessing(SIZE))
+    assert len(decoded) == 2
+    found = units(store)
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_what_decides_the_pixels_decides_the_folder() -> None:
+    plain = Preprocessing(64)
+    assert plain.cached_size == 80
+    others = [Preprocessing(128), Preprocessing(64, channels=3), Preprocessing(64, fit="crop")]
+    assert len({each.key for each in [plain, *others]}) == 4
+    assert Preprocessing(64, ranges={"MR": (0, 4095)}).key == plain.key  # ranges are applied when images are gathered
+
+
+def test_preprocessing_survives_json() -> None:
+    contract = Preprocessing(64, 3, "crop", {"MR": (0.0, 4095.0)})
+    again = Preprocessing(**json.loads(json.dumps(contract.to_json())))
+    assert again.to_json() == contract.to_json()
+    assert again.key == contract.key
+
+
+def test_the_cache_lies_where_the_environment_says(private_cache: Path, tmp_path: Path) -> None:
+    assert cache_folder() == private_cache
+    cohort = write(tmp_path / "a", [noise(0)])
+    build_store(cohort, Preprocessing(SIZE), folder=tmp_path / "other")
+    assert not private_cache.exists()
+    assert list((tmp_path / "other" / Preprocessing(SIZE).key).glob("*.npy"))
+
+
+# Interruption ------------------------------------------------------------
+
+
+def test_a_shard_without_its_record_is_not_seen(tmp_path: Path, private_cache: Path) -> None:
+    cohort = write(tmp_path / "a", [noise(seed) for seed in range(3)])
+    folder = private_cache / Preprocessing(SIZE).key
+    folder.mkdir(parents=True)
+    np.save(folder / "torn.npy", np.zeros((3, 1, 20, 20), np.uint8))
+    (folder / "half.tmp").write_bytes(b"half a shard")
+    (folder / "half.json.tmp").write_text('[{"stat": ')
+    store = build_store(cohort, Preprocessing(SIZE))
+    np.testing.assert_allclose(units(store)[:, 0], np.stack([noise(seed) for seed in range(3)]) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+def test_an_interrupted_write_leaves_nothing_visible(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    cohort = write(tmp_path / "a", [noise(seed) for seed in range(3)])
+    original = Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if target.suffix == suffix:
+            raise KeyboardInterrupt
+        return original(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_store(cohort, Preprocessing(SIZE))
+    assert not list(private_cache.rglob("*.json"))
+    store = build_store(cohort, Preprocessing(SIZE))
+    np.testing.assert_allclose(units(store)[:, 0], np.stack([noise(seed) for seed in range(3)]) / 255, atol=1e-6)
+
+
+def test_parts_that_were_written_before_an_interruption_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "SHARD", 2)
+    cohort = write(tmp_path / "a", [noise(seed) for seed in range(5)])
+    original, decoded = cache.read_image, []
+
+    def stops_in_the_second_part(path: Path, frame: int | None = None) -> Image:
+        if path.name == "Surname3.png":
+            raise KeyboardInterrupt
+        return original(path, frame=frame)
+
+    def counted(path: Path, frame: int | None = None) -> Image:
+        decoded.append(path.name)
+        return original(path, frame=frame)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "read_image", stops_in_the_second_part)
+        with pytest.raises(KeyboardInterrupt):
+            build_store(cohort, Preprocessing(SIZE))
+    monkeypatch.setattr(cache, "read_image", counted)
+    store = build_store(cohort, Preprocessing(SIZE))
+    assert sorted(decoded) == ["Surname2.png", "Surname3.png", "Surname4.png"]
+    np.testing.assert_allclose(units(store)[:, 0], np.stack([noise(seed) for seed in range(5)]) / 255, atol=1e-6)
+
+
+# Quarantine ------------------------------------------------------------
+
+
+def test_unreadable_images_are_left_out_with_row_and_reason(tmp_path: Path) -> None:
+    cohort = write(tmp_path / "a", [noise(seed) for seed in range(7)])
+    cohort.image_path(1).write_bytes(b"")
+    cohort.image_path(3).unlink()
+    cohort.image_path(5).unlink()
+    cohort.image_path(5).mkdir()
+    store = build_store(cohort, Preprocessing(SIZE))
+    assert [(item.row, item.reason) for item in store.quarantined] == [
+        (1, "the file is empty"),
+        (3, "the file cannot be opened: No such file or directory"),
+        (5, "the file cannot be opened: Is a directory"),
+    ]
+    assert store.readable.tolist() == [True, False, True, False, True, False, True]
+    np.testing.assert_allclose(units(store, [2])[0, 0], noise(2) / 255, atol=1e-6)
+    with pytest.raises(AssertionError, match="quarantined"):
+        store.gather(np.array([1]))
+
+
+def test_a_mended_file_leaves_the_quarantine(tmp_path: Path) -> None:
+    cohort = write(tmp_path / "a", [noise(seed) for seed in range(3)])
+    cohort.image_path(1).write_bytes(b"damaged")
+    assert len(build_store(cohort, Preprocessing(SIZE)).quarantined) == 1
+    write(tmp_path / "a", [noise(seed) for seed in range(3)])
+    assert build_store(cohort, Preprocessing(SIZE)).quarantined == []
+
+
+def test_more_than_half_unreadable_is_an_error_without_names(tmp_path: Path) -> None:
+    cohort = write(tmp_path / "a", [noise(seed) for seed in range(4)])
+    cohort.image_path(0).write_bytes(b"damaged")
+    cohort.image_path(2).unlink()
+    assert len(build_store(cohort, Preprocessing(SIZE)).quarantined) == 2  # half
+    cohort.image_path(3).write_bytes(b"")
+    with pytest.raises(CohortError, match="3 of 4 images cannot be read") as error:
+        build_store(cohort, Preprocessing(SIZE))
+    assert [violation.split(":")[0] for violation in error.value.violations] == ["row 1", "row 3", "row 4"]
+    assert "Surname" not in str(error.value)
+
+
+def test_rows_that_are_not_asked_for_are_absent_not_quarantined(tmp_path: Path) -> None:
+    cohort = write(tmp_path / "a", [noise(seed) for seed in range(4)])
+    cohort.image_path(0).unlink()
+    store = build_store(cohort, Preprocessing(SIZE), rows=np.array([1, 3]))
+    assert store.readable.tolist() == [False, True, False, True]
+    assert store.quarantined == []
+
+
+# Depth and range ------------------------------------------------------------
+
+
+def test_eight_bits_are_stored_in_eight_and_more_in_sixteen(tmp_path: Path) -> None:
+    store = build_store(write(tmp_path / "a", [noise(0), noise(1, 4096), noise(2)]), Preprocessing(SIZE))
+    assert store.gather(np.array([0, 2])).values.dtype == torch.uint8
+    assert store.gather(np.array([1])).values.dtype == torch.uint16
+    mixed = store.gather(np.array([2, 1, 0]))
+    assert mixed.values.dtype == torch.uint16
+    expected = np.stack([noise(2) / 255, noise(1, 4096) / 4095, noise(0) / 255])
+    np.testing.assert_allclose(mixed.unit().numpy()[:, 0], expected, atol=1e-6)
+
+
+def test_twelve_bits_in_sixteen_use_the_whole_range_and_one_for_all_images(tmp_path: Path) -> None:
+    bright, dim = np.zeros((20, 20), np.uint16), np.zeros((20, 20), np.uint16)
+    bright[:10], dim[:10] = 3967, 1000
+    store = build_store(write(tmp_path / "a", [bright, dim]), Preprocessing(SIZE))
+    assert store.preprocessing.ranges == {"image": (0.0, 4095.0)}
+    found = units(store)
+    assert found[0].max() == pytest.approx(3967 / 4095, abs=1e-5)  # not 3967 / 65535
+    assert found[1].max() == pytest.approx(1000 / 4095, abs=1e-5)  # not 1, and not 1000 / 1023
+    assert found.min() == 0
+
+
+def test_each_modality_has_its_own_range(tmp_path: Path) -> None:
+    pictures = [np.full((20, 20), value, np.uint16) for value in (1000, 3000, 500)]
+    store = build_store(write(tmp_path / "a", pictures, modality=["CT", "MR", "CT"]), Preprocessing(SIZE))
+    assert store.preprocessing.ranges == {"CT": (0.0, 1023.0), "MR": (0.0, 4095.0)}
+    found = units(store)[:, 0, 0, 0]
+    np.testing.assert_allclose(found, [1000 / 1023, 3000 / 4095, 500 / 1023], atol=1e-5)
+
+
+def test_a_range_of_the_contract_is_kept_and_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = write(tmp_path / "a", [np.full((20, 20), value, np.uint16) for value in (0, 1000, 2000, 4000)])
+    build_store(cohort, Preprocessing(SIZE))
+    monkeypatch.setattr(cache, "read_image", refuse)  # another range needs no other pixels
+    store = build_store(cohort, Preprocessing(SIZE, ranges={"image": (1000, 3000)}))
+    assert store.preprocessing.ranges == {"image": (1000.0, 3000.0)}
+    np.testing.assert_allclose(units(store)[:, 0, 0, 0], [0, 0, 0.5, 1], atol=1e-5)
+
+
+def test_an_inverted_image_whose_range_waits_is_turned(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    pixels = noise(0, 4096)
+    pixels[0, 0], pixels[0, 1] = 0, 4095
+    for name, photometric in (("white.tif", 0), ("black.tif", 1)):
+        PillowImage.fromarray(pixels).save(folder / name, tiffinfo={262: photometric})
+    white, black = units(build_store(table(folder, ["white.tif", "black.tif"]), Preprocessing(SIZE)))
+    np.testing.assert_allclose(black[0], pixels / 4095, atol=1e-5)
+    np.testing.assert_allclose(white[0], 1 - pixels / 4095, atol=1e-5)
+    assert white[0, 0, 0] == pytest.approx(1, abs=1e-6)
+
+
+def test_signed_values_lie_about_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = write(tmp_path / "a", [noise(0), noise(1)])  # files to hash; the arrays come from below
+    arrays = [np.linspace(-1024, 0, 400, dtype=np.float32), np.linspace(0, 3071, 400, dtype=np.float32)]
+
+    def units_of_hounsfield(path: Path, frame: int | None = None) -> Image:
+        array = arrays[int(path.stem[-1])].reshape(1, 20, 20)
+        return Image(array, None, Range(-9.0, 9.0, "cohort"), 16, False)
+
+    monkeypatch.setattr(cache, "read_image", units_of_hounsfield)
+    store = build_store(cohort, Preprocessing(SIZE))
+    assert store.preprocessing.ranges == {"image": (-4095.0, 4095.0)}
+    for found, array in zip(units(store), arrays, strict=True):
+        np.testing.assert_allclose(found.ravel(), (array + 4095) / 8190, atol=1e-5)
+
+
+def test_a_constant_image_does_not_divide_by_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = write(tmp_path / "a", [noise(0)])
+    flat = Image(np.full((1, 20, 20), 7, np.float32), None, Range(0, 7, "cohort"), 32, False)
+    monkeypatch.setattr(cache, "read_image", lambda path, frame=None: flat)
+    np.testing.assert_allclose(units(build_store(cohort, Preprocessing(SIZE))), 1.0, atol=1e-6)
+
+
+# Geometry and channels ------------------------------------------------------------
+
+
+def test_an_oblong_image_is_padded_stretched_or_cropped(tmp_path: Path) -> None:
+    oblong = np.full((20, 60), 200, np.uint8)
+    oblong[:, :20], oblong[:, 40:] = 100, 50
+    padded = unit_of(oblong, tmp_path / "pad", fit="pad")[0]
+    assert padded.shape == (20, 20)
+    np.testing.assert_allclose(padded[[0, 5, 14, 19]], 0)  # 60 lines become 20, of which 6.67 to 13.33 hold the image
+    np.testing.assert_allclose(padded[8:12, 10], 200 / 255, atol=1e-6)
+    np.testing.assert_allclose(padded[8:12, 2], 100 / 255, atol=1e-6)
+    np.testing.assert_allclose(padded[8:12, 17], 50 / 255, atol=1e-6)
+    stretched = unit_of(oblong, tmp_path / "stretch", fit="stretch")[0]
+    assert stretched.min() > 0.19
+    np.testing.assert_allclose(stretched[[0, 10, 19], 10], 200 / 255, atol=1e-6)
+    cropped = unit_of(oblong, tmp_path / "crop", fit="crop")[0]
+    np.testing.assert_allclose(cropped, 200 / 255, atol=1e-6)  # the middle third
+
+
+def test_padding_is_the_darkest_where_the_range_waits(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    pixels = np.full((20, 40), 2000, np.uint16)
+    pixels[0, 0], pixels[0, 1] = 100, 4095
+    for name, photometric in (("white.tif", 0), ("black.tif", 1)):
+        PillowImage.fromarray(pixels).save(folder / name, tiffinfo={262: photometric})
+    white, black = units(build_store(table(folder, ["white.tif", "black.tif"]), Preprocessing(SIZE)))
+    np.testing.assert_allclose(black[0, [0, -1]], 100 / 4095, atol=1e-5)
+    np.testing.assert_allclose(white[0, [0, -1]], 0, atol=1e-5)
+
+
+def test_grey_is_repeated_and_colour_becomes_luminance(tmp_path: Path) -> None:
+    grey = unit_of(noise(0), tmp_path / "grey", channels=3)
+    assert grey.shape == (3, 20, 20)
+    np.testing.assert_allclose(grey, np.repeat(noise(0)[None], 3, axis=0) / 255, atol=1e-6)
+    colour = noise(1, shape=(20, 20, 3))
+    kept = unit_of(colour, tmp_path / "kept", channels=3)
+    np.testing.assert_allclose(kept, np.moveaxis(colour, -1, 0) / 255, atol=1e-6)
+    luminance = unit_of(colour, tmp_path / "luminance", channels=1)
+    assert luminance.shape == (1, 20, 20)
+    expected = colour @ np.array([0.299, 0.587, 0.114]) / 255
+    np.testing.assert_allclose(luminance[0], expected, atol=0.51 / 255)
+
+
+def test_a_fine_checkerboard_becomes_grey(tmp_path: Path) -> None:
+    board = (np.indices((200, 200)).sum(0) % 2 * 255).astype(np.uint8)
+    found = unit_of(board, tmp_path)
+    np.testing.assert_allclose(found[:, 1:-1, 1:-1], 0.5, atol=0.01)  # without antialiasing: 0, 1, or moiré
+    assert 0.45 < found.min() <= found.max() < 0.55
+
+
+@pytest.mark.parametrize("high", [256, 4096, 65536])
+@pytest.mark.parametrize("shape", [(20, 20), (97, 61), (7, 9)])
+def test_stored_values_equal_a_plain_float_pipeline(tmp_path: Path, high: int, shape: tuple[int, int]) -> None:
+    pixels = noise(0, high, shape)
+    pixels[0, 0], pixels[-1, -1] = 0, high - 1
+    side = max(shape)
+    square = np.zeros((side, side), np.float32)
+    top, left = (side - shape[0]) // 2, (side - shape[1]) // 2
+    square[top : top + shape[0], left : left + shape[1]] = pixels / (high - 1)
+    # Pillow's own bilinear filter, in floating point, is wide enough for the reduction: antialiased.
+    expected = np.asarray(PillowImage.fromarray(square).resize((20, 20), PillowImage.Resampling.BILINEAR))
+    levels = 255 if high == 256 else 65535 / (65536 / high)
+    np.testing.assert_allclose(unit_of(pixels, tmp_path)[0], expected, atol=1 / levels)
+
+
+# Frames ------------------------------------------------------------
+
+
+def test_frames_of_one_file_stand_on_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    pages = [PillowImage.fromarray(noise(seed)) for seed in range(4)]
+    pages[0].save(folder / "clip.tif", save_all=True, append_images=pages[1:])
+    digests: list[Path] = []
+    original = cache._digest
+    monkeypatch.setattr(cache, "_digest", lambda path: digests.append(path) or original(path))
+    cohort = table(folder, ["clip.tif"] * 4, order=["2", "0", "3", "1"], series=["s"] * 4)
+    found = units(build_store(cohort, Preprocessing(SIZE)))
+    np.testing.assert_allclose(found[:, 0], np.stack([noise(seed) for seed in (2, 0, 3, 1)]) / 255, atol=1e-6)
+    assert len(digests) == 1  # the file is hashed once, not once a frame
+
+
+def test_a_clip_on_one_row_is_quarantined_with_what_to_do(tmp_path: Path) -> None:
+    cohort = write(tmp_path / "a", [noise(seed) for seed in range(3)])
+    pages = [PillowImage.fromarray(noise(seed)) for seed in range(4)]
+    pages[0].save(cohort.image_path(1), format="TIFF", save_all=True, append_images=pages[1:])
+    (item,) = build_store(cohort, Preprocessing(SIZE)).quarantined
+    assert item.row == 1
+    assert "expected one frame, found 4" in item.reason
+    assert "role order" in item.reason
+
+
+def test_values_out_of_a_stated_range_are_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = write(tmp_path / "a", [noise(0), noise(1)])
+    wrong = Image(np.full((1, 20, 20), 5000, np.float32), None, Range(0, 4095, "bits_stored"), 12, False)
+    original = cache.read_image
+    monkeypatch.setattr(
+        cache, "read_image", lambda path, frame=None: wrong if "1" in path.name else original(path, frame=frame)
+    )
+    (item,) = build_store(cohort, Preprocessing(SIZE)).quarantined
+    assert item.row == 1
+    assert "expected values from 0 to 4095" in item.reason
+
+
+def test_an_error_of_the_reader_loses_the_name_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = write(tmp_path / "a", [noise(0), noise(1)])
+    original = cache.read_image
+
+    def fails(path: Path, frame: int | None = None) -> Image:
+        if "1" in path.name:
+            raise ImageError(f"{path.name}: torn at {path}, see {path.name}")
+        return original(path, frame=frame)
+
+    monkeypatch.setattr(cache, "read_image", fails)
+    (item,) = build_store(cohort, Preprocessing(SIZE)).quarantined
+    assert item.reason == "torn at the file, see the file"

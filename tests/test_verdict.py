@@ -1,0 +1,40 @@
+"""Verdicts on differences: decided, worse, undecided, undefined, or resting on too few patients."""
+
+from __future__ import annotations
+
+import math
+
+from bolus.evaluation.results import Result
+from bolus.evaluation.verdict import too_few, verdict_of
+
+
+def difference(**changes):
+    values = {
+        "task": "classify",
+        "target": "t",
+        "metric": "auroc",
+        "estimate": 0.05,
+        "ci_low": 0.01,
+        "ci_high": 0.09,
+        "num_samples": 90,
+        "num_patients": 40,
+        "encoder": "run - other",
+        "detectable": 0.06,
+    }
+    return Result(**(values | changes))
+
+
+def test_verdicts():
+    assert verdict_of(difference()) == "decided: +0.050 [+0.010, +0.090] AUROC over other"
+    worse = verdict_of(difference(estimate=-0.05, ci_low=-0.09, ci_high=-0.01))
+    assert worse == "decided: -0.050 [-0.090, -0.010] AUROC over other, which is worse"
+    assert verdict_of(difference(metric="mae")).endswith("MAE (lower is better) over other, which is worse")
+    assert verdict_of(difference(ci_low=-0.01)).endswith("; this test set can show 0.060 or more")
+    assert verdict_of(difference(ci_low=0.0)).startswith("undecided")
+    assert "undefined" in verdict_of(difference(ci_high=math.nan))
+
+
+def test_too_few_patients_decide_nothing():
+    note = too_few(19, "test patients")
+    assert verdict_of(difference(notes=(note,))) == f"undecided: +0.050 [+0.010, +0.090] AUROC over other, but {note}"
+    assert verdict_of(difference(notes=("another note",))).startswith("decided")
