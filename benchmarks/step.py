@@ -5,7 +5,7 @@
 
 The numerator does everything that a step of `bolus pretrain` does: read from the cache, augment, forward, objectives,
 gradients, clipping norm, optimiser, the look at the loss. The denominator is forward and backward of encoder, heads and
-loss on one augmented batch that is already on the device. Both are measured in turn, round by round, in one process, and
+loss on one augmented batch that is already on the device. Both are measured in turn, round by round, in one process;
 the ratio is taken round by round. Augmentation and data wait are shares of the whole step.
 """
 

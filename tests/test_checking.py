@@ -106,7 +106,7 @@ def test_saturated_and_constant_images_are_warnings(tmp_path: Path) -> None:
     pictures[5][:] = 0
     pictures[5][0, :8] = 255  # 8 of 256 pixels: 97 % at the dark end
     pictures[6][:12] = 0  # 75 % black border: fine
-    pictures[8][:] = 77
+    pictures[8][:] = 0  # constant, and not saturated too
     pictures[9][:] = 100 + (picture(9) % 2)  # one level of noise
     report = check(write(tmp_path, pictures))
     assert report.errors == []
