@@ -15,10 +15,11 @@ from torch.optim import Optimizer
 
 from bolus.data.batch import Sampler
 from bolus.data.cache import ImageStore, Preprocessing, build_store
-from bolus.data.cohort import Cohort, Samples
+from bolus.data.cohort import Cohort
 from bolus.data.loading import Loader
 from bolus.data.partners import PartnerIndex
 from bolus.data.relation import Needs, Relation
+from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.errors import CohortError, RecipeError, suggest

@@ -6,8 +6,8 @@ relation, an objective or an evaluation sees comes from `Cohort.values`, where m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pa_parquet
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bolus.data.roles import CONVENTIONAL_NAMES, is_number_role, is_role, known_roles
+from bolus.data.roles import infer_roles, is_number_role, is_role, known_roles
+from bolus.data.samples import Samples, take_samples
 from bolus.data.split import identifier_text, split_digest, split_patients
+from bolus.data.table import as_number, is_numeric, read_table, strip_text, to_days
 from bolus.errors import CohortError, UsageError, name_rows, suggest
 
-NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"]
 DEFAULT_MODALITY = "image"
 
 
@@ -71,33 +69,6 @@ class Labels:
     exclusive: bool
 
 
-@dataclass(frozen=True)
-class Samples:
-    """The elements that batches, embeddings and evaluations index, with the way back to rows.
-
-    Args:
-        unit: `image`, `slice` or `clip`.
-        first_row: int64 `[n]`, the row that speaks for a sample's columns.
-        rows_of: sample position -> its rows, ordered.
-    """
-
-    unit: str
-    cohort: Cohort = field(repr=False)
-    first_row: npt.NDArray[np.int64] = field(repr=False)
-    rows_of: Callable[[int], npt.NDArray[np.int64]] = field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.first_row)
-
-    def columns(self, roles: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
-        """Role -> `[n]`: int64 codes with -1 missing, or float64 with NaN missing; always with `sample`."""
-        found: dict[str, npt.NDArray[Any]] = {"sample": np.arange(len(self), dtype=np.int64)}
-        for role in roles:
-            if role != "sample":
-                found[role] = self.cohort.encoded(role)[self.first_row]
-        return found
-
-
 class Cohort:
     """A validated table of images.
 
@@ -122,7 +93,7 @@ class Cohort:
         inferred = infer_roles(table.columns, set(spec.roles.values()))
         self._inferred = set(inferred) - set(spec.roles)
         self.roles = {**inferred, **spec.roles}
-        self.table = _strip(table.reset_index(drop=True), set(self.roles.values()))
+        self.table = strip_text(table.reset_index(drop=True), set(self.roles.values()))
         self.spec = spec.model_copy(update={"roles": self.roles})
         self.folder = folder
         self._encoded: dict[str, npt.NDArray[Any]] = {}
@@ -140,6 +111,8 @@ class Cohort:
         **overrides: Any,
     ) -> Cohort:
         """Open a cohort.yaml, or a bare CSV, TSV or Parquet table with `roles` (role -> column).
+
+        `roles`, `missing` and `split` are added to what the file says, key by key; other keywords replace it.
 
         Raises:
             CohortError: as the class says; also a file that is absent or does not parse.
@@ -163,8 +136,9 @@ class Cohort:
             raise UsageError(
                 f"unknown cohort key {sorted(unknown)[0]!r}; {suggest(min(unknown), CohortSpec.model_fields)}"
             )
+        merged = {"roles": roles, "missing": missing, "split": overrides.pop("split", None)}
         data.update({key: value for key, value in overrides.items() if value is not None})
-        for key, given in (("roles", roles), ("missing", missing)):
+        for key, given in merged.items():
             stated = data.get(key) or {}
             data[key] = {**stated, **(given or {})} if isinstance(stated, dict) else stated
         try:
@@ -220,7 +194,7 @@ class Cohort:
         if not codes:
             return series
         missing = series.astype(str).isin(codes)
-        numbers = {number for number in map(_number, codes) if number is not None}
+        numbers = {number for number in map(as_number, codes) if number is not None}
         if numbers:
             missing |= pd.to_numeric(series, errors="coerce").isin(numbers)
         return series.mask(missing)
@@ -233,8 +207,8 @@ class Cohort:
         if role not in self._encoded:
             series = self.values(role)
             if role == "time":
-                self._encoded[role] = _days(series)[0]
-            elif is_number_role(role) or (role.startswith("attribute:") and _is_numeric(series)):
+                self._encoded[role] = to_days(series)[0]
+            elif is_number_role(role) or (role.startswith("attribute:") and is_numeric(series)):
                 self._encoded[role] = pd.to_numeric(series, errors="coerce").to_numpy(np.float64, na_value=np.nan)
             else:
                 self._encoded[role] = pd.factorize(series, sort=True)[0].astype(np.int64)
@@ -305,42 +279,8 @@ class Cohort:
         return self.table[self.roles["image"]].duplicated(keep=False).to_numpy()
 
     def samples(self, unit: str) -> Samples:
-        """The cohort as images, slices or clips.
-
-        Raises:
-            CohortError: clips or slices without the roles they need, or a column that varies within a series (rows
-                are named).
-            UsageError: an unknown unit.
-        """
-        everything = np.arange(len(self), dtype=np.int64)
-        if unit in {"image", "slice"}:
-            if unit == "slice" and not {"order", "slice_position"} & set(self.roles):
-                raise CohortError("unit 'slice' needs a column with the role order or slice_position")
-            return Samples(unit, self, everything, lambda position: everything[position : position + 1])
-        if unit != "clip":
-            raise UsageError(f"unknown unit {unit!r}; known: clip, image, slice")
-        lacking = [role for role in ("series", "order") if role not in self.roles]
-        if lacking:
-            raise CohortError(
-                f"unit 'clip' needs columns with the roles series and order; missing: {', '.join(lacking)}"
-            )
-        series, order = self.encoded("series"), self.encoded("order")
-        problems = [f"{name_rows(np.flatnonzero(series < 0))}: no series"] if (series < 0).any() else []
-        varying = {"image", "mask", "order", "slice_position", "time"}
-        for role in sorted(set(self.roles) - varying):
-            codes = pd.factorize(self.values(role), use_na_sentinel=False)[0]
-            first = pd.Series(codes).groupby(series).transform("first").to_numpy()
-            if (codes != first).any():
-                rows = np.flatnonzero(codes != first)
-                problems.append(
-                    f"{name_rows(rows)}: {role} ({self.roles[role]!r}) differs from the start of its series"
-                )
-        if problems:
-            raise CohortError("a column must be constant within a series", problems)
-        ranked = np.lexsort((order, series))
-        starts = np.flatnonzero(np.r_[True, np.diff(series[ranked]) != 0])
-        ends = np.r_[starts[1:], len(ranked)]
-        return Samples(unit, self, ranked[starts], lambda position: ranked[starts[position] : ends[position]])
+        """The cohort as images, slices or clips: see `bolus.data.samples.take_samples`, which says what it raises."""
+        return take_samples(self, unit)
 
     def _violations(self) -> list[str]:
         found = []
@@ -371,7 +311,7 @@ class Cohort:
         for role in self.roles:
             series = self.values(role)
             if role == "time":
-                bad = _days(series)[1]
+                bad = to_days(series)[1]
             elif is_number_role(role):
                 bad = (pd.to_numeric(series, errors="coerce").isna() & series.notna()).to_numpy()
             else:
@@ -390,8 +330,12 @@ class Cohort:
                 rows = np.flatnonzero(shared)
                 found.append(f"{name_rows(rows)}: one image file on several rows, and no column has the role order")
             else:
-                keys = pd.DataFrame({"image": self.table[self.roles["image"]], "order": self.values("order")})
-                twice = (keys.duplicated(keep="first") | (keys["order"].isna() & shared)).to_numpy()
+                order = pd.to_numeric(self.values("order"), errors="coerce")
+                whole = (order % 1 == 0) & (order >= 0)
+                if not whole[shared].all():
+                    rows = np.flatnonzero(shared & ~whole)
+                    found.append(f"{name_rows(rows)}: one file on several rows needs a frame number 0, 1, ... in order")
+                twice = pd.DataFrame({"image": self.table[self.roles["image"]], "order": order}).duplicated().to_numpy()
                 if twice.any():
                     found.append(f"{name_rows(np.flatnonzero(twice))}: the same image and frame as an earlier row")
         if not found and "split" in self.roles:
@@ -400,115 +344,3 @@ class Cohort:
             except CohortError as error:
                 found += error.violations or (str(error),)
         return found
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV, TSV or Parquet file; text columns stay text, so that `00012` keeps its zeros.
-
-    Raises:
-        CohortError: the file is absent, not UTF-8, its rows do not have the same number of columns, or two columns have
-            one name. Rows are named, never quoted.
-    """
-    if not path.is_file():
-        raise CohortError(f"no such table: {path}")
-    torn: list[int | None] = []
-
-    def collect(row: Any) -> str:
-        torn.append(row.number)
-        return "skip"
-
-    parse = pa_csv.ParseOptions(
-        delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True, invalid_row_handler=collect
-    )
-    try:
-        if path.suffix.lower() in {".parquet", ".pq"}:
-            table = pa_parquet.ParquetFile(path).read()
-        else:
-            with path.open(encoding="utf-8-sig") as file:
-                header = pd.read_csv(file, nrows=0, sep=parse.delimiter).columns
-            convert = pa_csv.ConvertOptions(
-                column_types={name: pa.string() for name in header}, null_values=NULLS, strings_can_be_null=True
-            )
-            table = pa_csv.read_csv(path, parse_options=parse, convert_options=convert)
-            if torn:  # rows are numbered by a single thread only
-                torn.clear()
-                alone = pa_csv.ReadOptions(use_threads=False)
-                pa_csv.read_csv(path, read_options=alone, parse_options=parse, convert_options=convert)
-    except (pa.ArrowInvalid, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise CohortError(f"{path.name}: not a readable table: {error}") from error
-    if torn:
-        rows = name_rows(number - 2 for number in torn if number is not None)  # counted from 1, header included
-        raise CohortError(
-            f"{path.name}: expected {table.num_columns} values in each row, found another number in {rows}"
-        )
-    names = [name for name in table.column_names if name]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise CohortError(f"{path.name}: expected a name of its own for each column, found {twice[0]!r} twice")
-    return table.select(names).to_pandas(ignore_metadata=True)  # type: ignore[no-any-return]
-
-
-def infer_roles(columns: Iterable[str], taken: set[str]) -> dict[str, str]:
-    """Roles from conventional column names; a column that was given a role by hand is left alone.
-
-    >>> infer_roles(["Image Index", "patient_id", "view", "shoe size"], set())
-    {'image': 'Image Index', 'patient': 'patient_id', 'view_position': 'view'}
-    """
-    plain = {"".join(c for c in str(column).lower() if c.isalnum()): str(column) for column in columns}
-    found = {}
-    for role, names in CONVENTIONAL_NAMES.items():
-        for name in names:
-            if name in plain and plain[name] not in taken:
-                found[role] = plain[name]
-                break
-    return found
-
-
-def _strip(table: pd.DataFrame, columns: set[str]) -> pd.DataFrame:
-    for name in columns & set(table.columns):
-        if pd.api.types.is_string_dtype(table[name]):
-            stripped = table[name].str.strip()
-            table[name] = stripped.mask(stripped == "")
-    return table
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _is_numeric(series: pd.Series[Any]) -> bool:
-    known = series.dropna()
-    return len(known) > 0 and bool(pd.to_numeric(known, errors="coerce").notna().all())
-
-
-def _days(series: pd.Series[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Days, and which rows hold neither a number nor a date."""
-    if not pd.api.types.is_datetime64_any_dtype(series):
-        numbers = pd.to_numeric(series, errors="coerce")
-        odd = (numbers.isna() & series.notna()).to_numpy(np.bool_)
-        known = numbers.dropna()
-        if len(known) == series.notna().sum() and len(known) and known.between(19000101, 21001231).all():
-            series = numbers.astype("Int64")  # 20240131, a date as DICOM writes it, not fifty thousand years of days
-        elif odd.sum() <= len(known):
-            return numbers.to_numpy(np.float64, na_value=np.nan), odd
-    dates = _dates(series.astype("string"))
-    days = ((dates - dates.min()).dt.total_seconds() / 86400).to_numpy(np.float64)
-    return np.asarray(days, np.float64), (dates.isna() & series.notna()).to_numpy(np.bool_)
-
-
-def _dates(texts: pd.Series[Any]) -> pd.Series[Any]:
-    """Dates; 01/02/2024 is one only if a single order of day and month fits all rows: never guessed row by row."""
-    dates = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
-    known = texts.notna()
-    if dates[known].notna().all():
-        return dates
-    orders = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y")
-    tried = [pd.to_datetime(texts, errors="coerce", format=order, utc=True) for order in orders]
-    fitting = [each for each in tried if each[known].notna().all()]
-    if len(fitting) == 1:
-        return fitting[0]
-    month, day = (pd.to_datetime(texts, errors="coerce", format="mixed", utc=True, dayfirst=d) for d in (False, True))
-    return month.where(month == day)

@@ -15,7 +15,7 @@ import torch
 from bolus.data.augment import augment
 from bolus.data.batch import Batch, Sampler, seed_for
 from bolus.data.cache import ImageStore, Stored
-from bolus.data.cohort import Samples
+from bolus.data.samples import Samples
 from bolus.recipe import ImagesSpec
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 # Roles whose values are categories become codes; those in NUMBERS become floats.
 CATEGORIES = ("patient", "modality", "laterality", "view_position", "region", "series", "phase", "site", "split")
 NUMBERS = ("visit", "time", "order", "slice_position")
@@ -56,3 +58,19 @@ def is_number_role(role: str) -> bool:
     (True, True, False)
     """
     return role in NUMBERS or role.startswith("score:")
+
+
+def infer_roles(columns: Iterable[str], taken: set[str]) -> dict[str, str]:
+    """Roles from conventional column names; a column that was given a role by hand is left alone.
+
+    >>> infer_roles(["Image Index", "patient_id", "view", "shoe size"], set())
+    {'image': 'Image Index', 'patient': 'patient_id', 'view_position': 'view'}
+    """
+    plain = {"".join(c for c in str(column).lower() if c.isalnum()): str(column) for column in columns}
+    found = {}
+    for role, names in CONVENTIONAL_NAMES.items():
+        for name in names:
+            if name in plain and plain[name] not in taken:
+                found[role] = plain[name]
+                break
+    return found
