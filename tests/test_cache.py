@@ -435,3 +435,13 @@ def test_an_error_of_the_reader_loses_the_name_of_its_file(tmp_path: Path, monke
     monkeypatch.setattr(cache, "read_image", fails)
     (item,) = build_store(cohort, Preprocessing(SIZE)).quarantined
     assert item.reason == "torn at the file, see the file"
+
+
+def test_values_outside_a_given_range_are_clipped_and_remarked_on(tmp_path: Path) -> None:
+    cohort = write(tmp_path / "deep", [noise(0, 4096), noise(1, 4096) + 3000, noise(2, 4096)])
+    given = Preprocessing(SIZE, ranges={"image": (0.0, 4095.0)})
+    store = build_store(cohort, given)
+    assert store.out_of_range == [1]
+    assert ["1 images have values outside image 0 to 4095" in remark for remark in store.remarks] == [True]
+    assert units(store).max() == 1.0
+    assert not build_store(cohort, Preprocessing(SIZE)).remarks, "a range found on the cohort covers it"

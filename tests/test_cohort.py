@@ -440,3 +440,20 @@ print(json.dumps([len(cohort), opened - began, split - opened, peak, float((side
     assert abs(train - 0.7) < 0.01
     assert seconds_to_open + seconds_to_split < 10
     assert gib < 1.5
+
+
+def test_frames_are_numbered_from_zero_and_clips_ordered() -> None:
+    with pytest.raises(CohortError) as caught:
+        cohort({"image": ["v", "v", "w"], "patient": ["P", "P", "Q"], "order": ["0", "1.5", "0"]})
+    assert "row 2: one file on several rows needs a frame number" in text_of(caught)
+    clips = cohort({"image": ["a", "b"], "patient": ["P", "P"], "series": ["s", "s"], "order": ["0", None]})
+    with pytest.raises(CohortError) as caught:
+        clips.samples("clip")
+    assert "row 2: no order within the series" in text_of(caught)
+
+
+def test_roles_missing_codes_and_split_are_added_to_those_of_the_file(tiny_cohort: Path) -> None:
+    opened = Cohort.open(tiny_cohort, roles={"attribute:gender": "sex"}, missing={"sick": ["?"]}, split={"test": 0.4})
+    assert opened.roles["score:severity"] == "severity"
+    assert opened.roles["attribute:gender"] == "sex"
+    assert (opened.spec.split.seed, opened.spec.split.val, opened.spec.split.test) == (1, 0.2, 0.4)
