@@ -48,6 +48,19 @@ def gather(tensor: Tensor, dim: int = 1) -> Tensor:
     return tensor if world_size() == 1 else _Gather.apply(tensor, dim)  # type: ignore[no-untyped-call]
 
 
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in any process; the same answer in all, so that they stop together.
+
+    >>> any_process(True, torch.device("cpu"))
+    True
+    """
+    if world_size() == 1:
+        return flag
+    count = torch.tensor(int(flag), device=device)
+    dist.all_reduce(count)
+    return bool(count.item())
+
+
 def broadcast_parameters(module: nn.Module) -> None:
     """Give every process the parameters and buffers of the first one, once, before training."""
     if world_size() > 1:

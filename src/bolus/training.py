@@ -23,7 +23,7 @@ from bolus.data.cohort import Cohort
 from bolus.data.loading import Fetched, Loader
 from bolus.encoders.folder import save_encoder
 from bolus.errors import CohortError, NonFiniteLossError, OutOfMemoryError, name_rows
-from bolus.gradients import broadcast_parameters, gather
+from bolus.gradients import any_process, broadcast_parameters, gather
 from bolus.health import watch
 from bolus.optimization import lr_factor, peak_lr
 from bolus.progress import Meter
@@ -123,7 +123,8 @@ def pretrain(
             logs = step % spec.log_steps == 0 or step == total
             looks = step % health_steps == 0 or step == total
             elapsed = time.monotonic() - began + spent
-            stopped = spec.max_hours is not None and elapsed >= 3600 * spec.max_hours and step < total
+            if spec.max_hours is not None and step < total:
+                stopped = any_process(elapsed >= 3600 * spec.max_hours, state.device)
             due = time.monotonic() - saved >= 60 * spec.checkpoint_minutes
             due = due or (spec.checkpoint_steps is not None and step % spec.checkpoint_steps == 0)
             saves = due or stopped or step == total
@@ -145,8 +146,10 @@ def pretrain(
                 extra = {"scaler": model.scaler.state_dict(), "seconds": elapsed}
                 save_checkpoint(run.checkpoints, step, model.modules, model.optimizer, extra)
                 saved = time.monotonic()
-            if logs or looks or saves:
+            if logs:
                 window = Window()
+            else:  # the clock of the window stands still while the run looks at itself and saves
+                window.began += time.monotonic() - began + spent - elapsed
     state.wait_for_everyone()
 
     if state.is_main_process:
