@@ -25,7 +25,8 @@ from bolus.assembly import build_loader, build_model, open_images
 from bolus.data.cohort import Cohort
 from bolus.data.phantom import make_phantom
 from bolus.recipe import Recipe
-from bolus.training import Window, apply_gradients, training_step
+from bolus.training import apply_gradients, training_step
+from bolus.window import Window
 from grid import RESULTS, run_grid
 
 

@@ -21,9 +21,9 @@ LEVELS = [
     ["embedding"],
     ["evaluation"],
     ["health"],
-    ["assembly"],
+    ["assembly", "window"],
     ["training"],
-    ["demonstration"],
+    ["demonstration", "rehearsal"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from bolus.assembly import resolve
 from bolus.cli import main
 from bolus.recipe import Recipe, recipe_names
 
@@ -66,7 +67,7 @@ def test_check_pretrain_embed_evaluate_with_roles_on_the_command_line(
     assert found.code == 0, found.out
     assert "random-init" in found.out
     assert "decided" in found.out
-    assert (tmp_path / "run" / "evaluations" / "classify-sick" / "results.jsonl").is_file()
+    assert list((tmp_path / "run" / "evaluations").glob("classify-sick-??????/results.jsonl"))
     found = bolus("evaluate", "--encoder", tmp_path / "run" / "encoder", tmp_path / "cohort.yaml",
                   "--task", "regress", "--target", "severity", "-o", tmp_path / "other")  # fmt: skip
     assert found.code == 0, found.out
@@ -130,4 +131,5 @@ def test_recipes_are_listed_and_printed_whole(bolus: Any) -> None:
     assert all(name in found.out for name in recipe_names())
     for name in recipe_names():
         shown = bolus("recipes", name)
-        assert Recipe.load(yaml.safe_load(shown.out)) == Recipe.load(name)
+        assert resolve(Recipe.load(yaml.safe_load(shown.out))) == resolve(Recipe.load(name))
+        assert "rotation: null" not in shown.out, "every default is filled in"

@@ -179,7 +179,7 @@ def test_dates_become_days(written: list[Any]) -> None:
 def test_an_order_of_day_and_month_is_not_guessed_row_by_row() -> None:
     columns = {"date": ["31/01/2020", "01/02/2020"]}
     assert cohort(columns).encoded("time").tolist() == [0, 1]  # the second can only be February 1 beside the first
-    with pytest.raises(CohortError, match=r"rows 1, 2: time .* a date like 2024-01-31, found '03/04/2020'"):
+    with pytest.raises(CohortError, match=r"rows 1, 2: time .* a date like 2024-01-31, found '99/99/9999'"):
         cohort({"date": ["03/04/2020", "01/02/2020"]})
 
 
@@ -457,3 +457,25 @@ def test_roles_missing_codes_and_split_are_added_to_those_of_the_file(tiny_cohor
     assert opened.roles["score:severity"] == "severity"
     assert opened.roles["attribute:gender"] == "sex"
     assert (opened.spec.split.seed, opened.spec.split.val, opened.spec.split.test) == (1, 0.2, 0.4)
+
+
+def test_values_that_may_name_a_patient_are_shown_by_their_shape_only() -> None:
+    with pytest.raises(CohortError) as caught:
+        cohort({"image": ["a", "b"], "patient": ["p17", "p18"], "visit": ["sub-p17_ses-0", "sub-p18_ses-1"]})
+    assert "'aaa-a99_aaa-9'" in text_of(caught)
+    assert "p17" not in text_of(caught)
+    with pytest.raises(CohortError) as caught:
+        cohort({"image": list("abcd"), "patient": ["p17", "p18", "p19", "p20"], "split": ["p17", "p18", "p19", "p20"]})
+    assert "p17" not in text_of(caught)
+
+
+def test_an_open_cohort_takes_no_further_keys(tiny_cohort: Path) -> None:
+    opened = Cohort.open(tiny_cohort)
+    assert Cohort.open(opened) is opened
+    with pytest.raises(UsageError, match="open its table"):
+        Cohort.open(opened, roles={"site": "sex"})
+
+
+def test_shares_that_leave_nobody_to_train_on_are_an_error_of_the_data(tiny_cohort: Path) -> None:
+    with pytest.raises(CohortError, match="leave no patient to train on"):
+        Cohort.open(tiny_cohort, split={"val": 0.5, "test": 0.5})

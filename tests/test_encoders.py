@@ -30,7 +30,7 @@ from bolus.encoders import backbone as backbone_module
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder, external_encoder
 from bolus.encoders.context import ContextBlock
-from bolus.encoders.folder import load_encoder, save_encoder
+from bolus.encoders.folder import lineage_of, load_encoder, save_encoder
 from bolus.errors import EncoderError
 from bolus.recipe import EncoderSpec
 
@@ -528,6 +528,26 @@ def test_damaged_folders_are_refused(tmp_path: Path, tiny: str) -> None:
         load_encoder(tmp_path)
     with pytest.raises(EncoderError, match="JSON"):
         save_encoder(build(backbone=tiny), tmp_path, preprocessing={"size": object()})
+
+
+def test_lineage_survives_the_folder(tmp_path: Path, tiny: str) -> None:
+    encoder = build(backbone=tiny)
+    own, parent = {"salt": "s", "keys": ["b", "a"]}, {"salt": "t", "keys": ["c"]}
+    save_encoder(encoder, tmp_path / "parent", preprocessing={}, lineage=[parent])
+    save_encoder(encoder, tmp_path / "child", preprocessing={}, lineage=[own, *lineage_of(tmp_path / "parent")])
+    assert lineage_of(tmp_path / "child") == [{"salt": "s", "keys": ["a", "b"]}, parent]
+    load_encoder(tmp_path / "child")
+    save_encoder(encoder, tmp_path / "unknown", preprocessing={})
+    assert lineage_of(tmp_path / "unknown") == []
+    assert lineage_of(Path("resnet18")) == []
+    path = tmp_path / "child" / "encoder.json"
+    description = json.loads(path.read_text())
+    del description["lineage"]
+    path.write_text(json.dumps(description))
+    assert lineage_of(tmp_path / "child") == [], "a folder from before lineages were kept"
+    path.write_text(json.dumps(description | {"lineage": [{"salt": "s"}]}))
+    with pytest.raises(EncoderError, match="salt and keys"):
+        lineage_of(tmp_path / "child")
 
 
 @pytest.mark.parametrize("context", [False, True])

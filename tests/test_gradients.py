@@ -47,6 +47,16 @@ def test_accumulation_adds_batches_and_empties_its_buffers() -> None:
         torch.testing.assert_close(weight.grad, torch.tensor([1.5, 2.5]))
 
 
+def test_expanded_gradients_can_be_accumulated_and_clipped() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    combiner = Sum([weight])
+    for _ in range(2):
+        combiner.accumulate({"a": weight.sum()})  # autograd hands out one number, expanded to three
+    combiner.reconcile()
+    nn.utils.clip_grad_norm_([weight], 1.0)
+    torch.testing.assert_close(weight.grad, torch.full((3,), 3**-0.5))
+
+
 def test_losses_without_any_gradient_leave_zeros() -> None:
     weight = nn.Parameter(torch.ones(2))
     combiner = Sum([weight])

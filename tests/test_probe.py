@@ -36,6 +36,7 @@ def arguments(**changes):
 
 
 def by(report, **wanted):
+    wanted = {"baseline": ""} | wanted
     return [r for r in report.results if all(getattr(r, key) == value for key, value in wanted.items())]
 
 
@@ -80,13 +81,13 @@ def test_planted_signal_is_found_and_noise_is_not():
         noise = the(report, metric="auroc", encoder="random-init", probe=kind)
         assert run.ci_low > 0.65
         assert noise.ci_low < 0.5 < noise.ci_high
-        difference = the(report, metric="auroc", encoder="run - random-init", probe=kind)
+        difference = the(report, metric="auroc", encoder="run", baseline="random-init", probe=kind)
         assert difference.ci_low > 0
         assert difference.estimate == pytest.approx(run.estimate - noise.estimate)
         assert difference.detectable == pytest.approx(2.802 * difference.se)
         assert run.detectable is None
         assert (run.num_samples, run.num_patients) == (240, 120)
-        over_prior = the(report, metric="auroc", encoder="run - majority", probe=kind)
+        over_prior = the(report, metric="auroc", encoder="run", baseline="majority", probe=kind)
         assert over_prior.estimate == pytest.approx(run.estimate - 0.5)
     assert the(report, metric="auroc", encoder="majority").estimate == 0.5
     assert "sick, linear: decided: +" in report.summary()
@@ -103,7 +104,7 @@ def test_regression():
     report = probe(*planted(task="regress", num_patients=240), **arguments(task="regress", target="age"))
     run = the(report, metric="mae", encoder="run", probe="linear")
     assert run.estimate < 8 < the(report, metric="mae", encoder="majority").estimate
-    assert the(report, metric="mae", encoder="run - random-init", probe="linear").ci_high < 0
+    assert the(report, metric="mae", encoder="run", baseline="random-init", probe="linear").ci_high < 0
     assert math.isnan(the(report, metric="pearson", encoder="majority").estimate)
     assert the(report, metric="spearman", encoder="run", probe="knn").ci_low > 0.3
     assert run.num_positive is None
@@ -137,7 +138,7 @@ def test_results_are_the_estimates_of_the_predictions():
     found = the(report, metric="auroc", encoder="run", probe="knn")
     assert (found.estimate, found.ci_low, found.ci_high) == pytest.approx((own.value, own.low, own.high))
     pair = paired_difference(auroc, ours.y, ours.score, theirs.score, patients[ours.position], draws=100, seed=5)
-    found = the(report, metric="auroc", encoder="run - random-init", probe="knn")
+    found = the(report, metric="auroc", encoder="run", baseline="random-init", probe="knn")
     assert (found.estimate, found.ci_low, found.se) == pytest.approx((pair.value, pair.low, pair.se))
 
 
@@ -150,7 +151,7 @@ def test_same_encoder_twice_differs_by_exactly_nothing():
         split,
         **arguments(fractions=(0.2, 1)),
     )
-    pairs = [r for r in report.results if r.encoder == "run - copy"]
+    pairs = [r for r in report.results if r.baseline == "copy"]
     assert len(pairs) == 2 * 2 * 5
     assert all((r.estimate, r.ci_low, r.ci_high, r.se, r.detectable) == (0, 0, 0, 0, 0) for r in pairs)
 
@@ -258,7 +259,7 @@ def test_few_positive_patients_decide_nothing():
     positives = np.unique(patients[(split == "test") & (y == 1)])[5:]
     rare[np.isin(patients, positives)] = -1
     report = probe(embeddings, rare, patients, split, **arguments())
-    difference = the(report, metric="auroc", encoder="run - random-init", probe="linear")
+    difference = the(report, metric="auroc", encoder="run", baseline="random-init", probe="linear")
     assert difference.ci_low > 0
     assert (difference.num_positive, difference.num_positive_patients) == (10, 5)
     assert report.summary().endswith("but only 5 positive test patients where a finding needs 20")
@@ -275,7 +276,46 @@ def test_everything_is_a_function_of_the_seed():
 def test_only_the_judged_encoder_carries_the_recipe():
     report = probe(*planted(), **arguments(split_hash="s", recipe_hash="r", draws=10))
     assert {r.split_hash for r in report.results} == {"s"}
-    assert {r.encoder for r in report.results if r.recipe_hash == "r"} == {"run", "run - random-init", "run - majority"}
+    assert {(r.encoder, r.baseline) for r in report.results if r.recipe_hash == "r"} == {
+        ("run", ""), ("run", "random-init"), ("run", "majority")
+    }  # fmt: skip
+
+
+def test_an_encoder_may_be_named_like_a_difference():
+    embeddings, y, patients, split = planted()
+    report = probe({"a - b": embeddings["run"], "b": embeddings["random-init"]}, y, patients, split, **arguments())
+    assert the(report, metric="auroc", encoder="a - b", baseline="b", probe="linear").detectable is not None
+    assert report.summary().endswith("AUROC over b")
+
+
+@pytest.mark.parametrize("task", ["classify", "regress"])
+def test_validation_is_carved_out_of_the_training_patients_where_there_is_none(task):
+    embeddings, y, patients, split = planted(task=task, signal=0.3, dim=60)
+    split = np.where(split == "val", "train", split)
+    report = probe(embeddings, y, patients, split, **arguments(task=task, seed=4))
+    frame = report.predictions
+    carved = np.unique(frame[frame.split == "val"].position)
+    assert (split[carved] == "train").all()
+    assert np.array_equal(carved, np.flatnonzero(np.isin(patients, patients[carved]))), "whole patients"
+    assert 5 < len(np.unique(patients[carved])) < 30  # of 80, about a fifth
+    given = split.copy()
+    given[carved] = "val"
+    expected = probe(embeddings, y, patients, given, **arguments(task=task, seed=4))
+    assert [r.estimate for r in report.results] == pytest.approx([r.estimate for r in expected.results], nan_ok=True)
+    assert report.heads["linear"].strength == expected.heads["linear"].strength
+    (note,) = [note for note in report.notes if "of the 80 training patients" in note]
+    assert note.startswith("no validation row has a value of sick: strengths were chosen on")
+    assert all(note in r.notes for r in report.results), "the note stands with every number, and so with the verdict"
+    assert not any("middle of its grid" in note for note in report.notes)
+    other = probe(embeddings, y, patients, split, **arguments(task=task, seed=5)).predictions
+    assert not np.array_equal(np.unique(other[other.split == "val"].position), carved)
+
+
+def test_one_training_patient_is_not_divided():
+    embeddings, y, patients, split = planted(task="regress")
+    split, patients = np.where(split == "val", "train", split), np.where(split == "test", patients + 1, 0)
+    report = probe(embeddings, y, patients, split, **arguments(task="regress"))
+    assert any("middle of its grid" in note for note in report.notes)
 
 
 def broken(what):

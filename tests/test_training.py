@@ -20,8 +20,9 @@ from bolus.checkpoint import last_checkpoint
 from bolus.data.cohort import Cohort
 from bolus.errors import CohortError, NonFiniteLossError, OutOfMemoryError, RecipeError, TrainingError
 from bolus.recipe import Recipe
+from bolus.rehearsal import dry_run
 from bolus.run import Run
-from bolus.training import dry_run, explain_memory, pretrain
+from bolus.training import explain_memory, pretrain
 
 Small = dict[str, Any]
 
@@ -253,3 +254,86 @@ def test_relations_other_than_views_train(
     lines = [line for line in run.metrics() if line["kind"] == "train"]
     assert all(line["anchors"]["p"] == 16 for line in lines)  # every row has its own other view at the least
     assert all(np.isfinite(line["loss"]) for line in lines)
+
+
+def stopped_run(tiny_cohort: Path, small_recipe: Small, tmp_path: Path) -> Run:
+    return pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "part", cache=tmp_path / "cache", quiet=True,
+                    overrides=["training.max_hours=1e-9"])  # fmt: skip
+
+
+def go_on(tiny_cohort: Path, small_recipe: Small, tmp_path: Path) -> Run:
+    return pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "part", cache=tmp_path / "cache", quiet=True,
+                    resume=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["order", "rows", "images"])
+def test_another_table_of_the_same_patients_is_another_run(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path, change: str
+) -> None:
+    stopped_run(tiny_cohort, small_recipe, tmp_path)
+    table = tiny_cohort.with_name("table.csv")
+    head, *lines = table.read_text().splitlines()
+    trained = int(np.flatnonzero(Cohort.open(tiny_cohort).split == "train")[0])
+    if change == "images":
+        (tiny_cohort.parent / lines[trained].split(",")[0]).write_bytes(b"unreadable now")
+    else:
+        kept = lines[::-1] if change == "order" else lines[:trained] + lines[trained + 1 :]
+        table.write_text("\n".join([head, *kept]) + "\n")
+    with pytest.raises(TrainingError, match="other training images or columns"):
+        go_on(tiny_cohort, small_recipe, tmp_path)
+
+
+def test_a_torn_last_line_of_metrics_does_not_stop_a_resumption(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path
+) -> None:
+    run = stopped_run(tiny_cohort, small_recipe, tmp_path)
+    with run.metrics_path.open("a") as file:
+        file.write('{"kind": "train", "st')
+    assert go_on(tiny_cohort, small_recipe, tmp_path).status == "finished"
+
+
+def test_numbers_that_are_not_finite_are_null_in_metrics(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.append({"kind": "train", "step": 1, "gradient_norm": float("inf"), "losses": {"a": float("nan")}})
+    assert run.metrics() == [{"kind": "train", "step": 1, "gradient_norm": None, "losses": {"a": None}}]
+
+
+def test_a_folder_of_other_things_is_not_trained_in(tiny_cohort: Path, small_recipe: Small, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.yaml").write_text("precious")
+    with pytest.raises(TrainingError, match="neither empty nor a run"):
+        pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "mine", quiet=True)
+    assert (tmp_path / "mine" / "recipe.yaml").read_text() == "precious"
+
+
+def test_the_saved_recipe_has_every_key(reference: Run) -> None:
+    saved = yaml.safe_load((reference.folder / "recipe.yaml").read_text())
+    assert saved["objectives"]["global"]["depth"] == 3
+    assert saved["images"]["augment"]["rotation"] is not None
+
+
+def test_two_checkpoints_are_kept_and_a_damaged_one_names_the_way_out(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path
+) -> None:
+    keys = ["training.checkpoint_steps=1", "training.max_hours=1e-9", "training.log_steps=3"]
+    run = pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "part", cache=tmp_path / "cache", quiet=True,
+                   overrides=keys)  # fmt: skip
+    assert run.status == "stopped"
+    kept = sorted(run.checkpoints.glob("step-*"))
+    assert len(kept) == 2
+    (kept[1] / "tensors.safetensors").write_bytes(b"torn")
+    with pytest.raises(TrainingError, match=r"delete .* to go on"):
+        go_on(tiny_cohort, small_recipe, tmp_path)
+    import shutil
+
+    shutil.rmtree(kept[1])
+    assert go_on(tiny_cohort, small_recipe, tmp_path).status == "finished"
+
+
+def test_a_probe_that_does_not_exist_is_an_error_before_anything_is_decoded(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="label:sick"):
+        pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "run", cache=tmp_path / "cache", quiet=True,
+                 overrides=["training.probe=label:sik"])  # fmt: skip
+    assert not list((tmp_path / "cache").rglob("*.npy"))

@@ -18,7 +18,8 @@ def difference(**changes):
         "ci_high": 0.09,
         "num_samples": 90,
         "num_patients": 40,
-        "encoder": "run - other",
+        "encoder": "run",
+        "baseline": "other",
         "detectable": 0.06,
     }
     return Result(**(values | changes))

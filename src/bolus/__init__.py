@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from bolus.objectives.infonce import infonce as infonce
     from bolus.objectives.varcov import varcov_loss as varcov_loss
     from bolus.recipe import Recipe as Recipe
+    from bolus.rehearsal import dry_run as dry_run
     from bolus.run import Run as Run
-    from bolus.training import dry_run as dry_run
     from bolus.training import pretrain as pretrain
 
 __version__ = "0.1.0"
@@ -36,7 +36,7 @@ _HOMES = {
     "Relation": "bolus.data.relation",
     "Run": "bolus.run",
     "check": "bolus.data.checking",
-    "dry_run": "bolus.training",
+    "dry_run": "bolus.rehearsal",
     "embed": "bolus.embedding",
     "evaluate": "bolus.evaluation.judging",
     "infonce": "bolus.objectives.infonce",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from accelerate import PartialState
 from torch import nn
 from torch.optim import Optimizer
 
+from bolus.data.augment import resolve as resolve_augment
 from bolus.data.batch import Sampler
 from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.cohort import Cohort
@@ -24,7 +27,7 @@ from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.errors import CohortError, RecipeError, suggest
 from bolus.gradients import Sum
-from bolus.objectives import build_objectives
+from bolus.objectives import build_objectives, resolve_objectives
 from bolus.objectives.base import Objective
 from bolus.optimization import build_optimizer
 from bolus.progress import Meter
@@ -35,20 +38,16 @@ AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 
 @dataclass
 class Model:
-    """Everything that is trained, and how."""
+    """Everything that is trained, and how; `modules` are encoder and objectives by the names checkpoints use."""
 
     encoder: Encoder
     objectives: dict[str, Objective]
     needs: Needs
+    modules: dict[str, nn.Module]
     optimizer: Optimizer
     combiner: Sum
     scaler: torch.amp.GradScaler
     autocast: torch.autocast
-
-    @property
-    def modules(self) -> dict[str, nn.Module]:
-        """Encoder and objectives by the names that checkpoints use."""
-        return {"encoder": self.encoder, **{f"objective.{name}": one for name, one in self.objectives.items()}}
 
 
 def build_model(recipe: Recipe, device: torch.device) -> Model:
@@ -64,25 +63,34 @@ def build_model(recipe: Recipe, device: torch.device) -> Model:
         raise RecipeError(f"images.views: the objectives need {needs.views} views, found {recipe.images.views}")
     if needs.levels and not encoder.shape.levels:
         raise RecipeError(f"an objective reads the encoder's levels, and {recipe.encoder.backbone!r} has none")
-    model = Model(
+    modules: dict[str, nn.Module] = {"encoder": encoder}
+    for name, objective in objectives.items():
+        modules[f"objective.{name}"] = objective.to(device)
+    precision = recipe.training.precision
+    return Model(
         encoder,
-        {name: objective.to(device) for name, objective in objectives.items()},
+        objectives,
         needs,
-        optimizer=torch.optim.SGD([nn.Parameter(torch.zeros(1))]),  # replaced below, once modules have names
-        combiner=Sum([]),
-        scaler=torch.amp.GradScaler(device.type, enabled=recipe.training.precision == "fp16"),
-        autocast=torch.autocast(
-            device.type, AUTOCAST[recipe.training.precision], enabled=recipe.training.precision != "fp32"
-        ),
+        {name: module.train() for name, module in modules.items()},
+        optimizer=build_optimizer(modules, recipe.optimizer, recipe.optimizer.lr),
+        combiner=Sum([parameter for module in modules.values() for parameter in module.parameters()]),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
+        autocast=torch.autocast(device.type, AUTOCAST[precision], enabled=precision != "fp32"),
     )
-    for module in model.modules.values():
-        module.train()
-    model.optimizer = build_optimizer(model.modules, recipe.optimizer, recipe.optimizer.lr)
-    model.combiner = Sum([parameter for module in model.modules.values() for parameter in module.parameters()])
-    return model
 
 
-def contract(cohort: Cohort, recipe: Recipe) -> Preprocessing:
+def resolve(recipe: Recipe) -> Recipe:
+    """The recipe with every default written out, those of objectives and augmentation presets included.
+
+    >>> resolve(Recipe.load("vicreg")).objectives["global"].parameters["depth"]
+    3
+    """
+    augment = resolve_augment(recipe.images.augment)
+    images = recipe.images.model_copy(update={"augment": augment})
+    return recipe.model_copy(update={"images": images, "objectives": resolve_objectives(recipe)})
+
+
+def contract_of(cohort: Cohort, recipe: Recipe) -> Preprocessing:
     """What the recipe asks of the images, with the ranges that the cohort states."""
     return Preprocessing(recipe.images.size, recipe.encoder.in_channels, recipe.images.fit, cohort.spec.ranges)
 
@@ -92,7 +100,7 @@ def open_images(cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool)
     state = PartialState()
     with state.main_process_first(), Meter("decoding", len(cohort), quiet=quiet) as meter:
         store = build_store(
-            cohort, contract(cohort, recipe), folder=cache, on_progress=lambda done, _: meter.update(done)
+            cohort, contract_of(cohort, recipe), folder=cache, on_progress=lambda done, _: meter.update(done)
         )
     for remark in store.remarks:
         Meter("", 0, quiet=quiet).say(f"! {remark}")
@@ -168,6 +176,33 @@ def build_loader(
         rank=state.process_index,
         processes=state.num_processes,
     )
+
+
+def plan(cohort: Cohort, recipe: Recipe, needs: Needs, cache: Path | None) -> Loader:
+    """A loader as if every image could be read, without reading one: what does not fit shows at once.
+
+    Raises:
+        CohortError, RecipeError: as `build_loader`.
+    """
+    store = build_store(cohort, contract_of(cohort, recipe), folder=cache, rows=np.zeros(0, np.int64))
+    samples, everything = cohort.samples(recipe.images.unit), np.ones(len(cohort), bool)
+    return build_loader(cohort, samples, store, recipe, needs, PartialState(), readable=everything)
+
+
+def data_hash(cohort: Cohort, loader: Loader) -> str:
+    """What the training sees, in order: images, frames, columns and ranges; 16 hexadecimal digits.
+
+    A run whose table, readable images or ranges changed is another run, and its hash says so.
+    """
+    rows = loader.samples.first_row[loader.positions]
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update("\n".join(cohort.table[cohort.roles["image"]].iloc[rows].astype(str)).encode())
+    if "order" in cohort.roles:
+        digest.update(cohort.encoded("order")[rows].tobytes())
+    for role, values in sorted(loader.columns.items()):
+        digest.update(role.encode() + np.ascontiguousarray(values[loader.positions]).tobytes())
+    digest.update(json.dumps(loader.store.preprocessing.to_json(), sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def total_steps(recipe: Recipe, loader: Loader) -> int:

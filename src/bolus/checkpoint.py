@@ -21,6 +21,8 @@ from torch.optim import Optimizer
 
 from bolus.errors import TrainingError
 
+KEPT = 2  # the newest checkpoint, and the one before it should the newest prove damaged
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a part."""
@@ -35,7 +37,7 @@ def write_atomically(path: Path, text: str) -> None:
 def save_checkpoint(
     folder: Path, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, extra: Mapping[str, Any]
 ) -> Path:
-    """Save weights, optimiser and step under `folder/step-...`; older checkpoints go once the new one stands.
+    """Save weights, optimiser and step under `folder/step-...`; all but one older go once the new one is on the disk.
 
     Args:
         folder: of all checkpoints of a run; made if absent.
@@ -62,15 +64,25 @@ def save_checkpoint(
     save_file(
         {key: value.detach().clone().contiguous() for key, value in tensors.items()}, temporary / "tensors.safetensors"
     )
+    _flush(temporary / "tensors.safetensors")
     write_atomically(temporary / "state.json", json.dumps({"step": step, "optimizer": scalars, "extra": dict(extra)}))
     shutil.rmtree(target, ignore_errors=True)
     temporary.replace(target)
-    for old in folder.glob("step-*"):
-        if old != target:
-            shutil.rmtree(old, ignore_errors=True)
+    _flush(folder)
+    for old in sorted(folder.glob("step-*"))[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
     for torn in folder.glob(".step-*.tmp"):
         shutil.rmtree(torn, ignore_errors=True)
     return target
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's entries, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -92,7 +104,9 @@ def load_checkpoint(path: Path, modules: Mapping[str, nn.Module], optimizer: Opt
             prefix = f"{name}/"
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     except Exception as error:  # safetensors, json and torch each raise their own kinds
-        raise TrainingError(f"{path.name}: not a checkpoint of this recipe: {error}") from error
+        raise TrainingError(
+            f"{path.name}: damaged, or of another recipe ({error}); delete {path} to go on from the one before"
+        ) from error
     entries: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):

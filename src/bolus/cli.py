@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -52,7 +51,7 @@ def _open(path: Path, role: list[str], missing: list[str], root: str | None, spl
     codes: dict[str, list[Any]] = {}
     for column, value in _pairs(missing, "--missing"):
         codes.setdefault(column, []).append(value)
-    shares = {key: yaml.safe_load(value) for key, value in _pairs(split, "--split")} or None
+    shares = dict(_pairs(split, "--split")) or None  # numbers as text: the cohort's own check reads them
     return Cohort.open(path, roles=dict(_pairs(role, "--role")), missing=codes, root=root, split=shares)
 
 
@@ -105,7 +104,7 @@ def pretrain(
 ) -> None:
     """Pretrain an encoder on the training patients of a cohort."""
     from bolus.recipe import recipe_names
-    from bolus.training import dry_run
+    from bolus.rehearsal import dry_run
     from bolus.training import pretrain as run_pretrain
 
     if not recipe:
@@ -216,7 +215,9 @@ def recipes(
     from bolus.recipe import Recipe, recipe_names
 
     if name is not None:
-        console.print(Recipe.load(name).to_yaml(), highlight=False, markup=False)
+        from bolus.assembly import resolve
+
+        console.print(resolve(Recipe.load(name)).to_yaml(), highlight=False, markup=False)
         return
     table = Table("recipe", "what it does", "objectives", "source", box=None)
     for each in recipe_names():

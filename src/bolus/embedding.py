@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,19 +19,29 @@ from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.cohort import Cohort
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import external_encoder
-from bolus.encoders.folder import load_encoder
-from bolus.errors import EncoderError
+from bolus.encoders.folder import lineage_of, load_encoder
+from bolus.errors import EncoderError, UsageError
 from bolus.run import Run
 
 
 @dataclass(frozen=True)
 class Judged:
-    """An encoder ready to embed: name for display, weights, the input it expects, and the run it came from, if any."""
+    """An encoder ready to embed.
+
+    Args:
+        name: for display.
+        encoder: architecture and weights.
+        preprocessing: the input it expects.
+        run: where it came from, if it was opened as one.
+        lineage: whom it and the encoders it was initialised from were trained on, as `lineage_of` says; empty where
+            that is not known.
+    """
 
     name: str
     encoder: Encoder
     preprocessing: Preprocessing
     run: Run | None
+    lineage: Sequence[Mapping[str, Any]] = ()
 
     def random_twin(self, seed: int) -> Encoder:
         """The same architecture with fresh weights: what the pixels alone give away."""
@@ -49,31 +58,33 @@ def open_encoder(source: str | Path, *, keep_context: bool = True, size: int | N
 
     Raises:
         EncoderError: nothing there can be opened as an encoder, or its training has not ended.
+        UsageError: a size for a run or encoder folder, which states its own.
     """
-    folder, name = Path(source), _display_name(source)
+    folder, name = Path(source), Path(source).name or Path(source).resolve().name
     if (folder / "run.json").is_file():
         run = Run.open(folder)
         if not run.encoder.is_dir():
             raise EncoderError(f"{folder}: training has not ended; go on with bolus pretrain ... --resume")
         encoder, contract = load_encoder(run.encoder, keep_context=keep_context)
-        return Judged(name, encoder, Preprocessing(**contract), run)
+        # A run from before encoder folders had a lineage still knows its own patients.
+        lineage = lineage_of(run.encoder) or [{"salt": run.record["salt"], "keys": run.record["training_patients"]}]
+        return Judged(name, encoder, _as_stated(folder, contract, size), run, lineage)
     if (folder / "encoder.json").is_file():
         encoder, contract = load_encoder(folder, keep_context=keep_context)
-        return Judged(name, encoder, Preprocessing(**contract), None)
+        return Judged(name, encoder, _as_stated(folder, contract, size), None, lineage_of(folder))
     encoder, contract = external_encoder(str(source))
     fit = cast(Literal["pad", "stretch", "crop"], contract.get("fit", "pad"))
     preprocessing = Preprocessing(size or int(contract.get("size", 224)), encoder.spec.in_channels, fit)
     return Judged(name, encoder, preprocessing, None)
 
 
-def _display_name(source: str | Path) -> str:
-    """The last part of a path or hub name, kept apart from what evaluations call baselines and differences (`a - b`).
-
-    >>> _display_name("runs/a - b"), _display_name("runs/majority"), _display_name("facebook/dinov2-small")
-    ('a-b', 'majority (encoder)', 'dinov2-small')
-    """
-    name = re.sub(r"\s+-\s+", "-", Path(source).name or Path(source).resolve().name)
-    return f"{name} (encoder)" if name in ("majority", "random-init") else name
+def _as_stated(folder: Path, contract: Mapping[str, Any], size: int | None) -> Preprocessing:
+    """The contract of an encoder folder, which a person cannot overrule."""
+    if "size" in contract and size is not None:
+        raise UsageError(f"{folder} states its own input size, {contract['size']} pixels; leave out the size {size}")
+    if "size" not in contract and size is None:
+        raise EncoderError(f"{folder} does not state its input size; give one")
+    return Preprocessing(**({"size": size} | dict(contract)))
 
 
 def embed_rows(
@@ -94,9 +105,36 @@ def embed_rows(
 
 
 def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> ImageStore:
-    """The cohort's images as this encoder expects them; ranges that the encoder does not know come from the cohort."""
-    ranges = {**cohort.spec.ranges, **judged.preprocessing.ranges}
-    return build_store(cohort, replace(judged.preprocessing, ranges=ranges), folder=cache)
+    """The cohort's images as this encoder expects them.
+
+    A modality that needs a range and whose name the encoder does not know takes the encoder's only range, where it has
+    one and the cohort has one modality; otherwise the range that the cohort states, or the one that covers its images.
+    `remarks_on` says so.
+    """
+    known = judged.preprocessing.ranges
+    store = build_store(cohort, judged.preprocessing, folder=cache)
+    unknown = set(store.preprocessing.ranges) - set(known)
+    if len(known) == 1 and len(set(cohort.modality)) == 1:
+        (only,) = known.values()
+        ranges = dict.fromkeys(unknown, only)
+    else:
+        ranges = {name: cohort.spec.ranges[name] for name in unknown & set(cohort.spec.ranges)}
+    if not ranges:
+        return store
+    return build_store(cohort, replace(judged.preprocessing, ranges={**known, **ranges}), folder=cache)
+
+
+def remarks_on(judged: Judged, store: ImageStore) -> list[str]:
+    """What a person must know of the images that `open_store` gave this encoder, in sentences."""
+    known = judged.preprocessing.ranges
+    said = list(store.remarks)
+    for name, (low, high) in sorted(store.preprocessing.ranges.items()):
+        if name in known:
+            continue
+        same = [other for other, values in known.items() if tuple(values) == (low, high)]
+        origin = f"the range it knows for {same[0]}" if same else "not a range it was trained with"
+        said.append(f"The encoder does not know modality {name!r}: values {low:g} to {high:g} are used, {origin}.")
+    return said
 
 
 def device_for_inference() -> torch.device:
@@ -129,6 +167,7 @@ def embed(
 
     Raises:
         EncoderError: the encoder cannot be opened.
+        UsageError: a size for an encoder that states its own.
         CohortError: the cohort cannot be opened, or most of its images cannot be read.
     """
     cohort = Cohort.open(cohort)
@@ -144,7 +183,7 @@ def embed(
     if out is not None:
         _write(Path(out), frame, vectors, judged, store)
     frame = frame.assign(embedding=list(vectors))
-    frame.attrs["remarks"] = store.remarks
+    frame.attrs["remarks"] = remarks_on(judged, store)
     return frame
 
 
@@ -159,7 +198,7 @@ def _write(
         "encoder": judged.name,
         "recipe": judged.run.recipe.digest if judged.run else None,
         "preprocessing": store.preprocessing.to_json(),
-        "remarks": store.remarks,
+        "remarks": remarks_on(judged, store),
     }
     table = table.append_column("embedding", column)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), "bolus": json.dumps(metadata)})

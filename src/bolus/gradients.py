@@ -61,6 +61,19 @@ def any_process(flag: bool, device: torch.device) -> bool:
     return bool(count.item())
 
 
+def same_everywhere(value: int, device: torch.device) -> bool:
+    """Whether every process has the same value.
+
+    >>> same_everywhere(3, torch.device("cpu"))
+    True
+    """
+    if world_size() == 1:
+        return True
+    ends = torch.tensor([value, -value], device=device)
+    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+    return bool(ends.sum() == 0)
+
+
 def broadcast_parameters(module: nn.Module) -> None:
     """Give every process the parameters and buffers of the first one, once, before training."""
     if world_size() > 1:
@@ -113,7 +126,8 @@ class Sum:
             found = torch.autograd.grad(total, self.parameters, allow_unused=True)
         if self._buffers is None:
             self._buffers = [
-                torch.zeros_like(parameter) if grad is None else grad.detach()
+                # A copy: autograd may hand out an expanded tensor, or one that the graph still holds.
+                torch.zeros_like(parameter) if grad is None else torch.empty_like(parameter).copy_(grad)
                 for parameter, grad in zip(self.parameters, found, strict=True)
             ]
         else:

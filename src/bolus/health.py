@@ -21,6 +21,7 @@ from bolus.data.cache import ImageStore
 from bolus.data.cohort import Cohort
 from bolus.embedding import embed_rows
 from bolus.encoders.backbone import Encoder
+from bolus.errors import RecipeError, suggest
 from bolus.evaluation.metrics import auroc, spearman
 from bolus.recipe import Recipe
 
@@ -116,14 +117,37 @@ def knn_scores(
     return scores
 
 
+def check_probe(cohort: Cohort, recipe: Recipe) -> str | None:
+    """The role that the online probe will watch: the recipe's `training.probe`, else the first label; None for neither.
+
+    Raises:
+        RecipeError: `training.probe` is no role of the cohort, or its values are neither labels nor numbers.
+    """
+    role = recipe.training.probe
+    if role is None:
+        return next((role for role in cohort.roles if role.startswith("label:")), None)
+    if role not in cohort.roles:
+        raise RecipeError(f"training.probe: no column has the role {role!r}; {suggest(role, cohort.roles)}")
+    has_values = bool(cohort.values(role).notna().any())
+    if has_values and not role.startswith("label:") and cohort.encoded(role).dtype != np.float64:
+        raise RecipeError(f"training.probe: {role} holds categories; expected a label:NAME, or a role with numbers")
+    return role
+
+
 def watch(encoder: Encoder, store: ImageStore, cohort: Cohort, recipe: Recipe) -> list[Finding]:
     """Every measure on the validation patients (on nobody's labels but theirs); a few seconds.
 
-    Without validation patients the geometry is measured on training images, and the sentence says so.
+    Without validation patients the geometry is measured on training images, and the sentence says so. What the data
+    leave open is said in a finding, never raised.
+
+    Raises:
+        RecipeError: as `check_probe`.
     """
     held_out = np.flatnonzero((cohort.split == "val") & store.readable)
     where = "validation" if len(held_out) >= 2 else "training"
     pool = held_out if len(held_out) >= 2 else np.flatnonzero((cohort.split == "train") & store.readable)
+    if len(pool) < 2:
+        return [Finding("images", float(len(pool)), True, "Too few readable images to say how the run is doing.")]
     rng = np.random.default_rng(seed_for(recipe.training.seed, "health"))
     rows = np.sort(rng.permutation(pool)[:WATCHED])
     vectors = embed_rows(encoder, store, rows)
@@ -186,9 +210,12 @@ def _alignment(encoder: Encoder, store: ImageStore, rows: npt.NDArray[np.int64],
 def _probe(
     vectors: npt.NDArray[np.float32], cohort: Cohort, rows: npt.NDArray[np.int64], recipe: Recipe
 ) -> list[Finding]:
-    role = recipe.training.probe or next((role for role in cohort.roles if role.startswith("label:")), None)
+    role = check_probe(cohort, recipe)
     if role is None:
         return []
+    few = Finding(f"knn {role}", float("nan"), True, f"Too few labelled validation patients to watch {role}.")
+    if not cohort.values(role).iloc[rows].notna().any():
+        return [few]
     patients = cohort.encoded("patient")[rows]
     if role.startswith("label:"):
         labels = cohort.labels(role.removeprefix("label:"))
@@ -201,15 +228,14 @@ def _probe(
     values = []
     for target, score in zip(y.T, scores.T, strict=True):
         known = ~np.isnan(target)
-        # A class with fewer than three patients on either side says nothing.
-        sides = [len(set(patients[known & (target == side)])) for side in (0, 1)] if measure is auroc else [3]
-        if min(sides) >= 3:
+        # Fewer than three patients, on either side of a class, say nothing.
+        sides = [known & (target == side) for side in (0, 1)] if measure is auroc else [known]
+        if min(len(set(patients[side])) for side in sides) >= 3:
             values.append(float(measure(target[known], score[known])))
     value = float(np.nanmean(values)) if values and not np.isnan(values).all() else float("nan")
-    name = f"knn {role}"
     if np.isnan(value):
-        return [Finding(name, value, True, f"Too few labelled validation patients to watch {role}.")]
+        return [few]
     sentence = f"Neighbours among other validation patients predict {role} with {unit} {value:.2f} (chance {chance:g})"
     return [
-        Finding(name, value, value > chance, sentence + ("." if value > chance else ": nothing of it is seen yet."))
+        Finding(few.name, value, value > chance, sentence + ("." if value > chance else ": nothing of it is seen yet."))
     ]

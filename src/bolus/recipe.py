@@ -121,12 +121,12 @@ class TrainingSpec(_Spec):
 
     epochs: int = Field(100, ge=1)
     max_steps: int | None = Field(None, ge=1)
-    max_hours: float | None = Field(None, gt=0)
+    max_hours: float | None = Field(None, gt=0)  # of one call: stop, save, go on with --resume
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: int = Field(1, ge=1)  # batches whose gradients meet in one step
     clip: float | None = Field(None, gt=0)  # norm of the whole gradient
     seed: int = 0
-    checkpoint_minutes: float = Field(10.0, ge=0)
+    checkpoint_minutes: float = Field(10.0, ge=0)  # the clock is looked at every log_steps
     checkpoint_steps: int | None = Field(None, ge=1)  # in addition, every so many steps
     health_epochs: float | None = Field(5.0, gt=0)  # how often; null: only at the end
     probe: str | None = None  # role of a label or score watched by the online probe, as label:NAME or score:NAME

@@ -13,9 +13,10 @@ evaluations/       one folder for each question asked of the encoder
 from __future__ import annotations
 
 import json
+import math
 import platform
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,7 +82,10 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """run.json as data."""
-        return dict(json.loads(self.record_path.read_text(encoding="utf-8")))
+        try:
+            return dict(json.loads(self.record_path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise BolusError(f"{self.record_path}: damaged: {error}") from error
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -108,7 +112,9 @@ class Run:
             TrainingError: the folder holds a run and `resume` is false, or it holds another run.
         """
         run = cls(folder)
-        if run.record_path.is_file():
+        if run.status == "new" and folder.is_dir() and any(folder.iterdir()):
+            raise TrainingError(f"{folder} is neither empty nor a run; choose another folder")
+        if run.status != "new":
             if not resume:
                 raise TrainingError(f"{folder} holds a run; go on with --resume, or choose another folder")
             changed = _changed(run.recipe, recipe)
@@ -119,8 +125,36 @@ class Run:
                 raise TrainingError(f"{folder} was started on another cohort or split; resuming would mix patients")
         return run
 
-    def create(self, cohort: Cohort, recipe: Recipe, quarantined: Sequence[Quarantined]) -> None:
-        """Write what a run knows before its first step; of training patients, keyed hashes only."""
+    def recognise(self, facts: Mapping[str, Any]) -> list[str]:
+        """Compare an unfinished run with what it would be resumed with.
+
+        Args:
+            facts: as given to `create`.
+
+        Returns:
+            What changed that makes the result differ in its last bits, in sentences.
+
+        Raises:
+            TrainingError: images, columns or processes changed, so that it would be another run.
+        """
+        for key, what in (("data_hash", "other training images or columns"), ("processes", "another number of processes")):
+            if self.record[key] != facts[key]:
+                raise TrainingError(f"{self.folder} was started with {what}; resuming would mix two runs")
+        changed = [key for key in ("device", "threads") if self.record[key] != facts[key]]
+        changed += [key for key, value in versions().items() if self.record["versions"].get(key) != value]
+        return [f"{key} changed since the run began: weights will agree closely, not bit for bit" for key in changed]
+
+    def create(
+        self, cohort: Cohort, recipe: Recipe, quarantined: Sequence[Quarantined], facts: Mapping[str, Any]
+    ) -> None:
+        """Write what a run knows before its first step; of training patients, keyed hashes only.
+
+        Args:
+            cohort: what is trained on.
+            recipe: as it is run.
+            quarantined: rows that cannot be read.
+            facts: `data_hash`, `processes`, `device` and `threads`, which a resumption is held to.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         cohort.save(self.folder / "cohort.yaml")
@@ -136,6 +170,7 @@ class Run:
                 "num_rows": len(cohort),
                 "num_training_rows": int(train.sum()),
                 "num_quarantined": len(quarantined),
+                **facts,
                 "versions": versions(),
                 "platform": platform.platform(),
                 "salt": salt,
@@ -148,9 +183,9 @@ class Run:
         self._write({**json.loads(self.record_path.read_text(encoding="utf-8")), "status": status, **facts})
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
+        """Add a line to metrics.jsonl; a number that is not finite is written as null."""
         with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
 
     def rewind(self, step: int) -> None:
         """Drop the metrics of steps that will be taken again."""
@@ -177,10 +212,11 @@ class Run:
         write_atomically(self.record_path, json.dumps(record, indent=1))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every line of metrics.jsonl."""
+        """Every whole line of metrics.jsonl; a last line that a crash tore is left out."""
         if not self.metrics_path.is_file():
             return []
-        return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()]
+        text = self.metrics_path.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def _changed(before: Recipe, after: Recipe) -> list[str]:
@@ -194,3 +230,11 @@ def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in data.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

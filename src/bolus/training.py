@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-import resource
-import sys
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from bolus.assembly import Model, build_loader, build_model, contract, open_images, total_steps
+from bolus.assembly import Model, build_loader, build_model, data_hash, open_images, plan, resolve, total_steps
 from bolus.checkpoint import digest_of, last_checkpoint, load_checkpoint, save_checkpoint
-from bolus.data.cache import build_store
 from bolus.data.cohort import Cohort
 from bolus.data.loading import Fetched, Loader
-from bolus.encoders.folder import save_encoder
-from bolus.errors import CohortError, NonFiniteLossError, OutOfMemoryError, name_rows
-from bolus.gradients import any_process, broadcast_parameters, gather
-from bolus.health import watch
+from bolus.encoders.folder import lineage_of, save_encoder
+from bolus.errors import OutOfMemoryError, TrainingError
+from bolus.gradients import any_process, broadcast_parameters, gather, same_everywhere
+from bolus.health import check_probe, watch
 from bolus.optimization import lr_factor, peak_lr
 from bolus.progress import Meter
 from bolus.recipe import Recipe
 from bolus.run import Run
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """What two steps say of a whole run.
-
-    Args:
-        images_per_second: views through the encoder, all processes together.
-        memory_gib: peak of the process (CPU) or of the device.
-        steps: of the whole run.
-        hours: to its end, without decoding.
-    """
-
-    images_per_second: float
-    memory_gib: float
-    steps: int
-    hours: float
+from bolus.window import Window
 
 
 def pretrain(
@@ -79,27 +59,41 @@ def pretrain(
         OutOfMemoryError: a step does not fit; the message names the keys to change.
     """
     cohort = Cohort.open(cohort)
-    recipe = Recipe.load(recipe).override(overrides)
+    recipe = resolve(Recipe.load(recipe).override(overrides))
     spec, state = recipe.training, PartialState()
     quiet = quiet or not state.is_main_process
     run = Run.claim(Path(out), cohort, recipe, resume=resume)
     if run.status == "finished":
         return run
-    store = open_images(cohort, recipe, cache, quiet)
+    # Whatever is wrong with recipe and cohort shows before the first image is decoded.
+    check_probe(cohort, recipe)
     model = build_model(recipe, state.device)
+    plan(cohort, recipe, model.needs, cache)
+    store = open_images(cohort, recipe, cache, quiet)
     loader = build_loader(cohort, cohort.samples(recipe.images.unit), store, recipe, model.needs, state)
 
-    step, spent = 0, 0.0
-    checkpoint = last_checkpoint(run.checkpoints)
-    if checkpoint is not None:
-        step, extra = load_checkpoint(checkpoint, model.modules, model.optimizer)
-        model.scaler.load_state_dict(extra["scaler"])
-        spent = extra["seconds"]
+    step, spent, warnings = 0, 0.0, []
+    facts = {
+        "data_hash": data_hash(cohort, loader),
+        "processes": state.num_processes,
+        "device": state.device.type,
+        "threads": torch.get_num_threads(),
+    }
+    if run.status != "new":
+        warnings = run.recognise(facts)
+        checkpoint = last_checkpoint(run.checkpoints)
+        if checkpoint is not None:
+            step, extra = load_checkpoint(checkpoint, model.modules, model.optimizer)
+            model.scaler.load_state_dict(extra["scaler"])
+            spent = extra["seconds"]
+    if not same_everywhere(step, state.device):
+        raise TrainingError(f"processes see different checkpoints of {run.folder}; the run folder must be shared")
     for module in model.modules.values():
         broadcast_parameters(module)
+    state.wait_for_everyone()
     if state.is_main_process:
         if run.status == "new":
-            run.create(cohort, recipe, store.quarantined)
+            run.create(cohort, recipe, store.quarantined, facts)
         run.rewind(step)
 
     total, steps_per_epoch = total_steps(recipe, loader), loader.batches_per_epoch / spec.accumulate
@@ -108,8 +102,11 @@ def pretrain(
     batches = loader.iterate(step * spec.accumulate, total * spec.accumulate)
     began = saved = time.monotonic()
     window, stopped = Window(), False
+    hours = spec.max_hours if spec.max_hours is not None else math.inf
 
     with explain_memory(recipe), Meter(recipe.name, total, done=step, quiet=quiet) as meter:
+        for warning in warnings:
+            meter.say(f"! {warning}")
         while step < total and not stopped:
             lr = peak * lr_factor(recipe.schedule, step, total_steps=total, steps_per_epoch=steps_per_epoch)
             for group in model.optimizer.param_groups:
@@ -120,14 +117,14 @@ def pretrain(
             norm = apply_gradients(model, spec.clip)
             step += 1
 
-            logs = step % spec.log_steps == 0 or step == total
-            looks = step % health_steps == 0 or step == total
-            elapsed = time.monotonic() - began + spent
-            if spec.max_hours is not None and step < total:
-                stopped = any_process(elapsed >= 3600 * spec.max_hours, state.device)
-            due = time.monotonic() - saved >= 60 * spec.checkpoint_minutes
-            due = due or (spec.checkpoint_steps is not None and step % spec.checkpoint_steps == 0)
-            saves = due or stopped or step == total
+            logs, last = step % spec.log_steps == 0 or step == total, step == total
+            looks = step % health_steps == 0 or last
+            saves = last or (spec.checkpoint_steps is not None and step % spec.checkpoint_steps == 0)
+            if logs and not last:  # clocks differ between processes, so one answer holds for all
+                now = time.monotonic()
+                stopped = any_process(now - began >= 3600 * hours, state.device)
+                saves = any_process(stopped or saves or now - saved >= 60 * spec.checkpoint_minutes, state.device)
+            paused = time.monotonic()
             # The last good checkpoint must stay good, so losses are looked at before anything is written; on an
             # accelerator not oftener than that, because looking waits for the device.
             if state.device.type == "cpu" or logs or saves:
@@ -142,71 +139,29 @@ def pretrain(
                 run.append({"kind": "health", "step": step, "findings": [finding.to_json() for finding in findings]})
                 for finding in findings:
                     meter.say(("  " if finding.good else "! ") + finding.sentence)
-            if saves and state.is_main_process:
-                extra = {"scaler": model.scaler.state_dict(), "seconds": elapsed}
-                save_checkpoint(run.checkpoints, step, model.modules, model.optimizer, extra)
+            if saves:
                 saved = time.monotonic()
+                if state.is_main_process:
+                    extra = {"scaler": model.scaler.state_dict(), "seconds": saved - began + spent}
+                    save_checkpoint(run.checkpoints, step, model.modules, model.optimizer, extra)
             if logs:
                 window = Window()
-            else:  # the clock of the window stands still while the run looks at itself and saves
-                window.began += time.monotonic() - began + spent - elapsed
+            else:  # the window's clock stands still while the run looks at itself and saves
+                window.began += time.monotonic() - paused
     state.wait_for_everyone()
 
     if state.is_main_process:
         if not stopped:
-            save_encoder(model.encoder, run.encoder, preprocessing=store.preprocessing.to_json(), card=run.card())
-        hours = (time.monotonic() - began + spent) / 3600
-        run.finish("stopped" if stopped else "finished", steps=step, hours=hours, weights=digest_of(model.modules))
+            lineage = [{"salt": run.record["salt"], "keys": run.record["training_patients"]}]
+            if recipe.encoder.pretrained:
+                lineage += lineage_of(Path(recipe.encoder.backbone))
+            contract = store.preprocessing.to_json()
+            save_encoder(model.encoder, run.encoder, preprocessing=contract, card=run.card(), lineage=lineage)
+        spent += time.monotonic() - began
+        status = "stopped" if stopped else "finished"
+        run.finish(status, steps=step, hours=spent / 3600, weights=digest_of(model.modules))
     state.wait_for_everyone()
     return Run(run.folder)
-
-
-@dataclass
-class Window:
-    """What happened since the last line of metrics."""
-
-    losses: list[dict[str, Tensor]] = field(default_factory=list)
-    anchors: dict[str, int] = field(default_factory=dict)
-    samples: int = 0
-    wait: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
-
-    def add(self, fetched: Fetched, losses: dict[str, Tensor], anchors: dict[str, int]) -> None:
-        """Count one batch."""
-        self.losses.append(losses)
-        self.samples += len(fetched.local)
-        self.wait += fetched.wait
-        for name, count in anchors.items():
-            self.anchors[name] = self.anchors.get(name, 0) + count
-
-    def require_finite(self, step: int, norm: Tensor | None, run: Run) -> None:
-        """Raise NonFiniteLossError where a loss, or the gradient's norm, is NaN or infinite."""
-        bad = sorted({name for losses in self.losses for name, loss in losses.items() if not loss.isfinite()})
-        if not bad and (norm is None or norm.isfinite()):
-            return
-        what = f"objective {', '.join(map(repr, bad))} became NaN or infinite" if bad else "the gradient is not finite"
-        checkpoint = last_checkpoint(run.checkpoints)
-        kept = f"the last good checkpoint is {checkpoint.name}" if checkpoint else "no checkpoint was due yet"
-        raise NonFiniteLossError(
-            f"{what} at step {step}; {kept}. Lower optimizer.lr, set training.clip, or use training.precision=bf16."
-        )
-
-    def line(self, step: int, epoch: float, lr: float, norm: Tensor, processes: int, views: int) -> dict[str, Any]:
-        """The window as one line of metrics; `loss` is the unweighted sum of the objectives."""
-        seconds = max(time.perf_counter() - self.began, 1e-9)
-        means = {name: float(torch.stack([one[name] for one in self.losses]).mean()) for name in self.losses[0]}
-        return {
-            "kind": "train",
-            "step": step,
-            "epoch": round(epoch, 4),
-            "lr": lr,
-            "loss": sum(means.values()),
-            "losses": means,
-            "anchors": {name: count / len(self.losses) for name, count in self.anchors.items()},
-            "gradient_norm": float(norm),
-            "images_per_second": self.samples * views * processes / seconds,
-            "data_wait": self.wait / seconds,
-        }
 
 
 def training_step(
@@ -240,51 +195,6 @@ def apply_gradients(model: Model, clip: float | None) -> Tensor:
     model.scaler.step(model.optimizer)
     model.scaler.update()
     return norm
-
-
-def dry_run(
-    cohort: str | Path | Cohort,
-    *,
-    recipe: str | Path | Mapping[str, Any] | Recipe,
-    overrides: Iterable[str] = (),
-    cache: Path | None = None,
-) -> DryRun:
-    """Two real steps on the first batches: memory, images a second, and the time to finish; nothing is kept.
-
-    Raises:
-        CohortError, RecipeError, OutOfMemoryError: as `pretrain`.
-    """
-    cohort = Cohort.open(cohort)
-    recipe = Recipe.load(recipe).override(overrides)
-    spec, state = recipe.training, PartialState()
-    model = build_model(recipe, state.device)
-    samples = cohort.samples(recipe.images.unit)
-    # Nothing is decoded but the images of these batches: every row counts as readable until it is read.
-    store = build_store(cohort, contract(cohort, recipe), folder=cache, rows=np.zeros(0, np.int64))
-    everything = np.ones(len(cohort), bool)
-    loader = build_loader(cohort, samples, store, recipe, model.needs, state, readable=everything)
-    rows = np.unique(np.concatenate([loader.table_rows(number) for number in range(2 * spec.accumulate)]))
-    loader.store = build_store(cohort, contract(cohort, recipe), folder=cache, rows=rows)
-    if loader.store.quarantined:
-        reasons = [f"{name_rows([item.row])}: {item.reason}" for item in loader.store.quarantined]
-        raise CohortError("images of the first batches cannot be read", reasons)
-    seconds = []
-    with explain_memory(recipe):
-        for step in range(2):
-            began = time.perf_counter()
-            for number in range(step * spec.accumulate, (step + 1) * spec.accumulate):
-                training_step(model, loader, loader.fetch(number), recipe, 0.0)
-            apply_gradients(model, spec.clip).item()  # .item() waits for the device
-            seconds.append(time.perf_counter() - began)
-    total = total_steps(recipe, loader)
-    if state.device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated() / 2**30
-    else:
-        kibi = 1 if sys.platform == "darwin" else 1024
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibi / 2**30
-    # The second step is free of first-call costs.
-    speed = recipe.sampling.batch_size * recipe.images.views * spec.accumulate / seconds[1]
-    return DryRun(speed, memory, total, seconds[1] * total / 3600)
 
 
 @contextmanager

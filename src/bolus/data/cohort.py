@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bolus.data.roles import infer_roles, is_number_role, is_role, known_roles
 from bolus.data.samples import Samples, take_samples
 from bolus.data.split import identifier_text, split_digest, split_patients
-from bolus.data.table import as_number, is_numeric, read_table, strip_text, to_days
+from bolus.data.table import as_number, is_numeric, read_table, shape_of, strip_text, to_days
 from bolus.errors import CohortError, UsageError, name_rows, suggest
 
 DEFAULT_MODALITY = "image"
@@ -34,6 +34,12 @@ class SplitSpec(BaseModel):
     seed: int = 0
     val: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _leaves_training_patients(self) -> SplitSpec:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val {self.val:g} and test {self.test:g} leave no patient to train on")
+        return self
 
 
 class CohortSpec(BaseModel):
@@ -119,6 +125,8 @@ class Cohort:
             UsageError: an unknown keyword.
         """
         if isinstance(source, Cohort):
+            if roles or missing or any(value is not None for value in overrides.values()):
+                raise UsageError("an open cohort takes no roles, missing codes or other keys; open its table with them")
             return source
         path = Path(source)
         if not path.is_file():
@@ -317,8 +325,13 @@ class Cohort:
             else:
                 continue
             if bad.any():
-                example = str(series[bad].iloc[0])
-                hint = f"; declare it with --missing {self.roles[role]}={example}" if len(set(series[bad])) == 1 else ""
+                values = set(series[bad].astype(str))
+                example = shape_of(str(series[bad].iloc[0]))
+                # Only a value that several patients share is quoted: another one may name its patient.
+                hint = ""
+                if len(values) == 1 and len(set(self.values("patient")[bad])) > 1:
+                    example = values.pop()
+                    hint = f"; declare it with --missing {self.roles[role]}={example}"
                 if role in self._inferred:
                     hint += f"; if it is something else, give it another role, such as attribute:{self.roles[role]}"
                 expected = "number of days or a date like 2024-01-31" if role == "time" else "number"

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bolus.data.table import shape_of
 from bolus.errors import CohortError, LeakageError, UsageError, name_rows
 
 Labels: TypeAlias = "npt.NDArray[Any] | pd.Series[Any]"
@@ -163,6 +164,8 @@ def _fixed_sides(codes: npt.NDArray[np.int64], fixed: Labels) -> npt.NDArray[np.
     unknown = np.flatnonzero(pd.isna(sides))
     if len(unknown):
         found = sorted({str(value) for value, side in zip(values, known, strict=True) if side is None})
+        if len(found) > 3:  # no column of sides, perhaps one of identifiers, which are not shown
+            found = sorted({shape_of(value) for value in found})
         if (kinds < 0).any():
             found.append("a missing value")
         raise CohortError(

@@ -72,6 +72,15 @@ def strip_text(table: pd.DataFrame, columns: set[str]) -> pd.DataFrame:
     return table
 
 
+def shape_of(text: str) -> str:
+    """A value's shape, which can be shown where the value itself may name a patient.
+
+    >>> shape_of("sub-p017_ses-1")
+    'aaa-a999_aaa-9'
+    """
+    return "".join("9" if c.isdigit() else "a" if c.isalpha() else c for c in text[:40])
+
+
 def as_number(text: str) -> float | None:
     """The number that a text is, or None.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +29,14 @@ WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "encoder.json", "README.md"
 FORMAT = 1  # of encoder.json
 
 
-def save_encoder(encoder: Encoder, folder: Path, *, preprocessing: Mapping[str, Any], card: str = "") -> None:
+def save_encoder(
+    encoder: Encoder,
+    folder: Path,
+    *,
+    preprocessing: Mapping[str, Any],
+    card: str = "",
+    lineage: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Write an encoder folder that `load_encoder` reads back to the same outputs.
 
     Each file is written beside its place and then renamed; `encoder.json` comes last and holds the digest of the
@@ -40,6 +47,9 @@ def save_encoder(encoder: Encoder, folder: Path, *, preprocessing: Mapping[str, 
         folder: made where it is missing; files of other names in it stay.
         preprocessing: JSON values, how an image becomes the encoder's input before it is in [0, 1].
         card: Markdown for `README.md`; none is written where it is empty.
+        lineage: whom the weights were trained on, the encoder's own training first, then those of the encoders it was
+            initialised from: `salt`, and the `keys` of the patients as `bolus.data.split.patient_keys` makes them.
+            Whoever has the folder can test a guessed identifier against the keys.
 
     Raises:
         EncoderError: `preprocessing` is not JSON.
@@ -60,6 +70,7 @@ def save_encoder(encoder: Encoder, folder: Path, *, preprocessing: Mapping[str, 
             "std": spec.std,
         },
         "preprocessing": dict(preprocessing),
+        "lineage": [{"salt": each["salt"], "keys": sorted(each["keys"])} for each in lineage],
         "versions": {"bolus": version("bolus"), "torch": torch.__version__},
     }
     try:
@@ -104,6 +115,28 @@ def load_encoder(folder: Path, *, keep_context: bool = True) -> tuple[Encoder, d
         ) from error
     fill_encoder(encoder, folder, keep_context=keep_context)
     return encoder.eval(), preprocessing
+
+
+def lineage_of(folder: Path) -> list[dict[str, Any]]:
+    """Whom an encoder folder's weights were trained on, as `save_encoder` was told; nothing where it is not known.
+
+    Args:
+        folder: with `encoder.json`; for anything else, such as a name on the hub, the answer is empty.
+
+    Raises:
+        EncoderError: a damaged description, or one of a later format.
+
+    >>> lineage_of(Path("facebook/dinov2-small"))
+    []
+    """
+    folder = Path(folder)
+    if not (folder / DESCRIPTION).is_file():
+        return []
+    lineage = _read_description(folder).get("lineage", [])
+    try:
+        return [{"salt": str(each["salt"]), "keys": [str(key) for key in each["keys"]]} for each in lineage]
+    except (KeyError, TypeError) as error:
+        raise EncoderError(f"{folder / DESCRIPTION}: a lineage needs salt and keys") from error
 
 
 def is_encoder_folder(name: str) -> bool:

@@ -16,10 +16,10 @@ import pandas as pd
 from bolus.data.cache import ImageStore
 from bolus.data.cohort import Cohort
 from bolus.data.split import refuse_overlap
-from bolus.embedding import Judged, device_for_inference, embed_rows, open_encoder, open_store
+from bolus.embedding import Judged, device_for_inference, embed_rows, open_encoder, open_store, remarks_on
 from bolus.errors import EvaluationError, UsageError, suggest
 from bolus.evaluation.probe import ProbeReport, probe
-from bolus.evaluation.results import Result, write_results
+from bolus.evaluation.results import MAJORITY, Result, write_results
 
 RANDOM = "random-init"
 
@@ -70,8 +70,7 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
         EvaluationError: no such column or class.
         UsageError: a task that is not `classify` or `regress`.
     """
-    name, _, wanted = target.partition("=")
-    name = name.split(":", 1)[-1]
+    name, wanted = _parse(target)
     if task == "regress":
         candidates = [f"score:{name}", f"attribute:{name}", name]
         role = next((role for role in candidates if role in cohort.roles), None)
@@ -90,7 +89,7 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
     if wanted:
         if wanted not in labels.classes:
             raise EvaluationError(f"label {name!r} has no class {wanted!r}; {suggest(wanted, labels.classes)}")
-        return [Target(target, codes[:, labels.classes.index(wanted)], ("rest", wanted))], []
+        return [Target(f"{name}={wanted}", codes[:, labels.classes.index(wanted)], ("rest", wanted))], []
     if labels.exclusive and len(labels.classes) == 2:
         return [Target(name, codes[:, 1], labels.classes)], []
     targets, notes = [], []
@@ -139,7 +138,8 @@ def evaluate(
         task: `classify` or `regress`.
         target: see `find_targets`.
         out: folder for results.jsonl, predictions.parquet, notes.json (general ones, and those of each target) and
-            heads; `evaluations/` in the run where None.
+            heads, which replace those of an earlier evaluation; where None a folder of this question and this split in
+            the run's `evaluations/`.
         fractions: shares of the training patients whose labels are used.
         repeats: draws of each fraction below 1.
         seed: of the draws and of the random-init twin.
@@ -147,25 +147,25 @@ def evaluate(
         min_patients: positive patients that a class of a many-class label needs.
 
     Raises:
-        LeakageError: validation or test patients of the cohort were in the run's training set.
-        EvaluationError, UsageError: a question that the cohort cannot answer.
+        LeakageError: the encoder, or one that it was initialised from, was trained on validation or test patients of
+            the cohort.
+        EvaluationError, UsageError: a question that the cohort cannot answer, or a size for an encoder that states it.
         EncoderError, CohortError: encoder or cohort cannot be opened.
     """
     cohort = Cohort.open(cohort)
     judged = open_encoder(source, size=size)
     targets, notes = find_targets(cohort, task, target, min_patients=min_patients)
-    folder = _folder(out, judged, task, target)
     refuse_seen_patients(judged, cohort)
-    if judged.run is None:
+    if not judged.lineage:
         notes.append(f"{judged.name}: which patients it was trained on is not known here, so overlap was not checked.")
     store = open_store(judged, cohort, cache=cache)
-    notes += store.remarks
+    notes += remarks_on(judged, store)
     rows = np.flatnonzero(store.readable)
     embeddings = embed_all(judged, source, store, rows, seed)
 
-    reports, predictions = {}, []
+    reports = {}
     for question in targets:
-        report = probe(
+        reports[question.name] = probe(
             embeddings,
             question.y[rows],
             cohort.encoded("patient")[rows],
@@ -181,17 +181,9 @@ def evaluate(
             split_hash=cohort.split_hash,
             recipe_hash=judged.run.recipe.digest if judged.run else "",
         )
-        reports[question.name] = report
-        frame = report.predictions.copy()
-        frame.insert(0, "row", rows[frame["position"]] + 1)
-        predictions.append(frame.drop(columns="position"))
-        if "linear" in report.heads:
-            report.heads["linear"].save(folder / f"head-{_plain(question.name)}-linear.safetensors")
-    write_results(folder / "results.jsonl", [result for report in reports.values() for result in report.results])
-    pd.concat(predictions, ignore_index=True).to_parquet(folder / "predictions.parquet")
-    said = {"general": notes, "targets": {name: report.notes for name, report in reports.items()}}
-    (folder / "notes.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Evaluation(reports, folder, notes)
+    found = Evaluation(reports, _folder(out, judged, cohort, task, target), notes)
+    _write(found, rows, target)
+    return found
 
 
 def embed_all(
@@ -199,33 +191,62 @@ def embed_all(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Embeddings of the judged encoder, of itself without context blocks, and of its random-init twin."""
     device = device_for_inference()
-    embeddings = {judged.name: embed_rows(judged.encoder.to(device), store, rows)}
+    name = f"{judged.name} (encoder)" if judged.name in (MAJORITY, RANDOM) else judged.name  # apart from the baselines
+    embeddings = {name: embed_rows(judged.encoder.to(device), store, rows)}
     embeddings[RANDOM] = embed_rows(judged.random_twin(seed).to(device), store, rows)
     if judged.encoder.spec.context:
         plain = open_encoder(source, keep_context=False).encoder
-        embeddings[f"{judged.name} without context"] = embed_rows(plain.to(device), store, rows)
+        embeddings[f"{name} without context"] = embed_rows(plain.to(device), store, rows)
     return embeddings
 
 
 def refuse_seen_patients(judged: Judged, cohort: Cohort) -> None:
-    """Raise LeakageError where the cohort's validation or test patients were in the run's training set."""
-    if judged.run is not None:
-        record = judged.run.record
-        held_out = cohort.split != "train"
+    """Raise LeakageError where the encoder, or one it was initialised from, was trained on held-out patients."""
+    for depth, training in enumerate(judged.lineage):
+        where = judged.name if depth == 0 else f"{judged.name}, initialised from an encoder that was trained before"
         refuse_overlap(
-            set(record["training_patients"]), record["salt"], cohort.patients, held_out, where=f"run {judged.name}"
+            set(training["keys"]), training["salt"], cohort.patients, cohort.split != "train", where=f"encoder {where}"
         )
 
 
-def _folder(out: str | Path | None, judged: Judged, task: str, target: str) -> Path:
+def _folder(out: str | Path | None, judged: Judged, cohort: Cohort, task: str, target: str) -> Path:
     if out is not None:
-        folder = Path(out)
-    elif judged.run is not None:
-        folder = judged.run.folder / "evaluations" / f"{task}-{_plain(target)}"
-    else:
-        folder = Path("evaluations") / f"{_plain(judged.name)}-{task}-{_plain(target)}"
+        return Path(out)
+    question = f"{task}-{_file_name(target)}-{cohort.split_hash[:6]}"
+    if judged.run is not None:
+        return judged.run.folder / "evaluations" / question
+    return Path("evaluations") / f"{_plain(judged.name)}-{question}"
+
+
+def _write(found: Evaluation, rows: npt.NDArray[np.int64], target: str) -> None:
+    """Every file of an evaluation in place of an earlier one's; the results come last."""
+    folder, name = found.folder, _file_name(target)
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    stale = [folder / file for file in ("results.jsonl", "predictions.parquet", "notes.json")]
+    for path in [*stale, *folder.glob(f"head-{name}-linear.safetensors"), *folder.glob(f"head-{name}=*.safetensors")]:
+        path.unlink(missing_ok=True)
+    predictions = []
+    for name, report in found.reports.items():
+        frame = report.predictions.copy()
+        frame.insert(0, "row", rows[frame["position"]] + 1)
+        predictions.append(frame.drop(columns="position"))
+        if "linear" in report.heads:
+            report.heads["linear"].save(folder / f"head-{_plain(name)}-linear.safetensors")
+    pd.concat(predictions, ignore_index=True).to_parquet(folder / "predictions.parquet")
+    said = {"general": found.notes, "targets": {name: report.notes for name, report in found.reports.items()}}
+    (folder / "notes.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_results(folder / "results.jsonl", found.results)
+
+
+def _parse(target: str) -> tuple[str, str]:
+    """A name without its kind, and a class, if one is asked for."""
+    name, _, wanted = target.partition("=")
+    return name.split(":", 1)[-1], wanted
+
+
+def _file_name(target: str) -> str:
+    name, wanted = _parse(target)
+    return _plain(f"{name}={wanted}" if wanted else name)
 
 
 def _plain(name: str) -> str:

@@ -21,7 +21,7 @@ from bolus.evaluation.heads import Head
 from bolus.evaluation.intervals import Estimate, bootstrap_blocks, cluster_codes, detectable_difference
 from bolus.evaluation.metrics import FloatArray, IntArray, metrics_of
 from bolus.evaluation.question import Question, ask
-from bolus.evaluation.results import MAJORITY, MINUS, Result
+from bolus.evaluation.results import MAJORITY, Result
 from bolus.evaluation.verdict import summarise
 from bolus.provenance import versions
 
@@ -136,14 +136,15 @@ def probe(
         embeddings: encoder name -> `[n, D]` finite floats; the first is judged, the others are baselines.
         y: `[n]` codes (-1 or NaN missing) or numbers (NaN missing); rows without a target are left out and counted.
         patients: `[n]` codes; -1 is a patient of its own.
-        split: `[n]` of `train`, `val` and `test`.
+        split: `[n]` of `train`, `val` and `test`; where no `val` row has a target, a fifth of the training patients
+            takes their place, with a note in every result.
         task: `classify` or `regress`.
         target: its name.
         classes: names of the codes 0..K-1; with two classes, code 1 is the positive.
         probes: of `linear` and `knn`.
         fractions: shares of the training patients whose targets are used.
         repeats: draws of each fraction below 1.
-        seed: of the draws of patients.
+        seed: of the draws of patients, and of the validation patients where the split has none.
         draws: bootstrap resamples.
         split_hash: copied into the results.
         recipe_hash: copied into the results of the judged encoder.
@@ -172,7 +173,7 @@ def probe(
             "a probe needs probes, fractions above 0 and at most 1, and at least one repeat; "
             f"found {tuple(probes)}, {tuple(fractions)} and {repeats}"
         )
-    question = ask(embeddings, y, patients, split, task=task, target=target, classes=classes)
+    question = ask(embeddings, y, patients, split, task=task, target=target, classes=classes, seed=seed)
     judged = next(iter(embeddings))
     train, val = question.rows["train"], question.rows["val"]
     held = np.concatenate([val, question.rows["test"]])
@@ -208,8 +209,7 @@ def probe(
     baselines = [*list(embeddings)[1:], MAJORITY]
     results = _judge(question, fits, judged, baselines, probes, draws=draws, seed=seed)
     results = [
-        replace(r, split_hash=split_hash, recipe_hash=recipe_hash if r.encoder.split(MINUS)[0] == judged else "")
-        for r in results
+        replace(r, split_hash=split_hash, recipe_hash=recipe_hash if r.encoder == judged else "") for r in results
     ]
     return ProbeReport(results, pd.concat(frames, ignore_index=True), heads, notes)
 
@@ -261,7 +261,7 @@ def _judge(
 
     def result(metric: str, key: _Key, other: _Key | None = None) -> Result:
         value, sample = values[metric, key], sampled[metric, key]
-        notes = fits[key].notes
+        notes = [*([question.carved] if question.carved else []), *fits[key].notes]
         if other is not None:
             value, sample = value - values[metric, other], sample - sampled[metric, other]
             notes = [*([question.few] if question.few else []), *notes, *fits[other].notes]
@@ -277,7 +277,8 @@ def _judge(
             num_patients=found.num_patients,
             fraction=key.fraction,
             seed=seed,
-            encoder=key.encoder if other is None else key.encoder + MINUS + other.encoder,
+            encoder=key.encoder,
+            baseline="" if other is None else other.encoder,
             versions=software,
             probe=key.probe,
             se=found.se,

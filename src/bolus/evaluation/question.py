@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bolus.data.split import fold_patients
 from bolus.errors import EvaluationError, LeakageError, name_rows, suggest
 from bolus.evaluation.fitting import Samples, has_target
 from bolus.evaluation.intervals import cluster_codes
 from bolus.evaluation.metrics import FloatArray, IntArray
-from bolus.evaluation.results import MAJORITY, MINUS
+from bolus.evaluation.results import MAJORITY
 from bolus.evaluation.verdict import too_few
 
 SPLITS = ("train", "val", "test")
+FOLDS = 5  # of the training patients, one of which validates where the split has no validation
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Question:
         num_positive: positive test samples; None unless there are two classes.
         num_positive_patients: patients with one, likewise.
         few: why no difference counts as decided, or nothing.
+        carved: that validation was taken out of the training patients, or nothing.
         notes: what a reader must know, in sentences.
     """
 
@@ -47,6 +50,7 @@ class Question:
     num_positive: int | None = None
     num_positive_patients: int | None = None
     few: str = ""
+    carved: str = ""
     notes: list[str] = field(default_factory=list)
 
     def samples(self, x: NDArray[Any], rows: IntArray) -> Samples:
@@ -63,6 +67,7 @@ def ask(
     task: str,
     target: str,
     classes: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Question:
     """The question, or an error that says where it is wrong; Args and Raises as `probe.probe`.
 
@@ -91,14 +96,31 @@ def ask(
     else:
         question.few = too_few(len(np.unique(clusters[question.rows["test"]])), "test patients")
     question.notes += [question.few] if question.few else []
+    _carve_validation(question, seed)
+    question.notes += [question.carved] if question.carved else []
     return question
 
 
+def _carve_validation(question: Question, seed: int) -> None:
+    """Take one fold of the training patients for validation, where no validation row has a target."""
+    train = question.rows["train"]
+    if len(question.rows["val"]):
+        return
+    fold = fold_patients(question.patients[train], seed=seed, folds=FOLDS)
+    if (fold == fold[0]).all():
+        return  # a single fold: nobody can be spared
+    chosen = fold == fold.min()
+    question.rows["train"], question.rows["val"] = train[~chosen], train[chosen]
+    question.carved = (
+        f"no validation row has a value of {question.target}: strengths were chosen on "
+        f"{len(np.unique(question.patients[train[chosen]]))} of the {len(np.unique(question.patients[train]))} "
+        "training patients, on whom nothing was fitted"
+    )
+
+
 def _check_embeddings(embeddings: Mapping[str, NDArray[Any]], num_rows: int) -> None:
-    if not embeddings or MAJORITY in embeddings or any(MINUS in name for name in embeddings):
-        raise EvaluationError(
-            f"encoders need names, none of them {MAJORITY!r} or with {MINUS!r}; found {list(embeddings)}"
-        )
+    if not embeddings or MAJORITY in embeddings or "" in embeddings:
+        raise EvaluationError(f"encoders need names, none of them {MAJORITY!r}; found {list(embeddings)}")
     for name, x in embeddings.items():
         if x.ndim != 2 or len(x) != num_rows:
             raise EvaluationError(f"encoder {name!r}: expected embeddings [{num_rows}, D], found {x.shape}")

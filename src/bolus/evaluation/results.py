@@ -11,9 +11,6 @@ from pathlib import Path
 from bolus.errors import EvaluationError, suggest
 from bolus.provenance import versions
 
-MINUS = " - "
-"""Between the two encoders of a paired difference."""
-
 MAJORITY = "majority"
 """The name under which stands the prediction that looks at no image."""
 
@@ -33,7 +30,8 @@ class Result:
         num_patients: patients among them.
         fraction: share of the training patients whose targets were used, 0..1.
         seed: of the draws.
-        encoder: its name; `a - b` for a paired difference.
+        encoder: its name.
+        baseline: for a paired difference, what was subtracted: another encoder's name, or `MAJORITY`; else empty.
         split_hash: which split of the cohort; empty where unknown.
         recipe_hash: which recipe trained the encoder; empty where there is none.
         versions: package -> version.
@@ -57,6 +55,7 @@ class Result:
     fraction: float = 1.0
     seed: int = 0
     encoder: str = ""
+    baseline: str = ""
     split_hash: str = ""
     recipe_hash: str = ""
     versions: dict[str, str] = field(default_factory=versions)

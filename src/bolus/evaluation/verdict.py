@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from bolus.evaluation.metrics import higher_is_better
-from bolus.evaluation.results import MAJORITY, MINUS, Result
+from bolus.evaluation.results import MAJORITY, Result
 
 ENOUGH_PATIENTS = 20
 """Test patients of either class (of any target: test patients) below which no difference counts as decided."""
@@ -28,15 +28,15 @@ def verdict_of(difference: Result) -> str:
 
     Decided means that the 95 % interval leaves out zero and that there is no `too_few` note.
 
-    >>> verdict_of(Result("classify", "edema", "auroc", 0.041, 0.012, 0.07, 900, 300, encoder="run - random-init",
-    ...     se=0.015, detectable=0.042))
+    >>> verdict_of(Result("classify", "edema", "auroc", 0.041, 0.012, 0.07, 900, 300, encoder="run",
+    ...     baseline="random-init", se=0.015, detectable=0.042))
     'decided: +0.041 [+0.012, +0.070] AUROC over random-init'
-    >>> verdict_of(Result("classify", "edema", "auroc", -0.008, -0.05, 0.03, 900, 300, encoder="run - random-init",
-    ...     se=0.02, detectable=0.056))
+    >>> verdict_of(Result("classify", "edema", "auroc", -0.008, -0.05, 0.03, 900, 300, encoder="run",
+    ...     baseline="random-init", se=0.02, detectable=0.056))
     'undecided: -0.008 [-0.050, +0.030] AUROC over random-init; this test set can show 0.056 or more'
     """
     name = difference.metric.upper() if len(difference.metric) < 6 else difference.metric.replace("_", " ")
-    low, high, other = difference.ci_low, difference.ci_high, difference.encoder.split(MINUS)[1]
+    low, high, other = difference.ci_low, difference.ci_high, difference.baseline
     if not math.isfinite(difference.estimate + low + high):
         return f"undecided: the difference in {name} from {other} is undefined on this test set"
     unit = "" if higher_is_better(difference.metric) else " (lower is better)"
@@ -61,11 +61,11 @@ def summarise(results: Sequence[Result]) -> str:
     main = [r for r in results if r.metric == results[0].metric]
     lines = [f"{'probe':<9}{'fraction':>9}  {'encoder':<28}{main[0].metric} [95 % interval over patients]"]
     for result in main:
-        if MINUS not in result.encoder:
+        if not result.baseline:
             span = f"{_number(result.estimate)} [{_number(result.ci_low)}, {_number(result.ci_high)}]"
             lines.append(f"{result.probe:<9}{result.fraction:>9.3g}  {result.encoder:<28}{span}")
-    differences = [r for r in main if MINUS in r.encoder and r.fraction == max(s.fraction for s in main)]
-    chosen = next((r for r in differences if r.encoder.split(MINUS)[1] != MAJORITY), differences[0])
+    differences = [r for r in main if r.baseline and r.fraction == max(s.fraction for s in main)]
+    chosen = next((r for r in differences if r.baseline != MAJORITY), differences[0])
     return "\n".join([*lines, f"{chosen.target}, {chosen.probe}: {verdict_of(chosen)}"])
 
 

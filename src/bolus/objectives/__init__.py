@@ -14,7 +14,7 @@ from bolus.errors import RecipeError, suggest
 from bolus.objectives.base import Objective
 from bolus.objectives.contrast import Contrast
 from bolus.objectives.varcov import VarCov
-from bolus.recipe import Recipe
+from bolus.recipe import ObjectiveSpec, Recipe
 
 OBJECTIVES: dict[str, type[Objective]] = {"contrast": Contrast, "varcov": VarCov}
 
@@ -41,9 +41,7 @@ def build_objectives(recipe: Recipe, shape: FeatureShape, *, seed: int) -> dict[
     """
     objectives: dict[str, Objective] = {}
     for name, spec in recipe.objectives.items():
-        if spec.kind not in OBJECTIVES:
-            raise RecipeError(f"objectives.{name}.kind: unknown kind {spec.kind!r}; {suggest(spec.kind, OBJECTIVES)}")
-        constructor: Any = OBJECTIVES[spec.kind]
+        constructor = _constructor(name, spec)
         parameters = _checked(constructor, spec.parameters, f"objectives.{name}")
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed_for(seed, "objective", name))
@@ -52,6 +50,33 @@ def build_objectives(recipe: Recipe, shape: FeatureShape, *, seed: int) -> dict[
             except RecipeError as error:
                 raise RecipeError(f"objectives.{name}: {error}") from error
     return objectives
+
+
+def resolve_objectives(recipe: Recipe) -> dict[str, ObjectiveSpec]:
+    """The recipe's objectives with every parameter written out, so that a later default cannot change an old recipe.
+
+    Raises:
+        RecipeError: as `build_objectives`.
+
+    Example:
+        >>> recipe = Recipe.load({"name": "mine", "objectives": {"simclr": {"kind": "contrast"}}})
+        >>> resolve_objectives(recipe)["simclr"].parameters["temperature"]
+        0.1
+    """
+    resolved = {}
+    for name, spec in recipe.objectives.items():
+        constructor = _constructor(name, spec)
+        _checked(constructor, spec.parameters, f"objectives.{name}")
+        parameters = inspect.signature(constructor).parameters.values()
+        defaults = {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+        resolved[name] = ObjectiveSpec.model_validate({**defaults, **spec.model_dump()})
+    return resolved
+
+
+def _constructor(name: str, spec: ObjectiveSpec) -> Any:
+    if spec.kind not in OBJECTIVES:
+        raise RecipeError(f"objectives.{name}.kind: unknown kind {spec.kind!r}; {suggest(spec.kind, OBJECTIVES)}")
+    return OBJECTIVES[spec.kind]
 
 
 def _checked(constructor: Any, parameters: dict[str, Any], key: str) -> dict[str, Any]:

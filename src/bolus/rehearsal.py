@@ -1,0 +1,80 @@
+"""Two steps of a run, to see what the whole of it will take."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from bolus.assembly import build_model, contract_of, plan, resolve, total_steps
+from bolus.data.cache import build_store
+from bolus.data.cohort import Cohort
+from bolus.errors import CohortError, name_rows
+from bolus.recipe import Recipe
+from bolus.training import apply_gradients, explain_memory, training_step
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What two steps say of a whole run.
+
+    Args:
+        images_per_second: views through the encoder, all processes together.
+        memory_gib: peak of the process (CPU) or of the device.
+        steps: of the whole run.
+        hours: to its end, without decoding.
+    """
+
+    images_per_second: float
+    memory_gib: float
+    steps: int
+    hours: float
+
+
+def dry_run(
+    cohort: str | Path | Cohort,
+    *,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Iterable[str] = (),
+    cache: Path | None = None,
+) -> DryRun:
+    """Two real steps on the first batches: memory, images a second, and the time to finish; nothing is kept.
+
+    Raises:
+        CohortError, RecipeError, OutOfMemoryError: as `pretrain`.
+    """
+    cohort = Cohort.open(cohort)
+    recipe = resolve(Recipe.load(recipe).override(overrides))
+    spec, state = recipe.training, PartialState()
+    model = build_model(recipe, state.device)
+    loader = plan(cohort, recipe, model.needs, cache)
+    rows = np.unique(np.concatenate([loader.table_rows(number) for number in range(2 * spec.accumulate)]))
+    loader.store = build_store(cohort, contract_of(cohort, recipe), folder=cache, rows=rows)
+    if loader.store.quarantined:
+        reasons = [f"{name_rows([item.row])}: {item.reason}" for item in loader.store.quarantined]
+        raise CohortError("images of the first batches cannot be read", reasons)
+    seconds = []
+    with explain_memory(recipe):
+        for step in range(2):
+            began = time.perf_counter()
+            for number in range(step * spec.accumulate, (step + 1) * spec.accumulate):
+                training_step(model, loader, loader.fetch(number), recipe, 0.0)
+            apply_gradients(model, spec.clip).item()  # .item() waits for the device
+            seconds.append(time.perf_counter() - began)
+    total = total_steps(recipe, loader)
+    if state.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated() / 2**30
+    else:
+        kibi = 1 if sys.platform == "darwin" else 1024
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibi / 2**30
+    # The second step is free of first-call costs.
+    speed = recipe.sampling.batch_size * recipe.images.views * spec.accumulate / seconds[1]
+    return DryRun(speed, memory, total, seconds[1] * total / 3600)

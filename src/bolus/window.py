@@ -1,0 +1,63 @@
+"""What happened since the last line of metrics: losses, anchors, speed and data wait."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bolus.checkpoint import last_checkpoint
+from bolus.data.loading import Fetched
+from bolus.errors import NonFiniteLossError
+from bolus.run import Run
+
+
+@dataclass
+class Window:
+    """What happened since the last line of metrics."""
+
+    losses: list[dict[str, Tensor]] = field(default_factory=list)
+    anchors: dict[str, int] = field(default_factory=dict)
+    samples: int = 0
+    wait: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+
+    def add(self, fetched: Fetched, losses: dict[str, Tensor], anchors: dict[str, int]) -> None:
+        """Count one batch."""
+        self.losses.append(losses)
+        self.samples += len(fetched.local)
+        self.wait += fetched.wait
+        for name, count in anchors.items():
+            self.anchors[name] = self.anchors.get(name, 0) + count
+
+    def require_finite(self, step: int, norm: Tensor | None, run: Run) -> None:
+        """Raise NonFiniteLossError where a loss, or the gradient's norm, is NaN or infinite."""
+        bad = sorted({name for losses in self.losses for name, loss in losses.items() if not loss.isfinite()})
+        if not bad and (norm is None or norm.isfinite()):
+            return
+        what = f"objective {', '.join(map(repr, bad))} became NaN or infinite" if bad else "the gradient is not finite"
+        checkpoint = last_checkpoint(run.checkpoints)
+        kept = f"the last good checkpoint is {checkpoint.name}" if checkpoint else "no checkpoint was due yet"
+        raise NonFiniteLossError(
+            f"{what} at step {step}; {kept}. Lower optimizer.lr, set training.clip, or use training.precision=bf16."
+        )
+
+    def line(self, step: int, epoch: float, lr: float, norm: Tensor, processes: int, views: int) -> dict[str, Any]:
+        """The window as one line of metrics; `loss` is the unweighted sum of the objectives."""
+        seconds = max(time.perf_counter() - self.began, 1e-9)
+        means = {name: float(torch.stack([one[name] for one in self.losses]).mean()) for name in self.losses[0]}
+        return {
+            "kind": "train",
+            "step": step,
+            "epoch": round(epoch, 4),
+            "lr": lr,
+            "loss": sum(means.values()),
+            "losses": means,
+            "anchors": {name: count / len(self.losses) for name, count in self.anchors.items()},
+            "gradient_norm": float(norm),
+            "images_per_second": self.samples * views * processes / seconds,
+            "data_wait": self.wait / seconds,
+        }
