@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 from PIL import Image as PillowImage
+from pydicom.data import get_testdata_file
 
-from bolus.data import cache
-from bolus.data.cache import ImageStore, Preprocessing, build_store, cache_folder
+from bolus.data import frames, shards, sources
+from bolus.data.cache import ImageStore, Preprocessing, build_store, cache_folder, reason_without_name
 from bolus.data.cohort import Cohort, CohortSpec
-from bolus.data.readers import Image, Range
+from bolus.data.image import Image, Range
+from bolus.data.preprocessing import shrink
 from bolus.errors import CohortError, ImageError
 
 SIZE = 16  # of the encoder; cached at 20
@@ -67,7 +74,7 @@ def test_second_build_decodes_nothing(tiny_cohort: Path, monkeypatch: pytest.Mon
     steps: list[tuple[int, int]] = []
     first = build_store(cohort, Preprocessing(SIZE), on_progress=lambda done, total: steps.append((done, total)))
     assert steps == [(done, 60) for done in range(1, 61)]
-    monkeypatch.setattr(cache, "read_image", refuse)
+    monkeypatch.setattr(frames, "read_image", refuse)
     second = build_store(Cohort.open(tiny_cohort), Preprocessing(SIZE), on_progress=refuse)
     np.testing.assert_array_equal(units(first), units(second))
     assert first.readable.all()
@@ -80,9 +87,59 @@ def test_moved_and_renamed_copies_are_found(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "b").mkdir()
     for row, name in enumerate(("w", "x", "y", "z")):
         shutil.copy(cohort.image_path(row), tmp_path / "b" / f"{name}.png")
-    monkeypatch.setattr(cache, "read_image", refuse)
+    monkeypatch.setattr(frames, "read_image", refuse)
     moved = units(build_store(table(tmp_path / "b", ["z.png", "x.png", "w.png", "y.png"]), Preprocessing(SIZE)))
     np.testing.assert_array_equal(moved, first[[3, 1, 0, 2]])
+
+
+def test_a_touched_or_moved_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = write(tmp_path / "a", [noise(0), noise(1), noise(0)])  # one of them twice
+    first = units(build_store(cohort, Preprocessing(SIZE)))
+    for row in range(3):
+        os.utime(cohort.image_path(row), (row, row))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    elsewhere = table(tmp_path / "b", [f"Surname{row}.png" for row in range(3)])
+    original, hashed = sources._digest, []
+    monkeypatch.setattr(sources, "_digest", lambda path: hashed.append(path.parent.name) or original(path))
+    for _ in range(2):
+        np.testing.assert_array_equal(units(build_store(cohort, Preprocessing(SIZE))), first)
+        np.testing.assert_array_equal(units(build_store(elsewhere, Preprocessing(SIZE))), first)
+    assert sorted(hashed) == ["a"] * 3 + ["b"] * 3
+
+
+def test_an_unreadable_file_is_tried_again_but_not_hashed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = write(tmp_path / "a", [noise(0), noise(1), noise(2)])
+    cohort.image_path(1).write_bytes(b"damaged")
+    assert len(build_store(cohort, Preprocessing(SIZE)).quarantined) == 1
+    monkeypatch.setattr(sources, "_digest", refuse)
+    original, tried = frames.read_image, []
+    monkeypatch.setattr(frames, "read_image", lambda path, frame=None: tried.append(path) or original(path))
+    assert [item.row for item in build_store(cohort, Preprocessing(SIZE)).quarantined] == [1]
+    assert [path.name for path in tried] == ["Surname1.png"]
+
+
+def test_opening_a_cached_cohort_does_no_work_per_row(tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = build_store(Cohort.open(tiny_cohort), Preprocessing(SIZE))
+    cohort, calls = Cohort.open(tiny_cohort), []
+    for name in ("image_path", "frame"):
+        monkeypatch.setattr(Cohort, name, refuse)
+    original = Path.resolve
+    monkeypatch.setattr(Path, "resolve", lambda path, strict=False: calls.append(path) or original(path, strict))
+    np.testing.assert_array_equal(units(build_store(cohort, Preprocessing(SIZE))), units(first))
+    assert len(calls) < 5
+
+
+@pytest.mark.parametrize("root", [None, "img", "."])
+def test_sources_are_what_the_cohort_names_one_by_one(tmp_path: Path, root: str | None) -> None:
+    names = ["a.tif", "b.png", "a.tif", str(tmp_path / "far" / "c.png"), "a.tif"]
+    columns = {"image": names, "patient": list("pqpqp"), "order": ["2", None, "0", "5", "1"]}
+    cohort = Cohort(pd.DataFrame(columns), CohortSpec(table="table.csv", root=root), tmp_path)
+    rows = np.array([4, 1, 3, 0])
+    found = sources.find_sources(cohort, rows)
+    assert [Path(found.paths[file]) for file in found.file] == [cohort.image_path(row).resolve() for row in rows]
+    assert [None if frame < 0 else frame for frame in found.frame] == [cohort.frame(row) for row in rows]
 
 
 def test_a_file_with_new_pixels_is_decoded_again(tmp_path: Path) -> None:
@@ -96,13 +153,13 @@ def test_a_file_with_new_pixels_is_decoded_again(tmp_path: Path) -> None:
 
 def test_equal_files_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[Path] = []
-    original = cache.read_image
+    original = frames.read_image
 
     def counted(path: Path, frame: int | None = None) -> Image:
         decoded.append(path)
         return original(path, frame=frame)
 
-    monkeypatch.setattr(cache, "read_image", counted)
+    monkeypatch.setattr(frames, "read_image", counted)
     store = build_store(write(tmp_path / "a", [noise(0), noise(1), noise(0)]), Preprocessing(SIZE))
     assert len(decoded) == 2
     found = units(store)
@@ -141,12 +198,13 @@ def test_a_shard_without_its_record_is_not_seen(tmp_path: Path, private_cache: P
     folder.mkdir(parents=True)
     np.save(folder / "torn.npy", np.zeros((3, 1, 20, 20), np.uint8))
     (folder / "half.tmp").write_bytes(b"half a shard")
-    (folder / "half.json.tmp").write_text('[{"stat": ')
+    (folder / "half.records").write_bytes(b"half a record")
+    (folder / "half.seen").write_bytes(b"\x93NUMPY")
     store = build_store(cohort, Preprocessing(SIZE))
     np.testing.assert_allclose(units(store)[:, 0], np.stack([noise(seed) for seed in range(3)]) / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".json"])
+@pytest.mark.parametrize("suffix", [".npy", ".records"])
 def test_an_interrupted_write_leaves_nothing_visible(
     tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
@@ -162,35 +220,93 @@ def test_an_interrupted_write_leaves_nothing_visible(
         patch.setattr(Path, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build_store(cohort, Preprocessing(SIZE))
-    assert not list(private_cache.rglob("*.json"))
+    assert not list(private_cache.rglob("*.records"))
     store = build_store(cohort, Preprocessing(SIZE))
     np.testing.assert_allclose(units(store)[:, 0], np.stack([noise(seed) for seed in range(3)]) / 255, atol=1e-6)
 
 
-def test_parts_that_were_written_before_an_interruption_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stopped_at", ["Surname3.png", "Surname0.png"])
+def test_what_was_decoded_before_an_interruption_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: str
 ) -> None:
-    monkeypatch.setattr(cache, "SHARD", 2)
+    monkeypatch.setattr(sources.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(shards, "PART_BYTES", 2 * 400)
     cohort = write(tmp_path / "a", [noise(seed) for seed in range(5)])
-    original, decoded = cache.read_image, []
+    original, decoded = frames.read_image, []
 
-    def stops_in_the_second_part(path: Path, frame: int | None = None) -> Image:
-        if path.name == "Surname3.png":
+    def stops(path: Path, frame: int | None = None) -> Image:
+        if path.name == stopped_at:
             raise KeyboardInterrupt
-        return original(path, frame=frame)
+        return counted(path, frame=frame)
 
     def counted(path: Path, frame: int | None = None) -> Image:
         decoded.append(path.name)
         return original(path, frame=frame)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "read_image", stops_in_the_second_part)
+        patch.setattr(frames, "read_image", stops)
         with pytest.raises(KeyboardInterrupt):
             build_store(cohort, Preprocessing(SIZE))
-    monkeypatch.setattr(cache, "read_image", counted)
+    monkeypatch.setattr(frames, "read_image", counted)
+    monkeypatch.setattr(sources, "_digest", refuse)  # nor is a file hashed again
     store = build_store(cohort, Preprocessing(SIZE))
-    assert sorted(decoded) == ["Surname2.png", "Surname3.png", "Surname4.png"]
+    assert sorted(decoded) == [f"Surname{row}.png" for row in range(5)]  # each once
     np.testing.assert_allclose(units(store)[:, 0], np.stack([noise(seed) for seed in range(5)]) / 255, atol=1e-6)
+
+
+def test_shards_are_limited_in_bytes(tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "PART_BYTES", 1000)  # two images of 400 bytes, or one of 800
+    pictures = [noise(seed, 4096 if seed > 4 else 256) for seed in range(7)]
+    store = build_store(write(tmp_path / "a", pictures), Preprocessing(SIZE))
+    lengths = sorted((np.load(path).dtype.itemsize, len(np.load(path))) for path in private_cache.rglob("*.npy"))
+    assert lengths == [(1, 1), (1, 2), (1, 2), (2, 1), (2, 1)]
+    assert all(path.stat().st_size == 128 + np.load(path).nbytes for path in private_cache.rglob("*.npy"))
+    expected = [picture / (4095 if row > 4 else 255) for row, picture in enumerate(pictures)]
+    np.testing.assert_allclose(units(store)[:, 0], np.stack(expected), atol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_cohort(tmp_path: Path) -> None:
+    import tracemalloc
+
+    folder, number = tmp_path / "a", 200
+    folder.mkdir()
+    for row in range(number):
+        PillowImage.fromarray(np.full((4, 4), row, np.uint8)).save(folder / f"{row}.png")
+    cohort = table(folder, [f"{row}.png" for row in range(number)])
+    build_store(cohort, Preprocessing(8))  # what is imported or cached at first
+    tracemalloc.start()
+    store = build_store(cohort, Preprocessing(160, fit="stretch"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < number * 200 * 200 / 4  # of the 8 MB that the images take
+    np.testing.assert_allclose(units(store)[:, 0, 0, 0], np.arange(number) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("harm", ["missing", "short", "empty"])
+def test_a_record_whose_images_are_lost_is_built_again(tmp_path: Path, private_cache: Path, harm: str) -> None:
+    cohort = write(tmp_path / "a", [noise(seed) for seed in range(3)])
+    before = units(build_store(cohort, Preprocessing(SIZE)))
+    (shard,) = private_cache.rglob("*.npy")
+    if harm == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[: -1 if harm == "short" else 0])
+    np.testing.assert_array_equal(units(build_store(cohort, Preprocessing(SIZE))), before)
+
+
+def test_leftovers_are_removed_after_a_day(tmp_path: Path, private_cache: Path) -> None:
+    cohort = write(tmp_path / "a", [noise(0)])
+    build_store(cohort, Preprocessing(SIZE))
+    folder = private_cache / Preprocessing(SIZE).key
+    kept = {path.name for path in folder.iterdir()}
+    yesterday = time.time() - 90_000
+    for name in ("old.npy.tmp", "old.records.tmp", "old.npy", "new.npy.tmp", "new.npy"):
+        (folder / name).write_bytes(b"")
+    for path in folder.iterdir():
+        if not path.name.startswith("new"):
+            os.utime(path, (yesterday, yesterday))
+    build_store(cohort, Preprocessing(SIZE))
+    assert {path.name for path in folder.iterdir()} == kept | {"new.npy.tmp", "new.npy"}
 
 
 # Quarantine ------------------------------------------------------------
@@ -242,6 +358,16 @@ def test_rows_that_are_not_asked_for_are_absent_not_quarantined(tmp_path: Path) 
     assert store.quarantined == []
 
 
+def test_a_reason_holds_neither_file_nor_folders(tmp_path: Path) -> None:
+    path = tmp_path / "Anna Maria Doe" / "scan 1" / "left.dcm"
+    spellings = [str(path), "scan 1/left.dcm", str(path.parent), f"{path.parent}/other.dcm", "patient017/left.png"]
+    spellings += ["C:\\patients\\Doe", f"'{path.parent.parent}'", "left.dcm"]
+    for spelling in spellings:
+        error = ImageError(f"left.dcm: damaged at {spelling}, expected 12 / 16 bits")
+        assert reason_without_name(error, path) == "damaged at the file, expected 12 / 16 bits"
+        assert reason_without_name(ImageError(f"torn: {spelling}"), path) == "torn: the file"
+
+
 # Depth and range ------------------------------------------------------------
 
 
@@ -277,7 +403,7 @@ def test_each_modality_has_its_own_range(tmp_path: Path) -> None:
 def test_a_range_of_the_contract_is_kept_and_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = write(tmp_path / "a", [np.full((20, 20), value, np.uint16) for value in (0, 1000, 2000, 4000)])
     build_store(cohort, Preprocessing(SIZE))
-    monkeypatch.setattr(cache, "read_image", refuse)  # another range needs no other pixels
+    monkeypatch.setattr(frames, "read_image", refuse)  # another range needs no other pixels
     store = build_store(cohort, Preprocessing(SIZE, ranges={"image": (1000, 3000)}))
     assert store.preprocessing.ranges == {"image": (1000.0, 3000.0)}
     np.testing.assert_allclose(units(store)[:, 0, 0, 0], [0, 0, 0.5, 1], atol=1e-5)
@@ -304,7 +430,7 @@ def test_signed_values_lie_about_the_middle(tmp_path: Path, monkeypatch: pytest.
         array = arrays[int(path.stem[-1])].reshape(1, 20, 20)
         return Image(array, None, Range(-9.0, 9.0, "cohort"), 16, False)
 
-    monkeypatch.setattr(cache, "read_image", units_of_hounsfield)
+    monkeypatch.setattr(frames, "read_image", units_of_hounsfield)
     store = build_store(cohort, Preprocessing(SIZE))
     assert store.preprocessing.ranges == {"image": (-4095.0, 4095.0)}
     for found, array in zip(units(store), arrays, strict=True):
@@ -314,7 +440,7 @@ def test_signed_values_lie_about_the_middle(tmp_path: Path, monkeypatch: pytest.
 def test_a_constant_image_does_not_divide_by_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = write(tmp_path / "a", [noise(0)])
     flat = Image(np.full((1, 20, 20), 7, np.float32), None, Range(0, 7, "cohort"), 32, False)
-    monkeypatch.setattr(cache, "read_image", lambda path, frame=None: flat)
+    monkeypatch.setattr(frames, "read_image", lambda path, frame=None: flat)
     np.testing.assert_allclose(units(build_store(cohort, Preprocessing(SIZE))), 1.0, atol=1e-6)
 
 
@@ -393,12 +519,94 @@ def test_frames_of_one_file_stand_on_their_rows(tmp_path: Path, monkeypatch: pyt
     pages = [PillowImage.fromarray(noise(seed)) for seed in range(4)]
     pages[0].save(folder / "clip.tif", save_all=True, append_images=pages[1:])
     digests: list[Path] = []
-    original = cache._digest
-    monkeypatch.setattr(cache, "_digest", lambda path: digests.append(path) or original(path))
+    original = sources._digest
+    monkeypatch.setattr(sources, "_digest", lambda path: digests.append(path) or original(path))
     cohort = table(folder, ["clip.tif"] * 4, order=["2", "0", "3", "1"], series=["s"] * 4)
     found = units(build_store(cohort, Preprocessing(SIZE)))
     np.testing.assert_allclose(found[:, 0], np.stack([noise(seed) for seed in (2, 0, 3, 1)]) / 255, atol=1e-6)
     assert len(digests) == 1  # the file is hashed once, not once a frame
+
+
+def nifti(path: Path, voxels: np.ndarray, diagonal: Sequence[float] = (-1, -1, 2, 1)) -> None:
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag(diagonal)), path)
+
+
+def dicom(name: str) -> Path:
+    return Path(get_testdata_file(name, download=False))
+
+
+def tiff(path: Path, pages: Sequence[np.ndarray]) -> None:
+    first, *others = [PillowImage.fromarray(page) for page in pages]
+    first.save(path, save_all=True, append_images=others)
+
+
+def many_frames(kind: str, folder: Path) -> tuple[Path, int]:
+    """A file with several frames, and how many."""
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(-1000, 3000, (24, 20, 6)).astype(np.int16)
+    if kind in ("nii.gz", "flipped", "scaled"):
+        path = folder / "volume.nii.gz"
+        nifti(path, voxels, (-1, -1, -2 if kind == "flipped" else 2, 1))
+        if kind == "scaled":
+            image = nibabel.Nifti1Image(voxels, np.eye(4))
+            image.header.set_slope_inter(0.37, -11.5)
+            nibabel.save(image, path)
+        return path, 6
+    if kind == "infinite":
+        real = voxels.astype(np.float32)
+        real[3, 3, 2] = np.inf
+        nifti(folder / "volume.nii", real)
+        return folder / "volume.nii", 6
+    if kind == "mixed pages":
+        tiff(folder / "pages.tif", [noise(0), noise(1, 4096), noise(2, 2).astype(bool), noise(3, shape=(9, 30))])
+        return folder / "pages.tif", 4
+    path = dicom(kind)
+    return path, int(pydicom.dcmread(path, stop_before_pixels=True).NumberOfFrames)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["nii.gz", "flipped", "scaled", "infinite", "mixed pages", "eCT_Supplemental.dcm", "emri_small.dcm", "rtdose.dcm"]
+    + ["SC_rgb_rle_2frame.dcm", "examples_ybr_color.dcm"],
+)
+def test_frames_read_at_once_equal_frames_read_one_by_one(kind: str, tmp_path: Path) -> None:
+    path, number = many_frames(kind, tmp_path)
+    asked = np.random.default_rng(1).permutation(number + 1).tolist()  # one more than there are
+    for frame, found in zip(asked, frames.read_frames(path, asked), strict=True):
+        try:
+            alone = frames.read_image(path, frame=frame)
+        except ImageError as error:
+            assert isinstance(found, ImageError)
+            assert reason_without_name(found, path) == reason_without_name(error, path)
+            continue
+        assert isinstance(found, Image)
+        np.testing.assert_array_equal(found.array, alone.array)
+        assert (found.bits, found.inverted) == (alone.bits, alone.inverted)
+        if alone.range.rule != "cohort":  # which is found again over the cohort
+            assert found.range == alone.range
+        expected, stored = (shrink(image, Preprocessing(SIZE, 3)) for image in (alone, found))
+        np.testing.assert_array_equal(stored.array, expected.array)
+        assert replace(stored, array=expected.array) == expected
+
+
+@pytest.mark.parametrize("huge", [False, True])
+def test_a_volume_is_decoded_once_unless_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, huge: bool
+) -> None:
+    path, number = many_frames("nii.gz", tmp_path)
+    cohort = table(tmp_path, [path.name] * number, order=[str(frame) for frame in range(number)])
+    original, calls = frames.read_image, []
+    monkeypatch.setattr(
+        frames, "read_image", lambda path, frame=None: calls.append(frame) or original(path, frame=frame)
+    )
+    monkeypatch.setattr(frames, "LARGE", 1000)
+    if huge:
+        monkeypatch.setattr(frames, "HUGE", 2000)
+    steps: list[tuple[int, int]] = []
+    store = build_store(cohort, Preprocessing(SIZE), on_progress=lambda *step: steps.append(step))
+    assert calls == [0, *(range(number) if huge else [None])]  # the first frame says how much memory it takes
+    assert steps == [(number, number)]
+    assert store.readable.all()
 
 
 def test_a_clip_on_one_row_is_quarantined_with_what_to_do(tmp_path: Path) -> None:
@@ -414,9 +622,9 @@ def test_a_clip_on_one_row_is_quarantined_with_what_to_do(tmp_path: Path) -> Non
 def test_values_out_of_a_stated_range_are_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = write(tmp_path / "a", [noise(0), noise(1)])
     wrong = Image(np.full((1, 20, 20), 5000, np.float32), None, Range(0, 4095, "bits_stored"), 12, False)
-    original = cache.read_image
+    original = frames.read_image
     monkeypatch.setattr(
-        cache, "read_image", lambda path, frame=None: wrong if "1" in path.name else original(path, frame=frame)
+        frames, "read_image", lambda path, frame=None: wrong if "1" in path.name else original(path, frame=frame)
     )
     (item,) = build_store(cohort, Preprocessing(SIZE)).quarantined
     assert item.row == 1
@@ -425,14 +633,14 @@ def test_values_out_of_a_stated_range_are_quarantined(tmp_path: Path, monkeypatc
 
 def test_an_error_of_the_reader_loses_the_name_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = write(tmp_path / "a", [noise(0), noise(1)])
-    original = cache.read_image
+    original = frames.read_image
 
     def fails(path: Path, frame: int | None = None) -> Image:
         if "1" in path.name:
             raise ImageError(f"{path.name}: torn at {path}, see {path.name}")
         return original(path, frame=frame)
 
-    monkeypatch.setattr(cache, "read_image", fails)
+    monkeypatch.setattr(frames, "read_image", fails)
     (item,) = build_store(cohort, Preprocessing(SIZE)).quarantined
     assert item.reason == "torn at the file, see the file"
 

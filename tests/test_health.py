@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import pytest
 import torch
 
-from bolus.health import alignment, collapse, effective_rank, knn_scores, uniformity
+from bolus.data.cache import Preprocessing, build_store
+from bolus.data.cohort import Cohort
+from bolus.encoders.building import build_encoder
+from bolus.errors import RecipeError
+from bolus.health import Finding, alignment, check_probe, collapse, effective_rank, knn_scores, uniformity, watch
+from bolus.recipe import Recipe
 
 
 def test_isotropic_features_are_not_collapsed_and_a_constant_is() -> None:
@@ -52,3 +61,72 @@ def test_neighbours_equal_a_naive_loop() -> None:
             others = [j for j in range(30) if not np.isnan(y[j, k]) and patients[j] != patients[i]]
             near = sorted(others, key=lambda j, i=i: -float(unit[i] @ unit[j]))[:10]
             np.testing.assert_allclose(found[i, k], np.mean([y[j, k] for j in near]), rtol=1e-5)
+
+
+@pytest.fixture
+def empty_columns(tiny_cohort: Path) -> Cohort:
+    """The tiny cohort with a label, a score and an attribute that nobody has."""
+    table = pd.read_csv(tiny_cohort.with_name("table.csv"), dtype=str).assign(none="")
+    table.to_csv(tiny_cohort.with_name("table.csv"), index=False)
+    roles = {"label:none": "none", "score:none": "none", "attribute:none": "none", "attribute:sex": "sex"}
+    return Cohort.open(tiny_cohort, roles=roles, split={"seed": 1, "val": 0.6, "test": 0.1})
+
+
+def recipe_that_watches(small_recipe: dict[str, Any], role: str | None) -> Recipe:
+    return Recipe.load({**small_recipe, "training": {"probe": role}})
+
+
+def test_the_probe_is_resolved_and_checked_before_anything_is_read(
+    empty_columns: Cohort, small_recipe: dict[str, Any]
+) -> None:
+    def check(role: str | None, cohort: Cohort = empty_columns) -> str | None:
+        return check_probe(cohort, recipe_that_watches(small_recipe, role))
+
+    assert check(None) == next(role for role in empty_columns.roles if role.startswith("label:"))
+    for role in ("label:sick", "score:severity", "time", "label:none", "score:none", "attribute:none"):
+        assert check(role) == role
+    with pytest.raises(RecipeError, match="did you mean 'label:sick'"):
+        check("label:sik")
+    for role in ("patient", "attribute:sex", "image"):
+        with pytest.raises(RecipeError, match="categories"):
+            check(role)
+    bare = Cohort(empty_columns.table[["image", "patient"]], empty_columns.spec.model_copy(update={"roles": {}}))
+    assert check(None, bare) is None
+
+
+@pytest.mark.parametrize(
+    ("role", "known"),
+    [
+        ("label:sick", True),
+        ("score:severity", True),
+        ("label:none", False),
+        ("score:none", False),
+        ("attribute:none", False),
+    ],
+)
+def test_watching_never_fails_for_want_of_values(
+    empty_columns: Cohort, small_recipe: dict[str, Any], tmp_path: Path, role: str, known: bool
+) -> None:
+    findings = watch_with(empty_columns, recipe_that_watches(small_recipe, role), tmp_path)
+    assert findings[-1].name == f"knn {role}"
+    assert math.isfinite(findings[-1].value) == known
+    assert ("Too few labelled validation patients" in findings[-1].sentence) != known
+
+
+def test_two_validation_patients_are_too_few(
+    empty_columns: Cohort, small_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    patients = empty_columns.encoded("patient")
+    empty_columns.split = np.where(patients < 2, "val", "train")
+    for role in ("label:sick", "score:severity"):
+        finding = watch_with(empty_columns, recipe_that_watches(small_recipe, role), tmp_path)[-1]
+        assert math.isnan(finding.value)
+        assert finding.to_json()["value"] is None
+    empty_columns.split = np.full(60, "test")
+    (finding,) = watch_with(empty_columns, recipe_that_watches(small_recipe, None), tmp_path)
+    assert "Too few readable images" in finding.sentence
+
+
+def watch_with(cohort: Cohort, recipe: Recipe, folder: Path) -> list[Finding]:
+    store = build_store(cohort, Preprocessing(24), folder=folder / "cache")
+    return watch(build_encoder(recipe.encoder, seed=0), store, cohort, recipe)

@@ -12,13 +12,18 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image as PillowImage
 
 from bolus.data.cohort import Cohort, CohortSpec
-from bolus.embedding import embed, open_encoder
-from bolus.errors import EncoderError, EvaluationError, LeakageError
+from bolus.data.split import patient_keys
+from bolus.embedding import embed, open_encoder, open_store, remarks_on
+from bolus.encoders.building import build_encoder
+from bolus.encoders.folder import lineage_of, save_encoder
+from bolus.errors import EncoderError, EvaluationError, LeakageError, UsageError
 from bolus.evaluation.heads import Head
 from bolus.evaluation.judging import evaluate, find_targets
 from bolus.evaluation.results import read_results
+from bolus.recipe import EncoderSpec
 from bolus.run import Run
 from bolus.training import pretrain
 
@@ -33,11 +38,13 @@ def test_evaluate_writes_results_predictions_and_heads(run: Run, tiny_cohort: Pa
     results = read_results(found.folder / "results.jsonl")
     assert {result.metric for result in results} >= {"auroc", "average_precision", "balanced_accuracy", "brier"}
     encoders = {result.encoder for result in results}
-    assert {"run", "random-init", "run without context", "majority", "run - random-init", "run - majority"} <= encoders
+    assert encoders == {"run", "random-init", "run without context", "majority"}
+    baselines = {result.baseline for result in results if result.encoder == "run"}
+    assert baselines == {"", "random-init", "run without context", "majority"}
     assert {result.fraction for result in results} == {0.5, 1.0}
     cohort = Cohort.open(tiny_cohort)
     assert {result.split_hash for result in results} == {cohort.split_hash}
-    assert all(result.detectable is not None for result in results if " - " in result.encoder)
+    assert all(result.detectable is not None for result in results if result.baseline)
     predictions = pd.read_parquet(found.folder / "predictions.parquet")
     assert (cohort.split[predictions["row"] - 1] == predictions["split"]).all()
     assert not (predictions["split"] == "train").any()
@@ -62,18 +69,18 @@ def test_notes_are_kept_for_each_target(run: Run, tiny_cohort: Path, tmp_path: P
 
 
 def test_a_folder_may_be_named_like_a_difference_or_a_baseline(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
-    names = {"a - b": "a-b", "majority": "majority (encoder)", "random-init": "random-init (encoder)"}
+    names = {"a - b": "a - b", "majority": "majority (encoder)", "random-init": "random-init (encoder)"}
     for name, shown in names.items():
         folder = shutil.copytree(run.folder, tmp_path / name)
         found = evaluate(folder, tiny_cohort, target="sick", probes=("linear",), draws=20, cache=tmp_path / "cache")
-        encoders = {result.encoder for result in found.results if " - " not in result.encoder}
+        encoders = {result.encoder for result in found.results}
         assert encoders == {shown, f"{shown} without context", "random-init", "majority"}
-        assert f"{shown} - random-init" in {result.encoder for result in found.results}
+        assert (shown, "random-init") in {(result.encoder, result.baseline) for result in found.results}
 
 
 def test_the_planted_label_is_found(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
     found = evaluate(run.folder, tiny_cohort, target="sick", probes=("linear",), draws=100, cache=tmp_path / "cache")
-    auroc = next(r for r in found.results if r.encoder == "run" and r.metric == "auroc")
+    auroc = next(r for r in found.results if (r.encoder, r.baseline, r.metric) == ("run", "", "auroc"))
     assert auroc.estimate > 0.9
 
 
@@ -85,17 +92,172 @@ def test_regress_uses_the_score_and_its_missing_rows_are_left_out(run: Run, tiny
     assert {"mae", "r2", "spearman"} <= {result.metric for result in found.results}
 
 
+def changed(cohort: Path, name: str, **changes: Any) -> Path:
+    """The cohort with other keys, in a file beside it."""
+    path = cohort.with_name(f"{name}.yaml")
+    path.write_text(yaml.safe_dump(yaml.safe_load(cohort.read_text()) | changes))
+    return path
+
+
+ANOTHER_SPLIT = {"split": {"seed": 5, "val": 0.2, "test": 0.3}}
+OTHER_PEOPLE = {**ANOTHER_SPLIT, "namespace": "another hospital"}  # of the same identifiers
+
+
 def test_patients_of_the_training_are_refused_on_any_later_cohort(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
-    data = yaml.safe_load(tiny_cohort.read_text())
-    data["split"]["seed"] = 5
-    other = tiny_cohort.with_name("other.yaml")
-    other.write_text(yaml.safe_dump(data))
-    with pytest.raises(LeakageError) as caught:
-        evaluate(run.folder, other, target="sick", cache=tmp_path / "cache")
-    assert "P0" not in str(caught.value)
-    data["namespace"] = "another hospital"  # the same identifiers, other people
-    other.write_text(yaml.safe_dump(data))
-    evaluate(run.folder, other, target="sick", draws=20, cache=tmp_path / "cache", out=tmp_path / "out")
+    turned = changed(tiny_cohort, "turned", **ANOTHER_SPLIT)
+    for source in (run.folder, run.encoder, shutil.copytree(run.encoder, tmp_path / "copied")):
+        with pytest.raises(LeakageError) as caught:
+            evaluate(source, turned, target="sick", cache=tmp_path / "cache", out=tmp_path / "never")
+        assert "P0" not in str(caught.value)
+    assert not (tmp_path / "never").exists()
+    others = changed(tiny_cohort, "others", **OTHER_PEOPLE)
+    for source in (run.folder, run.encoder):
+        found = evaluate(source, others, target="sick", draws=20, cache=tmp_path / "cache", out=tmp_path / "out")
+        assert not any("overlap was not checked" in note for note in found.notes)
+
+
+def test_a_run_whose_encoder_has_no_lineage_still_knows_its_patients(
+    run: Run, tiny_cohort: Path, tmp_path: Path
+) -> None:
+    path = run.encoder / "encoder.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "lineage"}))
+    turned = changed(tiny_cohort, "turned", **ANOTHER_SPLIT)
+    with pytest.raises(LeakageError):
+        evaluate(run.folder, turned, target="sick", cache=tmp_path / "cache")
+    found = evaluate(run.encoder, turned, target="sick", draws=20, cache=tmp_path / "cache", out=tmp_path / "out")
+    assert any("overlap was not checked" in note for note in found.notes)
+
+
+def test_patients_of_an_ancestor_are_refused_too(
+    run: Run, tiny_cohort: Path, small_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    others = changed(tiny_cohort, "others", **OTHER_PEOPLE)
+    keys = [f"encoder.backbone={run.encoder}", "encoder.pretrained=true", "training.epochs=1"]
+    child = pretrain(others, recipe=small_recipe, overrides=keys, out=tmp_path / "child", cache=tmp_path / "cache",
+                     quiet=True)  # fmt: skip
+    assert lineage_of(child.encoder)[1:] == lineage_of(run.encoder)
+    for source in (child.folder, child.encoder):
+        with pytest.raises(LeakageError, match="initialised from"):
+            evaluate(source, changed(tiny_cohort, "turned", **ANOTHER_SPLIT), target="sick", cache=tmp_path / "cache")
+    evaluate(child.folder, tiny_cohort, target="sick", draws=20, cache=tmp_path / "cache")
+
+
+def test_every_set_of_a_lineage_is_looked_at(tiny_cohort: Path, tmp_path: Path) -> None:
+    cohort = Cohort.open(tiny_cohort)
+    held_out = patient_keys(cohort.patients[cohort.split == "test"], "c")
+    lineage = [{"salt": "a", "keys": ["0"]}, {"salt": "b", "keys": []}, {"salt": "c", "keys": held_out}]
+    encoder = build_encoder(EncoderSpec(backbone="r18w32"), seed=0)
+    save_encoder(encoder, tmp_path / "e", preprocessing={"size": 24}, lineage=lineage)
+    with pytest.raises(LeakageError):
+        evaluate(tmp_path / "e", cohort, target="sick", cache=tmp_path / "cache", out=tmp_path / "out")
+
+
+def test_another_split_has_another_folder(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
+    others = changed(tiny_cohort, "others", **OTHER_PEOPLE)
+    found = [
+        evaluate(run.folder, cohort, target="sick", probes=("linear",), draws=20, cache=tmp_path / "cache")
+        for cohort in (tiny_cohort, others, tiny_cohort)
+    ]
+    assert found[0].folder == found[2].folder != found[1].folder
+    for each, cohort in zip(found, (tiny_cohort, others, tiny_cohort), strict=True):
+        split_hash = Cohort.open(cohort).split_hash
+        assert each.folder == run.folder / "evaluations" / f"classify-sick-{split_hash[:6]}"
+        assert {r.split_hash for r in read_results(each.folder / "results.jsonl")} == {split_hash}
+
+
+def test_nothing_of_an_earlier_evaluation_stays(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
+    again = {"probes": ("linear",), "draws": 20, "cache": tmp_path / "cache", "out": tmp_path / "out"}
+    evaluate(run.folder, tiny_cohort, target="sick", **again)
+    assert (tmp_path / "out" / "head-sick-linear.safetensors").is_file()
+    (tmp_path / "out" / "head-sick=no-linear.safetensors").touch()  # of a class that is left out now
+    (tmp_path / "out" / "head-sickness-linear.safetensors").touch()  # of another question
+    evaluate(run.folder, tiny_cohort, target="label:sick", fractions=(0.5,), **again)  # keeps no head
+    assert [path.name for path in (tmp_path / "out").glob("head-*")] == ["head-sickness-linear.safetensors"]
+    assert {r.fraction for r in read_results(tmp_path / "out" / "results.jsonl")} == {0.5}
+
+
+def test_a_size_is_refused_where_the_encoder_states_its_own(run: Run, tiny_cohort: Path) -> None:
+    for source in (run.folder, run.encoder):
+        with pytest.raises(UsageError, match="24 pixels"):
+            open_encoder(source, size=32)
+    with pytest.raises(UsageError):
+        evaluate(run.folder, tiny_cohort, target="sick", size=32)
+
+
+def test_a_cohort_without_validation_patients_is_judged_and_says_how(
+    run: Run, tiny_cohort: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(tiny_cohort.with_name("table.csv"))
+    cohort = Cohort.open(tiny_cohort)
+    table["part"] = np.where(cohort.split == "test", "test", "train")
+    table.to_csv(tiny_cohort.with_name("fixed.csv"), index=False)
+    roles = {**cohort.roles, "split": "part"}
+    fixed = changed(tiny_cohort, "fixed", table="fixed.csv", roles=roles, namespace="another hospital")
+    found = evaluate(run.folder, fixed, target="sick", draws=20, cache=tmp_path / "cache")
+    assert any("training patients, on whom nothing was fitted" in note for note in found.reports["sick"].notes)
+    predictions = pd.read_parquet(found.folder / "predictions.parquet")
+    opened = Cohort.open(fixed)
+    assert set(opened.split[predictions.query("split == 'val'")["row"] - 1]) == {"train"}
+
+
+# --- ranges
+
+
+def deep_cohort(folder: Path, modality: list[str] | None, highest: int = 1000) -> Cohort:
+    """Four patients, each with an image of 16 bits whose file does not say what is white."""
+    folder.mkdir()
+    for number in range(4):
+        pixels = np.full((24, 24), highest, np.uint16)
+        pixels[:4] = 0
+        PillowImage.fromarray(pixels).save(folder / f"{number}.png")
+    columns = {"image": [f"{n}.png" for n in range(4)], "patient": list("abcd")}
+    pd.DataFrame(columns | ({"modality": modality} if modality else {})).to_csv(folder / "t.csv", index=False)
+    return Cohort.open(folder / "t.csv")
+
+
+def encoder_that_knows(folder: Path, ranges: dict[str, list[float]]) -> Path:
+    encoder = build_encoder(EncoderSpec(backbone="r18w32"), seed=0)
+    save_encoder(encoder, folder, preprocessing={"size": 24, "ranges": ranges})
+    return folder
+
+
+def brightness(source: Path, cohort: Cohort, cache: Path) -> tuple[float, list[str]]:
+    judged = open_encoder(source)
+    store = open_store(judged, cohort, cache=cache)
+    unit = store.gather(np.array([0])).unit(torch.device("cpu"))
+    return float(unit.max()), remarks_on(judged, store)
+
+
+def test_the_only_range_of_an_encoder_holds_whatever_the_modality_is_called(tmp_path: Path) -> None:
+    folder, cache = encoder_that_knows(tmp_path / "e", {"image": [0, 4095]}), tmp_path / "cache"
+    plain = brightness(folder, deep_cohort(tmp_path / "a", None), cache)
+    assert plain == (pytest.approx(1000 / 4095, abs=1e-4), [])
+    cohort = deep_cohort(tmp_path / "b", ["DX"] * 4)
+    named, remarks = brightness(folder, cohort, cache)
+    assert named == plain[0]
+    assert len(remarks) == 1
+    assert "modality 'DX': values 0 to 4095 are used, the range it knows for image" in remarks[0]
+    assert embed(folder, cohort, cache=cache).attrs["remarks"] == remarks
+    stated = Cohort(cohort.table, cohort.spec.model_copy(update={"ranges": {"DX": (0.0, 1023.0)}}), cohort.folder)
+    assert brightness(folder, stated, cache)[0] == named, "the encoder's range goes before the cohort's"
+
+
+def test_a_range_that_the_encoder_does_not_know_is_remarked_on(tmp_path: Path) -> None:
+    folder, cache = encoder_that_knows(tmp_path / "e", {"CT": [0, 4095], "MR": [0, 511]}), tmp_path / "cache"
+    cohort = deep_cohort(tmp_path / "a", ["DX", "CT", "CT", "CT"])
+    value, remarks = brightness(folder, cohort, cache)
+    assert value == pytest.approx(1000 / 1023, abs=1e-4)
+    assert len(remarks) == 1
+    assert "'DX': values 0 to 1023 are used, not a range it was trained with" in remarks[0]
+    stated = Cohort(cohort.table, cohort.spec.model_copy(update={"ranges": {"DX": (0.0, 2047.0)}}), cohort.folder)
+    value, remarks = brightness(folder, stated, cache)
+    assert value == pytest.approx(1000 / 2047, abs=1e-4)
+    assert "values 0 to 2047" in remarks[0]
+
+
+def test_no_remark_where_the_files_say_their_range(tmp_path: Path, tiny_cohort: Path) -> None:
+    folder = encoder_that_knows(tmp_path / "e", {"CT": [0, 4095], "MR": [0, 511]})
+    assert brightness(folder, Cohort.open(tiny_cohort), tmp_path / "cache")[1] == []
 
 
 def test_any_encoder_can_be_judged_and_says_what_is_not_known(tiny_cohort: Path, tmp_path: Path) -> None:

@@ -137,7 +137,10 @@ class Run:
         Raises:
             TrainingError: images, columns or processes changed, so that it would be another run.
         """
-        for key, what in (("data_hash", "other training images or columns"), ("processes", "another number of processes")):
+        for key, what in (
+            ("data_hash", "other training images or columns"),
+            ("processes", "another number of processes"),
+        ):
             if self.record[key] != facts[key]:
                 raise TrainingError(f"{self.folder} was started with {what}; resuming would mix two runs")
         changed = [key for key in ("device", "threads") if self.record[key] != facts[key]]
@@ -153,7 +156,8 @@ class Run:
             cohort: what is trained on.
             recipe: as it is run.
             quarantined: rows that cannot be read.
-            facts: `data_hash`, `processes`, `device` and `threads`, which a resumption is held to.
+            facts: `data_hash`, `processes`, `device` and `threads`, which a resumption is held to, and `ancestors`, the
+                lineage of the encoder that it starts from.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")

@@ -93,7 +93,9 @@ def pretrain(
     state.wait_for_everyone()
     if state.is_main_process:
         if run.status == "new":
-            run.create(cohort, recipe, store.quarantined, facts)
+            # Read now: the folder it starts from may be gone when this run ends.
+            ancestors = lineage_of(Path(recipe.encoder.backbone)) if recipe.encoder.pretrained else []
+            run.create(cohort, recipe, store.quarantined, {**facts, "ancestors": ancestors})
         run.rewind(step)
 
     total, steps_per_epoch = total_steps(recipe, loader), loader.batches_per_epoch / spec.accumulate
@@ -152,9 +154,8 @@ def pretrain(
 
     if state.is_main_process:
         if not stopped:
-            lineage = [{"salt": run.record["salt"], "keys": run.record["training_patients"]}]
-            if recipe.encoder.pretrained:
-                lineage += lineage_of(Path(recipe.encoder.backbone))
+            own = {"salt": run.record["salt"], "keys": run.record["training_patients"]}
+            lineage = [own, *run.record["ancestors"]]
             contract = store.preprocessing.to_json()
             save_encoder(model.encoder, run.encoder, preprocessing=contract, card=run.card(), lineage=lineage)
         spent += time.monotonic() - began

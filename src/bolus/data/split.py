@@ -87,7 +87,8 @@ def fold_patients(patients: Labels, *, seed: int, folds: int) -> npt.NDArray[np.
 def patient_keys(patients: Labels, salt: str) -> set[str]:
     """Keyed hashes of the patients, which a run stores in place of identifiers; rows without a patient have none.
 
-    Whoever has the salt can test a guessed identifier against the keys, so both stay with the run.
+    Whoever has the salt can test a guessed identifier against the keys, so both stay in the house: take `lineage` out
+    of encoder.json before an encoder folder is published.
 
     Example:
         >>> keys = patient_keys(np.array(["a", "b", "a"]), "salt")

@@ -1,0 +1,88 @@
+"""Many frames of one file, read at once: a packed volume or a long header costs as much for one frame as for all."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bolus.data.image import Image, check_frame
+from bolus.data.readers import read_image
+from bolus.errors import BolusError
+
+LARGE = 256 * 2**20  # bytes of float32 above which a file waits until no other large one is in memory
+HUGE = 4 * 2**30  # bytes above which frames are read one at a time, slower but in little memory
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PATH = re.compile(r"\S*(?:\S[/\\]|[/\\]\S|\0)\S*?(?=[,;:]?(?:\s|$))")  # also one already cut out, now a \0
+_alone = threading.Lock()
+
+
+def read_frames(path: Path, frames: Sequence[int | None]) -> Iterator[Image | BolusError]:
+    """The images of one file in the order asked for, or for each why it cannot be read.
+
+    The pixels are those of `read_image(path, frame=frame)`. Files with several frames are decoded once, whole; except
+    for pages of a TIFF, which are found at once and may differ in depth, for files that would fill the memory, and for
+    files of which some frame is damaged.
+
+    Args:
+        path: the file.
+        frames: numbers from 0; None for a file that is one image.
+    """
+    numbers = [frame for frame in frames if frame is not None]
+    size = _decoded_size(path, numbers) if len(numbers) > 1 else 0
+    with _alone if size > LARGE else nullcontext():
+        whole = _read_whole(path) if 0 < size <= HUGE else None
+        for frame in frames:
+            try:
+                yield read_image(path, frame=frame) if whole is None or frame is None else _take(whole, frame)
+            except BolusError as error:
+                yield error
+
+
+def reason_without_name(error: BolusError, path: Path) -> str:
+    """Why an image cannot be read, without its file or folders, which often hold the patient's identifier.
+
+    >>> reason_without_name(BolusError("p17_left.png: the file is empty"), Path("images/p17_left.png"))
+    'the file is empty'
+    >>> reason_without_name(BolusError("torn, see p17/left.png and /mnt/p17/log"), Path("images/p17/left.png"))
+    'torn, see the file and the file'
+    """
+    reason, resolved = str(error).removeprefix(f"{path.name}: "), path.resolve()
+    spellings = {str(Path(*whole.parts[start:])) for whole in (path, resolved) for start in range(len(whole.parts))}
+    spellings |= {str(folder) for whole in (path, resolved) for folder in whole.parents if len(folder.parts) > 1}
+    for spelling in sorted(spellings, key=len, reverse=True):
+        reason = reason.replace(spelling, "\0")
+    return _PATH.sub("the file", reason)
+
+
+def _decoded_size(path: Path, frames: Sequence[int]) -> int:
+    """Bytes that all frames up to the last one asked for take as float32; 0 where each is to be read by itself."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) in _TIFF:
+                return 0
+        return read_image(path, frame=frames[0]).array.nbytes * (max(frames) + 1)
+    except (OSError, BolusError):  # which is said again, for each frame
+        return 0
+
+
+def _read_whole(path: Path) -> Image | None:
+    try:
+        return read_image(path)
+    except BolusError:
+        return None
+
+
+def _take(whole: Image, frame: int) -> Image:
+    """One frame of a clip or volume, or the only one."""
+    clip = whole.array.ndim == 4
+    check_frame(frame, whole.array.shape[1] if clip else 1)
+    if not clip:
+        return whole
+    spacing = None if whole.spacing is None else whole.spacing[1:]
+    return replace(whole, array=np.ascontiguousarray(whole.array[:, frame]), spacing=spacing)

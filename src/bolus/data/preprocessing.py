@@ -1,0 +1,153 @@
+"""What lies between a file's pixels and an encoder's input: the contract, and the small square that the cache keeps.
+
+A stored image is affine in [0, 1]: it carries a gain and a bias, so that a range that is only known after the whole
+cohort was read (the next power of two above a modality's maximum) costs no second decoding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bolus.data.image import Image
+from bolus.errors import ImageError
+
+FORMAT = 2  # part of every key: raise it when the stored values or the files of the cache change
+ONE_FRAME = "give each frame a row, and its number a column with the role order"
+ENLARGE = 1.25  # of the training size, so that crops need little enlargement
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The contract between a file and the encoder's input; saved with the encoder.
+
+    Args:
+        size: side of the square that the encoder sees, in pixels.
+        channels: 1 (colour becomes luminance) or 3 (grey is repeated).
+        fit: how an oblong image becomes square: `pad` with black (its own darkest value, where the range is the
+            cohort's), `stretch`, or `crop` its middle.
+        ranges: modality -> the values that become 0 and 1, for images whose file does not say it (no window, no
+            BitsStored, more than eight bits).
+
+    Example:
+        >>> Preprocessing(64).stored_shape
+        (1, 80, 80)
+    """
+
+    size: int
+    channels: int = 1
+    fit: Literal["pad", "stretch", "crop"] = "pad"
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def cached_size(self) -> int:
+        """Side of the cached square, in pixels."""
+        return round(self.size * ENLARGE)
+
+    @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """`(C, S, S)` of a cached image."""
+        return self.channels, self.cached_size, self.cached_size
+
+    @property
+    def key(self) -> str:
+        """Name of the cache folder: everything that decides the stored values."""
+        text = f"{FORMAT}-{self.cached_size}-{self.channels}-{self.fit}"
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data; `Preprocessing(**data)` reads it back."""
+        data = asdict(self)
+        data["ranges"] = {name: [float(low), float(high)] for name, (low, high) in self.ranges.items()}
+        return data
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """One image as it is stored: its values are `array * gain + bias`.
+
+    Args:
+        array: `[C, S, S]` uint8 or uint16.
+        gain: of a stored step.
+        bias: the value of a stored 0.
+        low: smallest value of the source; 0 where the range does not wait.
+        high: likewise the largest; 1 where the range does not wait.
+        waits: whether values are in modality units until the cohort's range is known; else they are in [0, 1].
+        inverted: whether they must then be turned, since bright is low.
+    """
+
+    array: npt.NDArray[Any]
+    gain: float
+    bias: float
+    low: float
+    high: float
+    waits: bool
+    inverted: bool
+
+
+def range_waits(image: Image) -> bool:
+    """Whether the file leaves open which values are black and white, so that its cohort must say it."""
+    return image.range.rule == "cohort" or (image.range.rule == "container" and image.bits > 8)
+
+
+def shrink(image: Image, preprocessing: Preprocessing) -> Shrunk:
+    """Square, antialiased, quantised to eight bits, or to sixteen where the source has more.
+
+    Raises:
+        ImageError: a clip, or values outside the range that the file states.
+
+    Example:
+        >>> from bolus.data.image import Range
+        >>> deep = Image(np.full((1, 4, 4), 4095, np.float32), None, Range(0, 65535, "container"), 16, False)
+        >>> small = shrink(deep, Preprocessing(4))
+        >>> small.array.shape, small.array.dtype, small.waits, float(small.array.max() * small.gain + small.bias)
+        ((1, 5, 5), dtype('uint16'), True, 4095.0)
+    """
+    if image.array.ndim != 3:
+        raise ImageError(f"expected one frame, found {image.array.shape[1]}: {ONE_FRAME}")
+    # A range that the file itself states is applied now; one that belongs to the cohort waits until all are read.
+    waits = range_waits(image)
+    if waits:
+        low, high = float(image.array.min()), float(image.array.max())
+        integers = image.range.rule == "container"
+        span = (0.0, image.range.high) if integers else (low, high if high > low else low + 1.0)
+    else:
+        low, high, span = 0.0, 1.0, (0.0, 1.0)
+    array = torch.from_numpy((image.array if waits else image.unit()).astype(np.float32, copy=False))
+    array = _to_channels(array, preprocessing.channels)
+    array = _square(array, preprocessing, pad=low if waits and not image.inverted else (high if waits else 0.0))
+    levels = 255 if image.bits <= 8 and not waits else 65535
+    scaled = (array - span[0]) / (span[1] - span[0]) * levels
+    stored = scaled.round_().clamp_(0, levels).numpy().astype(np.uint8 if levels == 255 else np.uint16)
+    return Shrunk(stored, (span[1] - span[0]) / levels, span[0], low, high, waits, waits and image.inverted)
+
+
+def _to_channels(array: Tensor, channels: int) -> Tensor:
+    if array.shape[0] == channels:
+        return array
+    if channels == 3:
+        return array[:1].expand(3, -1, -1)
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # luma of ITU-R BT.601
+    return (array[:3] * weights).sum(0, keepdim=True)
+
+
+def _square(array: Tensor, preprocessing: Preprocessing, pad: float) -> Tensor:
+    size, (height, width) = preprocessing.cached_size, array.shape[1:]
+    if preprocessing.fit == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        array = array[:, top : top + side, left : left + side]
+    elif preprocessing.fit == "pad" and height != width:
+        longer = max(height, width)
+        rows, columns = longer - height, longer - width
+        sides = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+        array = F.pad(array, sides, value=pad)
+    return F.interpolate(array[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
