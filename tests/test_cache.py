@@ -101,7 +101,7 @@ def test_a_touched_or_moved_file_is_hashed_once(tmp_path: Path, monkeypatch: pyt
     elsewhere = table(tmp_path / "b", [f"Surname{row}.png" for row in range(3)])
     original, hashed = sources._digest, []
     monkeypatch.setattr(sources, "_digest", lambda path: hashed.append(path.parent.name) or original(path))
-    for _ in range(2):
+    for _ in range(5):
         np.testing.assert_array_equal(units(build_store(cohort, Preprocessing(SIZE))), first)
         np.testing.assert_array_equal(units(build_store(elsewhere, Preprocessing(SIZE))), first)
     assert sorted(hashed) == ["a"] * 3 + ["b"] * 3
@@ -118,6 +118,18 @@ def test_an_unreadable_file_is_tried_again_but_not_hashed_again(
     monkeypatch.setattr(frames, "read_image", lambda path, frame=None: tried.append(path) or original(path))
     assert [item.row for item in build_store(cohort, Preprocessing(SIZE)).quarantined] == [1]
     assert [path.name for path in tried] == ["Surname1.png"]
+
+
+def test_a_moved_set_opens_from_a_cache_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = write(tmp_path / "a", [noise(0), noise(1)])
+    first = units(build_store(cohort, Preprocessing(SIZE)))
+    os.utime(cohort.image_path(0), (0, 0))
+
+    def full(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(shards, "_write", full)
+    np.testing.assert_array_equal(units(build_store(cohort, Preprocessing(SIZE))), first)
 
 
 def test_opening_a_cached_cohort_does_no_work_per_row(tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -566,8 +578,10 @@ def many_frames(kind: str, folder: Path) -> tuple[Path, int]:
 
 @pytest.mark.parametrize(
     "kind",
-    ["nii.gz", "flipped", "scaled", "infinite", "mixed pages", "eCT_Supplemental.dcm", "emri_small.dcm", "rtdose.dcm"]
-    + ["SC_rgb_rle_2frame.dcm", "examples_ybr_color.dcm"],
+    [
+        *("nii.gz", "flipped", "scaled", "infinite", "mixed pages"),
+        *("eCT_Supplemental.dcm", "emri_small.dcm", "rtdose.dcm", "SC_rgb_rle_2frame.dcm", "examples_ybr_color.dcm"),
+    ],
 )
 def test_frames_read_at_once_equal_frames_read_one_by_one(kind: str, tmp_path: Path) -> None:
     path, number = many_frames(kind, tmp_path)

@@ -160,19 +160,26 @@ def build_store(
     digest, known = digests[sources.file], known[sources.file]  # from here on a row each
     entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
     absent = np.flatnonzero(known & (entries < 0))
-    undecoded: dict[int, str] = {}
+    unread: dict[int, str] = {}
     if len(absent):
-        undecoded = _decode(sources, digest, absent, preprocessing, folder, on_progress)
+        unread = _decode(sources, digest, absent, preprocessing, folder, on_progress)
         manifest = read_manifest(folder, preprocessing.stored_shape)
         entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
-    lacking = np.flatnonzero(entries < 0).tolist()
-    reasons = [undecoded.get(item, "the cache lost it") if known[item] else unopened[sources.file[item]] for item in lacking]
-    quarantined = [Quarantined(int(rows[item]), reason) for item, reason in zip(lacking, reasons, strict=True)]
-    quarantined.sort(key=lambda item: item.row)
-    if len(rows) and len(quarantined) > len(rows) / 2:
-        named = [f"{name_rows([item.row])}: {item.reason}" for item in quarantined]
-        raise CohortError(f"{len(quarantined)} of {len(rows)} images cannot be read", named)
+    unread |= {item: unopened[sources.file[item]] for item in np.flatnonzero(~known).tolist()}
+    quarantined = _quarantine(rows, np.flatnonzero(entries < 0), unread)
     return _open(cohort, preprocessing, manifest, rows[entries >= 0], entries[entries >= 0], quarantined)
+
+
+def _quarantine(
+    rows: npt.NDArray[np.int64], lacking: npt.NDArray[np.int64], reasons: dict[int, str]
+) -> list[Quarantined]:
+    """The rows of items that lack an image, if they are not the larger part."""
+    found = [Quarantined(int(rows[item]), reasons.get(item, "lost from the cache")) for item in lacking.tolist()]
+    found.sort(key=lambda each: each.row)
+    if len(found) > len(rows) / 2:
+        named = [f"{name_rows([each.row])}: {each.reason}" for each in found]
+        raise CohortError(f"{len(found)} of {len(rows)} images cannot be read", named)
+    return found
 
 
 def _decode(

@@ -121,7 +121,7 @@ def shrink(image: Image, preprocessing: Preprocessing) -> Shrunk:
         span = (0.0, image.range.high) if integers else (low, high if high > low else low + 1.0)
     else:
         low, high, span = 0.0, 1.0, (0.0, 1.0)
-    array = torch.from_numpy((image.array if waits else image.unit()).astype(np.float32, copy=False))
+    array = torch.from_numpy(np.require(image.array if waits else image.unit(), np.float32, "W"))
     array = _to_channels(array, preprocessing.channels)
     array = _square(array, preprocessing, pad=low if waits and not image.inverted else (high if waits else 0.0))
     levels = 255 if image.bits <= 8 and not waits else 65535

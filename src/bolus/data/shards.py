@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -72,11 +73,13 @@ class Manifest:
 
     def find_digests(self, wanted: npt.NDArray[np.void]) -> tuple[Keys, npt.NDArray[np.bool_]]:
         """The digest `[N, 2]` of files as they are now, and whether it is known, `[N]`."""
-        found = _find(self.sightings["path"], wanted["path"])
+        found = _find(_sighting_address(self.sightings), _sighting_address(wanted))
         if not len(self.sightings):
             return wanted["digest"].copy(), np.zeros(len(wanted), np.bool_)
         seen = self.sightings[found]
-        known = (found >= 0) & (seen["size"] == wanted["size"]) & (seen["mtime"] == wanted["mtime"])
+        known = found >= 0
+        for name in ("path", "size", "mtime"):
+            known &= seen[name] == wanted[name]
         return seen["digest"].copy(), known
 
 
@@ -101,8 +104,9 @@ def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
 
 
 def write_sightings(folder: Path, sightings: npt.NDArray[np.void]) -> None:
-    """Keep what was learnt by hashing files, in a file of its own."""
-    _write(folder / f"{uuid.uuid4().hex}.seen", lambda file: np.save(file, sightings))
+    """Keep what was learnt by hashing files, in a file of its own; a cache that may only be read stays as it is."""
+    with suppress(OSError):
+        _write(folder / f"{uuid.uuid4().hex}.seen", lambda file: np.save(file, sightings))
 
 
 def remove_orphans(folder: Path) -> None:
@@ -200,6 +204,13 @@ def _address(digest: Keys, frame: Integers) -> Keys:
     """One number for a file's content and frame; what is found by it is compared in full."""
     address: Keys = digest[:, 0] + frame.astype(np.uint64) * _SPREAD
     return address
+
+
+def _sighting_address(sightings: npt.NDArray[np.void]) -> Keys:
+    """One number for a path as it was at one time; a file that changes back is found again."""
+    address = sightings["path"] + sightings["size"].astype(np.uint64) * _SPREAD
+    address ^= sightings["mtime"].astype(np.uint64) * _SPREAD
+    return address  # type: ignore[no-any-return]
 
 
 def _find(known: Keys, wanted: Keys) -> Integers:

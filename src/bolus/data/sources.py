@@ -44,7 +44,7 @@ def find_sources(cohort: Cohort, rows: npt.NDArray[np.int64]) -> Sources:
     column = cohort.table[cohort.roles["image"]]
     file, names = pd.factorize(column.iloc[rows])
     root = os.path.realpath(cohort.root)
-    paths = [os.path.join(root, str(name)) for name in names]  # noqa: PTH118 - Path takes five times as long
+    paths = [os.path.join(root, str(name)) for name in names.tolist()]  # noqa: PTH118 - Path takes five times as long
     frame = np.full(len(rows), -1, np.int64)
     shared = column.duplicated(keep=False).to_numpy()[rows]
     if shared.any():
