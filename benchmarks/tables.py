@@ -75,7 +75,27 @@ def step_table() -> str:
     return markdown(header, rows)
 
 
-TABLES = {"mlvicx": mlvicx_table, "mlvicx-differences": mlvicx_differences, "step": step_table}
+def opening_table() -> str:
+    """Time and memory to open a large table."""
+    rows = [
+        [
+            f"{line['cell']['rows']:,}",
+            f"{line['result']['patients']:,}",
+            f"{line['result']['open_seconds']:.1f} s",
+            f"{line['result']['split_seconds']:.1f} s",
+            f"{line['result']['peak_gib']:.2f} GiB",
+        ]
+        for line in read_cells(RESULTS / "opening.jsonl")
+    ]
+    return markdown(["rows", "patients", "open and validate", "split", "peak of the process"], rows)
+
+
+TABLES = {
+    "opening": opening_table,
+    "mlvicx": mlvicx_table,
+    "mlvicx-differences": mlvicx_differences,
+    "step": step_table,
+}
 
 
 def rendered(text: str) -> str:
