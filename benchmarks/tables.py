@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bolus.evaluation.verdict import ENOUGH_PATIENTS
 from grid import RESULTS, read_cells
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -24,16 +25,21 @@ def span(line: dict[str, Any], sign: str = "") -> str:
     return f"{line['estimate']:{sign}.3f} [{line['ci_low']:{sign}.3f}, {line['ci_high']:{sign}.3f}]"
 
 
+def mlvicx_results() -> list[dict[str, Any]]:
+    """Both cohorts' lines."""
+    files = (RESULTS / f"mlvicx-{cohort}.json" for cohort in ("chest", "odir"))
+    return [line for file in files if file.is_file() for line in json.loads(file.read_text())["results"]]
+
+
 def mlvicx_table() -> str:
     """AUROC of every arm, and its difference from random init."""
-    record = json.loads((RESULTS / "mlvicx.json").read_text())
-    rows = []
-    for line in record["results"]:
-        if "arm" not in line:
+    results, rows = mlvicx_results(), []
+    for line in results:
+        if "arm" not in line or line["num_positive_patients"] < ENOUGH_PATIENTS:
             continue
         versus = [
             other
-            for other in record["results"]
+            for other in results
             if other.get("difference") == f"{line['arm']} - random init" and other["target"] == line["target"]
         ]
         gap = [span(versus[0], "+"), f"{versus[0]['detectable']:.3f}", versus[0]["verdict"]] if versus else ["", "", ""]
@@ -45,11 +51,11 @@ def mlvicx_table() -> str:
 
 def mlvicx_differences() -> str:
     """MLVICX against its ancestors, and its ablations."""
-    record = json.loads((RESULTS / "mlvicx.json").read_text())
-    wanted = [line for line in record["results"] if line.get("difference", "").startswith("mlvicx")]
+    wanted = [line for line in mlvicx_results() if line.get("difference", "").startswith("mlvicx")]
     rows = []
     for line in wanted:
-        if not line["difference"].endswith("random init"):
+        enough = line["num_positive_patients"] >= ENOUGH_PATIENTS
+        if enough and not line["difference"].endswith("random init"):
             question, found = f"{line['cohort']} {line['target']}", f"{line['detectable']:.3f}"
             rows.append([question, line["difference"], span(line, "+"), found, line["verdict"]])
     return markdown(["test question", "difference", "AUROC [95 %]", "detectable", "verdict"], rows)

@@ -57,6 +57,17 @@ def test_expanded_gradients_can_be_accumulated_and_clipped() -> None:
     torch.testing.assert_close(weight.grad, torch.full((3,), 3**-0.5))
 
 
+def test_a_gradient_given_out_twice_is_owned_by_each_parameter() -> None:
+    first, second = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    combiner = Sum([first, second])
+    combiner.accumulate({"a": ((first + second) * torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum()})
+    combiner.reconcile()
+    assert first.grad is not None
+    assert second.grad is not None
+    first.grad.mul_(0.0)
+    assert second.grad.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
 def test_losses_without_any_gradient_leave_zeros() -> None:
     weight = nn.Parameter(torch.ones(2))
     combiner = Sum([weight])

@@ -217,7 +217,7 @@ def recipes(
     if name is not None:
         from bolus.assembly import resolve
 
-        console.print(resolve(Recipe.load(name)).to_yaml(), highlight=False, markup=False)
+        typer.echo(resolve(Recipe.load(name)).to_yaml())
         return
     table = Table("recipe", "what it does", "objectives", "source", box=None)
     for each in recipe_names():

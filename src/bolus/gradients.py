@@ -94,6 +94,23 @@ def all_reduce_mean(tensors: Sequence[Tensor]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
+def _own(parameters: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor]:
+    """Gradients that may be changed in place: zeros for none, a copy of what is expanded or given out twice.
+
+    Large heads make copies dear, so whatever autograd made for one parameter alone is kept as it is.
+    """
+    owned, seen = [], set()
+    for parameter, grad in zip(parameters, grads, strict=True):
+        if grad is None:
+            owned.append(torch.zeros_like(parameter))
+            continue
+        expanded = any(stride == 0 and size > 1 for stride, size in zip(grad.stride(), grad.shape, strict=True))
+        shared = expanded or grad.data_ptr() in seen
+        seen.add(grad.data_ptr())
+        owned.append(torch.empty_like(parameter).copy_(grad) if shared else grad.detach())
+    return owned
+
+
 class Sum:
     """Adds weighted objectives: the plain multi-task gradient.
 
@@ -125,11 +142,7 @@ class Sum:
         else:
             found = torch.autograd.grad(total, self.parameters, allow_unused=True)
         if self._buffers is None:
-            self._buffers = [
-                # A copy: autograd may hand out an expanded tensor, or one that the graph still holds.
-                torch.zeros_like(parameter) if grad is None else torch.empty_like(parameter).copy_(grad)
-                for parameter, grad in zip(self.parameters, found, strict=True)
-            ]
+            self._buffers = _own(self.parameters, found)
         else:
             for buffer, grad in zip(self._buffers, found, strict=True):
                 if grad is not None:

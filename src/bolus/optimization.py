@@ -16,7 +16,8 @@ from bolus.recipe import OptimizerSpec, ScheduleSpec
 class Lars(Optimizer):
     """Layer-wise adaptive rate scaling (You, Gitman and Ginsburg, arXiv:1708.03888, eq. 6).
 
-    Groups with `adapt` false (biases and norm scales) are plain SGD with momentum.
+    Groups with `adapt` false (biases and norm scales) are plain SGD with momentum. A step uses up the gradients: they
+    hold the scaled update afterwards.
 
     Args:
         params: parameters or groups.
@@ -52,14 +53,14 @@ class Lars(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                update = parameter.grad
+                update = parameter.grad  # changed in place: large heads make every copy dear
                 if group["weight_decay"]:
-                    update = update.add(parameter, alpha=group["weight_decay"])
+                    update.add_(parameter, alpha=group["weight_decay"])
                 if group["adapt"]:
                     norm, length = parameter.norm(), update.norm()
                     ratio = group["trust"] * norm / length.clamp_min(torch.finfo(length.dtype).tiny)
                     # A zero weight or gradient has no ratio: step plainly.
-                    update = update * torch.where((norm > 0) & (length > 0), ratio, torch.ones_like(ratio))
+                    update.mul_(torch.where((norm > 0) & (length > 0), ratio, torch.ones_like(ratio)))
                 state = self.state[parameter]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)

@@ -192,7 +192,10 @@ def apply_gradients(model: Model, clip: float | None) -> Tensor:
     """Reconcile, unscale, clip and step; returns the norm of the whole gradient before clipping."""
     model.combiner.reconcile()
     model.scaler.unscale_(model.optimizer)
-    norm = nn.utils.clip_grad_norm_(model.combiner.parameters, clip if clip is not None else float("inf"))
+    gradients = [parameter.grad for parameter in model.combiner.parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if clip is not None:
+        nn.utils.clip_grads_with_norm_(model.combiner.parameters, clip, norm)
     model.scaler.step(model.optimizer)
     model.scaler.update()
     return norm
