@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -171,3 +172,30 @@ def test_two_gloo_processes_equal_one_that_forwards_the_same_chunks(
         torch.testing.assert_close(one, other, rtol=0, atol=0)
         scale = parameter.grad.abs().max().clamp_min(1e-3)
         torch.testing.assert_close(one / scale, parameter.grad / scale, rtol=1e-4, atol=2e-5)
+
+
+def test_the_command_trains_in_two_processes(small_recipe: dict[str, Any], tiny_cohort: Path, tmp_path: Path) -> None:
+    recipe = Recipe.load(small_recipe).override(["training.epochs=1", "training.max_steps=2"])
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    words = [
+        "-m",
+        "bolus.cli",
+        "pretrain",
+        tiny_cohort,
+        "--recipe",
+        tmp_path / "recipe.yaml",
+        "--out",
+        tmp_path / "run",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "BOLUS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*launch, *map(str, words)],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["status"], record["processes"], record["steps"]) == ("finished", 2, 2)

@@ -50,6 +50,14 @@ class Model:
     autocast: torch.autocast
 
 
+def launched() -> PartialState:
+    """This process among those that were launched with it; without an accelerator they meet on the CPU.
+
+    Accelerate joins processes on a CPU only where it is told so, and otherwise counts one.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def build_model(recipe: Recipe, device: torch.device) -> Model:
     """Encoder, objectives, optimiser and combiner, all from the recipe and its seed.
 
@@ -97,7 +105,7 @@ def contract_of(cohort: Cohort, recipe: Recipe) -> Preprocessing:
 
 def open_images(cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool) -> ImageStore:
     """The cached images; the first process decodes, the others wait and read."""
-    state = PartialState()
+    state = launched()
     with state.main_process_first(), Meter("decoding", len(cohort), quiet=quiet) as meter:
         store = build_store(
             cohort, contract_of(cohort, recipe), folder=cache, on_progress=lambda done, _: meter.update(done)
@@ -186,7 +194,7 @@ def plan(cohort: Cohort, recipe: Recipe, needs: Needs, cache: Path | None) -> Lo
     """
     store = build_store(cohort, contract_of(cohort, recipe), folder=cache, rows=np.zeros(0, np.int64))
     samples, everything = cohort.samples(recipe.images.unit), np.ones(len(cohort), bool)
-    return build_loader(cohort, samples, store, recipe, needs, PartialState(), readable=everything)
+    return build_loader(cohort, samples, store, recipe, needs, launched(), readable=everything)
 
 
 def data_hash(cohort: Cohort, loader: Loader) -> str:

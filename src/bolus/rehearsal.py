@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
-from bolus.assembly import build_model, contract_of, plan, resolve, total_steps
+from bolus.assembly import build_model, contract_of, launched, plan, resolve, total_steps
 from bolus.data.cache import build_store
 from bolus.data.cohort import Cohort
 from bolus.errors import CohortError, name_rows
@@ -53,7 +52,7 @@ def dry_run(
     """
     cohort = Cohort.open(cohort)
     recipe = resolve(Recipe.load(recipe).override(overrides))
-    spec, state = recipe.training, PartialState()
+    spec, state = recipe.training, launched()
     model = build_model(recipe, state.device)
     loader = plan(cohort, recipe, model.needs, cache)
     rows = np.unique(np.concatenate([loader.table_rows(number) for number in range(2 * spec.accumulate)]))

@@ -10,10 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
-from bolus.assembly import Model, build_loader, build_model, data_hash, open_images, plan, resolve, total_steps
+from bolus.assembly import (
+    Model,
+    build_loader,
+    build_model,
+    data_hash,
+    launched,
+    open_images,
+    plan,
+    resolve,
+    total_steps,
+)
 from bolus.checkpoint import digest_of, last_checkpoint, load_checkpoint, save_checkpoint
 from bolus.data.cohort import Cohort
 from bolus.data.loading import Fetched, Loader
@@ -60,7 +69,7 @@ def pretrain(
     """
     cohort = Cohort.open(cohort)
     recipe = resolve(Recipe.load(recipe).override(overrides))
-    spec, state = recipe.training, PartialState()
+    spec, state = recipe.training, launched()
     quiet = quiet or not state.is_main_process
     run = Run.claim(Path(out), cohort, recipe, resume=resume)
     if run.status == "finished":
