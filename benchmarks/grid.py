@@ -10,9 +10,28 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bolus.provenance import machine, versions
+from bolus.run import Run
 
 RESULTS = Path(__file__).parent / "results"
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def condense(run: Run) -> dict[str, Any]:
+    """What a cell keeps of a training: its length, speed, first and last losses, and health at the end."""
+    lines = [line for line in run.metrics() if line["kind"] == "train"]
+    health = [line for line in run.metrics() if line["kind"] == "health"][-1]["findings"]
+    return {
+        "steps": run.record["steps"],
+        "hours": round(run.record["hours"], 4),
+        "images_per_second": round(float(np.median([line["images_per_second"] for line in lines])), 1),
+        "loss_first": lines[0]["loss"],
+        "loss_last": lines[-1]["loss"],
+        "counts": lines[-1]["counts"],
+        "health": {finding["name"]: finding["value"] for finding in health},
+    }
 
 
 def read_cells(path: Path) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
-from bolus.embedding import embed_rows, open_encoder, open_store
+from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
 from bolus.evaluation.fitting import Samples, fit_linear
 from bolus.evaluation.intervals import Estimate, detectable_difference, patient_bootstrap
 from bolus.evaluation.judging import find_targets
@@ -33,9 +33,8 @@ from bolus.evaluation.metrics import auroc
 from bolus.evaluation.verdict import ENOUGH_PATIENTS
 from bolus.provenance import machine, versions
 from bolus.training import pretrain
-from grid import RESULTS, read_cells, run_grid
+from grid import DATA, RESULTS, condense, read_cells, run_grid
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SEEDS = (0, 1, 2)
 CHEST_TARGETS = ("abnormal", "findings")
 
@@ -130,16 +129,7 @@ def train(work: Path, tier: str, cohort: str, arm: str, seed: int) -> dict[str, 
     run = pretrain(
         prepared(cohort, work), recipe=recipe, out=folder, overrides=keys, resume=folder.exists(), cache=work / "cache"
     )
-    lines = [line for line in run.metrics() if line["kind"] == "train"]
-    health = [line for line in run.metrics() if line["kind"] == "health"][-1]["findings"]
-    return {
-        "steps": run.record["steps"],
-        "hours": round(run.record["hours"], 4),
-        "images_per_second": round(float(np.median([line["images_per_second"] for line in lines])), 1),
-        "loss_first": lines[0]["loss"],
-        "loss_last": lines[-1]["loss"],
-        "health": {finding["name"]: finding["value"] for finding in health},
-    }
+    return condense(run)
 
 
 def scores(work: Path, name: str, arms: list[str], seeds: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -151,14 +141,16 @@ def scores(work: Path, name: str, arms: list[str], seeds: dict[str, tuple[int, .
         for seed in seeds[arm]:
             folder = run_folder(work, name, arm, seed)
             judged = open_encoder(folder)
-            store = open_store(judged, cohort, cache=work / "cache")
-            rows = np.flatnonzero(store.readable)
-            found.setdefault(arm, []).append(embed_rows(judged.encoder, store, rows))
+            store, samples = open_store(judged, cohort, cache=work / "cache"), samples_of(judged, cohort)
+            rows = np.flatnonzero(store.readable)  # an image is a row
+            found.setdefault(arm, []).append(embed_samples(judged.encoder, store, samples, rows))
             if arm == "mlvicx":
                 plain = open_encoder(folder, keep_context=False).encoder
-                found.setdefault("mlvicx, context dropped", []).append(embed_rows(plain, store, rows))
+                found.setdefault("mlvicx, context dropped", []).append(embed_samples(plain, store, samples, rows))
             if arm == "vicreg":  # the plain architecture that VICReg and SimCLR share
-                found.setdefault("random init", []).append(embed_rows(judged.random_twin(seed), store, rows))
+                found.setdefault("random init", []).append(
+                    embed_samples(judged.random_twin(seed), store, samples, rows)
+                )
     return {"cohort": cohort, "rows": rows, "embeddings": found}
 
 

@@ -50,7 +50,7 @@ def measure(
         keys = [f"encoder.backbone={backbone}", f"images.size={size}", f"sampling.batch_size={batch}"]
         resolved = Recipe.load(recipe).override([*keys, f"training.precision={precision}"])
         store = open_images(cohort, resolved, work / "cache", True)
-        model = build_model(resolved, state.device)
+        model = build_model(resolved, state.device, {})
         loader = build_loader(cohort, cohort.samples("image"), store, resolved, model.needs, state)
         local, whole = loader.batch(loader.fetch(0), device=state.device, progress=0.0)
         parameters = model.combiner.parameters

@@ -8,6 +8,7 @@ import json
 import math
 import threading
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -550,6 +551,20 @@ def test_lineage_survives_the_folder(tmp_path: Path, tiny: str) -> None:
         lineage_of(tmp_path / "child")
 
 
+def test_folders_from_before_clips_and_necks_still_load(tmp_path: Path, tiny: str) -> None:
+    encoder = build(backbone=tiny).eval()
+    save_encoder(encoder, tmp_path, preprocessing={})
+    path = tmp_path / "encoder.json"
+    description = json.loads(path.read_text())
+    for key in ("temporal_shift", "neck"):
+        del description["spec"][key]
+    path.write_text(json.dumps(description))
+    loaded, _ = load_encoder(tmp_path)
+    assert loaded.spec == encoder.spec
+    images = pixels(2, 1, 32, 32)
+    assert torch.equal(loaded(images).pooled, encoder(images).pooled)
+
+
 @pytest.mark.parametrize("context", [False, True])
 @pytest.mark.parametrize("saved_context", [False, True])
 def test_build_goes_on_from_an_encoder_folder(tmp_path: Path, tiny: str, saved_context: bool, context: bool) -> None:
@@ -562,6 +577,102 @@ def test_build_goes_on_from_an_encoder_folder(tmp_path: Path, tiny: str, saved_c
         assert torch.equal(tensor, first.state_dict()[name] if from_folder else fresh.state_dict()[name]), name
     assert again.training
     assert not torch.equal(next(fresh.parameters()), next(first.parameters()))
+
+
+# --- the neck
+
+
+@pytest.mark.parametrize("name", ["tiny", "vit_tiny"])
+def test_neck_is_a_linear_layer_after_pooling(tiny: str, name: str) -> None:
+    name = tiny if name == "tiny" else name
+    encoder, plain = build(backbone=name, neck=5).eval(), build(backbone=name).eval()
+    images = pixels(3, 1, 32, 32)
+    maps, without = encoder(images), plain(images)
+    assert isinstance(encoder.neck, nn.Linear)
+    assert encoder.neck.bias is not None
+    assert encoder.shape == replace(plain.shape, dim=5)
+    torch.testing.assert_close(maps.pooled, without.pooled @ encoder.neck.weight.T + encoder.neck.bias)
+    assert torch.equal(maps.grid, without.grid)
+    assert encoder.encode({"XR": images[None]}, {"XR": torch.arange(3)}).pooled.shape == (1, 3, 5)
+    assert not list(plain.neck.parameters())
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_neck_is_drawn_after_everything_else(tiny: str, context: bool) -> None:
+    state = torch.get_rng_state()
+    one, two, other = (
+        build_encoder(EncoderSpec(backbone=tiny, context=context, neck=5), seed=seed).state_dict() for seed in (3, 3, 4)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    plain = build(backbone=tiny, context=context).state_dict()
+    assert all(torch.equal(one[name], plain[name]) for name in plain)
+    assert sorted(set(one) - set(plain)) == ["neck.bias", "neck.weight"]
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["neck.weight"], other["neck.weight"])
+
+
+def test_gradient_reaches_the_neck_and_what_is_before_it(tiny: str) -> None:
+    encoder = build(backbone=tiny, neck=5)
+    encoder(pixels(4, 1, 32, 32)).pooled.square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_neck_in_copies_twins_and_folders(tmp_path: Path, tiny: str) -> None:
+    encoder = build(backbone=tiny, context=True, neck=5).eval()
+    images = pixels(2, 1, 32, 32)
+    expected = encoder(images).pooled
+    save_encoder(encoder, tmp_path, preprocessing={})
+    loaded, _ = load_encoder(tmp_path)
+    assert (loaded.spec, loaded.shape) == (encoder.spec, encoder.shape)
+    assert torch.equal(loaded(images).pooled, expected)
+    without, _ = load_encoder(tmp_path, keep_context=False)
+    assert (len(without.context), without.shape.dim) == (0, 5)
+    assert torch.equal(without.state_dict()["neck.weight"], encoder.state_dict()["neck.weight"])
+    twin, same = encoder.twin(seed=5).eval(), encoder.twin(seed=5).eval()
+    assert twin.shape == encoder.shape
+    assert torch.equal(twin(images).pooled, same(images).pooled)
+    assert not torch.equal(twin.state_dict()["neck.weight"], encoder.state_dict()["neck.weight"])
+    copied = copy.deepcopy(encoder)
+    assert torch.equal(copied(images).pooled, expected)
+    with torch.no_grad():
+        copied.neck.bias.add_(1)
+    torch.testing.assert_close(copied(images).pooled, expected + 1)
+    assert torch.equal(encoder(images).pooled, expected)
+
+
+@pytest.mark.parametrize("neck", [None, 5])
+@pytest.mark.parametrize("saved_neck", [None, 5])
+@pytest.mark.parametrize("saved_context", [False, True])
+def test_build_goes_on_with_or_without_a_neck(
+    tmp_path: Path, tiny: str, saved_context: bool, saved_neck: int | None, neck: int | None
+) -> None:
+    """What the folder and the spec both have is the folder's, what only the spec has is fresh, the rest is dropped."""
+    first = build(backbone=tiny, context=saved_context, neck=saved_neck).state_dict()
+    save_encoder(build(backbone=tiny, context=saved_context, neck=saved_neck), tmp_path, preprocessing={})
+    spec = EncoderSpec(backbone=str(tmp_path), pretrained=True, context=True, neck=neck)
+    again = build_encoder(spec, seed=11)
+    fresh = build_encoder(spec.model_copy(update={"pretrained": False}), seed=11).state_dict()
+    assert again.shape.dim == (neck or 8)
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, first[name] if name in first else fresh[name]), name
+    assert ("neck.weight" in again.state_dict()) == (neck is not None)
+    assert any(name.startswith("context.") for name in again.state_dict())
+
+
+def test_necks_that_differ_in_width_and_folders_that_lack_one_are_refused(tmp_path: Path, tiny: str) -> None:
+    save_encoder(build(backbone=tiny, neck=5), tmp_path / "five", preprocessing={})
+    with pytest.raises(EncoderError, match=r"encoder\.neck: expected 5, the width of the neck in .*five; found 6"):
+        build(backbone=str(tmp_path / "five"), pretrained=True, neck=6)
+    save_encoder(build(backbone=tiny), tmp_path / "none", preprocessing={})
+    for folder, neck, message in (("none", 5, "weights missing"), ("five", None, "weights of no use")):
+        path = tmp_path / folder / "encoder.json"
+        description = json.loads(path.read_text())
+        description["spec"]["neck"] = neck
+        path.write_text(json.dumps(description))
+        with pytest.raises(EncoderError, match=message + r".*neck"):
+            load_encoder(tmp_path / folder)
 
 
 # --- encoders of others

@@ -129,4 +129,4 @@ def test_two_validation_patients_are_too_few(
 
 def watch_with(cohort: Cohort, recipe: Recipe, folder: Path) -> list[Finding]:
     store = build_store(cohort, Preprocessing(24), folder=folder / "cache")
-    return watch(build_encoder(recipe.encoder, seed=0), store, cohort, recipe)
+    return watch(build_encoder(recipe.encoder, seed=0), store, cohort.samples("image"), recipe)

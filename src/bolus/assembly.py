@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from bolus.data.augment import resolve as resolve_augment
 from bolus.data.batch import Sampler
 from bolus.data.cache import ImageStore, Preprocessing, build_store
+from bolus.data.clips import open_samples
 from bolus.data.cohort import Cohort
 from bolus.data.loading import Loader
 from bolus.data.partners import PartnerIndex
@@ -28,7 +29,7 @@ from bolus.encoders.building import build_encoder
 from bolus.errors import CohortError, RecipeError, suggest
 from bolus.gradients import Sum
 from bolus.objectives import build_objectives, resolve_objectives
-from bolus.objectives.base import Objective
+from bolus.objectives.base import Objective, Table
 from bolus.optimization import build_optimizer
 from bolus.progress import Meter
 from bolus.recipe import Recipe
@@ -58,14 +59,14 @@ def launched() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
-def build_model(recipe: Recipe, device: torch.device) -> Model:
-    """Encoder, objectives, optimiser and combiner, all from the recipe and its seed.
+def build_model(recipe: Recipe, device: torch.device, table: Table) -> Model:
+    """Encoder, objectives, optimiser and combiner, all from the recipe, its seed and the training samples' columns.
 
     Raises:
         RecipeError, EncoderError: a key that cannot be met.
     """
     encoder = build_encoder(recipe.encoder, seed=recipe.training.seed).to(device)
-    objectives = build_objectives(recipe, encoder.shape, seed=recipe.training.seed)
+    objectives = build_objectives(recipe, encoder.shape, table, seed=recipe.training.seed)
     needs = Needs().merge(*(objective.needs for objective in objectives.values()))
     if recipe.images.views < needs.views:
         raise RecipeError(f"images.views: the objectives need {needs.views} views, found {recipe.images.views}")
@@ -100,7 +101,9 @@ def resolve(recipe: Recipe) -> Recipe:
 
 def contract_of(cohort: Cohort, recipe: Recipe) -> Preprocessing:
     """What the recipe asks of the images, with the ranges that the cohort states."""
-    return Preprocessing(recipe.images.size, recipe.encoder.in_channels, recipe.images.fit, cohort.spec.ranges)
+    images = recipe.images
+    frames = images.frames if images.unit == "clip" else None
+    return Preprocessing(images.size, recipe.encoder.in_channels, images.fit, cohort.spec.ranges, frames)
 
 
 def open_images(cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool) -> ImageStore:
@@ -125,10 +128,10 @@ def build_loader(
     *,
     readable: npt.NDArray[np.bool_] | None = None,
 ) -> Loader:
-    """Batches of the readable training samples.
+    """Batches of the training samples of which at least one row can be read.
 
     Args:
-        cohort: says who is a training patient.
+        cohort: says who is a training patient; that of the samples.
         samples: its elements in the recipe's unit.
         store: their cached pixels.
         recipe: sampling, images and seed.
@@ -145,8 +148,7 @@ def build_loader(
         if role not in cohort.roles:
             raise CohortError(f"an objective needs a column with the role {role!r}; {suggest(role, cohort.roles)}")
     usable = store.readable if readable is None else readable
-    first = samples.first_row
-    positions = np.flatnonzero((cohort.split[first] == "train") & usable[first])
+    positions = np.flatnonzero((cohort.split[samples.first_row] == "train") & samples.readable(usable))
     if not len(positions):
         raise CohortError("no readable image belongs to a training patient")
     batch_size = recipe.sampling.batch_size
@@ -183,6 +185,7 @@ def build_loader(
         seed=recipe.training.seed,
         rank=state.process_index,
         processes=state.num_processes,
+        readable=usable,
     )
 
 
@@ -192,24 +195,35 @@ def plan(cohort: Cohort, recipe: Recipe, needs: Needs, cache: Path | None) -> Lo
     Raises:
         CohortError, RecipeError: as `build_loader`.
     """
+    samples = open_samples(cohort, recipe.images.unit)
+    cohort, everything = samples.cohort, np.ones(len(samples.cohort), bool)
     store = build_store(cohort, contract_of(cohort, recipe), folder=cache, rows=np.zeros(0, np.int64))
-    samples, everything = cohort.samples(recipe.images.unit), np.ones(len(cohort), bool)
     return build_loader(cohort, samples, store, recipe, needs, launched(), readable=everything)
 
 
 def data_hash(cohort: Cohort, loader: Loader) -> str:
     """What the training sees, in order: images, frames, columns and ranges; 16 hexadecimal digits.
 
-    A run whose table, readable images or ranges changed is another run, and its hash says so.
+    Of a clip, every frame that can be read counts. A run whose table, readable images or ranges changed is another run,
+    and its hash says so.
     """
-    rows = loader.samples.first_row[loader.positions]
+    rows, lengths = loader.samples.first_row[loader.positions], np.ones(len(loader.positions), np.int64)
+    if loader.frames is not None:
+        clips = [loader.samples.rows_of(position) for position in loader.positions.tolist()]
+        clips = [clip[loader.readable[clip]] for clip in clips]
+        rows, lengths = np.concatenate(clips), np.array([len(clip) for clip in clips])
     digest = hashlib.blake2b(digest_size=8)
     digest.update("\n".join(cohort.table[cohort.roles["image"]].iloc[rows].astype(str)).encode())
     if "order" in cohort.roles:
         digest.update(cohort.encoded("order")[rows].tobytes())
     for role, values in sorted(loader.columns.items()):
         digest.update(role.encode() + np.ascontiguousarray(values[loader.positions]).tobytes())
-    digest.update(json.dumps(loader.store.preprocessing.to_json(), sort_keys=True).encode())
+    contract = loader.store.preprocessing.to_json()
+    if loader.frames is None:
+        del contract["frames"]
+    else:
+        digest.update(lengths.tobytes())
+    digest.update(json.dumps(contract, sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -16,7 +16,9 @@ import torch
 
 from bolus.data.augment import plain
 from bolus.data.cache import ImageStore, Preprocessing, build_store
+from bolus.data.clips import open_samples, pick_frames
 from bolus.data.cohort import Cohort
+from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import external_encoder
 from bolus.encoders.folder import lineage_of, load_encoder
@@ -87,25 +89,62 @@ def _as_stated(folder: Path, contract: Mapping[str, Any], size: int | None) -> P
     return Preprocessing(**({"size": size} | dict(contract)))
 
 
-def embed_rows(
-    encoder: Encoder, store: ImageStore, rows: npt.NDArray[np.int64], *, batch_size: int = 256
+def samples_of(judged: Judged, cohort: Cohort) -> Samples:
+    """The cohort in the unit that the encoder was made for: clips where it sees frames, else images.
+
+    What judges works on these, with `samples.cohort` as the cohort: of clip files it has a row a frame.
+
+    Raises:
+        CohortError: as `bolus.data.clips.open_samples`.
+    """
+    return open_samples(cohort, "clip" if judged.preprocessing.frames else "image")
+
+
+def embed_samples(
+    encoder: Encoder,
+    store: ImageStore,
+    samples: Samples,
+    positions: npt.NDArray[np.int64],
+    *,
+    batch_size: int = 256,
 ) -> npt.NDArray[np.float32]:
-    """Pooled features `[n, D]` of whole images, without augmentation, in evaluation mode; the mode is put back."""
-    device = next(encoder.parameters()).device
+    """Pooled features of whole images or clips, without augmentation, in evaluation mode; the mode is put back.
+
+    Args:
+        encoder: whose features; it stays on its device.
+        store: the pixels of `samples.cohort`; its preprocessing says how many frames of a clip are seen, which are
+            those in the middle of as many equal parts of its readable ones.
+        samples: images, slices, or clips if the store's preprocessing has frames.
+        positions: int64 `[n]`, which samples; each has a readable row.
+        batch_size: images, or frames, at a time.
+
+    Returns:
+        float32 `[n, D]`.
+    """
+    device, frames = next(encoder.parameters()).device, store.preprocessing.frames
+    assert (frames is not None) == (samples.unit == "clip"), f"{frames} frames of unit {samples.unit}"
+    step = batch_size if frames is None else max(1, batch_size // frames)
     was_training = encoder.training
     encoder.eval()
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(rows), batch_size):
-            stored = store.gather(rows[start : start + batch_size])
-            images = plain(stored.unit(device), size=store.preprocessing.size)
-            parts.append(encoder(images).pooled.float().cpu().numpy())
+        for start in range(0, len(positions), step):
+            some = positions[start : start + step]
+            mask = None
+            if frames is None:
+                images = plain(store.gather(samples.first_row[some]).unit(device), size=store.preprocessing.size)
+            else:
+                rows, real = pick_frames(samples, some, store.readable, frames)
+                images = plain(store.gather(rows.ravel()).unit(device), size=store.preprocessing.size)
+                images = images.view(len(some), frames, *images.shape[1:]).transpose(1, 2)
+                mask = torch.from_numpy(real).to(device)
+            parts.append(encoder(images, frame_mask=mask).pooled.float().cpu().numpy())
     encoder.train(was_training)
     return np.concatenate(parts) if parts else np.zeros((0, encoder.shape.dim), np.float32)
 
 
 def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> ImageStore:
-    """The cohort's images as this encoder expects them.
+    """The cohort's images as this encoder expects them; for clips, give it the cohort of `samples_of`.
 
     A modality that needs a range and whose name the encoder does not know takes the encoder's only range, where it has
     one and the cohort has one modality; otherwise the range that the cohort states, or the one that covers its images.
@@ -151,7 +190,7 @@ def embed(
     size: int | None = None,
     cache: Path | None = None,
 ) -> pd.DataFrame:
-    """Embed every readable image of a cohort; quarantined rows are absent, and remarked on in the file's metadata.
+    """Embed every readable image or clip of a cohort; quarantined rows are absent, and remarked on in the metadata.
 
     Args:
         source: run folder, encoder folder or hub name.
@@ -162,8 +201,9 @@ def embed(
         out: a Parquet file to write; its schema metadata holds encoder, recipe and preprocessing.
 
     Returns:
-        One line a row: `row` (from 1), `split`, the table's own columns, and `embedding`, float32 `[D]`; in
-        `attrs["remarks"]`, what a person must know of the images.
+        One line a sample: `row` (from 1), `split`, the table's own columns, and `embedding`, float32 `[D]`; in
+        `attrs["remarks"]`, what a person must know of the images. For an encoder of clips a line is a clip: `row` and
+        the columns are those of its first frame, and `rows` is how many frames it has, those not readable included.
 
     Raises:
         EncoderError: the encoder cannot be opened.
@@ -172,14 +212,19 @@ def embed(
     """
     cohort = Cohort.open(cohort)
     judged = open_encoder(source, keep_context=keep_context, size=size)
-    store = open_store(judged, cohort, cache=cache)
-    rows = np.flatnonzero(store.readable)
-    vectors = embed_rows(judged.encoder.to(device_for_inference()), store, rows)
+    samples = samples_of(judged, cohort)
+    store = open_store(judged, samples.cohort, cache=cache)
+    positions = np.flatnonzero(samples.readable(store.readable))
+    vectors = embed_samples(judged.encoder.to(device_for_inference()), store, samples, positions)
+    rows = samples.cohort.origin[samples.first_row[positions]]
+    facts: dict[str, Any] = {"row": rows + 1, "split": cohort.split[rows]}
+    if samples.unit == "clip":
+        facts["rows"] = samples.num_rows[positions]
     frame = cohort.table.iloc[rows].reset_index(drop=True)
-    taken = {"row", "split", "embedding"} & set(frame.columns)
+    taken = {*facts, "embedding"} & set(frame.columns)
     frame = frame.rename(columns={name: f"table_{name}" for name in taken})
-    frame.insert(0, "row", rows + 1)
-    frame.insert(1, "split", cohort.split[rows])
+    for place, (name, values) in enumerate(facts.items()):
+        frame.insert(place, name, values)
     if out is not None:
         _write(Path(out), frame, vectors, judged, store)
     frame = frame.assign(embedding=list(vectors))

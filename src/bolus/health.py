@@ -18,14 +18,16 @@ from torch.nn import functional as F
 from bolus.data.augment import augment
 from bolus.data.batch import seed_for
 from bolus.data.cache import ImageStore
+from bolus.data.clips import pick_frames
 from bolus.data.cohort import Cohort
-from bolus.embedding import embed_rows
+from bolus.data.samples import Samples
+from bolus.embedding import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.errors import RecipeError, suggest
 from bolus.evaluation.metrics import auroc, spearman
 from bolus.recipe import Recipe
 
-WATCHED = 1024  # images at most
+WATCHED = 1024  # samples at most
 NEIGHBOURS = 10
 
 
@@ -134,30 +136,38 @@ def check_probe(cohort: Cohort, recipe: Recipe) -> str | None:
     return role
 
 
-def watch(encoder: Encoder, store: ImageStore, cohort: Cohort, recipe: Recipe) -> list[Finding]:
+def watch(encoder: Encoder, store: ImageStore, samples: Samples, recipe: Recipe) -> list[Finding]:
     """Every measure on the validation patients (on nobody's labels but theirs); a few seconds.
 
     Without validation patients the geometry is measured on training images, and the sentence says so. What the data
     leave open is said in a finding, never raised.
 
+    Args:
+        encoder: as it is in training; its mode is put back.
+        store: the pixels of `samples.cohort`.
+        samples: images, slices or clips, as the recipe says.
+        recipe: for its augmentation, seed and probe.
+
     Raises:
         RecipeError: as `check_probe`.
     """
-    held_out = np.flatnonzero((cohort.split == "val") & store.readable)
+    readable, split = samples.readable(store.readable), samples.cohort.split[samples.first_row]
+    held_out = np.flatnonzero((split == "val") & readable)
     where = "validation" if len(held_out) >= 2 else "training"
-    pool = held_out if len(held_out) >= 2 else np.flatnonzero((cohort.split == "train") & store.readable)
+    pool = held_out if len(held_out) >= 2 else np.flatnonzero((split == "train") & readable)
     if len(pool) < 2:
-        return [Finding("images", float(len(pool)), True, "Too few readable images to say how the run is doing.")]
+        sentence = f"Too few readable {samples.unit}s to say how the run is doing."
+        return [Finding("images", float(len(pool)), True, sentence)]
     rng = np.random.default_rng(seed_for(recipe.training.seed, "health"))
-    rows = np.sort(rng.permutation(pool)[:WATCHED])
-    vectors = embed_rows(encoder, store, rows)
+    positions = np.sort(rng.permutation(pool)[:WATCHED])
+    vectors = embed_samples(encoder, store, samples, positions)
     if not np.isfinite(vectors).all():
         return [Finding("finite", 0.0, False, "Embeddings are not finite: the weights have diverged.")]
     z = torch.from_numpy(vectors)
     findings = _geometry(z, where)
-    findings.append(_alignment(encoder, store, rows[:256], recipe, where))
+    findings.append(_alignment(encoder, store, samples, positions[:256], recipe, where))
     if where == "validation":
-        findings += _probe(vectors, cohort, rows, recipe)
+        findings += _probe(vectors, samples.cohort, samples.first_row[positions], recipe)
     return findings
 
 
@@ -188,22 +198,33 @@ def _geometry(z: Tensor, where: str) -> list[Finding]:
     ]
 
 
-def _alignment(encoder: Encoder, store: ImageStore, rows: npt.NDArray[np.int64], recipe: Recipe, where: str) -> Finding:
+def _alignment(
+    encoder: Encoder,
+    store: ImageStore,
+    samples: Samples,
+    positions: npt.NDArray[np.int64],
+    recipe: Recipe,
+    where: str,
+) -> Finding:
     device = next(encoder.parameters()).device
     was_training = encoder.training
     encoder.eval()
     with torch.inference_mode():
         seed = seed_for(recipe.training.seed, "health", "views")
-        images = store.gather(rows).unit(device)
-        views = augment(images, recipe.images.augment, size=recipe.images.size, views=2, seed=seed)
-        first, second = (encoder(view).pooled.float().cpu() for view in views)
+        rows, mask, frames = samples.first_row[positions], None, store.preprocessing.frames
+        if frames is not None:
+            rows, real = pick_frames(samples, positions, store.readable, frames)
+            mask = torch.from_numpy(real).to(device)
+        images = store.gather(rows.ravel()).unit(device)
+        views = augment(images, recipe.images.augment, size=recipe.images.size, views=2, seed=seed, frames=frames)
+        first, second = (encoder(view, frame_mask=mask).pooled.float().cpu() for view in views)
     encoder.train(was_training)
     value = alignment(first, second)
     other = alignment(first, second.roll(1, 0))
-    share = value / max(other, 1e-12)
-    sentence = f"Two views of a {where} image lie {share:.2f} times as far apart as views of different images"
+    share, what = value / max(other, 1e-12), samples.unit
+    sentence = f"Two views of a {where} {what} lie {share:.2f} times as far apart as views of different {what}s"
     return Finding(
-        "alignment", value, share < 0.9, sentence + ("." if share < 0.9 else ": augmentation hides the image.")
+        "alignment", value, share < 0.9, sentence + ("." if share < 0.9 else f": augmentation hides the {what}.")
     )
 
 

@@ -96,7 +96,7 @@ def build_optimizer(modules: Mapping[str, nn.Module], spec: OptimizerSpec, lr: f
 
 
 def lr_factor(spec: ScheduleSpec, step: int, *, total_steps: int, steps_per_epoch: float) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, then cosine over the steps that remain.
+    """Share of the peak learning rate at a step: linear warm-up, then what `kind` says; a cosine takes the steps left.
 
     >>> spec = ScheduleSpec(warmup_epochs=1, final=0.1)
     >>> [round(lr_factor(spec, step, total_steps=12, steps_per_epoch=2), 3) for step in (0, 1, 2, 11)]
@@ -107,5 +107,7 @@ def lr_factor(spec: ScheduleSpec, step: int, *, total_steps: int, steps_per_epoc
         return (step + 1) / warmup
     if spec.kind == "constant":
         return 1.0
+    if spec.kind == "step":
+        return spec.factor ** math.floor(step / (spec.every_epochs * steps_per_epoch))
     share = (step - warmup) / max(1, total_steps - warmup)
     return spec.final + (1 - spec.final) * 0.5 * (1 + math.cos(math.pi * share))

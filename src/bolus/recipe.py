@@ -36,6 +36,8 @@ class EncoderSpec(_Spec):
     stem_pool: bool = True  # the max-pool after the stem of a ResNet; drop it for inputs of about 64 pixels
     context: bool = False  # MLVICX context-bottleneck blocks, inline
     context_reduction: int = Field(2, ge=1)
+    temporal_shift: int | None = Field(None, ge=2)  # clips: one in so many channels moves a frame on, one back (TSM: 8)
+    neck: int | None = Field(None, ge=1)  # width of a linear layer after pooling, part of the encoder (LEARNER's u)
     mean: list[float] = [0.5]  # of images in [0, 1]; one value, or one a channel
     std: list[float] = [0.25]
 
@@ -62,7 +64,8 @@ class AugmentSpec(_Spec):
 class ImagesSpec(_Spec):
     """Which samples are drawn, at what size, in how many views."""
 
-    unit: Literal["image", "slice"] = "image"
+    unit: Literal["image", "slice", "clip"] = "image"
+    frames: int = Field(8, ge=1)  # of a clip, one from each of so many equal parts of it
     size: int = Field(224, ge=8)  # pixels, square
     fit: Literal["pad", "stretch", "crop"] = "pad"  # how an image that is not square becomes so
     views: int = Field(2, ge=1)
@@ -109,11 +112,13 @@ class OptimizerSpec(_Spec):
 
 
 class ScheduleSpec(_Spec):
-    """Linear warm-up, then cosine to `final` times the peak, or constant."""
+    """Linear warm-up, then cosine to `final` times the peak, constant, or times `factor` every `every_epochs`."""
 
-    kind: Literal["cosine", "constant"] = "cosine"
+    kind: Literal["cosine", "constant", "step"] = "cosine"
     warmup_epochs: float = Field(0.0, ge=0)
-    final: float = Field(0.0, ge=0, le=1)
+    final: float = Field(0.0, ge=0, le=1)  # cosine
+    every_epochs: float = Field(10.0, gt=0)  # step
+    factor: float = Field(0.1, gt=0, le=1)  # step
 
 
 class TrainingSpec(_Spec):

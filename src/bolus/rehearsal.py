@@ -15,7 +15,9 @@ import torch
 
 from bolus.assembly import build_model, contract_of, launched, plan, resolve, total_steps
 from bolus.data.cache import build_store
+from bolus.data.clips import open_samples
 from bolus.data.cohort import Cohort
+from bolus.data.columns import TrainingColumns
 from bolus.errors import CohortError, name_rows
 from bolus.recipe import Recipe
 from bolus.training import apply_gradients, explain_memory, training_step
@@ -26,7 +28,7 @@ class DryRun:
     """What two steps say of a whole run.
 
     Args:
-        images_per_second: views through the encoder, all processes together.
+        images_per_second: views, or their frames, through the encoder, all processes together.
         memory_gib: peak of the process (CPU) or of the device.
         steps: of the whole run.
         hours: to its end, without decoding.
@@ -53,10 +55,10 @@ def dry_run(
     cohort = Cohort.open(cohort)
     recipe = resolve(Recipe.load(recipe).override(overrides))
     spec, state = recipe.training, launched()
-    model = build_model(recipe, state.device)
+    model = build_model(recipe, state.device, TrainingColumns(open_samples(cohort, recipe.images.unit)))
     loader = plan(cohort, recipe, model.needs, cache)
     rows = np.unique(np.concatenate([loader.table_rows(number) for number in range(2 * spec.accumulate)]))
-    loader.store = build_store(cohort, contract_of(cohort, recipe), folder=cache, rows=rows)
+    loader.store = build_store(loader.samples.cohort, contract_of(cohort, recipe), folder=cache, rows=rows)
     if loader.store.quarantined:
         reasons = [f"{name_rows([item.row])}: {item.reason}" for item in loader.store.quarantined]
         raise CohortError("images of the first batches cannot be read", reasons)
@@ -75,5 +77,5 @@ def dry_run(
         kibi = 1 if sys.platform == "darwin" else 1024
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibi / 2**30
     # The second step is free of first-call costs.
-    speed = recipe.sampling.batch_size * recipe.images.views * spec.accumulate / seconds[1]
+    speed = recipe.sampling.batch_size * loader.images_per_sample * spec.accumulate / seconds[1]
     return DryRun(speed, memory, total, seconds[1] * total / 3600)

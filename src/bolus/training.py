@@ -24,7 +24,9 @@ from bolus.assembly import (
     total_steps,
 )
 from bolus.checkpoint import digest_of, last_checkpoint, load_checkpoint, save_checkpoint
+from bolus.data.clips import open_samples
 from bolus.data.cohort import Cohort
+from bolus.data.columns import TrainingColumns
 from bolus.data.loading import Fetched, Loader
 from bolus.encoders.folder import lineage_of, save_encoder
 from bolus.errors import OutOfMemoryError, TrainingError
@@ -76,14 +78,15 @@ def pretrain(
         return run
     # Whatever is wrong with recipe and cohort shows before the first image is decoded.
     check_probe(cohort, recipe)
-    model = build_model(recipe, state.device)
+    samples = open_samples(cohort, recipe.images.unit)  # of clip files, their cohort has a row a frame
+    model = build_model(recipe, state.device, TrainingColumns(samples))
     plan(cohort, recipe, model.needs, cache)
-    store = open_images(cohort, recipe, cache, quiet)
-    loader = build_loader(cohort, cohort.samples(recipe.images.unit), store, recipe, model.needs, state)
+    store = open_images(samples.cohort, recipe, cache, quiet)
+    loader = build_loader(samples.cohort, samples, store, recipe, model.needs, state)
 
     step, spent, warnings = 0, 0.0, []
     facts = {
-        "data_hash": data_hash(cohort, loader),
+        "data_hash": data_hash(samples.cohort, loader),
         "processes": state.num_processes,
         "device": state.device.type,
         "threads": torch.get_num_threads(),
@@ -141,12 +144,13 @@ def pretrain(
             if state.device.type == "cpu" or logs or saves:
                 window.require_finite(step, norm if spec.precision != "fp16" else None, run)
             if logs and state.is_main_process:
-                line = window.line(step, step / steps_per_epoch, lr, norm, state.num_processes, recipe.images.views)
+                epoch, images = step / steps_per_epoch, loader.images_per_sample
+                line = window.line(step, epoch, lr, norm, state.num_processes, images)
                 run.append(line)
                 speed, wait = line["images_per_second"], 100 * line["data_wait"]
                 meter.update(step, f"loss {line['loss']:.4f}, {speed:.0f} images/s, data wait {wait:.1f} %")
             if looks and state.is_main_process:
-                findings = watch(model.encoder, store, cohort, recipe)
+                findings = watch(model.encoder, store, samples, recipe)
                 run.append({"kind": "health", "step": step, "findings": [finding.to_json() for finding in findings]})
                 for finding in findings:
                     meter.say(("  " if finding.good else "! ") + finding.sentence)
@@ -176,12 +180,18 @@ def pretrain(
 
 def training_step(
     model: Model, loader: Loader, fetched: Fetched, recipe: Recipe, progress: float
-) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Forward one batch and accumulate its gradients; returns unweighted losses and how many anchors each had."""
+) -> tuple[dict[str, Tensor], dict[str, dict[str, int]]]:
+    """Forward one batch and accumulate its gradients; returns unweighted losses and what each of them counted."""
     device = next(model.encoder.parameters()).device
     local, whole = loader.batch(fetched, device=device, progress=progress)
     with model.autocast:
-        features = model.encoder.encode(local.views, local.rows, levels=model.needs.levels, grid=model.needs.grid)
+        features = model.encoder.encode(
+            local.views,
+            local.rows,
+            frame_mask=local.frame_mask,
+            levels=model.needs.levels,
+            grid=model.needs.grid,
+        )
         losses = {}
         for name, objective in model.objectives.items():
             embedded = {key: gather(tensor) for key, tensor in objective.embed(features, local).items()}
@@ -194,7 +204,8 @@ def training_step(
         }
     )
     values = {name: loss.value.detach() for name, loss in losses.items()}
-    return values, {name: loss.num_anchors for name, loss in losses.items()}
+    counts = {name: {"anchors": loss.num_anchors, **loss.counts} for name, loss in losses.items()}
+    return values, counts
 
 
 def apply_gradients(model: Model, clip: float | None) -> Tensor:

@@ -20,18 +20,20 @@ class Window:
     """What happened since the last line of metrics."""
 
     losses: list[dict[str, Tensor]] = field(default_factory=list)
-    anchors: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
     samples: int = 0
     wait: float = 0.0
     began: float = field(default_factory=time.perf_counter)
 
-    def add(self, fetched: Fetched, losses: dict[str, Tensor], anchors: dict[str, int]) -> None:
+    def add(self, fetched: Fetched, losses: dict[str, Tensor], counts: dict[str, dict[str, int]]) -> None:
         """Count one batch."""
         self.losses.append(losses)
         self.samples += len(fetched.local)
         self.wait += fetched.wait
-        for name, count in anchors.items():
-            self.anchors[name] = self.anchors.get(name, 0) + count
+        for name, found in counts.items():
+            total = self.counts.setdefault(name, {})
+            for what, count in found.items():
+                total[what] = total.get(what, 0) + count
 
     def require_finite(self, step: int, norm: Tensor | None, run: Run) -> None:
         """Raise NonFiniteLossError where a loss, or the gradient's norm, is NaN or infinite."""
@@ -56,7 +58,10 @@ class Window:
             "lr": lr,
             "loss": sum(means.values()),
             "losses": means,
-            "anchors": {name: count / len(self.losses) for name, count in self.anchors.items()},
+            "counts": {
+                name: {what: count / len(self.losses) for what, count in found.items()}
+                for name, found in self.counts.items()
+            },
             "gradient_norm": float(norm),
             "images_per_second": self.samples * views * processes / seconds,
             "data_wait": self.wait / seconds,

@@ -167,27 +167,32 @@ def plain(images: Tensor, *, size: int) -> Tensor:
     return resized.clamp_(0.0, 1.0)
 
 
-def augment(images: Tensor, spec: AugmentSpec, *, size: int, views: int, seed: int) -> Tensor:
-    """Random views; every view of every sample has parameters of its own.
+def augment(
+    images: Tensor, spec: AugmentSpec, *, size: int, views: int, seed: int, frames: int | None = None
+) -> Tensor:
+    """Random views; every view of every sample has parameters of its own, which hold for all frames of a clip.
 
     The same arguments give the same views; the global random state is neither read nor changed. What a rotation brings
     in from outside the picture is black. A crop is resampled bilinearly without antialiasing: images should be about
     1.25 times `size`, as the cache holds them, and at most 1.5 times. Saturation and hue act on three channels only.
     With noise, the same seed gives other noise on another kind of device; all else agrees.
 
+    Frames of a clip share crop, turn, colours (by the mean luma of the whole view) and blur; noise differs by frame.
+
     Args:
-        images: `[N, C, S, S]`, a dtype that `to_unit` takes.
+        images: `[N, C, S, S]`, a dtype that `to_unit` takes; of clips `[N * T, C, S, S]`, a clip after the other.
         spec: what varies and how much; keys that are not given take the preset's value.
         size: side of a view, in pixels.
         views: V, how many views of each sample.
         seed: of this batch, 0 <= seed < 2**63.
+        frames: T, where the images are frames of clips; None for single images.
 
     Returns:
-        Float32 `[V, N, C, size, size]` in [0, 1], on the device of `images`.
+        Float32 `[V, N, C, size, size]` in [0, 1], on the device of `images`; `[V, N, C, T, size, size]` of clips.
 
     Raises:
         RecipeError: see `resolve`.
-        UsageError: images that are not square, or of another dtype.
+        UsageError: images that are not square, of another dtype, or no whole number of clips.
 
     Example:
         >>> image = torch.rand(2, 1, 20, 20)
@@ -197,9 +202,13 @@ def augment(images: Tensor, spec: AugmentSpec, *, size: int, views: int, seed: i
     """
     full = resolve(spec)
     num_images, channels = _checked(images).shape[:2]
-    count = views * num_images
+    length = 1 if frames is None else frames
+    if num_images % length:
+        raise UsageError(f"images: expected a multiple of {length} frames, found {num_images}")
+    count = views * (num_images // length)  # each has parameters of its own
     if not count:
-        return images.new_zeros((views, num_images, channels, size, size), dtype=torch.float32)
+        shape = (channels, size, size) if frames is None else (channels, frames, size, size)
+        return images.new_zeros((views, num_images // length, *shape), dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     theta = _draw_theta(full, count, generator)  # each step draws its parameters whether or not they are used
     gain, offset, colour = _draw_colours(full, count, generator)
@@ -210,20 +219,24 @@ def augment(images: Tensor, spec: AugmentSpec, *, size: int, views: int, seed: i
             out = plain(images, size=size).repeat(views, 1, 1, 1)
         else:
             unit = to_unit(images).repeat(views, 1, 1, 1)
-            grid = F.affine_grid(theta.to(unit.device), [count, channels, size, size], align_corners=False)
+            theta = theta.repeat_interleave(length, 0).to(unit.device)
+            grid = F.affine_grid(theta, [count * length, channels, size, size], align_corners=False)
             out = F.grid_sample(unit, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        out = _recolour(out, gain, offset, colour)
+        out = _recolour(out, gain, offset, colour, length)
         if len(blurred):
-            chosen = blurred.to(out.device)
+            chosen = (blurred[:, None] * length + torch.arange(length)).flatten().to(out.device)
             width = 2 * math.ceil(2.5 * float(sigma.max())) + 1
             width = min(width, size - 1 + size % 2)  # odd, and no wider than the view, so that reflection has pixels
-            sigmas = sigma.to(out.device)[:, None].expand(-1, 2)
+            sigmas = sigma.repeat_interleave(length).to(out.device)[:, None].expand(-1, 2)
             out[chosen] = gaussian_blur2d(out[chosen], (width, width), sigmas)
         assert full.noise is not None
         if full.noise > 0:
             source = generator if out.device.type == "cpu" else torch.Generator(out.device).manual_seed(seed)
             out += full.noise * torch.randn(out.shape, generator=source, device=out.device)
-    return out.clamp_(0.0, 1.0).view(views, num_images, channels, size, size)
+    out = out.clamp_(0.0, 1.0)
+    if frames is None:
+        return out.view(views, num_images, channels, size, size)
+    return out.view(views, -1, frames, channels, size, size).transpose(2, 3)
 
 
 def _checked(images: Tensor) -> Tensor:
@@ -312,13 +325,16 @@ def _draw_blur(spec: AugmentSpec, count: int, generator: torch.Generator) -> tup
     return sigma[chosen], chosen.nonzero().flatten()
 
 
-def _recolour(views: Tensor, gain: Tensor | None, share: Tensor | None, matrix: Tensor | None) -> Tensor:
+def _recolour(views: Tensor, gain: Tensor | None, share: Tensor | None, matrix: Tensor | None, length: int) -> Tensor:
+    """One change of colours for each view of a sample, whose `length` frames share it and their mean luma."""
     channels = views.shape[1]
     if gain is not None and share is not None:
         means = views.mean((2, 3))
         luma = means @ means.new_tensor(LUMA) if channels == 3 else means.mean(1)
-        offset = share.to(views.device) * luma
-        views = views.mul_(gain.to(views.device).view(-1, 1, 1, 1)).add_(offset.view(-1, 1, 1, 1))
+        offset = share.to(views.device) * luma.view(-1, length).mean(1)
+        gain, offset = (each.to(views.device).repeat_interleave(length) for each in (gain, offset))
+        views = views.mul_(gain.view(-1, 1, 1, 1)).add_(offset.view(-1, 1, 1, 1))
     if matrix is not None and channels == 3:
-        views = torch.bmm(matrix.to(views.device), views.flatten(2)).view_as(views)
+        matrix = matrix.to(views.device).repeat_interleave(length, 0)
+        views = torch.bmm(matrix, views.flatten(2)).view_as(views)
     return views

@@ -45,7 +45,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Quarantined:
-    """One image that was left out: its row (from 0) and why."""
+    """One image that was left out: its row (from 0) and why; of a clip file, some of its frames or all of them."""
 
     row: int
     reason: str
@@ -78,8 +78,8 @@ class ImageStore:
 
     Args:
         preprocessing: the contract, with the range of every modality that needed one.
-        quarantined: rows that could not be read, with reasons.
-        out_of_range: rows with values outside a range that was given, which are shown as black or white there.
+        quarantined: rows of the table as given that could not be read, with reasons.
+        out_of_range: likewise rows with values outside a range that was given, which are shown as black or white there.
     """
 
     preprocessing: Preprocessing
@@ -166,19 +166,27 @@ def build_store(
         manifest = read_manifest(folder, preprocessing.stored_shape)
         entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
     unread |= {item: unopened[sources.file[item]] for item in np.flatnonzero(~known).tolist()}
-    quarantined = _quarantine(rows, np.flatnonzero(entries < 0), unread)
+    quarantined = _quarantine(cohort, rows, np.flatnonzero(entries < 0), unread)
     return _open(cohort, preprocessing, manifest, rows[entries >= 0], entries[entries >= 0], quarantined)
 
 
 def _quarantine(
-    rows: npt.NDArray[np.int64], lacking: npt.NDArray[np.int64], reasons: dict[int, str]
+    cohort: Cohort, rows: npt.NDArray[np.int64], lacking: npt.NDArray[np.int64], reasons: dict[int, str]
 ) -> list[Quarantined]:
-    """The rows of items that lack an image, if they are not the larger part."""
-    found = [Quarantined(int(rows[item]), reasons.get(item, "lost from the cache")) for item in lacking.tolist()]
+    """The rows of items that lack an image, if they are not the larger part; rows of the table as given."""
+    frames: dict[tuple[int, str], int] = {}  # frames of one file with one reason are said once
+    for item in lacking.tolist():
+        key = int(cohort.origin[rows[item]]), reasons.get(item, "lost from the cache")
+        frames[key] = frames.get(key, 0) + 1
+    of_file = np.bincount(cohort.origin[rows], minlength=1)
+    found = [
+        Quarantined(row, reason if number == of_file[row] else f"{number} of {of_file[row]} frames: {reason}")
+        for (row, reason), number in frames.items()
+    ]
     found.sort(key=lambda each: each.row)
-    if len(found) > len(rows) / 2:
+    if len(lacking) > len(rows) / 2:
         named = [f"{name_rows([each.row])}: {each.reason}" for each in found]
-        raise CohortError(f"{len(found)} of {len(rows)} images cannot be read", named)
+        raise CohortError(f"{len(lacking)} of {len(rows)} images cannot be read", named)
     return found
 
 
@@ -256,7 +264,7 @@ def _open(
     return ImageStore(
         replace(preprocessing, ranges=ranges),
         quarantined,
-        np.sort(rows[outside]).tolist(),
+        np.unique(cohort.origin[rows[outside]]).tolist(),
         [manifest.arrays[number] for number in used],
         shard,
         offset,

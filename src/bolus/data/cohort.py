@@ -7,6 +7,7 @@ relation, an objective or an evaluation sees comes from `Cohort.values`, where m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,6 +104,7 @@ class Cohort:
         self.spec = spec.model_copy(update={"roles": self.roles})
         self.folder = folder
         self._encoded: dict[str, npt.NDArray[Any]] = {}
+        self.expanded: Cohort | None = None  # with a row a frame, once `bolus.data.clips.open_samples` has made it
         violations = self._violations()
         if violations:
             raise CohortError(f"{spec.table}: {len(violations)} problem(s) in the cohort", violations)
@@ -285,6 +287,42 @@ class Cohort:
     @cached_property
     def _shared_file(self) -> npt.NDArray[np.bool_]:
         return self.table[self.roles["image"]].duplicated(keep=False).to_numpy()
+
+    @cached_property
+    def origin(self) -> npt.NDArray[np.int64]:
+        """The row of the table as given that each row is or came from, `[rows]`: what a person is shown."""
+        return np.arange(len(self), dtype=np.int64)
+
+    def expand(self, counts: npt.NDArray[np.int64]) -> Cohort:
+        """Files with several frames as clips: a row a frame, the row's columns repeated, nothing written.
+
+        The rows of a file are a `series` and its frames 0, 1, ... their `order`; split, patients and `spec` are those
+        of this cohort, and `origin` leads back to it. A file with one frame stands on one row.
+
+        Args:
+            counts: int64 `[rows]`, how many frames each row's file has, at least 1.
+
+        Example:
+            >>> frame = pd.DataFrame({"image": ["a.mp4", "b.mp4"], "patient": ["p", "q"]})
+            >>> clips = Cohort(frame, CohortSpec(table="t.csv")).expand(np.array([2, 1]))
+            >>> clips.origin.tolist(), [clips.frame(row) for row in range(3)]
+            ([0, 0, 1], [0, 1, None])
+        """
+        assert len(counts) == len(self)
+        assert (counts >= 1).all()
+        here = np.repeat(np.arange(len(self), dtype=np.int64), counts)
+        numbers = np.arange(len(here)) - np.repeat(np.cumsum(counts) - counts, counts)
+        table = self.table.iloc[here].reset_index(drop=True)
+        names = {role: f"{role} of the clip" for role in ("series", "order")}
+        while set(names.values()) & set(map(str, table.columns)):
+            names = {role: f"{name}'" for role, name in names.items()}
+        table[names["series"]], table[names["order"]] = here, numbers
+        clips = copy(self)
+        for stale in ("split", "split_hash", "origin", "modality", "_shared_file"):
+            clips.__dict__.pop(stale, None)
+        clips.table, clips.roles, clips._encoded, clips.expanded = table, {**self.roles, **names}, {}, None
+        clips.split, clips.split_hash, clips.origin = self.split[here], self.split_hash, self.origin[here]
+        return clips
 
     def samples(self, unit: str) -> Samples:
         """The cohort as images, slices or clips: see `bolus.data.samples.take_samples`, which says what it raises."""

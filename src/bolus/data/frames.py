@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,8 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from bolus.data.image import Image, check_frame
-from bolus.data.readers import read_image
-from bolus.errors import BolusError
+from bolus.data.readers import count_frames, iterate_frames, read_image
+from bolus.data.video import is_video
+from bolus.errors import BolusError, ImageError
+
+__all__ = ["count_frames", "read_frames", "reason_without_name"]
 
 LARGE = 256 * 2**20  # bytes of float32 above which a file waits until no other large one is in memory
 HUGE = 4 * 2**30  # bytes above which frames are read one at a time, slower but in little memory
@@ -27,13 +31,17 @@ def read_frames(path: Path, frames: Sequence[int | None]) -> Iterator[Image | Bo
 
     The pixels are those of `read_image(path, frame=frame)`. Files with several frames are decoded once, whole; except
     for pages of a TIFF, which are found at once and may differ in depth, for files that would fill the memory, and for
-    files of which some frame is damaged.
+    files of which some frame is damaged. A video is decoded once, and held in memory only frame by frame where frames
+    are asked for in order.
 
     Args:
         path: the file.
         frames: numbers from 0; None for a file that is one image.
     """
     numbers = [frame for frame in frames if frame is not None]
+    if len(numbers) > 1 and _is_video(path):
+        yield from _read_video(path, frames)
+        return
     size = _decoded_size(path, numbers) if len(numbers) > 1 else 0
     with _alone if size > LARGE else nullcontext():
         whole = _read_whole(path) if 0 < size <= HUGE else None
@@ -58,6 +66,43 @@ def reason_without_name(error: BolusError, path: Path) -> str:
     for spelling in sorted(spellings, key=len, reverse=True):
         reason = reason.replace(spelling, "\0")
     return _PATH.sub("the file", reason)
+
+
+def _read_video(path: Path, frames: Sequence[int | None]) -> Iterator[Image | BolusError]:
+    """Frames of a video in one pass; those before their turn wait, and all after a damaged one share its error."""
+    wanted = Counter(frames)
+    held: dict[int | None, Image] = {}
+    failed: BolusError | None = None
+    decoder, number = iterate_frames(path), 0
+    for frame in frames:
+        while failed is None and frame is not None and number <= frame:
+            try:
+                image = next(decoder)
+                if number in wanted:
+                    held[number] = image
+                number += 1
+            except StopIteration:
+                failed = ImageError(f"{path.name}: expected a frame from 0 to {number - 1}")
+            except BolusError as error:
+                failed = error
+        if frame is None:  # a file with rows for its frames and one for itself
+            yield ImageError(f"{path.name}: expected a frame number")
+        elif frame in held:
+            yield held[frame]
+        else:
+            yield failed or ImageError(f"{path.name}: expected a frame from 0, found {frame}")
+        wanted[frame] -= 1
+        if not wanted[frame]:
+            held.pop(frame, None)
+    decoder.close()
+
+
+def _is_video(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_video(file.read(352))
+    except OSError:  # which is said again, by whoever reads it
+        return False
 
 
 def _decoded_size(path: Path, frames: Sequence[int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from bolus.data.augment import augment
 from bolus.data.batch import Batch, Sampler, seed_for
 from bolus.data.cache import ImageStore, Stored
+from bolus.data.clips import pick_frames
 from bolus.data.samples import Samples
 from bolus.recipe import ImagesSpec
 
@@ -27,9 +28,10 @@ class Fetched:
         number: of the batch, counted over the whole run.
         positions: int64 `[N]`, the global batch's samples.
         local: int64, which of the N this process forwards.
-        stored: modality -> cached pixels of the local samples.
+        stored: modality -> cached pixels of the local samples; of clips the T frames of each, one clip after the other.
         rows: modality -> int64, their places among the local samples.
         wait: seconds that the consumer waited for it.
+        frame_mask: bool `[len(local), T]`, true at real frames; None for images.
     """
 
     number: int
@@ -38,6 +40,7 @@ class Fetched:
     stored: dict[str, Stored]
     rows: dict[str, npt.NDArray[np.int64]]
     wait: float = 0.0
+    frame_mask: npt.NDArray[np.bool_] | None = None
 
 
 class Loader:
@@ -48,6 +51,8 @@ class Loader:
         positions: int64, those that are trained on; the sampler's indices point into it.
         sampler: composes batches.
         columns: role -> `[len(samples)]`, what objectives read.
+        images: size, views, and of clips how many frames.
+        readable: bool, rows of the cohort whose pixels may be asked for; the store's where None.
         rank: this process.
         processes: how many there are; each forwards an equal, contiguous part of a batch.
     """
@@ -64,10 +69,13 @@ class Loader:
         seed: int,
         rank: int = 0,
         processes: int = 1,
+        readable: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self.samples, self.store, self.positions, self.sampler = samples, store, positions, sampler
         self.columns, self.images, self.seed = columns, images, seed
         self.rank, self.processes = rank, processes
+        self.readable = store.readable if readable is None else readable
+        self.frames = images.frames if samples.unit == "clip" else None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -79,20 +87,37 @@ class Loader:
         drawn = self.sampler.batch(number // self.batches_per_epoch, number % self.batches_per_epoch)
         return self.positions[drawn]
 
+    @property
+    def images_per_sample(self) -> int:
+        """What the encoder sees of a sample: its views, and of a clip the frames of each."""
+        return self.images.views * (self.frames or 1)
+
     def table_rows(self, number: int) -> npt.NDArray[np.int64]:
-        """Rows of the table whose pixels a batch needs, `[N]`."""
-        return self.samples.first_row[self.draw(number)]
+        """Rows of the table whose pixels a batch needs, `[N]`, or `[N, T]` of clips."""
+        return self._pick(number, self.draw(number))[0]
+
+    def _pick(
+        self, number: int, positions: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
+        """Rows of samples in a batch, and which are real frames; a function of the seed, the batch and the sample."""
+        if self.frames is None:
+            return self.samples.first_row[positions], None
+
+        def draw(position: int) -> np.random.Generator:
+            return np.random.default_rng(seed_for(self.seed, "frames", number, position))
+
+        return pick_frames(self.samples, positions, self.readable, self.frames, draw=draw)
 
     def fetch(self, number: int) -> Fetched:
         """Read one batch's pixels from the cache."""
         positions = self.draw(number)
         share = len(positions) // self.processes
         local = np.arange(self.rank * share, (self.rank + 1) * share)
-        table_rows = self.samples.first_row[positions[local]]
-        modality = self.samples.cohort.modality[table_rows]
+        table_rows, mask = self._pick(number, positions[local])
+        modality = self.samples.cohort.modality[self.samples.first_row[positions[local]]]
         rows = {str(name): np.flatnonzero(modality == name) for name in np.unique(modality)}
-        stored = {name: self.store.gather(table_rows[where]) for name, where in rows.items()}
-        return Fetched(number, positions, local, stored, rows)
+        stored = {name: self.store.gather(table_rows[where].ravel()) for name, where in rows.items()}
+        return Fetched(number, positions, local, stored, rows, frame_mask=mask)
 
     def iterate(self, start: int, stop: int) -> Iterator[Fetched]:
         """Batches `start` to `stop - 1`, each read while the one before is used."""
@@ -104,10 +129,13 @@ class Loader:
                 fetched = pending.result()
                 wait = time.perf_counter() - began
                 pending = pool.submit(self.fetch, number + 1) if number + 1 < stop else None
-                yield Fetched(fetched.number, fetched.positions, fetched.local, fetched.stored, fetched.rows, wait)
+                yield replace(fetched, wait=wait)
 
     def batch(self, fetched: Fetched, *, device: torch.device, progress: float) -> tuple[Batch, Batch]:
-        """The local batch with its views, and the global batch, whose columns every process knows."""
+        """The local batch with its views, and the global batch, whose columns every process knows.
+
+        The local batch has the frame mask of its samples; the global one, which losses read, has none.
+        """
         seed = seed_for(self.seed, "step", fetched.number)
         views = {
             name: augment(
@@ -116,6 +144,7 @@ class Loader:
                 size=self.images.size,
                 views=self.images.views,
                 seed=seed_for(seed, "augment", name, self.rank),
+                frames=self.frames,
             )
             for name, stored in fetched.stored.items()
         }
@@ -124,9 +153,10 @@ class Loader:
             role: torch.from_numpy(np.ascontiguousarray(values[fetched.positions])).to(device)
             for role, values in self.columns.items()
         }
+        mask = None if fetched.frame_mask is None else torch.from_numpy(fetched.frame_mask).to(device)
         whole = Batch({}, {}, columns, progress=progress, seed=seed)
         if self.processes == 1:
-            return Batch(views, rows, columns, progress=progress, seed=seed), whole
+            return Batch(views, rows, columns, mask, progress, seed), whole
         part = slice(int(fetched.local[0]), int(fetched.local[-1]) + 1)
         mine = {role: values[part] for role, values in columns.items()}
-        return Batch(views, rows, mine, progress=progress, seed=seed), whole
+        return Batch(views, rows, mine, mask, progress, seed), whole

@@ -36,6 +36,7 @@ class Preprocessing:
             cohort's), `stretch`, or `crop` its middle.
         ranges: modality -> the values that become 0 and 1, for images whose file does not say it (no window, no
             BitsStored, more than eight bits).
+        frames: T, of the clips that the encoder sees; None for single images.
 
     Example:
         >>> Preprocessing(64).stored_shape
@@ -46,6 +47,7 @@ class Preprocessing:
     channels: int = 1
     fit: Literal["pad", "stretch", "crop"] = "pad"
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    frames: int | None = None
 
     @property
     def cached_size(self) -> int:

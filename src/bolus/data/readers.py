@@ -1,4 +1,4 @@
-"""Reading image files: what a file is, its first bytes say; `dicom`, `nifti` and `raster` each read their own.
+"""Reading image files: what a file is, its first bytes say; a module for each kind reads its own.
 
 The pixels are right by default: 16 bits stay 16 bits, rescale slopes and lookup tables are applied, orientation is
 honoured, and what cannot be read rightly is an `ImageError` that names the file without its folders.
@@ -11,15 +11,20 @@ import logging
 import math
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import PIL.Image
+import pydicom
+
 from bolus.data.dicom import read_dicom
 from bolus.data.image import Image, Range
 from bolus.data.nifti import read_nifti
-from bolus.data.raster import read_raster
+from bolus.data.raster import _pages, read_raster
+from bolus.data.video import count_video_frames, is_video, iterate_video, read_video
 from bolus.errors import ImageError, UsageError
 
 
@@ -28,7 +33,8 @@ def read_image(path: str | Path, *, window: tuple[float, float] | None = None, f
 
     A single frame gives `[C, H, W]`; several frames, the pages of a TIFF or the slices of a volume give
     `[C, T, H, W]`, and `frame` picks one of them. DICOM values are after the modality LUT or rescale, and all frames
-    of a file have one range. NIfTI volumes are axial slices, see `bolus.data.nifti`.
+    of a file have one range. NIfTI volumes are axial slices, see `bolus.data.nifti`; videos are those that
+    `bolus.data.video.is_video` knows, and a telephone's rotation of one is not applied.
 
     Args:
         path: the file.
@@ -54,31 +60,87 @@ def read_image(path: str | Path, *, window: tuple[float, float] | None = None, f
     path = Path(path)
     if window is not None and not (math.isfinite(window[0]) and math.isfinite(window[1]) and window[1] > 0):
         raise UsageError(f"window: expected (center, width) with width > 0, found {window}")
+    with _quiet(), _named(path) as kind:
+        if kind == "DICOM":
+            image = read_dicom(path, window=window, frame=frame)
+        elif kind == "NIfTI":
+            image = read_nifti(path, frame=frame)
+        elif kind == "video":
+            image = read_video(path, frame=frame)
+        else:
+            image = read_raster(path, kind, frame=frame)
+    if window is not None and image.range.rule != "window":
+        image.range = Range(window[0] - window[1] / 2, window[0] + window[1] / 2, "window")
+    return image
+
+
+def count_frames(path: Path) -> int:
+    """How many frames, pages or axial slices `read_image` finds in a file, from its header; no pixel is decoded.
+
+    A video that announces none has its packets counted, for which the whole file is read.
+
+    Raises:
+        ImageError: as `read_image`, as far as a header shows it.
+
+    Example:
+        >>> from pydicom.data import get_testdata_file
+        >>> count_frames(Path(get_testdata_file("rtdose.dcm", download=False)))
+        15
+    """
+    with _quiet(), _named(path) as kind:
+        if kind == "DICOM":
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames"])
+            return max(1, int(header.get("NumberOfFrames") or 1))
+        if kind == "NIfTI":
+            return _count_slices(path)
+        if kind == "video":
+            return count_video_frames(path)
+        with path.open("rb") as stream, PIL.Image.open(stream, formats=(kind,)) as opened:
+            return len(_pages(opened))
+
+
+def iterate_frames(path: Path) -> Generator[Image]:
+    """The frames of a video one after another, decoded once; nothing from any other file.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    with _named(path) as kind:
+        if kind == "video":
+            yield from iterate_video(path)
+
+
+def _count_slices(path: Path) -> int:
+    with path.open("rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as stream:
+        second = stream.read(8)[4:] == b"n+2\0"
+        stream.seek(0)
+        header = (nibabel.Nifti2Header if second else nibabel.Nifti1Header).from_fileobj(stream)
+    axes = nibabel.io_orientation(header.get_best_affine())[:, 0]
+    shape = (*header.get_data_shape(), 1, 1, 1)[:3]
+    return max([int(length) for length, axis in zip(shape, axes, strict=True) if axis == 2], default=1)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[str]:
+    """What a file is; whatever a decoder throws at it becomes an ImageError with its name, without its folders."""
     kind = "image"
     try:
-        with _quiet():
-            kind = _kind(path)
-            if kind == "DICOM":
-                image = read_dicom(path, window=window, frame=frame)
-            elif kind == "NIfTI":
-                image = read_nifti(path, frame=frame)
-            else:
-                image = read_raster(path, kind, frame=frame)
+        kind = _kind(path)
+        yield kind
     except ImageError as error:
         raise type(error)(f"{path.name}: {error}") from error
     except UsageError:
         raise
     except FileNotFoundError:
         raise ImageError(f"{path.name}: no such file") from None
-    except Exception as error:  # whatever a decoder throws at a damaged file
+    except Exception as error:
         reason = str(error).strip() or type(error).__name__
         for spelling in {str(path), repr(str(path))[1:-1], str(path.resolve())}:
             reason = reason.replace(spelling, path.name)
         reason = reason.splitlines()[0][:200]
         raise ImageError(f"{path.name}: damaged, or not a {kind} file that can be read: {reason}") from error
-    if window is not None and image.range.rule != "window":
-        image.range = Range(window[0] - window[1] / 2, window[0] + window[1] / 2, "window")
-    return image
 
 
 def _kind(path: Path) -> str:
@@ -102,10 +164,12 @@ def _kind(path: Path) -> str:
     for start, kind in starts.items():
         if head.startswith(start):
             return kind
+    if is_video(head):
+        return "video"
     # An old DICOM file begins with no mark; an instance UID as the name leaves a number where a suffix would be.
     if path.suffix.lower() in ("", ".dcm", ".dicom") or path.suffix[1:].isdigit():
         return "DICOM"
-    raise ImageError("expected a DICOM, NIfTI, PNG, JPEG, TIFF or BMP file, found none of these")
+    raise ImageError("expected a DICOM, NIfTI, PNG, JPEG, TIFF, BMP or video file, found none of these")
 
 
 def _is_nifti(head: bytes) -> bool:

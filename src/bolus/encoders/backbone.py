@@ -1,6 +1,7 @@
 """The encoder: any transformers backbone behind one call that gives a pooled vector, a grid and, where asked, levels.
 
-Dimension letters: V views, N samples, B images (V * N_m of one modality), C channels, D the pooled width.
+Dimension letters: V views, N samples, B images or clips (V * N_m of one modality), C channels, T frames, D the pooled
+width.
 """
 
 from __future__ import annotations
@@ -9,61 +10,21 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bolus.encoders.context import ContextBlock
-from bolus.encoders.features import Features, FeatureShape, LevelShape
+from bolus.encoders.families import FAMILIES, Family
+from bolus.encoders.features import Features, FeatureShape, LevelShape, Maps
 from bolus.encoders.hub import config_side, make_backbone
+from bolus.encoders.video import fold_frames, frame_mean, running_frames, shift_blocks
 from bolus.errors import EncoderError
 from bolus.recipe import EncoderSpec
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where a family of backbones keeps what is read from it, as dotted module paths; None where it has no such thing.
-
-    Args:
-        stem: the first convolution with its norm and activation; its output is the first level.
-        stem_pool: the max-pool after it.
-        stages: a list of modules; each output is a level and feeds the next stage.
-        tokens: the last norm, whose output `[B, tokens, D]` starts with the CLS token.
-    """
-
-    stem: str | None = None
-    stem_pool: str | None = None
-    stages: str | None = None
-    tokens: str | None = None
-
-
-# By transformers model type. A backbone that is not here gives the maps of its own `out_features` as levels.
-FAMILIES: dict[str, Family] = {
-    "resnet": Family(stem="embedder.embedder", stem_pool="embedder.pooler", stages="encoder.stages"),
-    "dinov2": Family(tokens="layernorm"),
-    "dinov2_with_registers": Family(tokens="layernorm"),
-    "dinov3_vit": Family(tokens="norm"),
-    "vitdet": Family(),
-}
-
-
-@dataclass
-class Maps:
-    """What one forward gives for B images.
-
-    Args:
-        pooled: `[B, D]`: the CLS token where there is one, else the mean of the grid.
-        levels: maps `[B, C, h, w]`, shallow to deep; empty unless asked for.
-        grid: the last map, `[B, C, h, w]`.
-    """
-
-    pooled: Tensor
-    levels: list[Tensor]
-    grid: Tensor
 
 
 # Where the hooks of the forward now running put what they read: set for one forward, so nothing outlives it, and own
@@ -91,10 +52,10 @@ class _Tap:
 
 
 class Encoder(nn.Module):
-    """A backbone, its context blocks and its normalisation, with the shapes it gives.
+    """A backbone, its context blocks, neck and normalisation, with the shapes it gives.
 
-    Build one by `build_encoder`, `load_encoder` or `external_encoder`; the constructor draws context blocks from the
-    global random state and leaves the encoder in training mode.
+    Build one by `build_encoder`, `load_encoder` or `external_encoder`; the constructor draws context blocks, then the
+    neck, from the global random state and leaves the encoder in training mode.
 
     Args:
         spec: what was asked for; `mean` and `std` hold for images in [0, 1].
@@ -102,10 +63,11 @@ class Encoder(nn.Module):
 
     Attributes:
         shape: FeatureShape, found without running the weights.
+        neck: the linear layer after pooling, or nothing.
 
     Raises:
-        EncoderError: channels, mean or std that do not fit the backbone; context or `stem_pool: false` for a backbone
-            that is no ResNet; a backbone whose last map is not `[B, C, h, w]`.
+        EncoderError: channels, mean or std that do not fit the backbone; context, temporal_shift or
+            `stem_pool: false` for a backbone that is no ResNet; a backbone whose last map is not `[B, C, h, w]`.
 
     Example:
         >>> from bolus.encoders.building import build_encoder
@@ -141,7 +103,11 @@ class Encoder(nn.Module):
         self._drop_stem_pool()
         self.context = nn.ModuleList()
         self._tap()
+        self.neck: nn.Module = nn.Identity()
         self.shape = self._find_shape()
+        if spec.neck is not None:
+            self.neck = nn.Linear(self.shape.dim, spec.neck)
+            self.shape = replace(self.shape, dim=spec.neck)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def twin(self, *, seed: int) -> Encoder:
@@ -162,14 +128,17 @@ class Encoder(nn.Module):
         self.backbone.set_submodule(self.family.stem_pool, nn.Identity())
 
     def _tap(self) -> None:
-        """Hang a tap, with a context block where the spec asks for them, on the modules that are levels."""
+        """Hang taps, with context blocks if asked for, on the modules that are levels, and shifts on their blocks."""
         family, config = self.family or Family(), self.config
         self._level_names: list[str] = []
         if family.stem is not None and family.stages is not None:
             num_stages = len(list(self.backbone.get_submodule(family.stages).children()))
             self._level_names = [family.stem, *(f"{family.stages}.{stage}" for stage in range(num_stages))]
-        elif self.spec.context:
-            raise EncoderError(f"encoder.context needs a ResNet, found {self.config.model_type}")
+            if self.spec.temporal_shift is not None:
+                shift_blocks(self.backbone.get_submodule(family.stages), self.spec.temporal_shift)
+        elif self.spec.context or self.spec.temporal_shift is not None:
+            key = "context" if self.spec.context else "temporal_shift"
+            raise EncoderError(f"encoder.{key} needs a ResNet, found {self.config.model_type}")
         widths = [config.embedding_size, *config.hidden_sizes] if self._level_names else []
         for name, channels in zip(self._level_names, widths, strict=True):
             block = ContextBlock(channels, self.spec.context_reduction) if self.spec.context else None
@@ -180,45 +149,58 @@ class Encoder(nn.Module):
         if self._cls_name is not None:
             self.backbone.get_submodule(self._cls_name).register_forward_hook(_Tap(self._cls_name))
 
-    def forward(self, images: Tensor, *, levels: bool = False) -> Maps:
-        """Normalise images and encode them.
+    def forward(self, images: Tensor, *, frame_mask: Tensor | None = None, levels: bool = False) -> Maps:
+        """Normalise images, or the frames of clips, and encode them.
+
+        Frames are encoded as images are and their features averaged; they see each other only through
+        `spec.temporal_shift`. Without it a clip of one frame is the image; with it zeros come in beside that frame,
+        whereas nothing is shifted in an image. In training, frames that are not real count in BatchNorm's statistics.
 
         Args:
-            images: `[B, C, H, W]` float32 in [0, 1] with C of the spec; grey is repeated where the backbone takes more.
+            images: `[B, C, H, W]`, or clips `[B, C, T, H, W]`, float32 in [0, 1] with C of the spec; grey is repeated
+                where the backbone takes more.
+            frame_mask: of clips, bool `[B, T]`, true at real frames, at least one in a row; None: all are.
             levels: also give every level.
 
         Raises:
-            EncoderError: images of another shape or dtype; levels of a backbone that has none.
+            EncoderError: images or a mask of another shape or dtype; levels of a backbone that has none.
         """
-        if images.ndim != 4 or images.shape[1] != self.spec.in_channels or not images.is_floating_point():
-            raise EncoderError(
-                f"expected images [B, {self.spec.in_channels}, H, W] of floats in [0, 1], "
-                f"found {list(images.shape)} of {images.dtype}"
-            )
         if levels and self.family is not None and not self._level_names:
             raise EncoderError(f"{self.config.model_type} has no levels; an objective that needs levels wants a ResNet")
+        images, num_frames = fold_frames(images, frame_mask, channels=self.spec.in_channels)
         pixels = (images.expand(-1, self.num_channels, -1, -1) - self.mean) / self.std
         pixels = pixels.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest with
         kept: dict[str, Tensor] = {}
         token = _KEPT.set(kept if levels or self._cls_name is not None else None)
         try:
-            maps: tuple[Tensor, ...] = self.backbone(pixels, return_dict=True).feature_maps
+            with running_frames(num_frames):
+                maps: tuple[Tensor, ...] = self.backbone(pixels, return_dict=True).feature_maps
         finally:
             _KEPT.reset(token)
-        grid = maps[-1]
-        pooled = grid.mean(dim=(2, 3)) if self._cls_name is None else kept[self._cls_name][:, 0]
-        if not levels:
-            return Maps(pooled, [], grid)
-        return Maps(pooled, list(maps) if self.family is None else [kept[name] for name in self._level_names], grid)
+        found = [maps[-1].mean(dim=(2, 3)) if self._cls_name is None else kept[self._cls_name][:, 0], maps[-1]]
+        if levels:
+            found += maps if self.family is None else [kept[name] for name in self._level_names]
+        if num_frames is not None:
+            found = [frame_mean(each, num_frames, frame_mask) for each in found]
+        pooled, grid, *read = found
+        return Maps(self.neck(pooled), read, grid)
 
     def encode(
-        self, views: Mapping[str, Tensor], rows: Mapping[str, Tensor], *, levels: bool = False, grid: bool = False
+        self,
+        views: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
+        *,
+        frame_mask: Tensor | None = None,
+        levels: bool = False,
+        grid: bool = False,
     ) -> Features:
         """Features of a batch, one forward for each modality over all its views.
 
         Args:
-            views: modality -> `[V, N_m, C, H, W]` float32 in [0, 1]; V is the same for all, H and W need not be.
+            views: modality -> `[V, N_m, C, H, W]`, or clips `[V, N_m, C, T, H, W]`, float32 in [0, 1]; V is the same
+                for all, H and W need not be.
             rows: modality -> int64 `[N_m]`, positions among the N samples; together they are each of 0 .. N-1 once.
+            frame_mask: of clips, bool `[N, T]`, true at real frames; None: all are.
             levels: also give every level.
             grid: also give the last map.
 
@@ -226,7 +208,7 @@ class Encoder(nn.Module):
             Features with pooled `[V, N, D]` in the batch's order.
 
         Raises:
-            EncoderError: views and rows that do not fit each other, or no images.
+            EncoderError: views, rows and mask that do not fit each other, or no images.
 
         Example:
             >>> from bolus.encoders.building import build_encoder
@@ -237,17 +219,20 @@ class Encoder(nn.Module):
         """
         if not views or set(views) != set(rows):
             raise EncoderError(f"expected views and rows of the same modalities, found {sorted(views)}, {sorted(rows)}")
-        num_views = next(iter(views.values())).shape[0]
+        num_views, num_rows = next(iter(views.values())).shape[0], sum(map(len, rows.values()))
+        if frame_mask is not None and (frame_mask.ndim != 2 or len(frame_mask) != num_rows):
+            raise EncoderError(f"expected a frame_mask [{num_rows}, T] as the rows say, found {list(frame_mask.shape)}")
         pooled: list[Tensor] = []
         features = Features(pooled=torch.empty(0))
         for modality, images in views.items():
-            if images.ndim != 5 or images.shape[0] != num_views or images.shape[1] != len(rows[modality]):
+            if images.ndim not in (5, 6) or images.shape[0] != num_views or images.shape[1] != len(rows[modality]):
                 raise EncoderError(
-                    f"{modality}: expected views [{num_views}, {len(rows[modality])}, C, H, W] as V and the rows say, "
-                    f"found {list(images.shape)}"
+                    f"{modality}: expected views [{num_views}, {len(rows[modality])}, C, H, W] as V and the rows say "
+                    f"(C, T, H, W for clips), found {list(images.shape)}"
                 )
             by_view = images.shape[:2]
-            maps = self(images.flatten(0, 1), levels=levels)
+            mask = None if frame_mask is None else frame_mask[rows[modality].to(frame_mask.device)].repeat(num_views, 1)
+            maps = self(images.flatten(0, 1), frame_mask=mask, levels=levels)
             pooled.append(maps.pooled.unflatten(0, by_view))
             if levels:
                 features.levels[modality] = [level.unflatten(0, by_view) for level in maps.levels]

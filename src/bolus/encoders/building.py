@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bolus.encoders.backbone import Encoder, seeded
-from bolus.encoders.folder import fill_encoder, is_encoder_folder, read_config
+from bolus.encoders.folder import OPTIONAL, fill_encoder, is_encoder_folder, read_config
 from bolus.encoders.hub import config_side, find_config, load_backbone, make_backbone, processor_side, read_processor
 from bolus.recipe import EncoderSpec
 
@@ -18,14 +18,17 @@ def build_encoder(spec: EncoderSpec, *, seed: int) -> Encoder:
     """An encoder in training mode, the same for the same spec and seed; the global random state stays as it was.
 
     A named configuration with `pretrained: true` takes its ImageNet weights from the hub; a bolus encoder folder with
-    `pretrained: true` gives its backbone and, where the spec asks for context and the folder has it, its blocks.
+    `pretrained: true` gives its backbone and, of context blocks and neck, what both the spec asks for and the folder
+    has; what the folder lacks starts fresh.
 
     Args:
         spec: the backbone's name, folder or hub name, and how it is fed.
-        seed: of every weight that is not loaded; a backbone starts alike with and without context.
+        seed: of every weight that is not loaded; a backbone starts alike with and without context and
+            neck.
 
     Raises:
-        EncoderError: a name that is unknown or cannot be loaded, or a spec that does not fit the backbone.
+        EncoderError: a name that is unknown or cannot be loaded, or a spec that does not fit the backbone or
+            the folder.
 
     Example:
         >>> encoder = build_encoder(EncoderSpec(backbone="r18w32", context=True), seed=0)
@@ -42,7 +45,8 @@ def build_encoder(spec: EncoderSpec, *, seed: int) -> Encoder:
             config.num_channels = spec.in_channels
         encoder = Encoder(spec, make_backbone(config, name))
     if spec.pretrained:
-        fill_encoder(encoder, Path(name), keep_context=spec.context, fresh_context=True)
+        unwanted = [part for part in OPTIONAL if not getattr(spec, part)]
+        fill_encoder(encoder, Path(name), leave_out=unwanted, may_lack=OPTIONAL)
     return encoder
 
 

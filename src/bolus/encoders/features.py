@@ -27,7 +27,7 @@ class FeatureShape:
     """What objectives need to know to build their heads.
 
     Args:
-        dim: width D of the pooled feature.
+        dim: width D of the pooled feature: the neck's where there is one.
         grid_channels: channels of the last map.
         grid_stride: input pixels for one pixel of the last map.
         levels: the encoder's levels, shallow to deep; empty where it has none.
@@ -40,8 +40,23 @@ class FeatureShape:
 
 
 @dataclass
+class Maps:
+    """What one forward gives for B images or clips; of clips everything is the mean over their real frames.
+
+    Args:
+        pooled: `[B, D]`: the CLS token where there is one, else the mean of the grid; through the neck, if any.
+        levels: maps `[B, C, h, w]`, shallow to deep; empty unless asked for.
+        grid: the last map, `[B, C, h, w]`.
+    """
+
+    pooled: Tensor
+    levels: list[Tensor]
+    grid: Tensor
+
+
+@dataclass
 class Features:
-    """Features of a batch, in the batch's order, view-major.
+    """Features of a batch, in the batch's order, view-major; of clips, the means over their real frames.
 
     Args:
         pooled: `[V, N, D]` float, one D for all modalities.

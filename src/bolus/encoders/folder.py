@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from bolus.recipe import EncoderSpec
 
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "encoder.json", "README.md"
 FORMAT = 1  # of encoder.json
+OPTIONAL = ("context", "neck")  # parts that an encoder may or may not have, by module and by key of its spec
 
 
 def save_encoder(
@@ -113,7 +114,7 @@ def load_encoder(folder: Path, *, keep_context: bool = True) -> tuple[Encoder, d
         raise EncoderError(
             f"{folder / DESCRIPTION}: not an encoder that this version of bolus knows: {error}"
         ) from error
-    fill_encoder(encoder, folder, keep_context=keep_context)
+    fill_encoder(encoder, folder, leave_out=() if keep_context else ("context",))
     return encoder.eval(), preprocessing
 
 
@@ -153,33 +154,37 @@ def read_config(folder: Path) -> Any:
     return _config(_read_description(folder))
 
 
-def fill_encoder(encoder: Encoder, folder: Path, *, keep_context: bool, fresh_context: bool = False) -> None:
+def fill_encoder(
+    encoder: Encoder, folder: Path, *, leave_out: Collection[str] = (), may_lack: Collection[str] = ()
+) -> None:
     """Load a folder's weights in place; every parameter and buffer must get one.
 
     Args:
         encoder: of the architecture that the folder describes.
         folder: that `save_encoder` wrote.
-        keep_context: false leaves the folder's context blocks out.
-        fresh_context: where the folder has no context blocks, the encoder's stay as they are.
+        leave_out: those of OPTIONAL that are not taken from the folder.
+        may_lack: those of OPTIONAL that stay as the encoder has them where the folder has none.
 
     Raises:
         EncoderError: no weights, other ones than the description speaks of, or not those of this encoder.
     """
-    state = _read_weights(folder)
-    fresh_context &= not any(_in_context(name) for name in state)
-    if not keep_context:
-        state = {name: tensor for name, tensor in state.items() if not _in_context(name)}
+    state = {name: tensor for name, tensor in _read_weights(folder).items() if _part(name) not in leave_out}
+    stay = set(may_lack) - {_part(name) for name in state}
+    theirs, ours = state.get("neck.weight"), encoder.spec.neck
+    if theirs is not None and ours is not None and len(theirs) != ours:
+        raise EncoderError(f"encoder.neck: expected {len(theirs)}, the width of the neck in {folder}; found {ours}")
     try:
         missing, unexpected = encoder.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise EncoderError(f"{folder}: weights of other shapes than {DESCRIPTION} says: {error}") from error
-    missing = [name for name in missing if not (fresh_context and _in_context(name))]
+    missing = [name for name in missing if _part(name) not in stay]
     if missing or unexpected:
         raise EncoderError(f"{folder}: weights missing {missing[:3]}, weights of no use {unexpected[:3]}")
 
 
-def _in_context(name: str) -> bool:
-    return name.startswith("context.")
+def _part(name: str) -> str:
+    """The part of the encoder that a weight belongs to: `backbone`, or one of OPTIONAL."""
+    return name.partition(".")[0]
 
 
 def _config(description: Mapping[str, Any]) -> Any:

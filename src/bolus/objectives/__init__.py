@@ -11,15 +11,24 @@ from pydantic import TypeAdapter, ValidationError
 from bolus.data.batch import seed_for
 from bolus.encoders.features import FeatureShape
 from bolus.errors import RecipeError, suggest
-from bolus.objectives.base import Objective
+from bolus.objectives.base import Objective, Table
 from bolus.objectives.contrast import Contrast
+from bolus.objectives.predict import Predict
+from bolus.objectives.score import ScoreContrast
+from bolus.objectives.supremix import SupReMix
 from bolus.objectives.varcov import VarCov
 from bolus.recipe import ObjectiveSpec, Recipe
 
-OBJECTIVES: dict[str, type[Objective]] = {"contrast": Contrast, "varcov": VarCov}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "contrast": Contrast,
+    "predict": Predict,
+    "score_contrast": ScoreContrast,
+    "supremix": SupReMix,
+    "varcov": VarCov,
+}
 
 
-def build_objectives(recipe: Recipe, shape: FeatureShape, *, seed: int) -> dict[str, Objective]:
+def build_objectives(recipe: Recipe, shape: FeatureShape, table: Table, *, seed: int) -> dict[str, Objective]:
     """The recipe's objectives by name, on the CPU, with the heads that this seed and each one's name determine.
 
     An objective's parameters are checked against its constructor, which owns their names, types and defaults. The
@@ -28,6 +37,7 @@ def build_objectives(recipe: Recipe, shape: FeatureShape, *, seed: int) -> dict[
     Args:
         recipe: names, kinds and parameters; weights are the combiner's business.
         shape: the encoder's shapes.
+        table: what the training samples hold, for objectives whose scales or heads depend on it.
         seed: of the run. An objective starts the same whichever others stand beside it.
 
     Raises:
@@ -36,7 +46,7 @@ def build_objectives(recipe: Recipe, shape: FeatureShape, *, seed: int) -> dict[
     Example:
         >>> recipe = Recipe.load({"name": "mine", "objectives": {"simclr": {"kind": "contrast", "dim": 16}}})
         >>> shape = FeatureShape(dim=8, grid_channels=8, grid_stride=32)
-        >>> build_objectives(recipe, shape, seed=0)["simclr"].head.out_dim
+        >>> build_objectives(recipe, shape, {}, seed=0)["simclr"].head.out_dim
         16
     """
     objectives: dict[str, Objective] = {}
@@ -46,7 +56,8 @@ def build_objectives(recipe: Recipe, shape: FeatureShape, *, seed: int) -> dict[
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed_for(seed, "objective", name))
             try:
-                objectives[name] = constructor(shape, **parameters)
+                given = [shape, table] if "table" in inspect.signature(constructor).parameters else [shape]
+                objectives[name] = constructor(*given, **parameters)
             except RecipeError as error:
                 raise RecipeError(f"objectives.{name}: {error}") from error
     return objectives
@@ -81,7 +92,7 @@ def _constructor(name: str, spec: ObjectiveSpec) -> Any:
 
 def _checked(constructor: Any, parameters: dict[str, Any], key: str) -> dict[str, Any]:
     """The parameters as the constructor's annotations have them."""
-    known = [name for name in inspect.signature(constructor).parameters if name != "shape"]
+    known = [name for name in inspect.signature(constructor).parameters if name not in ("shape", "table")]
     types = get_type_hints(constructor.__init__)
     checked: dict[str, Any] = {}
     for name, value in parameters.items():

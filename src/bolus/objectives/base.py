@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from bolus.data.batch import Batch
 from bolus.data.relation import Needs
 from bolus.encoders.features import Features
+from bolus.errors import RecipeError, suggest
+
+Table = Mapping[str, npt.NDArray[Any]]
+"""Role -> values of the training samples, `[n]`: int64 codes with -1 missing, or float64 numbers with NaN missing."""
 
 
 @dataclass
@@ -19,17 +27,20 @@ class Loss:
     Args:
         value: scalar, unweighted; exactly 0 with zero gradients where there is nothing to do.
         num_anchors: rows that contributed.
+        counts: whatever else a person may want to see counted, by name; logged as means over batches.
     """
 
     value: Tensor
     num_anchors: int
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 class Objective(nn.Module, ABC):
     """Turns features and a batch into one loss; owns its heads, knows nothing of processes or steps.
 
-    A concrete objective is never subclassed. Its constructor takes `shape: FeatureShape` and then its own keyword
-    parameters, whose defaults are the recipe's defaults; every parameter of its heads is born there.
+    A concrete objective is never subclassed. Its constructor takes `shape: FeatureShape`, then `table: Table` if scales
+    or heads depend on what the training samples hold, and then its own keyword parameters, whose defaults are the
+    recipe's defaults; every parameter of its heads is born there.
     """
 
     needs: Needs
@@ -41,3 +52,51 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def loss(self, embedded: dict[str, Tensor], batch: Batch) -> Loss:
         """Across rows of the global batch, after gathering; holds for one process and for many."""
+
+
+def scores_among(table: Table, targets: Sequence[str] | None) -> tuple[str, ...]:
+    """The scores that an objective works on: those named, or the only one that the table has.
+
+    Args:
+        table: of the training samples.
+        targets: roles, of scores, numbers or numeric attributes.
+
+    Raises:
+        RecipeError: nothing named where the table has no score, or several; a role that holds categories or that no
+            column has; a score that is missing or constant throughout.
+
+    >>> scores_among({"score:age": np.array([40.0, 62.0])}, None)
+    ('score:age',)
+    """
+    if targets is None:
+        found = [role for role in table if role.startswith("score:")]
+        if len(found) != 1:
+            there = f"the cohort has {', '.join(sorted(found))}" if found else "the cohort has no role score:NAME"
+            raise RecipeError(f"targets: name the score, as targets=[score:NAME]; {there}")
+        targets = found
+    if not targets:
+        raise RecipeError("targets: expected at least one role, found none")
+    for role in targets:
+        if role not in table:
+            raise RecipeError(f"targets: no column has the role {role!r}; {suggest(role, table)}")
+        values = table[role]
+        if values.dtype.kind != "f":
+            raise RecipeError(f"targets: {role} holds categories, where a score is a number")
+        known = values[np.isfinite(values)]
+        if not len(known):
+            raise RecipeError(f"targets: {role} is missing in every training sample")
+        if np.ptp(known) == 0:
+            raise RecipeError(
+                f"targets: {role} is {known[0]:g} in every training sample, which leaves nothing to learn"
+            )
+    return tuple(targets)
+
+
+def standardisation(table: Table, role: str) -> tuple[float, float]:
+    """Mean and standard deviation of a column over the training samples that have it.
+
+    >>> standardisation({"score:age": np.array([40.0, 60.0, np.nan])}, "score:age")
+    (50.0, 10.0)
+    """
+    values = table[role][np.isfinite(table[role])]
+    return float(values.mean()), float(values.std())

@@ -1,0 +1,91 @@
+"""Arms on the same test patients: a metric averaged over seeds, its interval over patients, paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bolus.evaluation.intervals import Estimate, detectable_difference, patient_bootstrap
+from bolus.evaluation.metrics import Metric
+from bolus.evaluation.verdict import ENOUGH_PATIENTS
+
+DRAWS = 2000
+
+
+def compare_arms(
+    facts: Mapping[str, Any],
+    metric: Metric,
+    y: NDArray[Any],
+    patients: NDArray[Any],
+    predictions: Mapping[str, Sequence[NDArray[Any]]],
+    *,
+    pairs: Sequence[tuple[str, str]],
+    same_seed: Sequence[tuple[str, str]] = (),
+    enough: int | None = None,
+) -> list[dict[str, Any]]:
+    """One line for every arm, and one for every pair of arms.
+
+    The metric is averaged over seeds within every bootstrap draw of the test patients. The interval is over patients;
+    training chance enters by asking that every seed points the same way. `relative` is a difference as a share of the
+    other arm's value, with its interval.
+
+    Args:
+        facts: copied into every line.
+        metric: of (y, p, weights).
+        y: `[n]` targets of the test samples.
+        patients: `[n]` codes.
+        predictions: arm -> predictions of the test samples, `[n]` or `[n, K]`, one a seed.
+        pairs: (arm, other) with the same seeds; those with an absent arm are left out.
+        same_seed: the same for an arm with fewer seeds than the other, compared on its own ones.
+        enough: patients that decide whether anything can be decided; all of the test patients where None.
+    """
+    weights = patient_bootstrap(patients, draws=DRAWS, seed=0)
+    values = {arm: [metric(y, p) for p in seeds] for arm, seeds in predictions.items()}
+    drawn = {arm: [metric(y, p, weights) for p in seeds] for arm, seeds in predictions.items()}
+    facts = {**facts, "num_samples": len(y), "num_patients": len(np.unique(patients))}
+    few = (facts["num_patients"] if enough is None else enough) < ENOUGH_PATIENTS
+    lines = []
+    for arm, by_seed in values.items():
+        found = Estimate.from_draws(float(np.mean(by_seed)), np.mean(drawn[arm], axis=0), patients)
+        lines.append({**facts, "arm": arm, **numbers(found), "seeds": len(by_seed), "by_seed": rounded(by_seed)})
+    for arm, other in [*pairs, *same_seed]:
+        if arm not in values or other not in values:
+            continue
+        count = min(len(values[arm]), len(values[other]))
+        name = f"{arm} - {other}" + (
+            f" (seed {', '.join(map(str, range(count)))})" if (arm, other) in same_seed else ""
+        )
+        by_seed = [one - another for one, another in zip(values[arm][:count], values[other][:count], strict=True)]
+        draws = np.mean(drawn[arm][:count], axis=0) - np.mean(drawn[other][:count], axis=0)
+        gap = Estimate.from_draws(float(np.mean(by_seed)), draws, patients)
+        share = np.mean(values[arm][:count]) / np.mean(values[other][:count]) - 1
+        shares = draws / np.mean(drawn[other][:count], axis=0)
+        relative = Estimate.from_draws(float(share), shares, patients)
+        decided = (gap.low > 0 and min(by_seed) > 0) or (gap.high < 0 and max(by_seed) < 0)
+        lines.append(
+            {
+                **facts,
+                "difference": name,
+                **numbers(gap),
+                "relative": rounded([relative.value, relative.low, relative.high]),
+                "detectable": round(detectable_difference(gap.se), 4),
+                "verdict": "too few patients" if few else "decided" if decided else "undecided",
+                "seeds": count,
+                "by_seed": rounded(by_seed),
+            }
+        )
+    return lines
+
+
+def numbers(estimate: Estimate) -> dict[str, float]:
+    """An estimate as it is written down."""
+    values = {"estimate": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high, "se": estimate.se}
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def rounded(values: Sequence[float]) -> list[float]:
+    """Four decimals."""
+    return [round(float(value), 4) for value in values]

@@ -1,0 +1,32 @@
+"""Where the families of backbones that are known keep what is read from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a family of backbones keeps what is read from it, as dotted module paths; None where it has no such thing.
+
+    Args:
+        stem: the first convolution with its norm and activation; its output is the first level.
+        stem_pool: the max-pool after it.
+        stages: a list of modules; each output is a level and feeds the next stage.
+        tokens: the last norm, whose output `[B, tokens, D]` starts with the CLS token.
+    """
+
+    stem: str | None = None
+    stem_pool: str | None = None
+    stages: str | None = None
+    tokens: str | None = None
+
+
+# By transformers model type. A backbone that is not here gives the maps of its own `out_features` as levels.
+FAMILIES: dict[str, Family] = {
+    "resnet": Family(stem="embedder.embedder", stem_pool="embedder.pooler", stages="encoder.stages"),
+    "dinov2": Family(tokens="layernorm"),
+    "dinov2_with_registers": Family(tokens="layernorm"),
+    "dinov3_vit": Family(tokens="norm"),
+    "vitdet": Family(),
+}

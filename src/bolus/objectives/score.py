@@ -1,0 +1,225 @@
+"""Contrast weighted by the difference of a clinical score: LEARNER."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bolus.data.batch import Batch
+from bolus.data.relation import Needs, Relation
+from bolus.encoders.features import Features, FeatureShape
+from bolus.errors import RecipeError, UsageError, suggest
+from bolus.objectives.base import Loss, Objective, Table, scores_among
+from bolus.objectives.heads import ProjectionHead, at_least_float32
+from bolus.objectives.infonce import infonce
+
+WEIGHTINGS: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "none": None,
+    "linear": lambda d: d,
+    "exponential": lambda d: d.expm1() / math.expm1(1),
+    "logarithmic": lambda d: d.log1p() / math.log(2),
+}
+"""Functions from [0, 1] to [0, 1] of the difference of scores as a share of their range."""
+
+
+def score_contrast_loss(
+    u: Tensor,
+    s: Tensor,
+    *,
+    temperature: float = 0.1,
+    threshold: float = 0.1,
+    weighting: str | Callable[[Tensor], Tensor] = "linear",
+    score_range: float | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Contrast in which a larger difference of scores weighs more among negatives and less among positives.
+
+    LEARNER (arXiv:2411.01144) describes this in words; the formula is inferred. With d the difference of two scores
+    over `score_range`, at most 1, and w the weighting of d: rows with d <= threshold are positives of weight 1 - w, the
+    others negatives of weight w, and the loss of a row is `-log(sum of (1 - w) e^c over positives / (that + sum of
+    w e^c over negatives))`, c the cosine over the temperature. Rows that lack positives or negatives are skipped.
+
+    Args:
+        u: `[N, D]` float, normalised here; computed in at least float32.
+        s: `[N]` scores in any unit; a NaN takes its row out.
+        temperature: divides the cosine.
+        threshold: largest d of a positive.
+        weighting: `none` (all factors 1), `linear` d, `exponential` (e^d - 1) / (e - 1), `logarithmic`
+            log(1 + d) / log 2, or a function of d in [0, 1] to [0, 1]. The constant 1/2 equals `none`.
+        score_range: the scale of differences, in the unit of `s`: largest less smallest training score; by default the
+            batch's own.
+        valid: bool `[N]`, rows that take part; or `[N, N]`, anchor by row, pairs that do.
+
+    Returns:
+        A scalar, float32 (float64 for float64 `u`), the mean over the rows that are not skipped; exactly 0 with zero
+        gradients where all are, with a warning where that is because all scores are equal.
+
+    Raises:
+        UsageError: shapes that do not fit, a temperature that is not positive, an unknown weighting.
+
+    Example:
+        >>> u = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+        >>> round(score_contrast_loss(u, torch.tensor([0.0, 0.1, 2.0])).item(), 4)
+        0.0001
+        >>> round(score_contrast_loss(u, torch.tensor([0.0, 2.0, 0.1])).item(), 4)
+        5.6557
+    """
+    values, counted = _by_row(u, s, temperature, threshold, weighting, score_range, valid)
+    return values.sum() / counted.sum().clamp(min=1)
+
+
+def _by_row(
+    u: Tensor,
+    s: Tensor,
+    temperature: float,
+    threshold: float,
+    weighting: str | Callable[[Tensor], Tensor],
+    score_range: float | None,
+    valid: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The loss of every row, 0 where it is skipped, and which are not."""
+    weigh = _check(u, s, temperature, weighting, valid)
+    with torch.autocast(device_type=u.device.type, enabled=False):
+        score = s.detach().to(u.device, torch.float64)
+        known = score.isfinite()
+        pairs = known[:, None] & known & ~torch.eye(len(s), dtype=torch.bool, device=u.device)
+        if valid is not None:
+            valid = valid.to(u.device)
+            pairs &= valid if valid.ndim == 2 else valid[:, None] & valid
+        score = torch.where(known, score, 0.0)
+        gap = (score[:, None] - score).abs()
+        span = float(torch.where(known[:, None] & known, gap, 0.0).max()) if len(s) else 0.0
+        if score_range is None:
+            score_range = span
+        if span == 0:
+            if known.sum() > 1:
+                warnings.warn("all scores of the batch are equal: nothing to contrast", stacklevel=3)
+            pairs = torch.zeros_like(pairs)
+        d = (gap / max(score_range, 1e-300)).clamp(max=1.0)
+        positives, negatives = pairs & (d <= threshold), pairs & (d > threshold)
+        kept = (positives.any(1) & negatives.any(1))[:, None]
+        unit = F.normalize(at_least_float32(torch.where(known[:, None], u, 0.0)), dim=1)
+        w = None if weigh is None else weigh(d).to(unit)
+        values, counted = infonce(
+            unit @ unit.T / temperature,
+            positives & kept,
+            negatives & kept,
+            form="in",
+            positive_weights=None if w is None else 1 - w,
+            negative_weights=w,
+            reduction="none",
+        )
+    return values, counted
+
+
+def _check(
+    u: Tensor, s: Tensor, temperature: float, weighting: str | Callable[[Tensor], Tensor], valid: Tensor | None
+) -> Callable[[Tensor], Tensor] | None:
+    """The weighting as a function, if everything fits together."""
+    if u.ndim != 2 or not u.is_floating_point() or s.shape != (len(u),):
+        raise UsageError(f"expected u float [N, D] and s [N], found {u.dtype} {list(u.shape)} and {list(s.shape)}")
+    if valid is not None and (valid.dtype != torch.bool or valid.shape not in ((len(u),), (len(u), len(u)))):
+        raise UsageError(f"valid: expected bool [N] or [N, N], found {valid.dtype} {list(valid.shape)}")
+    if not temperature > 0:
+        raise UsageError(f"temperature: expected a positive number, found {temperature}")
+    if callable(weighting):
+        return weighting
+    if weighting not in WEIGHTINGS:
+        raise UsageError(f"unknown weighting {weighting!r}; {suggest(weighting, WEIGHTINGS)}")
+    return WEIGHTINGS[weighting]
+
+
+class ScoreContrast(Objective):
+    """`score_contrast_loss` over the rows of all views; differences are shares of the range of the training scores.
+
+    Another view of the same sample is absent, as the paper's pairs are of different scans. Partners with a `near` score
+    are brought into the batch. A row that lacks the score has no part.
+
+    Args:
+        shape: the encoder's shapes.
+        table: role -> values of the training samples, for the range.
+        target: role of the score; by default the table's only one.
+        temperature: divides the cosine.
+        threshold: largest difference of a positive, as a share of the range; 0 for an ordinal score.
+        weighting: `none`, `linear`, `exponential` or `logarithmic`.
+        inter_patient_only: contrast only with rows of other patients.
+        dim: width of a projection head's embedding; by default there is no head, and what is contrasted is the
+            encoder's own embedding (u, where the encoder has a neck).
+        hidden: width of that head's hidden layer; by default the encoder's.
+
+    Raises:
+        RecipeError: no score or several where none is named, a score without spread, numbers out of range.
+
+    Example:
+        >>> objective = ScoreContrast(FeatureShape(6, 6, 32), {"score:severity": np.arange(4.0)}, threshold=0.0)
+        >>> batch = Batch({}, {}, {"sample": torch.arange(3), "score:severity": torch.tensor([1.0, 1.0, 3.0])})
+        >>> objective.loss(objective.embed(Features(torch.randn(1, 3, 6)), batch), batch).num_anchors
+        2
+    """
+
+    def __init__(
+        self,
+        shape: FeatureShape,
+        table: Table,
+        *,
+        target: str | None = None,
+        temperature: float = 0.1,
+        threshold: float = 0.1,
+        weighting: Literal["none", "linear", "exponential", "logarithmic"] = "linear",
+        inter_patient_only: bool = False,
+        dim: int | None = None,
+        hidden: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise RecipeError(f"temperature: expected a positive number, found {temperature}")
+        if not 0 <= threshold < 1:
+            raise RecipeError(f"threshold: expected a share of the range, 0 or more and below 1, found {threshold}")
+        if weighting not in WEIGHTINGS:
+            raise RecipeError(f"unknown weighting {weighting!r}; {suggest(weighting, WEIGHTINGS)}")
+        (self.target,) = scores_among(table, None if target is None else [target])
+        self.temperature, self.threshold, self.weighting = temperature, threshold, weighting
+        self.inter_patient_only = inter_patient_only
+        known = table[self.target][np.isfinite(table[self.target])]
+        self.score_range: Tensor
+        self.register_buffer("score_range", torch.tensor(float(np.ptp(known)), dtype=torch.float64))
+        roles = {self.target, "patient"} if inter_patient_only else {self.target}
+        differ = ("patient",) if inter_patient_only else ()
+        near = Relation(differ=differ, near=(self.target, threshold * float(np.ptp(known))))
+        self.needs = Needs(views=1, roles=frozenset(roles), relations=(near,))
+        widths: Sequence[int] = [] if dim is None else [shape.dim if hidden is None else hidden, dim]
+        self.head = ProjectionHead(shape.dim, widths, last_norm=False) if widths else None
+
+    def embed(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """`u` `[V, N, D]`."""
+        return {"u": features.pooled if self.head is None else self.head(features.pooled)}
+
+    def loss(self, embedded: dict[str, Tensor], batch: Batch) -> Loss:
+        """Over the V * N rows; the mean over, and the number of, rows with positives and negatives."""
+        u_VND = embedded["u"]
+        num_views = len(u_VND)
+        sample = batch.columns["sample"]
+        valid = sample[:, None] != sample
+        if self.inter_patient_only:
+            patient = batch.columns["patient"]
+            valid = valid & ((patient[:, None] != patient) | (patient[:, None] == -1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a batch of equal scores has no anchors, and those are logged
+            values, counted = _by_row(
+                u_VND.flatten(0, 1),
+                batch.columns[self.target].repeat(num_views),
+                self.temperature,
+                self.threshold,
+                self.weighting,
+                float(self.score_range),
+                valid.repeat(num_views, num_views),
+            )
+        num_anchors = int(counted.sum())
+        return Loss(values.sum() / max(num_anchors, 1), num_anchors)
