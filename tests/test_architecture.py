@@ -20,7 +20,7 @@ LEVELS = [
     ["objectives", "run"],
     ["embedding"],
     ["evaluation"],
-    ["health"],
+    ["health", "prediction"],
     ["assembly", "window"],
     ["training"],
     ["demonstration", "rehearsal"],

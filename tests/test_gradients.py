@@ -17,6 +17,7 @@ from torch import nn
 
 from bolus.assembly import build_loader, build_model, open_images
 from bolus.data.cohort import Cohort
+from bolus.data.columns import TrainingColumns
 from bolus.gradients import Sum, all_reduce_mean, gather
 from bolus.recipe import Recipe
 
@@ -92,6 +93,7 @@ from pathlib import Path
 from accelerate import PartialState
 from bolus.assembly import build_loader, build_model, open_images
 from bolus.data.cohort import Cohort
+from bolus.data.columns import TrainingColumns
 from bolus.gradients import broadcast_parameters
 from bolus.recipe import Recipe
 from bolus.training import training_step
@@ -100,7 +102,7 @@ cohort, recipe, cache, out = sys.argv[1:]
 state = PartialState(cpu=True)
 assert state.num_processes == 2
 cohort, recipe = Cohort.open(cohort), Recipe.load(recipe)
-model = build_model(recipe, state.device)
+model = build_model(recipe, state.device, TrainingColumns(cohort.samples("image")))
 if state.process_index == 1:
     with torch.no_grad():
         for parameter in model.combiner.parameters:
@@ -109,9 +111,9 @@ for module in model.modules.values():
     broadcast_parameters(module)
 store = open_images(cohort, recipe, Path(cache), True)
 loader = build_loader(cohort, cohort.samples("image"), store, recipe, model.needs, state)
-losses, anchors = training_step(model, loader, loader.fetch(0), recipe, 0.0)
+losses, counts = training_step(model, loader, loader.fetch(0), recipe, 0.0)
 model.combiner.reconcile()
-torch.save([[p.grad for p in model.combiner.parameters], losses, anchors], f"{out}-{state.process_index}.pt")
+torch.save([[p.grad for p in model.combiner.parameters], losses, counts], f"{out}-{state.process_index}.pt")
 state.destroy_process_group()
 """
 
@@ -121,6 +123,7 @@ state.destroy_process_group()
     [
         "{g: {kind: varcov, width: 16}, l: {kind: varcov, source: levels, width: 16, level_channels: 8, grid: 2}}",
         "{v: {kind: contrast, dim: 8}, p: {kind: contrast, relation: patient, negatives: other_patients, dim: 8}}",
+        "{m: {kind: supremix, dim: 8}, s: {kind: score_contrast}, r: {kind: predict, targets: ['label:sick']}}",
     ],
 )
 def test_two_gloo_processes_equal_one_that_forwards_the_same_chunks(
@@ -140,13 +143,13 @@ def test_two_gloo_processes_equal_one_that_forwards_the_same_chunks(
         env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
-    (grads_a, losses_a, anchors_a), (grads_b, losses_b, _) = (
+    (grads_a, losses_a, counts_a), (grads_b, losses_b, _) = (
         torch.load(tmp_path / f"out-{rank}.pt", weights_only=True) for rank in (0, 1)
     )
 
     # One process: each chunk goes through the encoder by itself, as its BatchNorm statistics are per chunk.
     cohort, device = Cohort.open(tiny_cohort), torch.device("cpu")
-    model = build_model(recipe, device)
+    model = build_model(recipe, device, TrainingColumns(cohort.samples("image")))
     store = open_images(cohort, recipe, tmp_path / "cache", True)
     embedded: dict[str, list[dict[str, torch.Tensor]]] = {name: [] for name in model.objectives}
     for rank in (0, 1):
@@ -166,7 +169,7 @@ def test_two_gloo_processes_equal_one_that_forwards_the_same_chunks(
     for name, loss in losses.items():
         torch.testing.assert_close(losses_a[name], loss.value.detach(), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(losses_b[name], losses_a[name], rtol=0, atol=0)
-        assert anchors_a[name] == loss.num_anchors
+        assert counts_a[name] == {"anchors": loss.num_anchors, **loss.counts}
     for one, other, parameter in zip(grads_a, grads_b, model.combiner.parameters, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(one, other, rtol=0, atol=0)

@@ -20,10 +20,12 @@ from bolus.embedding import embed, open_encoder, open_store, remarks_on
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import lineage_of, save_encoder
 from bolus.errors import EncoderError, EvaluationError, LeakageError, UsageError
+from bolus.evaluation.finetune import FinetuneSpec
 from bolus.evaluation.heads import Head
-from bolus.evaluation.judging import evaluate, find_targets
+from bolus.evaluation.judging import evaluate
 from bolus.evaluation.results import read_results
-from bolus.recipe import EncoderSpec
+from bolus.evaluation.targets import find_targets
+from bolus.recipe import AugmentSpec, EncoderSpec
 from bolus.run import Run
 from bolus.training import pretrain
 
@@ -90,6 +92,83 @@ def test_regress_uses_the_score_and_its_missing_rows_are_left_out(run: Run, tiny
     known = ~np.isnan(cohort.encoded("score:severity")) & (cohort.split == "test")
     assert {result.num_samples for result in found.results} == {int(known.sum())}
     assert {"mae", "r2", "spearman"} <= {result.metric for result in found.results}
+
+
+def test_every_metric_of_a_number_stands_on_its_ranges_too(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
+    found = evaluate(run.folder, tiny_cohort, task="regress", target="severity", draws=20, shots=(7, 9),
+                     cache=tmp_path / "cache")  # fmt: skip
+    results = read_results(found.folder / "results.jsonl")
+    assert {r.metric for r in results} == {"mae", "mse", "gm", "r2", "pearson", "spearman", "ccc"}
+    assert "" in {r.subset for r in results}
+    assert len({r.subset for r in results}) > 1
+    whole = {r.num_samples for r in results if not r.subset}
+    parts = {r.subset: r.num_samples for r in results if r.subset}
+    assert whole == {sum(parts.values())}
+
+
+# --- trained on images
+
+
+def test_trained_probes_stand_beside_the_twin_and_the_tuned_encoder_is_kept(
+    run: Run, tiny_cohort: Path, tmp_path: Path
+) -> None:
+    options = {"draws": 20, "cache": tmp_path / "cache", "finetune": FinetuneSpec(epochs=2, batch_size=16)}
+    found = evaluate(run.folder, tiny_cohort, target="sick", probes=("linear", "frozen", "finetune"), **options)
+    results = read_results(found.folder / "results.jsonl")
+    for kind in ("linear", "frozen", "finetune"):
+        read = {(r.encoder, r.baseline) for r in results if r.probe == kind}
+        names = {"run", "random-init", "run without context"}
+        assert {encoder for encoder, baseline in read if not baseline} == names
+        assert {baseline for _, baseline in read} == {"", *names - {"run"}, "majority"}
+    assert any("was best on validation" in note for r in results if r.probe == "finetune" for note in r.notes)
+
+    folder = found.folder / "finetuned-sick"
+    cohort = Cohort.open(tiny_cohort)
+    lineage = lineage_of(folder)
+    assert lineage[0]["keys"] == sorted(patient_keys(cohort.patients[cohort.split == "train"], lineage[0]["salt"]))
+    assert lineage[1:] == lineage_of(run.encoder)
+    head = Head.load(folder / "head.safetensors")
+    assert (head.kind, head.target, head.class_names) == ("linear", "sick", ("no", "yes"))
+    scores = head.predict(np.stack(list(embed(folder, cohort, cache=tmp_path / "cache")["embedding"])))
+    predictions = pd.read_parquet(found.folder / "predictions.parquet")
+    kept = predictions.query("encoder == 'run' and probe == 'finetune'").set_index("row")["score"]
+    np.testing.assert_allclose(scores[kept.index - 1], kept, rtol=1e-4, atol=1e-5)
+    with pytest.raises(LeakageError):
+        evaluate(folder, changed(tiny_cohort, "turned", **ANOTHER_SPLIT), target="sick", cache=tmp_path / "cache")
+
+    evaluate(run.folder, tiny_cohort, target="sick", probes=("linear",), **options)
+    assert not folder.exists(), "it would stand beside results that do not speak of it"
+
+
+def test_half_of_the_patients_keep_no_encoder(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
+    found = evaluate(run.encoder, tiny_cohort, task="regress", target="severity", probes=("finetune",), repeats=2,
+                     fractions=(0.5,), draws=20, cache=tmp_path / "cache", out=tmp_path / "out",
+                     finetune=FinetuneSpec(epochs=1, augment=AugmentSpec(preset="mri")))  # fmt: skip
+    assert {r.probe for r in found.results} == {"finetune", "none"}
+    assert not list((tmp_path / "out").glob("finetuned-*"))
+    assert "no head was kept: fractions do not include 1.0" in found.reports["severity"].notes
+
+
+def test_clips_are_judged_and_rows_are_of_the_table_as_given(tiny_cohort: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(tiny_cohort.with_name("table.csv"))
+    for patient in range(20):
+        frames = [PillowImage.open(tiny_cohort.parent / "img" / f"p{patient}_{visit}.png") for visit in range(3)]
+        frames[0].save(tiny_cohort.parent / f"{patient}.tif", save_all=True, append_images=frames[1:])
+    clips = table[table["visit"] == 2].assign(image=[f"{patient}.tif" for patient in range(20)])
+    clips.to_csv(tiny_cohort.with_name("clips.csv"), index=False)
+    path = changed(tiny_cohort, "clips", table="clips.csv")
+    spec = EncoderSpec(backbone="r18w32", stem_pool=False, temporal_shift=8)
+    encoder = build_encoder(spec, seed=0)
+    save_encoder(encoder, tmp_path / "e", preprocessing={"size": 24, "frames": 2})
+    found = evaluate(tmp_path / "e", path, target="sick", probes=("linear", "finetune"), draws=20, out=tmp_path / "out",
+                     cache=tmp_path / "cache", finetune=FinetuneSpec(epochs=1))  # fmt: skip
+    given = Cohort.open(path)
+    predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    assert set(predictions["row"]) <= set(range(1, 21))
+    assert (given.split[predictions["row"] - 1] == predictions["split"]).all()
+    sick = (given.values("label:sick")[predictions["row"] - 1] == "yes").astype(float)
+    assert np.array_equal(predictions["y"], sick)
+    assert {r.num_samples for r in found.results} == {int((given.split == "test").sum())}
 
 
 def changed(cohort: Path, name: str, **changes: Any) -> Path:

@@ -18,6 +18,21 @@ def sensitivity_by_curve(y, p, specificity=0.9):
     return sensitivity[false_alarms <= 1 - specificity + 1e-12].max()
 
 
+def geometric_mean_by_loop(y, p):
+    product = 1.0
+    for a, b in zip(y, p, strict=True):
+        product *= max(abs(a - b), 1e-6) ** (1 / len(y))
+    return product
+
+
+def concordance_by_loop(y, p):
+    n, mean_y, mean_p = len(y), sum(y) / len(y), sum(p) / len(y)
+    spread_y = sum((a - mean_y) ** 2 for a in y) / n
+    spread_p = sum((b - mean_p) ** 2 for b in p) / n
+    together = sum((a - mean_y) * (b - mean_p) for a, b in zip(y, p, strict=True)) / n
+    return 2 * together / (spread_y + spread_p + (mean_y - mean_p) ** 2)
+
+
 BINARY = {
     "auroc": sk.roc_auc_score,
     "average_precision": sk.average_precision_score,
@@ -28,6 +43,8 @@ BINARY = {
 MULTICLASS = {
     "balanced_accuracy": lambda y, p: sk.balanced_accuracy_score(y, p.argmax(1)),
     "macro_auroc": lambda y, p: sk.roc_auc_score(y, p, multi_class="ovr", average="macro"),
+    "accuracy": lambda y, p: sk.accuracy_score(y, p.argmax(1)),
+    "macro_f1": lambda y, p: sk.f1_score(y, p.argmax(1), average="macro", zero_division=0),
 }
 REGRESS = {
     "mae": sk.mean_absolute_error,
@@ -35,6 +52,8 @@ REGRESS = {
     "r2": sk.r2_score,
     "spearman": lambda y, p: stats.spearmanr(y, p).statistic,
     "pearson": lambda y, p: stats.pearsonr(y, p).statistic,
+    "gm": geometric_mean_by_loop,
+    "ccc": concordance_by_loop,
 }
 ORACLES = {"binary": BINARY, "multiclass": MULTICLASS, "regress": REGRESS}
 CASES = [(group, name) for group, oracles in ORACLES.items() for name in oracles]
@@ -56,7 +75,7 @@ def made_up(group: str, seed: int, n: int = 60):
 
 def test_every_metric_has_an_oracle_and_a_direction():
     assert {group: set(table) for group, table in m.METRICS.items()} == {g: set(o) for g, o in ORACLES.items()}
-    worse_when_larger = {"brier", "mae", "mse"}
+    worse_when_larger = {"brier", "mae", "mse", "gm"}
     for table in m.METRICS.values():
         for name in table:
             assert m.higher_is_better(name) == (name not in worse_when_larger)
@@ -106,7 +125,7 @@ def test_undefined_is_nan_and_never_an_exception(group, name):
     broken[3] = np.nan
     assert np.isnan(metric(y, broken))
     one = np.zeros_like(y) + y[0]
-    if name in {"brier", "mae", "mse"}:
+    if name in {"brier", "mae", "mse", "gm", "accuracy"}:
         assert np.isfinite(metric(one, p))
     else:
         assert np.isnan(metric(one, p))
@@ -121,6 +140,34 @@ def test_constant_prediction_has_no_correlation(name):
     y, _ = made_up("regress", 0)
     assert np.isnan(m.METRICS["regress"][name](y, np.full(len(y), 0.1)))
     assert m.METRICS["binary"]["auroc"](y > 50, np.full(len(y), 0.1)) == 0.5
+
+
+def test_one_exact_hit_is_floored_and_not_the_whole_mean():
+    y, p = np.array([1.0, 2.0, 3.0]), np.array([1.0, 4.0, 5.0])
+    assert m.gm(y, p) == pytest.approx((1e-6 * 2 * 2) ** (1 / 3))
+    assert m.gm(y, p, floor=0.5) == pytest.approx((0.5 * 2 * 2) ** (1 / 3))
+    assert m.gm(y, y) == pytest.approx(1e-6)
+
+
+def test_concordance_is_below_the_correlation_and_one_only_for_the_target_itself():
+    y, p = made_up("regress", 2)
+    assert m.ccc(y, y) == pytest.approx(1.0)
+    assert m.ccc(y, -y + 2 * y.mean()) == pytest.approx(-1.0)
+    assert m.pearson(y, 2 * y + 3) == pytest.approx(1.0)
+    assert m.ccc(y, 2 * y + 3) < 0.2
+    assert abs(m.ccc(y, p)) <= abs(m.pearson(y, p))
+    assert m.ccc(y, np.full(len(y), 40.0)) == pytest.approx(0.0)
+    assert np.isnan(m.pearson(y, np.full(len(y), 40.0)))
+
+
+def test_a_class_that_is_only_predicted_costs_macro_f1():
+    y, p = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 2])
+    assert m.macro_f1(y, p) == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert m.macro_f1(y, p, [[1, 1, 1, 0]])[0] == 1.0, "it is not there where its row is not drawn"
+
+
+def test_the_first_metric_of_each_task_is_the_one_that_chooses():
+    assert [next(iter(table)) for table in m.METRICS.values()] == ["auroc", "balanced_accuracy", "mae"]
 
 
 def test_draw_without_positives_is_nan_only_there():

@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 
 from bolus.errors import EvaluationError, LeakageError
+from bolus.evaluation.fitting import fit_linear
 from bolus.evaluation.intervals import estimate, paired_difference, patient_bootstrap
-from bolus.evaluation.metrics import auroc
+from bolus.evaluation.metrics import auroc, mae, metrics_of
 from bolus.evaluation.probe import draw_patients, probe
 from bolus.evaluation.results import read_results, write_results
+from bolus.evaluation.shots import shot_ranges
+from bolus.evaluation.verdict import summarise, verdict_of
 
 
 def planted(seed=0, num_patients=160, images=2, dim=12, signal=1.0, task="classify", num_classes=2):
@@ -36,7 +39,7 @@ def arguments(**changes):
 
 
 def by(report, **wanted):
-    wanted = {"baseline": ""} | wanted
+    wanted = {"baseline": "", "subset": ""} | wanted
     return [r for r in report.results if all(getattr(r, key) == value for key, value in wanted.items())]
 
 
@@ -316,6 +319,120 @@ def test_one_training_patient_is_not_divided():
     split, patients = np.where(split == "val", "train", split), np.where(split == "test", patients + 1, 0)
     report = probe(embeddings, y, patients, split, **arguments(task="regress"))
     assert any("middle of its grid" in note for note in report.notes)
+
+
+# --- ranges of a continuous target
+
+
+def test_ranges_carry_every_metric_on_the_same_draws():
+    embeddings, y, patients, split = planted(task="regress", num_patients=400)
+    options = arguments(task="regress", target="age", shots=(3, 7), probes=("linear",), seed=3)
+    report = probe(embeddings, y, patients, split, **options)
+    test = np.flatnonzero(split == "test")
+    ranges = shot_ranges(y[test], y[split == "train"], shots=(3, 7))
+    assert set(ranges) == {"many", "medium", "few"}
+    names = set(metrics_of("regress", 0))
+    for subset in ("", "many", "medium", "few"):
+        rows = test if not subset else test[ranges == subset]
+        for metric in names:
+            found = the(report, metric=metric, encoder="run", probe="linear", subset=subset)
+            assert (found.num_samples, found.num_patients) == (len(rows), len(np.unique(patients[rows])))
+            pair = the(report, metric=metric, encoder="run", baseline="random-init", probe="linear", subset=subset)
+            assert pair.detectable is not None
+    frame = report.predictions.query("split == 'test'").set_index("position")
+    few = test[ranges == "few"]
+    ours, theirs = (frame[frame.encoder == name].loc[few, "score"].to_numpy() for name in ("run", "random-init"))
+    weights = patient_bootstrap(patients[test], draws=100, seed=3)[:, ranges == "few"]
+    drawn = mae(y[few], ours, weights) - mae(y[few], theirs, weights)
+    found = the(report, metric="mae", encoder="run", baseline="random-init", probe="linear", subset="few")
+    assert found.estimate == pytest.approx(mae(y[few], ours) - mae(y[few], theirs))
+    assert (found.ci_low, found.ci_high) == pytest.approx(tuple(np.nanpercentile(drawn, [2.5, 97.5])))
+    assert [r.subset for r in report.results] == sorted((r.subset for r in report.results),
+                                                        key=["", "many", "medium", "few"].index)  # fmt: skip
+
+
+def test_the_summary_is_of_all_samples_and_an_empty_range_is_noted():
+    data = planted(task="regress", num_patients=240)
+    report = probe(*data, **arguments(task="regress", target="age"))
+    assert {r.subset for r in report.results} == {"", "few"}
+    assert report.summary() == summarise([r for r in report.results if not r.subset])
+    assert any("no test row is of the range many or medium" in note for note in report.notes)
+    classes = probe(*planted(), **arguments(draws=10))
+    assert {r.subset for r in classes.results} == {""}
+
+
+def test_the_ranges_are_of_all_training_rows_at_every_fraction():
+    data = planted(task="regress", num_patients=240)
+    report = probe(*data, **arguments(task="regress", fractions=(0.2, 1.0), shots=(2, 4), draws=20))
+    for subset in ("many", "medium", "few"):
+        counts = {r.num_samples for r in report.results if r.subset == subset}
+        assert len(counts) == 1
+
+
+def test_few_patients_of_a_range_decide_nothing():
+    embeddings, y, patients, split = planted(task="regress", num_patients=240, signal=20.0)
+    report = probe(embeddings, y, patients, split, **arguments(task="regress", shots=(1, 6), probes=("linear",)))
+    rare = the(report, metric="mae", encoder="run", baseline="random-init", probe="linear", subset="many")
+    assert rare.num_patients < 20
+    assert rare.ci_high < 0
+    assert verdict_of(rare).endswith(f"but only {rare.num_patients} many-shot test patients where a finding needs 20")
+
+
+def test_a_constant_number_is_said_not_raised():
+    embeddings, y, patients, split = planted(task="regress")
+    same = y.copy()
+    same[split == "test"] = 40.0
+    report = probe(embeddings, same, patients, split, **arguments(task="regress", target="age"))
+    assert "the test rows hold one value of age: only errors are defined" in report.notes
+    for metric in ("r2", "pearson", "spearman", "ccc"):
+        assert math.isnan(the(report, metric=metric, encoder="run", probe="linear").estimate)
+    assert math.isfinite(the(report, metric="mae", encoder="run", probe="linear").ci_low)
+    same = y.copy()
+    same[split == "train"] = 40.0
+    report = probe(embeddings, same, patients, split, **arguments(task="regress", target="age"))
+    assert report.heads["linear"].kind == "constant"
+    assert the(report, metric="ccc", encoder="run", probe="linear").estimate == pytest.approx(0.0)
+    assert any("training has one value" in note for note in the(report, metric="mae", encoder="run", probe="knn").notes)
+
+
+def test_one_test_patient_has_no_interval():
+    embeddings, y, patients, split = planted(task="regress")
+    patients = np.where(split == "test", patients.max() + 1, patients)
+    found = the(probe(embeddings, y, patients, split, **arguments(task="regress")), metric="mae", encoder="run",
+                probe="linear")  # fmt: skip
+    assert math.isfinite(found.estimate)
+    assert math.isnan(found.ci_low)
+    assert math.isnan(found.ci_high)
+
+
+# --- probes that are trained on more than embeddings
+
+
+def test_a_trained_probe_is_called_for_every_encoder_and_draw_and_paired():
+    embeddings, y, patients, split = planted(num_patients=240)
+    calls = []
+
+    def linear(name, question, train, val, held, repeat):
+        calls.append((name, len(train), repeat))
+        head = fit_linear(question.samples(embeddings[name], train), question.samples(embeddings[name], val),
+                          question.task, num_classes=question.num_classes)  # fmt: skip
+        return head.predict(embeddings[name][held]), ["trained"]
+
+    options = arguments(probes=("mine", "linear"), trained={"mine": linear}, fractions=(0.3, 1.0), repeats=2)
+    report = probe(embeddings, y, patients, split, **options)
+    for reading in ("", "random-init", "majority"):
+        for fraction in (0.3, 1.0):
+            wanted = {"metric": "auroc", "encoder": "run", "baseline": reading, "fraction": fraction}
+            mine, own = the(report, probe="mine", **wanted), the(report, probe="linear", **wanted)
+            assert (mine.estimate, mine.ci_low, mine.se) == (own.estimate, own.ci_low, own.se)
+            assert "trained" in mine.notes
+            assert "trained" not in own.notes
+    assert [call[::2] for call in calls] == [(name, repeat) for repeat in (0, 1, 0) for name in ("run", "random-init")]
+    assert "sick, mine: decided" in report.summary()
+    assert set(report.heads) == {"linear"}
+    assert not any("no head was kept" in note for note in report.notes)
+    with pytest.raises(EvaluationError, match="did you mean 'mine'"):
+        probe(embeddings, y, patients, split, **arguments(probes=("min",), trained={"mine": linear}))
 
 
 def broken(what):

@@ -64,3 +64,11 @@ def test_a_line_that_is_no_result_is_named(tmp_path, line, message):
 
 def test_a_result_says_what_software_made_it():
     assert result().versions["numpy"] == np.__version__
+
+
+def test_a_file_from_before_there_were_subsets_still_reads(tmp_path):
+    line = json.loads(result().to_json())
+    del line["subset"]
+    (tmp_path / "results.jsonl").write_text(json.dumps(line) + "\n")
+    write_results(tmp_path / "results.jsonl", [result(subset="few")], append=True)
+    assert [each.subset for each in read_results(tmp_path / "results.jsonl")] == ["", "few"]

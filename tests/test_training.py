@@ -252,7 +252,7 @@ def test_relations_other_than_views_train(
     run = pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / precision, cache=tmp_path / "cache", quiet=True,
                    overrides=[objectives, f"training.precision={precision}"])  # fmt: skip
     lines = [line for line in run.metrics() if line["kind"] == "train"]
-    assert all(line["anchors"]["p"] == 16 for line in lines)  # every row has its own other view at the least
+    assert all(line["counts"]["p"]["anchors"] == 16 for line in lines)  # every row has its own other view at the least
     assert all(np.isfinite(line["loss"]) for line in lines)
 
 

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
     from bolus.embedding import embed as embed
     from bolus.encoders.folder import load_encoder as load_encoder
     from bolus.errors import BolusError as BolusError
+    from bolus.evaluation.change import evaluate_change as evaluate_change
+    from bolus.evaluation.finetune import FinetuneSpec as FinetuneSpec
     from bolus.evaluation.judging import evaluate as evaluate
     from bolus.objectives.infonce import infonce as infonce
+    from bolus.objectives.score import score_contrast_loss as score_contrast_loss
+    from bolus.objectives.supremix import supremix_loss as supremix_loss
     from bolus.objectives.varcov import varcov_loss as varcov_loss
+    from bolus.prediction import predict as predict
     from bolus.recipe import Recipe as Recipe
     from bolus.rehearsal import dry_run as dry_run
     from bolus.run import Run as Run
@@ -31,6 +36,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BolusError": "bolus.errors",
     "Cohort": "bolus.data.cohort",
+    "FinetuneSpec": "bolus.evaluation.finetune",
     "Image": "bolus.data.image",
     "Recipe": "bolus.recipe",
     "Relation": "bolus.data.relation",
@@ -39,11 +45,15 @@ _HOMES = {
     "dry_run": "bolus.rehearsal",
     "embed": "bolus.embedding",
     "evaluate": "bolus.evaluation.judging",
+    "evaluate_change": "bolus.evaluation.change",
     "infonce": "bolus.objectives.infonce",
     "load_encoder": "bolus.encoders.folder",
     "make_phantom": "bolus.data.phantom",
+    "predict": "bolus.prediction",
     "pretrain": "bolus.training",
     "read_image": "bolus.data.readers",
+    "score_contrast_loss": "bolus.objectives.score",
+    "supremix_loss": "bolus.objectives.supremix",
     "varcov_loss": "bolus.objectives.varcov",
 }
 

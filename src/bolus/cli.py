@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console
@@ -154,13 +154,22 @@ def evaluate(
     encoder_or_cohort: Annotated[str, typer.Argument(metavar="[RUN] COHORT", help="run folder, then the cohort")],
     cohort: Annotated[Path | None, typer.Argument(metavar="", hidden=True)] = None,
     encoder: Annotated[str | None, typer.Option(help="any encoder instead of a run: folder or hub name")] = None,
-    task: Annotated[str, typer.Option(help="classify or regress")] = "classify",
+    task: Annotated[str, typer.Option(help="classify, regress, or change of a score within patients")] = "classify",
     target: Annotated[str, typer.Option(help="a label or score, or LABEL=CLASS")] = "",
     fractions: Annotated[str, typer.Option(help="shares of the training patients, by commas")] = "1",
     repeats: Annotated[int, typer.Option(help="draws of each fraction below 1")] = 3,
-    probes: Annotated[str, typer.Option(help="linear, knn or both, by commas")] = "linear,knn",
+    probes: Annotated[
+        str, typer.Option(help="of linear, knn, frozen and finetune, by commas; the last two train on images")
+    ] = "linear,knn",
     min_patients: Annotated[int, typer.Option(help="positive patients that each class of a label needs")] = 20,
-    seed: Annotated[int, typer.Option(help="of draws and of the random-init twin")] = 0,
+    epochs: Annotated[int, typer.Option(help="at most, of frozen and finetune")] = 30,
+    class_weights: Annotated[str, typer.Option(help="none or balanced, of frozen and finetune")] = "none",
+    tolerance: Annotated[
+        float, typer.Option(help="change: differences up to this are stable, in the score's unit")
+    ] = 0.0,
+    higher_is_worse: Annotated[bool, typer.Option(help="change: whether the score is a severity")] = True,
+    adjacent: Annotated[bool, typer.Option("--adjacent", help="change: pairs of consecutive visits only")] = False,
+    seed: Annotated[int, typer.Option(help="of draws, fine-tuning and the random-init twin")] = 0,
     size: Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="folder (default: in the run)")] = None,
     role: RoleOption = [],  # noqa: B006
@@ -170,6 +179,8 @@ def evaluate(
     cache: CacheOption = None,
 ) -> None:
     """Judge an encoder on patients it has not seen, beside its random-init twin and the majority class."""
+    from bolus.evaluation.change import evaluate_change
+    from bolus.evaluation.finetune import FinetuneSpec
     from bolus.evaluation.judging import evaluate as run_evaluate
 
     if encoder is None and cohort is None:
@@ -183,20 +194,30 @@ def evaluate(
         shares = [float(part) for part in fractions.split(",")]
     except ValueError:
         raise UsageError(f"--fractions expects numbers by commas, found {fractions!r}") from None
-    found = run_evaluate(
-        encoder or encoder_or_cohort,
-        _open(table, role, missing, root, split),
-        task=task,
-        target=target,
-        out=out,
-        probes=[part.strip() for part in probes.split(",")],
-        fractions=shares,
-        repeats=repeats,
-        seed=seed,
-        min_patients=min_patients,
-        size=size,
-        cache=cache,
-    )
+    source, opened = encoder or encoder_or_cohort, _open(table, role, missing, root, split)
+    common: dict[str, Any] = {
+        "target": target,
+        "out": out,
+        "probes": [part.strip() for part in probes.split(",")],
+        "fractions": shares,
+        "repeats": repeats,
+        "seed": seed,
+        "size": size,
+        "cache": cache,
+    }
+    if task == "change":
+        found = evaluate_change(
+            source,
+            opened,
+            tolerance=tolerance,
+            higher_is_worse=higher_is_worse,
+            adjacent_only=adjacent,
+            **common,
+        )
+    else:
+        weights = cast(Literal["none", "balanced"], class_weights)  # which the specification checks
+        spec = FinetuneSpec(epochs=epochs, class_weights=weights, seed=seed)
+        found = run_evaluate(source, opened, task=task, min_patients=min_patients, finetune=spec, **common)
     for report in found.reports.values():
         console.print(report.summary(), highlight=False, markup=False, soft_wrap=True)
         for note in report.notes:
@@ -205,6 +226,29 @@ def evaluate(
     for note in found.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote results, predictions and heads to {found.folder}", highlight=False, markup=False)
+
+
+@app.command()
+def predict(
+    encoder: Annotated[str, typer.Argument(metavar="ENCODER", help="run folder, encoder folder or hub name")],
+    cohort: CohortArgument,
+    head: Annotated[str, typer.Option(help="a target of the run's evaluations, or a head file or folder")] = "",
+    out: Annotated[Path, typer.Option("-o", "--out", help="CSV or Parquet file to write")] = Path("predictions.csv"),
+    size: Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")] = None,
+    role: RoleOption = [],  # noqa: B006
+    missing: MissingOption = [],  # noqa: B006
+    root: RootOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Apply a saved head to images, one line for each row of the table; labels are not needed."""
+    from bolus.prediction import predict as run_predict
+
+    if not head:
+        raise UsageError("--head is needed: a target that was evaluated, or a head file")
+    frame = run_predict(encoder, _open(cohort, role, missing, root, []), head=head, out=out, size=size, cache=cache)
+    console.print(f"{int(frame['reason'].isna().sum())} predictions for {len(frame)} rows in {out}", highlight=False)
+    for remark in frame.attrs["remarks"]:
+        console.print(f"note: {remark}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +15,37 @@ import pandas as pd
 
 from bolus.data.cache import ImageStore
 from bolus.data.cohort import Cohort
-from bolus.data.split import refuse_overlap
-from bolus.embedding import Judged, device_for_inference, embed_rows, open_encoder, open_store, remarks_on
-from bolus.errors import EvaluationError, UsageError, suggest
+from bolus.data.samples import Samples
+from bolus.data.split import patient_keys, refuse_overlap
+from bolus.embedding import (
+    Judged,
+    device_for_inference,
+    embed_samples,
+    open_encoder,
+    open_store,
+    remarks_on,
+    samples_of,
+)
+from bolus.encoders.backbone import Encoder
+from bolus.evaluation.finetune import Finetuned, FinetuneSpec
 from bolus.evaluation.probe import ProbeReport, probe
 from bolus.evaluation.results import MAJORITY, Result, write_results
+from bolus.evaluation.targets import file_name, find_targets, shown
+from bolus.evaluation.trainers import trainers_of
+
+__all__ = [
+    "RANDOM",
+    "Evaluation",
+    "embed_all",
+    "encoders_of",
+    "evaluate",
+    "evaluation_folder",
+    "find_targets",
+    "refuse_seen_patients",
+    "write_evaluation",
+]
 
 RANDOM = "random-init"
-
-
-@dataclass(frozen=True)
-class Target:
-    """One question: its name, `[rows]` codes (-1 missing) or numbers (NaN missing), and the names of the codes."""
-
-    name: str
-    y: npt.NDArray[Any]
-    classes: tuple[str, ...] | None
 
 
 @dataclass
@@ -53,61 +68,6 @@ class Evaluation:
         return [result for report in self.reports.values() for result in report.results]
 
 
-def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 20) -> tuple[list[Target], list[str]]:
-    """The questions that `target` names, and which were left out, in sentences.
-
-    `NAME` is a label column: every class against the rest, or the one question of a two-class column, or, for more
-    classes of which each row has one, also the multi-class question. `NAME=CLASS` is one class against the rest. For
-    `regress`, `NAME` is a score, a numeric attribute or a number role.
-
-    Args:
-        cohort: whose columns.
-        task: `classify` or `regress`.
-        target: a name, or `NAME=CLASS`.
-        min_patients: a class with fewer positive patients is left out, and named, unless it was asked for by itself.
-
-    Raises:
-        EvaluationError: no such column or class.
-        UsageError: a task that is not `classify` or `regress`.
-    """
-    name, wanted = _parse(target)
-    if task == "regress":
-        candidates = [f"score:{name}", f"attribute:{name}", name]
-        role = next((role for role in candidates if role in cohort.roles), None)
-        if role is None:
-            raise EvaluationError(f"no score named {name!r}; {suggest(f'score:{name}', cohort.roles)}")
-        values = cohort.encoded(role)
-        if values.dtype != np.float64:
-            raise EvaluationError(f"{role} holds categories, not numbers; use --task classify with a label")
-        return [Target(name, values, None)], []
-    if task != "classify":
-        raise UsageError(f"unknown task {task!r}; {suggest(task, ['classify', 'regress'])}")
-    if f"label:{name}" not in cohort.roles:
-        raise EvaluationError(f"no label named {name!r}; {suggest(f'label:{name}', cohort.roles)}")
-    labels = cohort.labels(name)
-    codes = np.where(np.isnan(labels.matrix), -1, labels.matrix).astype(np.int64)
-    if wanted:
-        if wanted not in labels.classes:
-            raise EvaluationError(f"label {name!r} has no class {wanted!r}; {suggest(wanted, labels.classes)}")
-        return [Target(f"{name}={wanted}", codes[:, labels.classes.index(wanted)], ("rest", wanted))], []
-    if labels.exclusive and len(labels.classes) == 2:
-        return [Target(name, codes[:, 1], labels.classes)], []
-    targets, notes = [], []
-    if labels.exclusive:
-        one = np.where(codes[:, 0] < 0, -1, codes.argmax(1))
-        targets.append(Target(name, one, labels.classes))
-    patients = cohort.encoded("patient")
-    for position, label in enumerate(labels.classes):
-        positive = len(np.unique(patients[codes[:, position] == 1]))
-        if positive < min_patients:
-            notes.append(f"{name}={label} is left out: {positive} positive patients, fewer than {min_patients}.")
-        else:
-            targets.append(Target(f"{name}={label}", codes[:, position], ("rest", label)))
-    if not targets:
-        raise EvaluationError(f"label {name!r}: no class has {min_patients} positive patients")
-    return targets, notes
-
-
 def evaluate(
     source: str | Path,
     cohort: str | Path | Cohort,
@@ -123,28 +83,36 @@ def evaluate(
     min_patients: int = 20,
     size: int | None = None,
     cache: Path | None = None,
+    finetune: FinetuneSpec | None = None,
+    shots: tuple[int, int] = (20, 100),
 ) -> Evaluation:
-    """Judge frozen embeddings by a linear probe and nearest neighbours, beside a random-init twin and the majority.
+    """Judge an encoder by what is read off it, beside a random-init twin and the majority.
 
-    A run with MLVICX context blocks is judged with them, and once more without, as its own baseline. Of the heads only
-    linear ones are kept on disk: a nearest-neighbour head is the embeddings of its training patients.
+    Images or clips are what the encoder was made for. A run with MLVICX context blocks is judged with them, and once
+    more without, as its own baseline. Of the heads only linear ones are kept on disk: a nearest-neighbour head is the
+    embeddings of its training patients. An encoder that was trained on with all training patients is kept with its
+    head, in `finetuned-TARGET/`.
 
     Args:
         source: run folder, encoder folder or hub name.
         cohort: cohort.yaml, a table with conventional column names, or an open cohort.
-        probes: of `linear` and `knn`.
+        probes: of `linear` and `knn`, fitted on embeddings, and `frozen` and `finetune`, trained on images: a linear
+            head on the frozen encoder, and encoder and head together. Verdicts are on the first.
         size: input pixels of an encoder that does not state them.
         cache: cache folder; the user's where None.
         task: `classify` or `regress`.
         target: see `find_targets`.
-        out: folder for results.jsonl, predictions.parquet, notes.json (general ones, and those of each target) and
-            heads, which replace those of an earlier evaluation; where None a folder of this question and this split in
-            the run's `evaluations/`.
+        out: folder for results.jsonl, predictions.parquet, notes.json (general ones, and those of each target), heads
+            and encoders, which replace those of an earlier evaluation; where None a folder of this question and this
+            split in the run's `evaluations/`.
         fractions: shares of the training patients whose labels are used.
         repeats: draws of each fraction below 1.
-        seed: of the draws and of the random-init twin.
+        seed: of the draws, of the random-init twin, and of fine-tuning.
         draws: bootstrap resamples of the test patients.
         min_patients: positive patients that a class of a many-class label needs.
+        finetune: how `frozen` and `finetune` train; `whole` is what the probe's name says. Without an augmentation,
+            `finetune` takes a milder form of the run's own, where there is a run.
+        shots: see `probe`.
 
     Raises:
         LeakageError: the encoder, or one that it was initialised from, was trained on validation or test patients of
@@ -152,17 +120,39 @@ def evaluate(
         EvaluationError, UsageError: a question that the cohort cannot answer, or a size for an encoder that states it.
         EncoderError, CohortError: encoder or cohort cannot be opened.
     """
-    cohort = Cohort.open(cohort)
     judged = open_encoder(source, size=size)
+    samples = samples_of(judged, Cohort.open(cohort))
+    cohort = samples.cohort
     targets, notes = find_targets(cohort, task, target, min_patients=min_patients)
     refuse_seen_patients(judged, cohort)
     if not judged.lineage:
         notes.append(f"{judged.name}: which patients it was trained on is not known here, so overlap was not checked.")
     store = open_store(judged, cohort, cache=cache)
     notes += remarks_on(judged, store)
-    rows = np.flatnonzero(store.readable)
-    embeddings = embed_all(judged, source, store, rows, seed)
+    positions = np.flatnonzero(samples.readable(store.readable))
+    rows = samples.first_row[positions]
+    encoders = encoders_of(judged, source, seed)
+    embeddings = {name: embed_samples(encoder, store, samples, positions) for name, encoder in encoders.items()}
+    folder = evaluation_folder(out, judged, cohort, f"{task}-{shown(target)}")
 
+    kept: list[Path] = []
+
+    def keep(name: str, trained: Finetuned) -> None:
+        lineage = [_training_of(cohort), *judged.lineage]
+        kept.append(folder / f"finetuned-{file_name(name)}")
+        trained.save(kept[-1], preprocessing=store.preprocessing.to_json(), lineage=lineage)
+
+    trainers = trainers_of(
+        encoders,
+        store,
+        samples,
+        positions,
+        finetune or FinetuneSpec(),
+        seed=seed,
+        pretrained_with=judged.run.recipe.images.augment if judged.run else None,
+        keep=keep,
+        class_names={question.name: question.classes or () for question in targets},
+    )
     reports = {}
     for question in targets:
         reports[question.name] = probe(
@@ -180,24 +170,45 @@ def evaluate(
             draws=draws,
             split_hash=cohort.split_hash,
             recipe_hash=judged.run.recipe.digest if judged.run else "",
+            trained=trainers,
+            shots=shots,
         )
-    found = Evaluation(reports, _folder(out, judged, cohort, task, target), notes)
-    _write(found, rows, target)
+    _remove_finetuned(folder, target, kept)
+    found = Evaluation(reports, folder, notes)
+    write_evaluation(found, cohort.origin[rows], target)
     return found
 
 
 def embed_all(
-    judged: Judged, source: str | Path, store: ImageStore, rows: npt.NDArray[np.int64], seed: int
+    judged: Judged,
+    source: str | Path,
+    store: ImageStore,
+    samples: Samples,
+    positions: npt.NDArray[np.int64],
+    seed: int,
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Embeddings of the judged encoder, of itself without context blocks, and of its random-init twin."""
+    """Embeddings `[n, D]` of samples by every encoder that `encoders_of` names, the judged one first.
+
+    Args:
+        judged: what was opened.
+        source: where from; needed to open it once more without its context blocks.
+        store: the images of the samples' cohort.
+        samples: as `samples_of` gives them.
+        positions: int64 `[n]`, samples with something to see.
+        seed: of the random-init twin.
+    """
+    encoders = encoders_of(judged, source, seed)
+    return {name: embed_samples(encoder, store, samples, positions) for name, encoder in encoders.items()}
+
+
+def encoders_of(judged: Judged, source: str | Path, seed: int) -> dict[str, Encoder]:
+    """The judged encoder, its random-init twin, and itself without context blocks, ready for inference."""
     device = device_for_inference()
     name = f"{judged.name} (encoder)" if judged.name in (MAJORITY, RANDOM) else judged.name  # apart from the baselines
-    embeddings = {name: embed_rows(judged.encoder.to(device), store, rows)}
-    embeddings[RANDOM] = embed_rows(judged.random_twin(seed).to(device), store, rows)
+    encoders = {name: judged.encoder.to(device), RANDOM: judged.random_twin(seed).to(device)}
     if judged.encoder.spec.context:
-        plain = open_encoder(source, keep_context=False).encoder
-        embeddings[f"{name} without context"] = embed_rows(plain.to(device), store, rows)
-    return embeddings
+        encoders[f"{name} without context"] = open_encoder(source, keep_context=False).encoder.to(device)
+    return encoders
 
 
 def refuse_seen_patients(judged: Judged, cohort: Cohort) -> None:
@@ -209,20 +220,35 @@ def refuse_seen_patients(judged: Judged, cohort: Cohort) -> None:
         )
 
 
-def _folder(out: str | Path | None, judged: Judged, cohort: Cohort, task: str, target: str) -> Path:
+def evaluation_folder(out: str | Path | None, judged: Judged, cohort: Cohort, question: str) -> Path:
+    """Where an evaluation is written: `out`, or a folder of this question and this split.
+
+    Args:
+        out: what the person asked for, if anything.
+        judged: the encoder; that of a run has its folders in the run's `evaluations/`, any other in `./evaluations/`.
+        cohort: whose split the folder is of.
+        question: task and target, such as `regress-age`; what a file name cannot hold is quoted.
+    """
     if out is not None:
         return Path(out)
-    question = f"{task}-{_file_name(target)}-{cohort.split_hash[:6]}"
+    name = f"{file_name(question)}-{cohort.split_hash[:6]}"
     if judged.run is not None:
-        return judged.run.folder / "evaluations" / question
-    return Path("evaluations") / f"{_plain(judged.name)}-{question}"
+        return judged.run.folder / "evaluations" / name
+    return Path("evaluations") / f"{file_name(judged.name)}-{name}"
 
 
-def _write(found: Evaluation, rows: npt.NDArray[np.int64], target: str) -> None:
-    """Every file of an evaluation in place of an earlier one's; the results come last."""
-    folder, name = found.folder, _file_name(target)
+def write_evaluation(found: Evaluation, rows: npt.NDArray[np.int64], target: str) -> None:
+    """Write every file of an evaluation in place of an earlier one's; the results come last.
+
+    Args:
+        found: reports, notes, and the folder, which is made.
+        rows: int64 `[n]`, the row (from 0) of the table as given for each position of the reports' predictions.
+        target: what was asked; heads of an earlier evaluation of it are removed.
+    """
+    folder, name = found.folder, file_name(shown(target))
     folder.mkdir(parents=True, exist_ok=True)
     stale = [folder / file for file in ("results.jsonl", "predictions.parquet", "notes.json")]
+    stale += [folder / f"head-{file_name(report)}-linear.safetensors" for report in found.reports]
     for path in [*stale, *folder.glob(f"head-{name}-linear.safetensors"), *folder.glob(f"head-{name}=*.safetensors")]:
         path.unlink(missing_ok=True)
     predictions = []
@@ -231,24 +257,24 @@ def _write(found: Evaluation, rows: npt.NDArray[np.int64], target: str) -> None:
         frame.insert(0, "row", rows[frame["position"]] + 1)
         predictions.append(frame.drop(columns="position"))
         if "linear" in report.heads:
-            report.heads["linear"].save(folder / f"head-{_plain(name)}-linear.safetensors")
+            report.heads["linear"].save(folder / f"head-{file_name(name)}-linear.safetensors")
     pd.concat(predictions, ignore_index=True).to_parquet(folder / "predictions.parquet")
     said = {"general": found.notes, "targets": {name: report.notes for name, report in found.reports.items()}}
     (folder / "notes.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_results(folder / "results.jsonl", found.results)
 
 
-def _parse(target: str) -> tuple[str, str]:
-    """A name without its kind, and a class, if one is asked for."""
-    name, _, wanted = target.partition("=")
-    return name.split(":", 1)[-1], wanted
+def _remove_finetuned(folder: Path, target: str, kept: Sequence[Path]) -> None:
+    """Remove the encoders that an earlier evaluation of this target trained, and this one did not."""
+    name = file_name(shown(target))
+    for place in {*folder.glob(f"finetuned-{name}"), *folder.glob(f"finetuned-{name}=*")} - set(kept):
+        for file in ("encoder.json", "model.safetensors", "head.safetensors"):  # what `Finetuned.save` writes
+            (place / file).unlink(missing_ok=True)
+        if not any(place.iterdir()):
+            place.rmdir()
 
 
-def _file_name(target: str) -> str:
-    name, wanted = _parse(target)
-    return _plain(f"{name}={wanted}" if wanted else name)
-
-
-def _plain(name: str) -> str:
-    """A file name, different for different names."""
-    return quote(name, safe="=+ ")
+def _training_of(cohort: Cohort) -> dict[str, Any]:
+    """Whom a fine-tuned encoder was trained on, for its lineage."""
+    salt = secrets.token_hex(16)
+    return {"salt": salt, "keys": sorted(patient_keys(cohort.patients[cohort.split == "train"], salt))}

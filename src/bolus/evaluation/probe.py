@@ -7,23 +7,28 @@ beside each stands the smallest difference that this test set could have shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bolus.errors import EvaluationError, suggest
+from bolus.evaluation.comparison import Fit, Key, compare, tabulate
 from bolus.evaluation.fitting import PROBES, fit_majority
 from bolus.evaluation.heads import Head
-from bolus.evaluation.intervals import Estimate, bootstrap_blocks, cluster_codes, detectable_difference
-from bolus.evaluation.metrics import FloatArray, IntArray, metrics_of
+from bolus.evaluation.intervals import cluster_codes
+from bolus.evaluation.metrics import FloatArray, IntArray
 from bolus.evaluation.question import Question, ask
 from bolus.evaluation.results import MAJORITY, Result
 from bolus.evaluation.verdict import summarise
-from bolus.provenance import versions
+
+Trainer: TypeAlias = Callable[[str, Question, IntArray, IntArray, IntArray, int], tuple[FloatArray, Sequence[str]]]
+"""A probe that needs more than embeddings: (encoder name, question, training, validation and held rows, repeat) ->
+predictions of the held rows `[n]` or `[n, K]`, as `Head.predict` gives them, and notes. Rows are positions in the
+embeddings; only targets of training and validation rows may be looked at."""
 
 
 def draw_patients(
@@ -92,22 +97,6 @@ class ProbeReport:
         return summarise(self.results)
 
 
-class _Key(NamedTuple):
-    """Which head: its encoder (or the majority), its probe, and the fraction of the training patients it saw."""
-
-    encoder: str
-    probe: str
-    fraction: float
-
-
-@dataclass
-class _Fit:
-    """Test predictions of a head in each repeat, and what was noted."""
-
-    scores: list[FloatArray] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
 def probe(
     embeddings: Mapping[str, NDArray[Any]],
     y: NDArray[Any],
@@ -124,6 +113,8 @@ def probe(
     draws: int = 1000,
     split_hash: str = "",
     recipe_hash: str = "",
+    trained: Mapping[str, Trainer] | None = None,
+    shots: tuple[int, int] = (20, 100),
 ) -> ProbeReport:
     """Probe the first encoder for a target, and compare it with the others and with the majority on the same patients.
 
@@ -141,16 +132,21 @@ def probe(
         task: `classify` or `regress`.
         target: its name.
         classes: names of the codes 0..K-1; with two classes, code 1 is the positive.
-        probes: of `linear` and `knn`.
+        probes: of `linear`, `knn` and the names in `trained`; verdicts are on the first.
         fractions: shares of the training patients whose targets are used.
         repeats: draws of each fraction below 1.
         seed: of the draws of patients, and of the validation patients where the split has none.
         draws: bootstrap resamples.
         split_hash: copied into the results.
         recipe_hash: copied into the results of the judged encoder.
+        trained: probe name -> what fits and predicts, called for every encoder on the same draws.
+        shots: for `regress`, every metric also stands for the test samples whose targets are common, less so, or rare
+            among the training rows: fewer than the first of these numbers, or more than the second (`shot_ranges`, on
+            all training rows at every fraction). An empty range is left out, with a note.
 
     Returns:
-        The report. Metrics that the test set cannot define (one class only) are NaN, with a note.
+        The report: results on all test samples, then on each range. Metrics that the test set cannot define (one class
+        only) are NaN, with a note.
 
     Raises:
         EvaluationError: arrays that do not go together, embeddings that are not finite, codes outside the classes, no
@@ -165,28 +161,26 @@ def probe(
     >>> print(found.summary().splitlines()[-1])
     sick, linear: decided: ... AUROC over random-init
     """
+    trained = trained or {}
     for kind in probes:
-        if kind not in PROBES:
-            raise EvaluationError(f"unknown probe {kind!r}; {suggest(kind, PROBES)}")
+        if kind not in PROBES and kind not in trained:
+            raise EvaluationError(f"unknown probe {kind!r}; {suggest(kind, [*PROBES, *trained])}")
     if not probes or not fractions or not all(0 < fraction <= 1 for fraction in fractions) or repeats < 1:
         raise EvaluationError(
             "a probe needs probes, fractions above 0 and at most 1, and at least one repeat; "
             f"found {tuple(probes)}, {tuple(fractions)} and {repeats}"
         )
-    question = ask(embeddings, y, patients, split, task=task, target=target, classes=classes, seed=seed)
+    question = ask(embeddings, y, patients, split, task=task, target=target, classes=classes, seed=seed, shots=shots)
     judged = next(iter(embeddings))
     train, val = question.rows["train"], question.rows["val"]
     held = np.concatenate([val, question.rows["test"]])
-    fits: dict[_Key, _Fit] = {}
+    fits: dict[Key, Fit] = {}
     heads: dict[str, Head] = {}
     frames: list[pd.DataFrame] = []
 
-    def keep(key: _Key, repeat: int, head: Head, x: NDArray[Any]) -> None:
-        scores = head.predict(x)
-        fit = fits.setdefault(key, _Fit())
-        fit.scores.append(scores[len(val) :])
-        fit.notes.extend(note for note in head.notes if note not in fit.notes)
-        frames.append(_predictions(question, held, key, repeat, scores))
+    def keep(key: Key, repeat: int, scores: FloatArray, notes: Sequence[str]) -> None:
+        fits.setdefault(key, Fit()).add(scores[len(val) :], notes)
+        frames.append(tabulate(question, held, key, repeat, scores))
 
     labelled = draw_patients(
         question.patients[train], question.y[train], task, fractions=fractions, repeats=repeats, seed=seed
@@ -196,105 +190,22 @@ def probe(
         for name, x in embeddings.items():
             samples, validation = question.samples(x, rows), question.samples(x, val)
             for kind in probes:
+                if kind in trained:
+                    keep(Key(name, kind, fraction), repeat, *trained[kind](name, question, rows, val, held, repeat))
+                    continue
                 head = PROBES[kind](samples, validation, task, num_classes=question.num_classes)
-                keep(_Key(name, kind, fraction), repeat, head, x[held])
+                keep(Key(name, kind, fraction), repeat, head.predict(x[held]), head.notes)
                 if fraction == 1 and name == judged:
                     heads[kind] = replace(head, target=target, class_names=tuple(classes or ()))
         majority = fit_majority(question.y[rows], task, question.num_classes)
-        keep(_Key(MAJORITY, "none", fraction), repeat, majority, np.empty((len(held), 0)))
+        keep(Key(MAJORITY, "none", fraction), repeat, majority.predict(np.empty((len(held), 0))), majority.notes)
 
-    notes = [*question.notes, *([] if heads else ["no head was kept: fractions do not include 1.0"])]
+    notes = [*question.notes, *([] if 1.0 in fractions else ["no head was kept: fractions do not include 1.0"])]
     for key, fit in fits.items():
         notes += [f"{key.encoder}, {key.probe}, fraction {key.fraction:g}: {note}" for note in fit.notes]
     baselines = [*list(embeddings)[1:], MAJORITY]
-    results = _judge(question, fits, judged, baselines, probes, draws=draws, seed=seed)
+    results = compare(question, fits, judged, baselines, probes, draws=draws, seed=seed)
     results = [
         replace(r, split_hash=split_hash, recipe_hash=recipe_hash if r.encoder == judged else "") for r in results
     ]
     return ProbeReport(results, pd.concat(frames, ignore_index=True), heads, notes)
-
-
-def _predictions(question: Question, held: IntArray, key: _Key, repeat: int, scores: FloatArray) -> pd.DataFrame:
-    """A table of the predictions of one head for validation and test rows."""
-    num_val = len(question.rows["val"])
-    columns = {"score": scores} if scores.ndim == 1 else dict(zip(question.columns, scores.T, strict=True))
-    return pd.DataFrame(
-        {
-            "position": held,
-            "split": np.repeat(["val", "test"], [num_val, len(held) - num_val]),
-            "encoder": key.encoder,
-            "probe": key.probe,
-            "target": question.target,
-            "fraction": key.fraction,
-            "repeat": repeat,
-            "y": question.y[held],
-            **columns,
-        }
-    )
-
-
-def _judge(
-    question: Question,
-    fits: dict[_Key, _Fit],
-    judged: str,
-    baselines: Sequence[str],
-    probes: Sequence[str],
-    *,
-    draws: int,
-    seed: int,
-) -> list[Result]:
-    """Estimates and paired differences of all fits, all on the same draws of test patients and repeats."""
-    metrics = metrics_of(question.task, question.num_classes)
-    y, patients = question.y[question.rows["test"]], question.patients[question.rows["test"]]
-    blocks: dict[tuple[str, _Key], list[FloatArray]] = {(metric, key): [] for metric in metrics for key in fits}
-    for block in bootstrap_blocks(patients, draws=draws, seed=seed):
-        weights = block.astype(np.float64)
-        for (metric, key), parts in blocks.items():
-            parts.append(np.stack([metrics[metric](y, p, weights) for p in fits[key].scores]))
-    sampled = {label: np.concatenate(parts, axis=1) for label, parts in blocks.items()}  # [R, draws]
-    values = {(m, key): np.array([metrics[m](y, p) for p in fits[key].scores]) for m, key in blocks}  # [R]
-    software = versions()
-    picks: dict[int, FloatArray] = {}  # number of repeats R -> share of each repeat in each draw [R, draws]
-    for num in {len(fit.scores) for fit in fits.values()}:
-        chosen = np.random.default_rng([seed, num]).integers(num, size=(draws, max(1, num - 1)))
-        picks[num] = np.stack([(chosen == repeat).mean(1) for repeat in range(num)])
-
-    def result(metric: str, key: _Key, other: _Key | None = None) -> Result:
-        value, sample = values[metric, key], sampled[metric, key]
-        notes = [*([question.carved] if question.carved else []), *fits[key].notes]
-        if other is not None:
-            value, sample = value - values[metric, other], sample - sampled[metric, other]
-            notes = [*([question.few] if question.few else []), *notes, *fits[other].notes]
-        found = Estimate.from_draws(float(value.mean()), (sample * picks[len(value)]).sum(0), patients)
-        return Result(
-            task=question.task,
-            target=question.target,
-            metric=metric,
-            estimate=found.value,
-            ci_low=found.low,
-            ci_high=found.high,
-            num_samples=found.num_samples,
-            num_patients=found.num_patients,
-            fraction=key.fraction,
-            seed=seed,
-            encoder=key.encoder,
-            baseline="" if other is None else other.encoder,
-            versions=software,
-            probe=key.probe,
-            se=found.se,
-            sd_repeats=float(value.std(ddof=1)) if len(value) > 1 else None,
-            detectable=None if other is None else detectable_difference(found.se),
-            num_positive=question.num_positive,
-            num_positive_patients=question.num_positive_patients,
-            notes=tuple(dict.fromkeys(notes)),
-        )
-
-    results = []
-    for metric in metrics:
-        for fraction in sorted({key.fraction for key in fits}):
-            results += [result(metric, key) for key in fits if key.fraction == fraction]
-            for kind in probes:
-                for baseline in baselines:
-                    other = _Key(baseline, "none" if baseline == MAJORITY else kind, fraction)
-                    results.append(result(metric, _Key(judged, kind, fraction), other))
-    return results

@@ -15,6 +15,7 @@ from bolus.evaluation.fitting import Samples, has_target
 from bolus.evaluation.intervals import cluster_codes
 from bolus.evaluation.metrics import FloatArray, IntArray
 from bolus.evaluation.results import MAJORITY
+from bolus.evaluation.shots import RANGES, shot_ranges
 from bolus.evaluation.verdict import too_few
 
 SPLITS = ("train", "val", "test")
@@ -36,6 +37,7 @@ class Question:
         num_positive: positive test samples; None unless there are two classes.
         num_positive_patients: patients with one, likewise.
         few: why no difference counts as decided, or nothing.
+        subsets: name -> positions among the test rows: the shot ranges of a regression that hold any.
         carved: that validation was taken out of the training patients, or nothing.
         notes: what a reader must know, in sentences.
     """
@@ -51,6 +53,7 @@ class Question:
     num_positive_patients: int | None = None
     few: str = ""
     carved: str = ""
+    subsets: dict[str, IntArray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def samples(self, x: NDArray[Any], rows: IntArray) -> Samples:
@@ -68,12 +71,14 @@ def ask(
     target: str,
     classes: Sequence[str] | None = None,
     seed: int = 0,
+    shots: tuple[int, int] = (20, 100),
 ) -> Question:
     """The question, or an error that says where it is wrong; Args and Raises as `probe.probe`.
 
     >>> split = ["train", "test", "test"]
-    >>> ask({"run": np.eye(3)}, [7.0, 3.0, np.nan], [0, 1, 2], split, task="regress", target="age").notes
-    ['age is missing in 1 test rows, left out', 'only 1 test patients where a finding needs 20']
+    >>> question = ask({"run": np.eye(3)}, [7.0, 3.0, np.nan], [0, 1, 2], split, task="regress", target="age")
+    >>> question.notes[:2], question.subsets
+    (['age is missing in 1 test rows, left out', 'only 1 test patients where a finding needs 20'], {'few': array([0])})
     """
     if task not in ("classify", "regress"):
         raise EvaluationError(f"unknown task {task!r}; {suggest(task, ('classify', 'regress'))}")
@@ -98,7 +103,24 @@ def ask(
     question.notes += [question.few] if question.few else []
     _carve_validation(question, seed)
     question.notes += [question.carved] if question.carved else []
+    if task == "regress":
+        _find_ranges(question, shots)
     return question
+
+
+def _find_ranges(question: Question, shots: tuple[int, int]) -> None:
+    """The subsets by how common a target is in training, and what a reader must know of them."""
+    y_train, y_test = (question.y[question.rows[part]] for part in ("train", "test"))
+    ranges = shot_ranges(y_test, y_train, shots=shots)
+    question.subsets = {name: np.flatnonzero(ranges == name) for name in RANGES if (ranges == name).any()}
+    absent = [name for name in RANGES if name not in question.subsets]
+    if absent:
+        question.notes.append(
+            f"no test row is of the range {' or '.join(absent)} (few: a target with fewer than {shots[0]} training "
+            f"rows, many: with more than {shots[1]})"
+        )
+    if np.ptp(y_test) == 0:
+        question.notes.append(f"the test rows hold one value of {question.target}: only errors are defined")
 
 
 def _carve_validation(question: Question, seed: int) -> None:

@@ -42,6 +42,8 @@ class Result:
         num_positive: positive test samples; None unless the target is binary.
         num_positive_patients: patients with a positive test sample; None unless the target is binary.
         notes: what a reader must know, in sentences.
+        subset: of which test samples: empty for all of them, or `many`, `medium` or `few`, by how common their target
+            is in training (`shots.shot_ranges`); the sample and patient numbers are the subset's.
     """
 
     task: str
@@ -66,6 +68,7 @@ class Result:
     num_positive: int | None = None
     num_positive_patients: int | None = None
     notes: tuple[str, ...] = ()
+    subset: str = ""
 
     def to_json(self) -> str:
         """One line of strict JSON; what is not finite is written as null.

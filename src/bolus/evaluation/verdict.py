@@ -56,9 +56,9 @@ def summarise(results: Sequence[Result]) -> str:
     """A small table of the main metric, and a verdict on the judged encoder at the largest fraction.
 
     The verdict is on the first probe, against the first baseline that is an encoder, or the majority where none is: one
-    comparison fixed beforehand, so that nothing was picked after looking.
+    comparison fixed beforehand, so that nothing was picked after looking. Only results on all test samples count.
     """
-    main = [r for r in results if r.metric == results[0].metric]
+    main = [r for r in results if r.metric == results[0].metric and not r.subset]
     lines = [f"{'probe':<9}{'fraction':>9}  {'encoder':<28}{main[0].metric} [95 % interval over patients]"]
     for result in main:
         if not result.baseline:

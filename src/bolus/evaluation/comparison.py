@@ -1,0 +1,148 @@
+"""Fits become results: estimates and paired differences, all on the same draws of test patients and repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bolus.evaluation.intervals import Estimate, bootstrap_blocks, detectable_difference
+from bolus.evaluation.metrics import FloatArray, IntArray, metrics_of
+from bolus.evaluation.question import Question
+from bolus.evaluation.results import MAJORITY, Result
+from bolus.evaluation.verdict import too_few
+from bolus.provenance import versions
+
+
+class Key(NamedTuple):
+    """Which head: its encoder (or the majority), its probe, and the fraction of the training patients it saw."""
+
+    encoder: str
+    probe: str
+    fraction: float
+
+
+@dataclass
+class Fit:
+    """Test predictions of a head in each repeat, and what was noted."""
+
+    scores: list[FloatArray] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, scores: FloatArray, notes: Sequence[str]) -> None:
+        """One more repeat."""
+        self.scores.append(scores)
+        self.notes.extend(note for note in notes if note not in self.notes)
+
+
+def tabulate(question: Question, held: IntArray, key: Key, repeat: int, scores: FloatArray) -> pd.DataFrame:
+    """A table of the predictions of one head for validation and test rows, which are `held` in this order."""
+    num_val = len(question.rows["val"])
+    columns = {"score": scores} if scores.ndim == 1 else dict(zip(question.columns, scores.T, strict=True))
+    return pd.DataFrame(
+        {
+            "position": held,
+            "split": np.repeat(["val", "test"], [num_val, len(held) - num_val]),
+            "encoder": key.encoder,
+            "probe": key.probe,
+            "target": question.target,
+            "fraction": key.fraction,
+            "repeat": repeat,
+            "y": question.y[held],
+            **columns,
+        }
+    )
+
+
+def compare(
+    question: Question,
+    fits: dict[Key, Fit],
+    judged: str,
+    baselines: Sequence[str],
+    probes: Sequence[str],
+    *,
+    draws: int,
+    seed: int,
+) -> list[Result]:
+    """Estimates of all fits and differences of the judged encoder's, on all test rows and then on each of the subsets.
+
+    Args:
+        question: its test rows, in the order of the fits' scores, and its subsets of them.
+        fits: one for each encoder, probe and fraction, and for the majority at each fraction.
+        judged: the encoder whose differences from the baselines are wanted.
+        baselines: encoders, or the majority.
+        probes: in the order in which they are reported.
+        draws: bootstrap resamples.
+        seed: of the draws.
+    """
+    metrics = metrics_of(question.task, question.num_classes)
+    y, patients = question.y[question.rows["test"]], question.patients[question.rows["test"]]
+    parts = {"": np.arange(len(y)), **question.subsets}
+    labels = [(subset, metric, key) for subset in parts for metric in metrics for key in fits]
+    blocks: dict[tuple[str, str, Key], list[FloatArray]] = {label: [] for label in labels}
+    for block in bootstrap_blocks(patients, draws=draws, seed=seed):
+        weights = {subset: block[:, rows].astype(np.float64) for subset, rows in parts.items()}
+        for (subset, metric, key), found in blocks.items():
+            rows, w_bn = parts[subset], weights[subset]
+            found.append(np.stack([metrics[metric](y[rows], p[rows], w_bn) for p in fits[key].scores]))
+    sampled = {label: np.concatenate(found, axis=1) for label, found in blocks.items()}  # [R, draws]
+    values = {
+        (subset, m, key): np.array([metrics[m](y[parts[subset]], p[parts[subset]]) for p in fits[key].scores])
+        for subset, m, key in labels
+    }  # [R]
+    few = {s: too_few(len(np.unique(patients[rows])), f"{s}-shot test patients") for s, rows in parts.items()}
+    few[""] = question.few
+    software = versions()
+    picks = {num: _picks(num, draws, seed) for num in {len(fit.scores) for fit in fits.values()}}
+
+    def result(subset: str, metric: str, key: Key, other: Key | None = None) -> Result:
+        value, sample = values[subset, metric, key], sampled[subset, metric, key]
+        notes = [*([question.carved] if question.carved else []), *fits[key].notes]
+        if other is not None:
+            value, sample = value - values[subset, metric, other], sample - sampled[subset, metric, other]
+            notes = [*([few[subset]] if few[subset] else []), *notes, *fits[other].notes]
+        drawn = (sample * picks[len(value)]).sum(0)
+        found = Estimate.from_draws(float(value.mean()), drawn, patients[parts[subset]])
+        return Result(
+            task=question.task,
+            target=question.target,
+            metric=metric,
+            estimate=found.value,
+            ci_low=found.low,
+            ci_high=found.high,
+            num_samples=found.num_samples,
+            num_patients=found.num_patients,
+            fraction=key.fraction,
+            seed=seed,
+            encoder=key.encoder,
+            baseline="" if other is None else other.encoder,
+            versions=software,
+            probe=key.probe,
+            se=found.se,
+            sd_repeats=float(value.std(ddof=1)) if len(value) > 1 else None,
+            detectable=None if other is None else detectable_difference(found.se),
+            num_positive=question.num_positive,
+            num_positive_patients=question.num_positive_patients,
+            notes=tuple(dict.fromkeys(notes)),
+            subset=subset,
+        )
+
+    results = []
+    for subset in parts:
+        for metric in metrics:
+            for fraction in sorted({key.fraction for key in fits}):
+                results += [result(subset, metric, key) for key in fits if key.fraction == fraction]
+                for kind in probes:
+                    for baseline in baselines:
+                        other = Key(baseline, "none" if baseline == MAJORITY else kind, fraction)
+                        results.append(result(subset, metric, Key(judged, kind, fraction), other))
+    return results
+
+
+def _picks(num: int, draws: int, seed: int) -> FloatArray:
+    """Share of each of so many repeats in each draw, `[num, draws]`: one fewer than there are, with replacement."""
+    chosen = np.random.default_rng([seed, num]).integers(num, size=(draws, max(1, num - 1)))
+    return np.stack([(chosen == repeat).mean(1) for repeat in range(num)])

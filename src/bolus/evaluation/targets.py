@@ -1,0 +1,94 @@
+"""Which questions a target names: the classes of a label, or a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+
+from bolus.data.cohort import Cohort
+from bolus.errors import EvaluationError, UsageError, suggest
+
+
+@dataclass(frozen=True)
+class Target:
+    """One question: its name, `[rows]` codes (-1 missing) or numbers (NaN missing), and the names of the codes."""
+
+    name: str
+    y: npt.NDArray[Any]
+    classes: tuple[str, ...] | None
+
+
+def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 20) -> tuple[list[Target], list[str]]:
+    """The questions that `target` names, and which were left out, in sentences.
+
+    `NAME` is a label column: every class against the rest, or the one question of a two-class column, or, for more
+    classes of which each row has one, also the multi-class question. `NAME=CLASS` is one class against the rest. For
+    `regress`, `NAME` is a score, a numeric attribute or a number role.
+
+    Args:
+        cohort: whose columns.
+        task: `classify` or `regress`.
+        target: a name, or `NAME=CLASS`.
+        min_patients: a class with fewer positive patients is left out, and named, unless it was asked for by itself.
+
+    Raises:
+        EvaluationError: no such column or class.
+        UsageError: a task that is not `classify` or `regress`.
+    """
+    name, wanted = _parse(target)
+    if task == "regress":
+        candidates = [f"score:{name}", f"attribute:{name}", name]
+        role = next((role for role in candidates if role in cohort.roles), None)
+        if role is None:
+            raise EvaluationError(f"no score named {name!r}; {suggest(f'score:{name}', cohort.roles)}")
+        values = cohort.encoded(role)
+        if values.dtype != np.float64:
+            raise EvaluationError(f"{role} holds categories, not numbers; use --task classify with a label")
+        return [Target(name, values, None)], []
+    if task != "classify":
+        raise UsageError(f"unknown task {task!r}; {suggest(task, ['classify', 'regress'])}")
+    if f"label:{name}" not in cohort.roles:
+        raise EvaluationError(f"no label named {name!r}; {suggest(f'label:{name}', cohort.roles)}")
+    labels = cohort.labels(name)
+    codes = np.where(np.isnan(labels.matrix), -1, labels.matrix).astype(np.int64)
+    if wanted:
+        if wanted not in labels.classes:
+            raise EvaluationError(f"label {name!r} has no class {wanted!r}; {suggest(wanted, labels.classes)}")
+        return [Target(f"{name}={wanted}", codes[:, labels.classes.index(wanted)], ("rest", wanted))], []
+    if labels.exclusive and len(labels.classes) == 2:
+        return [Target(name, codes[:, 1], labels.classes)], []
+    targets, notes = [], []
+    if labels.exclusive:
+        one = np.where(codes[:, 0] < 0, -1, codes.argmax(1))
+        targets.append(Target(name, one, labels.classes))
+    patients = cohort.encoded("patient")
+    for position, label in enumerate(labels.classes):
+        positive = len(np.unique(patients[codes[:, position] == 1]))
+        if positive < min_patients:
+            notes.append(f"{name}={label} is left out: {positive} positive patients, fewer than {min_patients}.")
+        else:
+            targets.append(Target(f"{name}={label}", codes[:, position], ("rest", label)))
+    if not targets:
+        raise EvaluationError(f"label {name!r}: no class has {min_patients} positive patients")
+    return targets, notes
+
+
+def _parse(target: str) -> tuple[str, str]:
+    """A name without its kind, and a class, if one is asked for."""
+    name, _, wanted = target.partition("=")
+    return name.split(":", 1)[-1], wanted
+
+
+def shown(target: str) -> str:
+    """The target without its kind: `sick` for `label:sick`."""
+    name, wanted = _parse(target)
+    return f"{name}={wanted}" if wanted else name
+
+
+def file_name(name: str) -> str:
+    """A file name, different for different names."""
+    return quote(name, safe="=+ ")
