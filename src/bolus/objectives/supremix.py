@@ -75,7 +75,7 @@ def supremix_loss(
     Example:
         >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 0.0]])
         >>> y = torch.tensor([40.0, 44.0, 42.0, 42.0])
-        >>> round(supremix_loss(z, y, mix_negatives=False).item(), 4)
+        >>> round(supremix_loss(z, y, mix_negatives=False).item(), 3)
         2.983
         >>> supremix_loss(z, torch.full((4,), torch.nan)).item()
         0.0
