@@ -24,13 +24,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from arms import compare_arms
 from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
 from bolus.evaluation.fitting import Samples, fit_linear
-from bolus.evaluation.intervals import Estimate, detectable_difference, patient_bootstrap
 from bolus.evaluation.judging import find_targets
 from bolus.evaluation.metrics import auroc
-from bolus.evaluation.verdict import ENOUGH_PATIENTS
 from bolus.provenance import machine, versions
 from bolus.training import pretrain
 from grid import DATA, RESULTS, condense, read_cells, run_grid
@@ -171,65 +170,31 @@ def compare(work: Path, tier: str, name: str, done: list[dict[str, Any]]) -> lis
         known = y >= 0
         part = {side: known & (split == side) for side in ("train", "val", "test")}
         test = part["test"]
-        weights = patient_bootstrap(patients[test], draws=2000, seed=0)
-        values: dict[str, list[float]] = {}
-        drawn: dict[str, list[np.ndarray]] = {}  # by seed
+        predictions: dict[str, list[np.ndarray]] = {}
         for arm, all_vectors in found["embeddings"].items():
             for x in all_vectors:
                 train, val = (Samples(x[side], y[side], patients[side]) for side in (part["train"], part["val"]))
-                p = fit_linear(train, val, "classify").predict(x[test])
-                values.setdefault(arm, []).append(auroc(y[test], p))
-                drawn.setdefault(arm, []).append(auroc(y[test], p, weights))
-        draws = {arm: np.mean(per_seed, axis=0) for arm, per_seed in drawn.items()}
+                predictions.setdefault(arm, []).append(fit_linear(train, val, "classify").predict(x[test]))
+        positive = len(np.unique(patients[test & (y == 1)]))
         facts = {
             "cohort": name,
             "tier": tier,
             "target": question.name,
             "metric": "auroc",
-            "num_samples": int(test.sum()),
-            "num_patients": len(np.unique(patients[test])),
-            "num_positive_patients": len(np.unique(patients[test & (y == 1)])),
+            "num_positive_patients": positive,
             "split_hash": cohort.split_hash,
         }
-        for arm, per_seed in values.items():
-            summary = Estimate.from_draws(float(np.mean(per_seed)), draws[arm], patients[test])
-            lines.append({**facts, "arm": arm, **_numbers(summary), "seeds": len(per_seed), "by_seed": per_seed})
-        for arm, other in PAIRS:
-            if arm in values:
-                per_seed = values[arm]
-                by_seed = [one - another for one, another in zip(per_seed, values[other], strict=True)]
-                gap = Estimate.from_draws(float(np.mean(by_seed)), draws[arm] - draws[other], patients[test])
-                lines.append(_difference(facts, f"{arm} - {other}", gap, by_seed))
-        for arm in [a for a in ABLATIONS if a in values]:
-            change = drawn[arm][0] - drawn["mlvicx"][0]
-            by_seed = [values[arm][0] - values["mlvicx"][0]]
-            gap = Estimate.from_draws(by_seed[0], change, patients[test])
-            lines.append(_difference(facts, f"{arm} - mlvicx (seed 0)", gap, by_seed))
+        lines += compare_arms(
+            facts,
+            auroc,
+            y[test],
+            patients[test],
+            predictions,
+            pairs=PAIRS,
+            same_seed=[(arm, "mlvicx") for arm in ABLATIONS],
+            enough=positive,
+        )
     return lines
-
-
-def _numbers(estimate: Estimate) -> dict[str, float]:
-    return {
-        "estimate": round(estimate.value, 4),
-        "ci_low": round(estimate.low, 4),
-        "ci_high": round(estimate.high, 4),
-        "se": round(estimate.se, 4),
-    }
-
-
-def _difference(facts: dict[str, Any], name: str, gap: Estimate, by_seed: list[float]) -> dict[str, Any]:
-    # The interval is over patients; training chance enters by asking that every seed points the same way.
-    decided = (gap.low > 0 and min(by_seed) > 0) or (gap.high < 0 and max(by_seed) < 0)
-    enough = facts["num_positive_patients"] >= ENOUGH_PATIENTS
-    return {
-        **facts,
-        "difference": name,
-        **_numbers(gap),
-        "detectable": round(detectable_difference(gap.se), 4),
-        "verdict": ("decided" if decided else "undecided") if enough else "too few positive patients",
-        "seeds": len(by_seed),
-        "by_seed": [round(value, 4) for value in by_seed],
-    }
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,47 @@ def mlvicx_differences() -> str:
     return markdown(["test question", "difference", "AUROC [95 %]", "detectable", "verdict"], rows)
 
 
+def results_of(name: str) -> list[dict[str, Any]]:
+    """The lines of a comparison, if it was made."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text())["results"] if file.is_file() else []
+
+
+def arms_table(name: str, metrics: tuple[str, ...], by: str) -> str:
+    """Arms of a comparison, a column for each metric; `by` is what else tells their lines apart."""
+    lines = [line for line in results_of(name) if "arm" in line]
+    rows = []
+    for key in dict.fromkeys((line[by], line["arm"]) for line in lines):
+        mine = {line["metric"]: line for line in lines if (line[by], line["arm"]) == key}
+        if metrics[0] in mine:
+            found = [span(mine[metric]) if metric in mine else "" for metric in metrics]
+            rows.append([*key, str(mine[metrics[0]]["seeds"]), *found])
+    return markdown([by, "arm", "seeds", *metrics], rows)
+
+
+def differences_table(name: str, metrics: tuple[str, ...], by: str) -> str:
+    """Paired differences of a comparison, in the metric's unit and as a share of the other arm's."""
+    rows = []
+    for line in results_of(name):
+        if "difference" in line and line["metric"] in metrics:
+            share = "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*(100 * value for value in line["relative"]))
+            found = [span(line, "+"), share, f"{line['detectable']:.3f}", line["verdict"]]
+            rows.append([str(line[by]), line["difference"], line["metric"], *found])
+    return markdown([by, "difference", "metric", "[95 %]", "as a share", "detectable", "verdict"], rows)
+
+
+def losses_table() -> str:
+    """Time and memory of supremix_loss beside the dense form."""
+    rows = []
+    for line in read_cells(RESULTS / "losses.jsonl"):
+        cell, found = line["cell"], line["result"]
+        dense = f"{1000 * found['dense_seconds']:.0f} ms" if "ratio" in found else "does not fit"
+        ratio = f"{found['ratio']:.1f} [{found['ratio_min']:.1f}, {found['ratio_max']:.1f}]" if "ratio" in found else ""
+        ours = [f"{1000 * found['seconds']:.1f} ms", f"{found['peak_mb']:.0f} MB"]
+        rows.append([cell["labels"], str(cell["num_rows"]), *ours, dense, ratio])
+    return markdown(["labels", "rows", "supremix_loss", "above the process", "dense", "dense / ours [min, max]"], rows)
+
+
 def step_table() -> str:
     """The whole step against the bare network."""
     rows = []
@@ -96,11 +138,16 @@ def opening_table() -> str:
     return markdown(["rows", "patients", "open and validate", "split", "peak of the process"], rows)
 
 
-TABLES = {
+TABLES: dict[str, Callable[[], str]] = {
     "opening": opening_table,
     "mlvicx": mlvicx_table,
     "mlvicx-differences": mlvicx_differences,
     "step": step_table,
+    "supremix": lambda: arms_table("supremix", ("mae", "r2", "gm", "pearson"), "how"),
+    "supremix-differences": lambda: differences_table("supremix", ("mae",), "how"),
+    "learner": lambda: arms_table("learner", ("accuracy", "balanced_accuracy", "macro_f1"), "target"),
+    "learner-differences": lambda: differences_table("learner", ("accuracy", "spearman"), "target"),
+    "losses": losses_table,
 }
 
 

@@ -78,6 +78,29 @@ def test_check_pretrain_embed_evaluate_with_roles_on_the_command_line(
     assert "--resume" in found.out
 
 
+def test_a_score_is_pretrained_on_judged_and_predicted(bolus: Any, tiny_cohort: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    keys = ["encoder.backbone=r18w32", "images.size=24", "sampling.batch_size=8", "training.epochs=1"]
+    found = bolus("pretrain", tiny_cohort, *keys, "--recipe", "supremix", "--out", run)
+    assert found.code == 0, found.out
+    found = bolus("evaluate", run, tiny_cohort, "--task", "regress", "--target", "severity",
+                  "--probes", "linear,finetune", "--epochs", "1")  # fmt: skip
+    assert found.code == 0, found.out
+    assert re.search(r"finetune +1 +run", found.out)
+    found = bolus("evaluate", run, tiny_cohort, "--task", "change", "--target", "severity", "--tolerance", "0.2",
+                  "--adjacent-only", "--probes", "linear")  # fmt: skip
+    assert found.code == 0, found.out
+    assert "change:severity tolerance 0.2" in found.out
+    found = bolus("evaluate", run, tiny_cohort, "--target", "sick", "--probes", "linear")
+    assert found.code == 0, found.out
+    found = bolus("predict", run, tiny_cohort, "--head", "sick", "-o", tmp_path / "p.csv")
+    assert found.code == 0, found.out
+    assert "60 predictions for 60 rows" in found.out
+    frame = pd.read_csv(tmp_path / "p.csv")
+    assert frame["probability:yes"].between(0, 1).all()
+    assert frame["row"].tolist() == list(range(1, 61))
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -95,6 +118,23 @@ def test_check_pretrain_embed_evaluate_with_roles_on_the_command_line(
         (["evaluate", "TABLE", "--target", "sick"], 2, "run folder"),
         (["evaluate", "nothing", "TABLE"], 2, "--target is needed"),
         (["evaluate", "nothing", "TABLE", "--target", "age"], 1, "error:"),
+        (["evaluate", "nothing", "TABLE", "--target", "x", "--tolerance", "1"], 2, "--tolerance is for --task change"),
+        (["evaluate", "nothing", "TABLE", "--target", "x", "--epochs", "1"], 2, "--epochs is for --probes frozen or"),
+        (
+            ["evaluate", "nothing", "TABLE", "--target", "x", "--task", "regress", "--min-patients", "1"],
+            2,
+            "--min-patients is for --task classify",
+        ),
+        (["predict", "nothing", "TABLE"], 2, "--head is needed"),
+        (["predict", "nothing", "TABLE", "--head", "sick", "-o", "p.txt"], 2, ".csv or .parquet"),
+        (["pretrain", "TABLE", "--recipe", "supremix"], 1, "the cohort has no role score:NAME"),
+        (["pretrain", "TABLE", "--recipe", "supcon"], 1, "label:diagnosis"),
+        (["pretrain", "TABLE", "--recipe", "learner", "--role", "score:s=severity"], 1, "role series"),
+        (
+            ["pretrain", "TABLE", "images.unit=image", "--recipe", "learner", "--role", "score:s=severity"],
+            1,
+            "encoder.temporal_shift=null",
+        ),
         (["embed", "no-such-run", "TABLE"], 1, "no-such-run"),
         (["recipes", "nothing"], 1, "no recipe named"),
         (["nonsense"], 2, "nonsense"),
@@ -122,7 +162,7 @@ def test_mistakes_end_in_one_message_and_an_exit_code(
 def test_help_names_every_verb(bolus: Any) -> None:
     found = bolus("--help")
     assert found.code == 0
-    for verb in ("demo", "check", "pretrain", "embed", "evaluate", "recipes"):
+    for verb in ("demo", "check", "pretrain", "embed", "evaluate", "predict", "recipes"):
         assert verb in found.out
 
 

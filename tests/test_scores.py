@@ -250,7 +250,7 @@ def test_partners_lie_near_the_anchor_on_both_sides(tiny_cohort: Path, tmp_path:
         ("supremix", ["objectives.supremix.window=1.0"]),
         ("supcon", ["objectives.supcon.relation=label:sick", "optimizer={kind: adamw}"]),
         ("supervised", ["objectives.predict.targets=[score:severity, label:sick]"]),
-        ("learner", ["images.unit=image", "encoder.neck=8", "sampling.partners=1"]),
+        ("learner", ["images.unit=image", "encoder.neck=8", "encoder.temporal_shift=null"]),
     ],
 )
 def test_recipes_train(tiny_cohort: Path, tmp_path: Path, name: str, keys: list[str]) -> None:

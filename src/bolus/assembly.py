@@ -65,6 +65,11 @@ def build_model(recipe: Recipe, device: torch.device, table: Table) -> Model:
     Raises:
         RecipeError, EncoderError: a key that cannot be met.
     """
+    if recipe.encoder.temporal_shift is not None and recipe.images.unit != "clip":
+        raise RecipeError(
+            f"encoder.temporal_shift acts between the frames of clips, and images.unit is {recipe.images.unit}; "
+            "set encoder.temporal_shift=null, or images.unit=clip"
+        )
     encoder = build_encoder(recipe.encoder, seed=recipe.training.seed).to(device)
     objectives = build_objectives(recipe, encoder.shape, table, seed=recipe.training.seed)
     needs = Needs().merge(*(objective.needs for objective in objectives.values()))
@@ -140,7 +145,7 @@ def build_loader(
         readable: rows to count as readable; the store's where None.
 
     Raises:
-        CohortError: no training samples, or a role that an objective needs and no column has.
+        CohortError: no training samples, clips without a second frame, or a role that an objective needs and no column has.
         RecipeError: a batch that cannot be filled or shared evenly, a relation without a single pair.
     """
     roles = sorted((needs.roles | {"patient"}) - {"sample"})
@@ -151,6 +156,11 @@ def build_loader(
     positions = np.flatnonzero((cohort.split[samples.first_row] == "train") & samples.readable(usable))
     if not len(positions):
         raise CohortError("no readable image belongs to a training patient")
+    if samples.unit == "clip" and samples.num_rows[positions].max() == 1:
+        raise CohortError(
+            "images.unit is clip, but every training clip has one frame; give the column that says which clip a row "
+            "belongs to the role series and its frame numbers the role order, or set images.unit=image"
+        )
     batch_size = recipe.sampling.batch_size
     if batch_size % state.num_processes:
         raise RecipeError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -43,6 +43,14 @@ def _pairs(items: list[str], option: str) -> list[tuple[str, str]]:
             raise UsageError(f"{option} expects NAME=VALUE, found {item!r}")
         pairs.append((key, value))
     return pairs
+
+
+def _only_for(what: str, applies: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, which is a wrong call where they do not apply."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and not applies:
+        raise UsageError(f"--{next(iter(given)).replace('_', '-')} is for {what}")
+    return given
 
 
 def _open(path: Path, role: list[str], missing: list[str], root: str | None, split: list[str]) -> Any:
@@ -161,14 +169,20 @@ def evaluate(
     probes: Annotated[
         str, typer.Option(help="of linear, knn, frozen and finetune, by commas; the last two train on images")
     ] = "linear,knn",
-    min_patients: Annotated[int, typer.Option(help="positive patients that each class of a label needs")] = 20,
-    epochs: Annotated[int, typer.Option(help="at most, of frozen and finetune")] = 30,
-    class_weights: Annotated[str, typer.Option(help="none or balanced, of frozen and finetune")] = "none",
+    min_patients: Annotated[
+        int | None, typer.Option(help="classify: positive patients that each class needs (default: 20)")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="frozen, finetune: at most (default: 30)")] = None,
+    class_weights: Annotated[str | None, typer.Option(help="frozen, finetune: none (default) or balanced")] = None,
     tolerance: Annotated[
-        float, typer.Option(help="change: differences up to this are stable, in the score's unit")
-    ] = 0.0,
-    higher_is_worse: Annotated[bool, typer.Option(help="change: whether the score is a severity")] = True,
-    adjacent: Annotated[bool, typer.Option("--adjacent", help="change: pairs of consecutive visits only")] = False,
+        float | None, typer.Option(help="change: differences up to this are stable, in the score's unit (default: 0)")
+    ] = None,
+    higher_is_worse: Annotated[
+        bool | None, typer.Option("--higher-is-worse/--higher-is-better", help="change (default: worse)")
+    ] = None,
+    adjacent_only: Annotated[
+        bool | None, typer.Option("--adjacent-only", help="change: pairs of consecutive visits only")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of draws, fine-tuning and the random-init twin")] = 0,
     size: Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="folder (default: in the run)")] = None,
@@ -195,10 +209,20 @@ def evaluate(
     except ValueError:
         raise UsageError(f"--fractions expects numbers by commas, found {fractions!r}") from None
     source, opened = encoder or encoder_or_cohort, _open(table, role, missing, root, split)
+    kinds = [part.strip() for part in probes.split(",")]
+    change: dict[str, Any] = {
+        "tolerance": tolerance,
+        "higher_is_worse": higher_is_worse,
+        "adjacent_only": adjacent_only,
+    }
+    training: dict[str, Any] = {"epochs": epochs, "class_weights": class_weights}
+    change = _only_for("--task change", task == "change", change)
+    classes = _only_for("--task classify", task == "classify", {"min_patients": min_patients})
+    training = _only_for("--probes frozen or finetune", bool({"frozen", "finetune"} & set(kinds)), training)
     common: dict[str, Any] = {
         "target": target,
         "out": out,
-        "probes": [part.strip() for part in probes.split(",")],
+        "probes": kinds,
         "fractions": shares,
         "repeats": repeats,
         "seed": seed,
@@ -206,18 +230,10 @@ def evaluate(
         "cache": cache,
     }
     if task == "change":
-        found = evaluate_change(
-            source,
-            opened,
-            tolerance=tolerance,
-            higher_is_worse=higher_is_worse,
-            adjacent_only=adjacent,
-            **common,
-        )
+        found = evaluate_change(source, opened, **change, **common)
     else:
-        weights = cast(Literal["none", "balanced"], class_weights)  # which the specification checks
-        spec = FinetuneSpec(epochs=epochs, class_weights=weights, seed=seed)
-        found = run_evaluate(source, opened, task=task, min_patients=min_patients, finetune=spec, **common)
+        spec = FinetuneSpec(seed=seed, **training)
+        found = run_evaluate(source, opened, task=task, finetune=spec, **classes, **common)
     for report in found.reports.values():
         console.print(report.summary(), highlight=False, markup=False, soft_wrap=True)
         for note in report.notes:
