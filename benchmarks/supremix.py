@@ -199,14 +199,16 @@ def main() -> None:
     parser.add_argument("--tier", choices=sorted(TIERS), default="small")
     parser.add_argument("--work", type=Path, default=Path("runs/supremix"))
     parser.add_argument("--compare-only", action="store_true")
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="which to train")
     arguments = parser.parse_args()
     tier, work = arguments.tier, arguments.work / arguments.tier
-    cells = [{"tier": tier, "arm": arm, "seed": seed} for seed in SEEDS for arm in ARMS]
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    cells = [{"tier": tier, "arm": arm, "seed": seed} for seed in seeds for arm in ARMS]
     cells[8:8] = [{"tier": tier, "arm": arm, "seed": 0} for arm in ABLATIONS]
     path, tuned = RESULTS / "supremix-cells.jsonl", RESULTS / "supremix-finetuned.jsonl"
     if not arguments.compare_only:
         run_grid(path, cells, lambda **cell: train(work, **cell))
-        cells = [{"tier": tier, "arm": arm, "seed": seed} for seed in SEEDS for arm in (*ARMS, RANDOM)]
+        cells = [{"tier": tier, "arm": arm, "seed": seed} for seed in seeds for arm in (*ARMS, RANDOM)]
         run_grid(tuned, cells, lambda **cell: finetune(work, **cell))
     record = {"command": f"python {shlex.join(sys.argv)}", "machine": machine(), "versions": versions()}
     done, more = ([line["cell"] for line in read_cells(each)] for each in (path, tuned))

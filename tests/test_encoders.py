@@ -770,3 +770,13 @@ def test_refuses_what_does_not_go_together(tmp_path: Path, tiny: str) -> None:
     save_encoder(build(backbone=tiny), tmp_path / "grey", preprocessing={})
     with pytest.raises(EncoderError, match="expected a backbone for 3-channel images, found one for 1"):
         build(backbone=str(tmp_path / "grey"), pretrained=True, in_channels=3)
+
+
+def test_another_temporal_shift_than_the_folder_was_trained_with_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_encoder(build_encoder(EncoderSpec(backbone="r18w32"), seed=0), tmp_path, preprocessing={"size": 32})
+    build_encoder(EncoderSpec(backbone=str(tmp_path), pretrained=True), seed=0)
+    assert not caplog.records
+    build_encoder(EncoderSpec(backbone=str(tmp_path), pretrained=True, temporal_shift=8), seed=0)
+    assert "temporal_shift None and goes on with 8" in caplog.text

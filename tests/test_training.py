@@ -337,3 +337,28 @@ def test_a_probe_that_does_not_exist_is_an_error_before_anything_is_decoded(
         pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "run", cache=tmp_path / "cache", quiet=True,
                  overrides=["training.probe=label:sik"])  # fmt: skip
     assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_a_dry_run_leaves_out_what_cannot_be_read(tiny_cohort: Path, small_recipe: Small, tmp_path: Path) -> None:
+    broken = sorted((tiny_cohort.parent / "img").glob("*.png"))[::3]
+    for path in broken:
+        path.write_bytes(b"no picture")
+    found = dry_run(tiny_cohort, recipe=small_recipe, cache=tmp_path / "cache")
+    assert 0 < found.unreadable <= len(broken)
+    assert found.steps > 0
+
+
+def test_a_dry_run_refuses_a_probe_that_the_run_would_refuse(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="score:nope"):
+        dry_run(tiny_cohort, recipe=small_recipe, overrides=["training.probe=score:nope"], cache=tmp_path / "cache")
+
+
+def test_running_out_of_memory_names_the_frames_of_clips(small_recipe: Small) -> None:
+    recipe = Recipe.load(small_recipe).override(["images.unit=clip", "images.frames=6"])
+    with (
+        pytest.raises(OutOfMemoryError, match=r"8 samples x 2 views x 6 frames.*images\.frames"),
+        explain_memory(recipe),
+    ):
+        raise MemoryError

@@ -145,7 +145,7 @@ def build_loader(
         readable: rows to count as readable; the store's where None.
 
     Raises:
-        CohortError: no training samples, clips without a second frame, or a role that an objective needs and no column has.
+        CohortError: no training samples, clips of one frame only, or a role that an objective needs and no column has.
         RecipeError: a batch that cannot be filled or shared evenly, a relation without a single pair.
     """
     roles = sorted((needs.roles | {"patient"}) - {"sample"})

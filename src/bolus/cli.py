@@ -122,7 +122,8 @@ def pretrain(
         found = dry_run(opened, recipe=recipe, overrides=overrides or [], cache=cache)
         console.print(
             f"{found.images_per_second:.0f} images/s, {found.memory_gib:.2f} GiB at the peak, {found.steps} steps, "
-            f"about {found.hours:.2f} h once images are cached",
+            f"about {found.hours:.2f} h once images are cached"
+            + (f"; {found.unreadable} of the first images cannot be read: bolus check" if found.unreadable else ""),
             highlight=False,
         )
         return
@@ -146,7 +147,7 @@ def embed(
     split: SplitOption = [],  # noqa: B006
     cache: CacheOption = None,
 ) -> None:
-    """Embed every image, joined to its row of the table."""
+    """Embed every image or clip, joined to its row of the table, a clip to its first."""
     from bolus.embedding import embed as run_embed
 
     opened = _open(cohort, role, missing, root, split)
@@ -256,7 +257,7 @@ def predict(
     root: RootOption = None,
     cache: CacheOption = None,
 ) -> None:
-    """Apply a saved head to images, one line for each row of the table; labels are not needed."""
+    """Apply a saved head, one line for each row of the table, or for each clip; labels are not needed."""
     from bolus.prediction import predict as run_predict
 
     if not head:

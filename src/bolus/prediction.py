@@ -84,12 +84,14 @@ def predict(
     store = open_store(judged, samples.cohort, cache=cache)
     readable = samples.readable(store.readable)
     u = embed_samples(judged.encoder.to(device_for_inference()), store, samples, np.flatnonzero(readable))
-    unread = {int(position): samples.rows_of(int(position)) for position in np.flatnonzero(~readable)}
+    # The store names rows of the table as given, samples those of a table with a row a frame.
+    origin = samples.cohort.origin
+    unread = {int(position): origin[samples.rows_of(int(position))] for position in np.flatnonzero(~readable)}
     reasons = {item.row: item.reason for item in store.quarantined}
     why = [reasons[int(unread[position][0])] if position in unread else None for position in range(len(samples))]
     said = _columns(found, found.predict(u), readable).assign(reason=pd.array(why, dtype="string"))
 
-    first = samples.cohort.origin[samples.first_row]  # of the table as given
+    first = origin[samples.first_row]
     own = opened.table.iloc[first].reset_index(drop=True)
     own = own.rename(columns={name: f"table_{name}" for name in {"row", *said.columns} & set(own.columns)})
     frame = pd.concat([pd.Series(first + 1, name="row"), own, said], axis=1)

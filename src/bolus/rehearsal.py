@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bolus.assembly import build_model, contract_of, launched, plan, resolve, total_steps
+from bolus.assembly import build_loader, build_model, contract_of, launched, plan, resolve, total_steps
 from bolus.data.cache import build_store
 from bolus.data.clips import open_samples
 from bolus.data.cohort import Cohort
 from bolus.data.columns import TrainingColumns
-from bolus.errors import CohortError, name_rows
+from bolus.health import check_probe
 from bolus.recipe import Recipe
 from bolus.training import apply_gradients, explain_memory, training_step
 
@@ -32,12 +32,14 @@ class DryRun:
         memory_gib: peak of the process (CPU) or of the device.
         steps: of the whole run.
         hours: to its end, without decoding.
+        unreadable: images of the first batches that cannot be read, and were left out.
     """
 
     images_per_second: float
     memory_gib: float
     steps: int
     hours: float
+    unreadable: int = 0
 
 
 def dry_run(
@@ -55,13 +57,18 @@ def dry_run(
     cohort = Cohort.open(cohort)
     recipe = resolve(Recipe.load(recipe).override(overrides))
     spec, state = recipe.training, launched()
-    model = build_model(recipe, state.device, TrainingColumns(open_samples(cohort, recipe.images.unit)))
-    loader = plan(cohort, recipe, model.needs, cache)
-    rows = np.unique(np.concatenate([loader.table_rows(number) for number in range(2 * spec.accumulate)]))
-    loader.store = build_store(loader.samples.cohort, contract_of(cohort, recipe), folder=cache, rows=rows)
-    if loader.store.quarantined:
-        reasons = [f"{name_rows([item.row])}: {item.reason}" for item in loader.store.quarantined]
-        raise CohortError("images of the first batches cannot be read", reasons)
+    check_probe(cohort, recipe)
+    samples = open_samples(cohort, recipe.images.unit)
+    model = build_model(recipe, state.device, TrainingColumns(samples))
+    loader, readable = plan(cohort, recipe, model.needs, cache), np.ones(len(samples.cohort), bool)
+    while True:  # what cannot be read is left out, as the run will do, and other images take its place
+        rows = np.unique(np.concatenate([loader.table_rows(number) for number in range(2 * spec.accumulate)]))
+        loader.store = build_store(samples.cohort, contract_of(cohort, recipe), folder=cache, rows=rows)
+        unread = rows[~loader.store.readable[rows]]
+        if not len(unread):
+            break
+        readable[unread] = False
+        loader = build_loader(samples.cohort, samples, loader.store, recipe, model.needs, state, readable=readable)
     seconds = []
     with explain_memory(recipe):
         for step in range(2):
@@ -78,4 +85,4 @@ def dry_run(
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibi / 2**30
     # The second step is free of first-call costs.
     speed = recipe.sampling.batch_size * loader.images_per_sample * spec.accumulate / seconds[1]
-    return DryRun(speed, memory, total, seconds[1] * total / 3600)
+    return DryRun(speed, memory, total, seconds[1] * total / 3600, int((~readable).sum()))

@@ -156,8 +156,8 @@ class Run:
             cohort: what is trained on.
             recipe: as it is run.
             quarantined: rows that cannot be read.
-            facts: `data_hash`, `processes`, `device` and `threads`, which a resumption is held to, and `ancestors`, the
-                lineage of the encoder that it starts from.
+            facts: `data_hash`, `processes`, `device` and `threads`, which a resumption is held to,
+                `num_training_samples`, and `ancestors`, the lineage of the encoder that it starts from.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
@@ -172,7 +172,6 @@ class Run:
                 "recipe_hash": recipe.digest,
                 "split_hash": cohort.split_hash,
                 "num_rows": len(cohort),
-                "num_training_rows": int(train.sum()),
                 "num_quarantined": len(quarantined),
                 **facts,
                 "versions": versions(),
@@ -202,12 +201,17 @@ class Run:
         objectives = ", ".join(
             f"{name} ({spec.kind}, weight {spec.weight:g})" for name, spec in recipe.objectives.items()
         )
+        clips = recipe.images.unit == "clip"
+        sample = (
+            f"a clip, {recipe.images.frames} frames, one from the middle of each equal part" if clips else "one image"
+        )
         return (
             f"# Encoder pretrained with bolus {record['versions']['bolus']}\n\n"
             f"- Recipe: {recipe.name} {recipe.source} ({record['recipe_hash']}); objectives: {objectives}\n"
-            f"- Trained on {record['num_training_rows']} images of {len(record['training_patients'])} patients, split "
+            f"- Trained on {record['num_training_samples']} {'clips' if clips else 'images'} of "
+            f"{len(record['training_patients'])} patients, split "
             f"{record['split_hash']}\n"
-            f"- Input: one image in [0, 1], {recipe.images.size} x {recipe.images.size} pixels, "
+            f"- Input: {sample}, in [0, 1], {recipe.images.size} x {recipe.images.size} pixels, "
             f"{recipe.encoder.in_channels} channel(s); ranges and fit are in encoder.json\n"
             "- Not a medical device. Judge it on patients it has not seen: bolus evaluate.\n"
         )

@@ -86,6 +86,7 @@ def pretrain(
 
     step, spent, warnings = 0, 0.0, []
     facts = {
+        "num_training_samples": len(loader.positions),
         "data_hash": data_hash(samples.cohort, loader),
         "processes": state.num_processes,
         "device": state.device.type,
@@ -231,9 +232,13 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
         if not known:
             raise
         widths = [f"objectives.{name}.width" for name, spec in recipe.objectives.items() if spec.kind == "varcov"]
-        keys = ["sampling.batch_size", "images.size", *widths, "training.precision=bf16"]
+        clips = recipe.images.unit == "clip"
+        frames = ["images.frames"] if clips else []
+        keys = ["sampling.batch_size", "images.size", *frames, *widths, "training.precision=bf16"]
+        shape = f"{recipe.sampling.batch_size} samples x {recipe.images.views} views"
+        shape += f" x {recipe.images.frames} frames" if clips else ""
         raise OutOfMemoryError(
-            f"a step of {recipe.sampling.batch_size} samples x {recipe.images.views} views at {recipe.images.size} "
-            f"pixels does not fit into memory; lower one of {', '.join(keys)} "
+            f"a step of {shape} at {recipe.images.size} pixels does not fit into memory; "
+            f"lower one of {', '.join(keys)} "
             "(training.accumulate keeps the samples of a step)"
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bolus.encoders.backbone import Encoder, seeded
-from bolus.encoders.folder import OPTIONAL, fill_encoder, is_encoder_folder, read_config
+from bolus.encoders.folder import OPTIONAL, fill_encoder, is_encoder_folder, read_config, read_spec
 from bolus.encoders.hub import config_side, find_config, load_backbone, make_backbone, processor_side, read_processor
 from bolus.recipe import EncoderSpec
 
@@ -45,6 +45,14 @@ def build_encoder(spec: EncoderSpec, *, seed: int) -> Encoder:
             config.num_channels = spec.in_channels
         encoder = Encoder(spec, make_backbone(config, name))
     if spec.pretrained:
+        stated = read_spec(Path(name)).temporal_shift
+        if stated != spec.temporal_shift:
+            _log.warning(
+                "%s was trained with temporal_shift %s and goes on with %s: its features change at once",
+                name,
+                stated,
+                spec.temporal_shift,
+            )
         unwanted = [part for part in OPTIONAL if not getattr(spec, part)]
         fill_encoder(encoder, Path(name), leave_out=unwanted, may_lack=OPTIONAL)
     return encoder

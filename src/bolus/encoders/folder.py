@@ -154,6 +154,21 @@ def read_config(folder: Path) -> Any:
     return _config(_read_description(folder))
 
 
+def read_spec(folder: Path) -> EncoderSpec:
+    """What was asked for when the encoder in a folder was built; keys of later versions have their defaults.
+
+    Raises:
+        EncoderError: no encoder folder, or one of a later format.
+    """
+    description = _read_description(folder)
+    try:
+        return EncoderSpec.model_validate(description["spec"])
+    except (ValidationError, KeyError) as error:
+        raise EncoderError(
+            f"{folder / DESCRIPTION}: not an encoder that this version of bolus knows: {error}"
+        ) from error
+
+
 def fill_encoder(
     encoder: Encoder, folder: Path, *, leave_out: Collection[str] = (), may_lack: Collection[str] = ()
 ) -> None:
