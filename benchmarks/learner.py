@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 from arms import compare_arms
 from bolus.data.cohort import Cohort, CohortSpec
@@ -127,7 +128,9 @@ def held_out(work: Path, arm: str, seed: int) -> dict[str, Any]:
         majority = fit_majority(y[side == "train"].astype(float), "classify", 3)
         parts.setdefault("majority", []).append(majority.predict(np.empty((int(test.sum()), 0))))
         for name, u in embeddings.items():
-            parts.setdefault(f"distance {name}", []).append(cosine_distance(u, pairs)[test])
+            # Folds have models of their own, whose distances have scales of their own: their ranks are pooled.
+            ranks = rankdata(cosine_distance(u, pairs)[test]) / test.sum()
+            parts.setdefault(f"distance {name}", []).append(ranks)
         parts.setdefault("y", []).append(y[test])
         parts.setdefault("delta", []).append(np.abs(pairs.delta[test]))
         parts.setdefault("patients", []).append(samples.cohort.patients.iloc[samples.first_row[pairs.earlier[test]]])

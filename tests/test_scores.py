@@ -17,7 +17,8 @@ from bolus.data.batch import Batch, seed_for
 from bolus.data.cohort import Cohort, CohortSpec
 from bolus.data.columns import TrainingColumns
 from bolus.encoders.features import Features, FeatureShape
-from bolus.errors import CohortError, RecipeError
+from bolus.errors import CohortError, RecipeError, UsageError
+from bolus.objectives import build_objectives
 from bolus.objectives.base import Objective
 from bolus.objectives.predict import Predict
 from bolus.objectives.score import ScoreContrast, score_contrast_loss
@@ -79,7 +80,7 @@ def test_a_label_with_several_classes_on_a_row_is_refused() -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({}, r"name the score, as targets=\[score:NAME\]; the cohort has no role score:NAME"),
+        ({}, r"name the score, as targets?=score:NAME; the cohort has no role score:NAME"),
         ({"score:a": np.arange(3.0), "score:b": np.arange(3.0)}, "the cohort has score:a, score:b"),
         ({"score:a": np.full(3, 2.0)}, "score:a is 2 in every training sample"),
         ({"score:a": np.full(3, np.nan)}, "score:a is missing in every training sample"),
@@ -109,7 +110,7 @@ def test_supremix_is_its_loss_over_the_rows_of_all_views() -> None:
     seen, found = batch(4, score__age=torch.tensor([40.0, 44.0, torch.nan, 52.0])), features(4)
     z = objective.embed(found, seen)["z"]
     y = seen.columns["score:age"].repeat(2)
-    generator = torch.Generator().manual_seed(seed_for(7, "supremix"))
+    generator = torch.Generator().manual_seed(seed_for(7, objective.name))
     expected = supremix_loss(z.flatten(0, 1), y, window=20.0, generator=generator)
     loss = objective.loss({"z": z}, seen)
     assert loss.value.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -277,3 +278,36 @@ def test_resuming_supremix_is_exact(tiny_cohort: Path, tmp_path: Path) -> None:
             break
     assert attempt > 2
     assert part.record["weights"] == whole.record["weights"]
+
+
+def test_a_relation_on_a_label_with_several_classes_is_refused(tiny_cohort: Path, tmp_path: Path) -> None:
+    table = tiny_cohort.with_name("table.csv")
+    table.write_text(table.read_text().replace("yes", "yes|more"))
+    with pytest.raises(CohortError, match="label:sick holds several classes on a row"):
+        pretrain(tiny_cohort, recipe="supcon", out=tmp_path / "run", cache=tmp_path / "cache", quiet=True,
+                 overrides=[*TINY, "objectives.supcon.relation=label:sick"])  # fmt: skip
+
+
+def test_objectives_know_their_names_and_draw_by_them() -> None:
+    keys = {"kind": "supremix", "dim": 4, "hidden": 4}
+    recipe = Recipe.load({"name": "two", "objectives": {"a": keys, "b": keys}})
+    found = build_objectives(recipe, SHAPE, AGES, seed=0)
+    assert [objective.name for objective in found.values()] == ["a", "b"]
+    seen, z = batch(3, score__age=[40.0, 44.0, 52.0]), {"z": F.normalize(torch.randn(2, 3, 4), dim=2)}
+    assert found["a"].loss(z, seen).value != found["b"].loss(z, seen).value
+
+
+def test_numbers_out_of_range_are_refused_in_an_own_loop() -> None:
+    u, s = torch.randn(3, 2), torch.tensor([1.0, 2.0, 3.0])
+    for keys in ({"threshold": -0.1}, {"threshold": 1.1}, {"score_range": 0.0}, {"score_range": float("nan")}):
+        with pytest.raises(UsageError, match=next(iter(keys))):
+            score_contrast_loss(u, s, **keys)
+    with pytest.raises(UsageError, match="mix_weights"):
+        supremix_loss(u, s, mix_weights=torch.full((3, 3), torch.nan))
+
+
+def test_a_window_over_the_whole_range_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    SupReMix(SHAPE, AGES, window=20.0, dim=4)
+    assert not caplog.records
+    SupReMix(SHAPE, AGES, window=31.0, dim=4)
+    assert "covers the whole range of score:age" in caplog.text

@@ -20,6 +20,7 @@ from bolus.data.batch import Sampler
 from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.clips import open_samples
 from bolus.data.cohort import Cohort
+from bolus.data.columns import require_one_class
 from bolus.data.loading import Loader
 from bolus.data.partners import PartnerIndex
 from bolus.data.relation import Needs, Relation
@@ -145,13 +146,15 @@ def build_loader(
         readable: rows to count as readable; the store's where None.
 
     Raises:
-        CohortError: no training samples, clips of one frame only, or a role that an objective needs and no column has.
+        CohortError: no training samples, clips of one frame only, a role that an objective needs and no column has,
+            or a label of several classes a row.
         RecipeError: a batch that cannot be filled or shared evenly, a relation without a single pair.
     """
     roles = sorted((needs.roles | {"patient"}) - {"sample"})
     for role in roles:
         if role not in cohort.roles:
             raise CohortError(f"an objective needs a column with the role {role!r}; {suggest(role, cohort.roles)}")
+        require_one_class(cohort, role)
     usable = store.readable if readable is None else readable
     positions = np.flatnonzero((cohort.split[samples.first_row] == "train") & samples.readable(usable))
     if not len(positions):

@@ -7,9 +7,22 @@ from typing import Any
 
 import numpy.typing as npt
 
+from bolus.data.cohort import Cohort
 from bolus.data.roles import PATHS
 from bolus.data.samples import Samples
 from bolus.errors import CohortError
+
+
+def require_one_class(cohort: Cohort, role: str) -> None:
+    """Raise where a label has several classes on a row, which one code cannot say.
+
+    Raises:
+        CohortError: such a label.
+    """
+    if role.startswith("label:") and not cohort.labels(role.removeprefix("label:")).exclusive:
+        raise CohortError(
+            f"{role} holds several classes on a row, joined by '|'; give each class that is to be learnt a column"
+        )
 
 
 class TrainingColumns(Mapping[str, npt.NDArray[Any]]):
@@ -41,10 +54,7 @@ class TrainingColumns(Mapping[str, npt.NDArray[Any]]):
     def __getitem__(self, role: str) -> npt.NDArray[Any]:
         if role not in self:
             raise KeyError(role)
-        if role.startswith("label:") and not self.cohort.labels(role.removeprefix("label:")).exclusive:
-            raise CohortError(
-                f"{role} holds several classes on a row, joined by '|'; give each class that is to be learnt a column"
-            )
+        require_one_class(self.cohort, role)
         values: npt.NDArray[Any] = self.cohort.encoded(role)[self.rows]
         return values
 

@@ -58,6 +58,7 @@ def build_objectives(recipe: Recipe, shape: FeatureShape, table: Table, *, seed:
             try:
                 given = [shape, table] if "table" in inspect.signature(constructor).parameters else [shape]
                 objectives[name] = constructor(*given, **parameters)
+                objectives[name].name = name
             except RecipeError as error:
                 raise RecipeError(f"objectives.{name}: {error}") from error
     return objectives

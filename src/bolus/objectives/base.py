@@ -44,6 +44,7 @@ class Objective(nn.Module, ABC):
     """
 
     needs: Needs
+    name: str = ""  # in the recipe; whatever is drawn at random depends on it and on the seed of the step
 
     @abstractmethod
     def embed(self, features: Features, batch: Batch) -> dict[str, Tensor]:
@@ -54,12 +55,13 @@ class Objective(nn.Module, ABC):
         """Across rows of the global batch, after gathering; holds for one process and for many."""
 
 
-def scores_among(table: Table, targets: Sequence[str] | None) -> tuple[str, ...]:
+def scores_among(table: Table, targets: str | Sequence[str] | None, key: str = "targets") -> tuple[str, ...]:
     """The scores that an objective works on: those named, or the only one that the table has.
 
     Args:
         table: of the training samples.
-        targets: roles, of scores, numbers or numeric attributes.
+        targets: roles, of scores, numbers or numeric attributes; or one.
+        key: what the recipe calls them.
 
     Raises:
         RecipeError: nothing named where the table has no score, or several; a role that holds categories or that no
@@ -72,24 +74,23 @@ def scores_among(table: Table, targets: Sequence[str] | None) -> tuple[str, ...]
         found = [role for role in table if role.startswith("score:")]
         if len(found) != 1:
             there = f"the cohort has {', '.join(sorted(found))}" if found else "the cohort has no role score:NAME"
-            raise RecipeError(f"targets: name the score, as targets=[score:NAME]; {there}")
+            raise RecipeError(f"{key}: name the score, as {key}=score:NAME; {there}")
         targets = found
+    targets = (targets,) if isinstance(targets, str) else tuple(targets)
     if not targets:
-        raise RecipeError("targets: expected at least one role, found none")
+        raise RecipeError(f"{key}: expected at least one role, found none")
     for role in targets:
         if role not in table:
-            raise RecipeError(f"targets: no column has the role {role!r}; {suggest(role, table)}")
+            raise RecipeError(f"{key}: no column has the role {role!r}; {suggest(role, table)}")
         values = table[role]
         if values.dtype.kind != "f":
-            raise RecipeError(f"targets: {role} holds categories, where a score is a number")
+            raise RecipeError(f"{key}: {role} holds categories, where a score is a number")
         known = values[np.isfinite(values)]
         if not len(known):
-            raise RecipeError(f"targets: {role} is missing in every training sample")
+            raise RecipeError(f"{key}: {role} is missing in every training sample")
         if np.ptp(known) == 0:
-            raise RecipeError(
-                f"targets: {role} is {known[0]:g} in every training sample, which leaves nothing to learn"
-            )
-    return tuple(targets)
+            raise RecipeError(f"{key}: {role} is {known[0]:g} in every training sample, which leaves nothing to learn")
+    return targets
 
 
 def standardisation(table: Table, role: str) -> tuple[float, float]:

@@ -174,6 +174,8 @@ def _check(z: Tensor, y: Tensor, settings: Settings, valid: Tensor | None, mix_w
         )
     if mix_weights is not None and mix_weights.shape != (num_rows, num_rows):
         raise UsageError(f"mix_weights: expected [{num_rows}, {num_rows}], found {list(mix_weights.shape)}")
+    if mix_weights is not None and not ((mix_weights >= 0) & (mix_weights <= 1)).all():
+        raise UsageError("mix_weights: expected shares in [0, 1], found others")
     if not settings.temperature > 0:
         raise UsageError(f"temperature: expected a positive number, found {settings.temperature}")
     if not (settings.window >= 0 and settings.label_tolerance >= 0):

@@ -50,13 +50,14 @@ class Predict(Objective):
         shape: FeatureShape,
         table: Table,
         *,
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         hidden: int | None = None,
     ) -> None:
         super().__init__()
         if hidden is not None and hidden < 1:
             raise RecipeError(f"hidden: expected a width of 1 or more, found {hidden}")
-        self.targets = scores_among(table, None) if targets is None else tuple(targets)
+        named = (targets,) if isinstance(targets, str) else targets
+        self.targets = scores_among(table, None) if named is None else tuple(named)
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise RecipeError(f"targets: expected different roles, found {list(self.targets)}")
         self.widths, scales = [], []

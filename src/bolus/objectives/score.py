@@ -50,7 +50,7 @@ def score_contrast_loss(
         u: `[N, D]` float, normalised here; computed in at least float32.
         s: `[N]` scores in any unit; a NaN takes its row out.
         temperature: divides the cosine.
-        threshold: largest d of a positive.
+        threshold: largest d of a positive, compared exactly: scores in decimals need a little more than their step.
         weighting: `none` (all factors 1), `linear` d, `exponential` (e^d - 1) / (e - 1), `logarithmic`
             log(1 + d) / log 2, or a function of d in [0, 1] to [0, 1]. The constant 1/2 equals `none`.
         score_range: the scale of differences, in the unit of `s`: largest less smallest training score; by default the
@@ -62,7 +62,7 @@ def score_contrast_loss(
         gradients where all are, with a warning where that is because all scores are equal.
 
     Raises:
-        UsageError: shapes that do not fit, a temperature that is not positive, an unknown weighting.
+        UsageError: shapes that do not fit, numbers out of range, an unknown weighting.
 
     Example:
         >>> u = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
@@ -85,7 +85,7 @@ def _by_row(
     valid: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of every row, 0 where it is skipped, and which are not."""
-    weigh = _check(u, s, temperature, weighting, valid)
+    weigh = _check(u, s, temperature, threshold, weighting, score_range, valid)
     with torch.autocast(device_type=u.device.type, enabled=False):
         score = s.detach().to(u.device, torch.float64)
         known = score.isfinite()
@@ -120,7 +120,13 @@ def _by_row(
 
 
 def _check(
-    u: Tensor, s: Tensor, temperature: float, weighting: str | Callable[[Tensor], Tensor], valid: Tensor | None
+    u: Tensor,
+    s: Tensor,
+    temperature: float,
+    threshold: float,
+    weighting: str | Callable[[Tensor], Tensor],
+    score_range: float | None,
+    valid: Tensor | None,
 ) -> Callable[[Tensor], Tensor] | None:
     """The weighting as a function, if everything fits together."""
     if u.ndim != 2 or not u.is_floating_point() or s.shape != (len(u),):
@@ -129,6 +135,10 @@ def _check(
         raise UsageError(f"valid: expected bool [N] or [N, N], found {valid.dtype} {list(valid.shape)}")
     if not temperature > 0:
         raise UsageError(f"temperature: expected a positive number, found {temperature}")
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"threshold: expected a share of the range, 0 to 1, found {threshold}")
+    if score_range is not None and not score_range > 0:
+        raise UsageError(f"score_range: expected a positive number, found {score_range}")
     if callable(weighting):
         return weighting
     if weighting not in WEIGHTINGS:
@@ -184,7 +194,7 @@ class ScoreContrast(Objective):
             raise RecipeError(f"threshold: expected a share of the range, 0 or more and below 1, found {threshold}")
         if weighting not in WEIGHTINGS:
             raise RecipeError(f"unknown weighting {weighting!r}; {suggest(weighting, WEIGHTINGS)}")
-        (self.target,) = scores_among(table, None if target is None else [target])
+        (self.target,) = scores_among(table, target, "target")
         self.temperature, self.threshold, self.weighting = temperature, threshold, weighting
         self.inter_patient_only = inter_patient_only
         known = table[self.target][np.isfinite(table[self.target])]

@@ -5,9 +5,11 @@ Not through `infonce`: the denominator of a row holds a term for every pair of r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +21,8 @@ from bolus.errors import RecipeError
 from bolus.objectives.base import Loss, Objective, Table, scores_among, standardisation
 from bolus.objectives.heads import ProjectionHead, at_least_float32
 from bolus.objectives.mixing import Settings, supremix
+
+_log = logging.getLogger(__name__)
 
 
 def supremix_loss(
@@ -70,7 +74,8 @@ def supremix_loss(
         A scalar, float32 (float64 for float64 `z`): exactly 0 with zero gradients where no row has a positive.
 
     Raises:
-        UsageError: shapes that do not fit, a temperature that is not positive, a negative window or tolerance.
+        UsageError: shapes that do not fit, a temperature that is not positive, a negative window or tolerance, shares
+            outside [0, 1].
 
     Example:
         >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 0.0]])
@@ -119,7 +124,7 @@ class SupReMix(Objective):
         shape: FeatureShape,
         table: Table,
         *,
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         temperature: float = 0.5,
         window: float = 5.0,
         beta: tuple[float, float] = (2.0, 8.0),
@@ -145,6 +150,9 @@ class SupReMix(Objective):
         self.targets = scores_among(table, targets)
         self.negatives = negatives
         reach = max(window, label_tolerance)
+        values = table[self.targets[0]]
+        if len(self.targets) == 1 and window > np.nanmax(values) - np.nanmin(values):
+            _log.warning("the window of %g covers the whole range of %s in training", window, self.targets[0])
         if len(self.targets) > 1:
             scales = [standardisation(table, role) for role in self.targets]
         else:
@@ -184,6 +192,6 @@ class SupReMix(Objective):
             y_NT.repeat(num_views, 1),
             self.settings,
             valid=valid,
-            generator=torch.Generator().manual_seed(seed_for(batch.seed, "supremix")),
+            generator=torch.Generator().manual_seed(seed_for(batch.seed, self.name)),
         )
         return Loss(found.value, found.anchors, {"real_positives": found.real, "mixed_positives": found.mixed})
