@@ -631,6 +631,21 @@ def test_a_clip_on_one_row_is_quarantined_with_what_to_do(tmp_path: Path) -> Non
     assert item.row == 1
     assert "expected one frame, found 4" in item.reason
     assert "role order" in item.reason
+    assert item.reason.endswith("this encoder or recipe sees single images: images.unit=clip takes clip files")
+
+
+def test_frames_of_one_bad_file_on_their_rows_weigh_as_one(tmp_path: Path) -> None:
+    names = write(tmp_path / "a", [noise(seed) for seed in range(3)]).table["image"].tolist()
+    tiff(tmp_path / "a" / "clip.tif", [noise(seed) for seed in range(3, 10)])
+    whole = (tmp_path / "a" / "clip.tif").read_bytes()
+    (tmp_path / "a" / "clip.tif").write_bytes(whole[:100])
+    order = [str(frame) for frame in range(7)]
+    store = build_store(
+        table(tmp_path / "a", ["clip.tif"] * 7 + names, order=[*order, "0", "0", "0"]), Preprocessing(SIZE)
+    )
+    assert store.readable.tolist() == [False] * 7 + [True] * 3
+    with pytest.raises(CohortError, match="1 of 1 images cannot be read"):
+        build_store(table(tmp_path / "a", ["clip.tif"] * 7, order=order), Preprocessing(SIZE))
 
 
 def test_values_out_of_a_stated_range_are_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,17 +7,22 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import av
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image as PillowImage
+from pydicom.data import get_testdata_file
 from rich.console import Console
 
-from bolus.data import check_images
+from bolus.data import check_pixels, frames, readers
 from bolus.data.checking import CheckReport, Finding, check
 from bolus.data.cohort import Cohort
-from bolus.errors import CohortError, LeakageError
+from bolus.data.image import Image, Range
+from bolus.errors import CohortError, ImageError, LeakageError
 
 SIDE = 16
 
@@ -85,11 +90,140 @@ def test_reasons_that_differ_in_numbers_alone_are_one_group(tmp_path: Path) -> N
     pages = [PillowImage.fromarray(picture(seed).astype(np.uint8)) for seed in range(4)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:2])
     pages[0].save(tmp_path / "b.tif", save_all=True, append_images=pages[1:3])
-    (tmp_path / "table.csv").write_text("image,patient\na.tif,P1\nb.tif,P2\n")
+    (tmp_path / "table.csv").write_text("image,patient,series,order\na.tif,P,s,1\nb.tif,P,s,2\n")
     found = only(check(tmp_path / "table.csv"), "unreadable")
     assert found.rows == (1, 2)
     assert "expected one frame, found 2" in found.message
     assert "role order" in found.message
+    assert "(the first of several such numbers)" in found.message
+    assert "such as attribute:series" in found.message
+
+
+def clip(number: int, seed: int, low: int = 20, high: int = 230) -> list[np.ndarray]:
+    return [picture(100 * seed + frame, low, high).astype(np.uint8) for frame in range(number)]
+
+
+def write_pages(path: Path, pages: Sequence[np.ndarray]) -> None:
+    first, *others = [PillowImage.fromarray(page) for page in pages]
+    first.save(path, save_all=True, append_images=others)
+
+
+def write_video(path: Path, pixels: Sequence[np.ndarray]) -> None:
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("ffv1", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *pixels[0].shape, "gray"
+        for page in pixels:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(page, format="gray")):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+
+
+def write_clip_files(folder: Path) -> Path:
+    """DICOM, pages of a TIFF, a volume, a video, a saturated clip, a copy of the TIFF, a picture, a torn video."""
+    (folder / "a.dcm").write_bytes(Path(get_testdata_file("emri_small.dcm", download=False)).read_bytes())
+    write_pages(folder / "b.tif", clip(3, 1))
+    nibabel.save(nibabel.Nifti1Image(np.stack(clip(6, 2), -1), np.eye(4)), folder / "c.nii.gz")
+    write_video(folder / "d.avi", clip(7, 3))
+    bright = clip(4, 4)
+    for page in bright[:3]:
+        page[:] = 255
+    write_pages(folder / "e.tif", bright)
+    write_video(folder / "f.avi", clip(3, 1))
+    PillowImage.fromarray(picture(0).astype(np.uint8)).save(folder / "g.png")
+    (folder / "h.avi").write_bytes((folder / "d.avi").read_bytes()[:3000])
+    names = ["a.dcm", "b.tif", "c.nii.gz", "d.avi", "e.tif", "f.avi", "g.png", "h.avi"]
+    modalities = ["MR", "XR", "CT", "XR", "XR", "XR", "XR", "XR"]
+    frame = pd.DataFrame({"image": names, "patient": [f"P{row}" for row in range(8)], "modality": modalities})
+    frame.to_csv(folder / "table.csv", index=False)
+    return folder / "table.csv"
+
+
+def test_a_clip_file_is_one_record_of_all_its_frames(tmp_path: Path) -> None:
+    report = check(write_clip_files(tmp_path))
+    assert [(found.kind, found.rows) for found in report.errors] == [("unreadable", (8,))]
+    note = only(report, "clip_files")
+    assert (note.severity, note.rows) == ("note", (1, 2, 3, 4, 5, 6))
+    assert note.message.startswith(
+        "6 of 8 rows are clip files of 3 to 10 frames (median 5): recipes with images.unit=clip"
+    )
+    assert only(report, "saturated").rows == (5,)  # three of its four frames are
+    assert only(report, "duplicate_across_patients").rows == (2, 6)  # the same frames, in a TIFF and in a video
+    modalities = {each["modality"]: each for each in report.modalities}
+    assert [modalities[name]["images"] for name in ("CT", "MR", "XR")] == [1, 1, 5]
+    volume = np.stack(clip(6, 2))
+    assert (modalities["CT"]["minimum"], modalities["CT"]["maximum"]) == (volume.min(), volume.max())
+    assert "clip files of 3 to 10 frames" in " ".join(rendered(report).split())
+
+
+def test_frames_together_measure_as_the_picture_that_they_make(tmp_path: Path) -> None:
+    for stated in (None, (100.0, 2000.0)):
+        for inverted in (False, True):
+            pixels = np.random.default_rng(0).integers(0, 3000, (3, 1, 8, 8)).astype(np.float32)
+            pixels[0, 0, :2], pixels[1, 0, :3] = 0, 3000
+            pixels[2] = pixels[2].clip(500, 600)  # whose ends are not the clip's
+
+            def measure(array: np.ndarray, stated: Any = stated, inverted: bool = inverted) -> dict[str, Any]:
+                return check_pixels._measure(Image(array, None, Range(0, 65535, "container"), 16, inverted), stated)
+
+            whole = measure(np.concatenate(pixels, axis=1))
+            joined = check_pixels._join([measure(frame) for frame in pixels], stated)
+            assert set(joined) == set(whole)
+            for name in set(whole) - {"digest", "spread"}:
+                assert joined[name] == (pytest.approx(whole[name]) if name == "mean" else whole[name]), name
+            assert joined["spread"] == pytest.approx(whole["spread"], rel=1e-5)
+
+
+def test_a_clip_that_lost_frames_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, original = write_clip_files(tmp_path), check_pixels.read_frames
+
+    def torn(path: Path, asked: Any) -> Any:
+        for frame, image in zip(asked, original(path, asked), strict=True):
+            yield ImageError(f"{path.name}: torn") if path.name == "d.avi" and frame >= 5 else image
+
+    monkeypatch.setattr(check_pixels, "read_frames", torn)
+    report = check(table)
+    lost = only(report, "lost_frames")
+    assert (lost.severity, lost.rows) == ("warning", (4,))
+    assert lost.message == "1 clip file has frames that cannot be read, 2 of 7 frames: torn"
+
+
+def test_a_video_on_many_rows_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = clip(9, 0)
+    pixels[4][:] = 0
+    write_video(tmp_path / "v.avi", pixels)
+    order = [3, 1, 2, 0, 4, 8, 7, 6, 5, 9]
+    table = pd.DataFrame({"image": ["v.avi"] * 10, "patient": "P", "series": "s", "order": order})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    original, decoded = readers.iterate_video, []
+    monkeypatch.setattr(readers, "iterate_video", lambda path: decoded.append(path) or original(path))
+    report = check(tmp_path / "table.csv")
+    assert len(decoded) == 1
+    assert only(report, "near_constant").rows == (5,)
+    assert only(report, "unreadable").rows == (10,)
+    assert "clip_files" not in kinds(report)
+
+
+def test_series_are_looked_at_as_clips(tmp_path: Path) -> None:
+    columns: dict[str, list[object]] = {
+        "patient": ["A", "A", "B", "B", "B", "C"],
+        "series": ["s", "s", "t", "t", "t", "u"],
+        "order": [0, 1, 0, 1, 2, 0],
+    }
+    pictures = [picture(seed) for seed in range(6)]
+    report = check(write(tmp_path / "sound", pictures, columns))
+    assert report.warnings == []
+    assert only(report, "clips").message == "3 clips by 'series', of 1 to 3 frames (median 2)"
+    columns |= {"sex": ["F", "M", "F", "F", "F", "F"], "order": [0, 1, 0, 1, 1, 0]}
+    report = check(write(tmp_path / "varying", pictures, columns))
+    twice, varies = [finding for finding in report.warnings if finding.kind == "series"]
+    assert (twice.rows, varies.rows) == ((4, 5), (2,))
+    assert "no clips (images.unit=clip): attribute:sex ('sex') differs from the start of its series" in varies.message
+    del columns["order"]
+    (found,) = [
+        each for each in check(write(tmp_path / "no_order", pictures, columns)).warnings if each.kind == "series"
+    ]
+    assert "missing: order" in found.message
 
 
 def test_a_cohort_without_one_readable_image_is_reported_not_raised(tmp_path: Path) -> None:
@@ -221,14 +355,14 @@ def test_a_stated_range_is_kept_and_what_lies_beyond_is_said(tmp_path: Path) -> 
 
 
 def test_notes_of_the_reader_are_reported_once_per_kind(tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = check_images.read_image
+    original = frames.read_image
 
     def noted(path: Path, frame: int | None = None) -> object:
         image = original(path, frame=frame)
         image.notes = ("FOR PROCESSING",) if path.name.endswith("_0.png") else ("sigmoid applied",)
         return image
 
-    monkeypatch.setattr(check_images, "read_image", noted)
+    monkeypatch.setattr(frames, "read_image", noted)
     processing, sigmoid = [finding for finding in check(tiny_cohort).findings if finding.kind == "reader"]
     assert processing == Finding("warning", "reader", "20 images: FOR PROCESSING", tuple(range(1, 61, 3)))
     assert (sigmoid.severity, sigmoid.message, len(sigmoid.rows)) == ("note", "40 images: sigmoid applied", 40)

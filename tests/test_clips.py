@@ -22,7 +22,7 @@ from bolus.assembly import build_loader, build_model, contract_of, data_hash, la
 from bolus.data import cache
 from bolus.data.augment import augment, plain
 from bolus.data.batch import seed_for
-from bolus.data.cache import ImageStore, Preprocessing, build_store
+from bolus.data.cache import ImageStore, Preprocessing, Quarantined, build_store
 from bolus.data.clips import frame_mask, open_samples, pick_frames, segment_frames
 from bolus.data.cohort import Cohort, CohortSpec
 from bolus.data.columns import TrainingColumns
@@ -34,6 +34,7 @@ from bolus.errors import CohortError, ImageError
 from bolus.health import watch
 from bolus.recipe import AugmentSpec, EncoderSpec, Recipe
 from bolus.rehearsal import dry_run
+from bolus.run import Run
 from bolus.training import pretrain
 
 FRAMES = 3
@@ -160,10 +161,9 @@ def test_what_is_no_series_is_named_with_columns_and_rows() -> None:
     }
     with pytest.raises(CohortError) as caught:
         open_samples(open_table(table), "clip")
-    assert caught.value.violations == (
-        "rows 1, 2, 3, 5: order ('frame') has one value twice within a series",
-        "row 5: attribute:sex ('sex') differs from the start of its series",
-    )
+    twice, sex = caught.value.violations
+    assert twice == "rows 1, 2, 3, 5: order ('frame') has one value twice within a series"
+    assert sex.startswith("row 5: attribute:sex ('sex') differs from the start of its series; if it belongs to a frame")
 
 
 # Clip files -----------------------------------------------------------
@@ -234,12 +234,86 @@ def test_some_frames_of_a_file_are_quarantined_as_one(
     monkeypatch.setattr(cache, "read_frames", torn)
     samples = open_samples(Cohort.open(files), "clip")
     store = build_store(samples.cohort, Preprocessing(16, frames=2), folder=tmp_path / "cache")
-    assert (store.quarantined[0].row, store.quarantined[0].reason) == (0, "2 of 15 frames: torn")
-    assert len(store.quarantined) == 3
-    assert "(rows 1, 5, 6)" in store.remarks[0]
+    assert store.quarantined[0] == Quarantined(0, "2 of 15 frames: torn", True)
+    assert [(item.row, item.partial) for item in store.quarantined[1:]] == [(4, False), (5, False)]
+    assert store.remarks == [
+        "2 images cannot be read and are left out (rows 5, 6).",
+        "1 clip lost some frames, which cannot be read (row 1).",
+    ]
     rows, real = pick_frames(samples, np.array([0]), store.readable, 20)
     assert rows[0].tolist() == [0, 1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14] + [14] * 7
     assert real[0].tolist() == [True] * 13 + [False] * 7
+
+
+def test_a_row_is_quarantined_once_whatever_befell_its_frames(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = cache.read_frames
+
+    def torn(path: Path, frames: Any) -> Any:
+        for place, image in enumerate(original(path, frames)):
+            reasons = {"a.dcm": ["torn", "dark"][place % 2] if place else "late", "b.tif": f"torn {'xyz'[place % 3]}"}
+            yield ImageError(reasons[path.name]) if path.name in reasons and (place < 9) else image
+
+    monkeypatch.setattr(cache, "read_frames", torn)
+    wide = open_samples(Cohort.open(files), "clip").cohort
+    store = build_store(wide, Preprocessing(16, frames=2), folder=tmp_path / "cache", rows=np.arange(23))
+    assert store.quarantined == [
+        Quarantined(0, "4 of 15 frames: dark; 4 of 15 frames: torn; 1 of 15 frames: late", True),
+        Quarantined(1, "1 of 3 frames: torn x; 1 of 3 frames: torn y; 1 of 3 frames: torn z"),
+    ]
+    assert store.remarks == [
+        "1 images cannot be read and are left out (row 2).",
+        "1 clip lost some frames, which cannot be read (row 1).",
+    ]
+    run = Run(tmp_path / "run")
+    run.create(wide, resolve(Recipe.load(RECIPE)), store.quarantined, {})
+    said = [json.loads(line) for line in (run.folder / "quarantine.jsonl").read_text().splitlines()]
+    assert [(line["row"], line["reason"]) for line in said] == [
+        (item.row + 1, item.reason) for item in store.quarantined
+    ]
+
+
+def test_one_long_bad_clip_weighs_as_one_file(files: Path, tmp_path: Path) -> None:
+    table = files.with_name("one_bad.csv")
+    (files.with_name("a.dcm")).write_bytes((files.with_name("a.dcm")).read_bytes()[:-5990])  # 15 of 23 frames
+    table.write_text("image,patient\na.dcm,A\nb.tif,B\nc.nii.gz,A\nd.png,C\n")
+    wide = open_samples(Cohort.open(table), "clip").cohort
+    assert len(wide) == 23
+    store = build_store(wide, Preprocessing(16, frames=2), folder=tmp_path / "cache")
+    assert [(item.row, item.partial) for item in store.quarantined] == [(0, False)]
+    for name in ("b.tif", "d.png"):
+        files.with_name(name).write_bytes(b"")
+    wide = open_samples(Cohort.open(table), "clip").cohort
+    with pytest.raises(CohortError, match="3 of 4 images cannot be read") as caught:
+        build_store(wide, Preprocessing(16, frames=2), folder=tmp_path / "cache")
+    assert [violation.split(":")[0] for violation in caught.value.violations] == ["row 1", "row 2", "row 4"]
+
+
+@pytest.mark.parametrize("columns", [["SeriesInstanceUID"], ["SeriesInstanceUID", "InstanceNumber"]])
+def test_a_series_of_each_row_is_a_clip_file(columns: list[str], files: Path) -> None:
+    table = pd.read_csv(files).head(4)[["image", "patient"]].assign(**{columns[0]: ["1.2", "1.3", "1.4", "1.5"]})
+    table[columns[1:]] = 1
+    table.to_csv(files, index=False)
+    cohort = Cohort.open(files)
+    assert cohort.roles["series"] == "SeriesInstanceUID"
+    samples = open_samples(cohort, "clip")
+    assert samples.num_rows.tolist() == [15, 3, 4, 1]
+    assert samples.cohort.encoded("order")[:18].tolist() == [*range(15), 0, 1, 2]
+
+
+def test_clip_files_in_series_of_several_rows_say_what_to_do(files: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(files).head(4)[["image", "patient"]].assign(SeriesInstanceUID=["1", "2", "2", "3"], patient="P")
+    table.to_csv(files, index=False)
+    with pytest.raises(CohortError, match=r"missing: order .*such as attribute:series"):
+        open_samples(Cohort.open(files), "clip")
+    table.assign(InstanceNumber=[1, 1, 2, 1]).to_csv(files, index=False)
+    samples = open_samples(Cohort.open(files), "clip")
+    assert len(samples) == 3
+    with pytest.raises(CohortError, match=r"expected one frame, found 15: .*such as attribute:series"):
+        build_store(samples.cohort, Preprocessing(16, frames=2), folder=tmp_path / "cache")
+    freed = Cohort.open(files, roles={"attribute:series": "SeriesInstanceUID"})
+    assert open_samples(freed, "clip").num_rows.tolist() == [15, 3, 4, 1]
 
 
 def test_frames_of_one_file_on_several_rows_need_a_series(tmp_path: Path) -> None:

@@ -274,19 +274,73 @@ def test_a_column_that_varies_within_a_series_is_named_with_rows() -> None:
         "series": ["s1", "s1", "s2", "s2"],
         "order": ["0", "1", "0", "1"],
         "sex": ["F", None, "M", "M"],
-        "time": ["0", "1", "0", "1"],
+        "time": ["0", "0.9", "0", None],
     }
     with pytest.raises(CohortError) as error:
         cohort(columns).samples("clip")
+    advice = "; if it belongs to a frame and not to the clip, leave it without a role"
+    advice += " (rename it where its name gives it one)"
     assert error.value.violations == (
-        "row 2: attribute:sex ('sex') differs from the start of its series",
-        "row 4: patient ('patient') differs from the start of its series",
+        f"row 2: attribute:sex ('sex') differs from the start of its series{advice}",
+        f"row 4: patient ('patient') differs from the start of its series{advice}",
     )
+
+
+def test_the_start_of_a_series_is_its_first_row_in_order() -> None:
+    columns = {"patient": ["P"] * 3, "series": ["s"] * 3, "order": ["2", "0", "1"], "sex": ["F", "M", "M"]}
+    with pytest.raises(CohortError, match="row 1: attribute:sex"):
+        cohort(columns).samples("clip")
+
+
+@pytest.mark.parametrize(
+    ("times", "wrong"),
+    [
+        (["0", "1", "5", "5.5"], "row 2"),
+        (["1", "0", "5", "6"], "rows 1, 4"),
+        (["2024-01-31T23:59:59", "2024-02-01T00:00:01", "2024-05-01", None], ""),
+        (["2024-01-31", "2024-02-01", None, None], "row 2"),
+    ],
+)
+def test_times_within_a_series_are_less_than_a_day_apart(times: list[Any], wrong: str) -> None:
+    table = cohort({"patient": ["P"] * 4, "series": list("aabb"), "order": list("0101"), "time": times})
+    if not wrong:
+        assert len(table.samples("clip")) == 2
+        return
+    with pytest.raises(CohortError) as error:
+        table.samples("clip")
+    (violation,) = error.value.violations
+    assert violation.startswith(f"{wrong}: time ('time') differs by a day or more from the earliest of its series; ")
+
+
+def test_equal_numbers_are_equal_however_they_are_written() -> None:
+    columns = {
+        "patient": ["P"] * 4,
+        "series": list("aabb"),
+        "order": list("0101"),
+        "mmse": ["1", "1.0", None, "n/a"],
+        "age": ["61", "61.00", "70", "7e1"],
+        "grade": ["1", "1", "2", "2"],
+    }
+    roles = {"score:mmse": "mmse", "label:grade": "grade"}
+    assert len(cohort(columns, roles, missing={"mmse": ["n/a"]}).samples("clip")) == 2
+    for name, value in (("mmse", None), ("age", "61.01"), ("grade", "1.0")):
+        changed = {**columns, name: [columns[name][0], value, *columns[name][2:]]}
+        with pytest.raises(CohortError, match=f"row 2: [a-z]*:{name} "):
+            cohort(changed, roles, missing={"mmse": ["n/a"]}).samples("clip")
+
+
+def test_missing_codes_leave_the_numbers_of_expanded_frames_alone() -> None:
+    table = cohort({"image": ["a.mp4", "b.mp4"], "patient": ["P", "Q"], "age": ["5", "50"]}, missing={"*": [0, 1, 5]})
+    clips = table.expand(np.array([7, 2]))
+    assert clips.encoded("order").tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1]
+    assert clips.encoded("series").tolist() == [0] * 7 + [1] * 2
+    assert clips.samples("clip").num_rows.tolist() == [7, 2]
+    assert np.isnan(clips.encoded("attribute:age")).tolist() == [True] * 7 + [False] * 2  # elsewhere they hold
 
 
 def test_clips_and_slices_need_their_roles() -> None:
     plain = cohort({"series": ["a", "b"]})
-    with pytest.raises(CohortError, match="missing: order"):
+    with pytest.raises(CohortError, match=r"missing: order .*if each row is a clip file, .*such as attribute:series"):
         plain.samples("clip")
     with pytest.raises(CohortError, match="order or slice_position"):
         plain.samples("slice")

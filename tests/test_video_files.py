@@ -212,6 +212,12 @@ def test_frames_that_an_edit_list_cuts_off_are_left_out(tmp_path: Path) -> None:
                 packet.pts, packet.dts, packet.stream = packet.pts - cut, packet.dts - cut, copied
                 target.mux(packet)
     np.testing.assert_array_equal(read_image(trimmed).array, whole[:, 5:])
+    assert count_frames(path) == whole.shape[1] == 21
+    assert count_frames(trimmed) == 16
+    (tmp_path / "t.csv").write_text("image,patient\ntrimmed.mp4,P\n")
+    samples = open_samples(Cohort.open(tmp_path / "t.csv"), "clip")
+    store = build_store(samples.cohort, Preprocessing(16, frames=4), folder=tmp_path / "cache")
+    assert (samples.num_rows.tolist(), store.quarantined) == ([16], [])
 
 
 def test_pixels_that_are_not_square_are_noted(tmp_path: Path) -> None:

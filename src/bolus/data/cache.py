@@ -8,6 +8,7 @@ read is quarantined: left out, counted, reported, and tried again the next time.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -41,14 +42,22 @@ __all__ = [
 ]
 
 Progress = Callable[[int, int], None]
+NAMED_REASONS = 3  # of a file whose frames are lost for several
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """One image that was left out: its row (from 0) and why; of a clip file, some of its frames or all of them."""
+    """A row of the table as given of which something was left out; a row is here once.
+
+    Args:
+        row: from 0.
+        reason: why; several reasons for frames of one file are joined by `; `, each with how many it holds for.
+        partial: a clip file of which other frames are there.
+    """
 
     row: int
     reason: str
+    partial: bool = False
 
 
 @dataclass
@@ -100,9 +109,13 @@ class ImageStore:
     def remarks(self) -> list[str]:
         """What a person must know of these images, in sentences; empty where all is well."""
         said = []
-        if self.quarantined:
-            rows = name_rows([item.row for item in self.quarantined])
-            said.append(f"{len(self.quarantined)} images cannot be read and are left out ({rows}).")
+        left_out = [item.row for item in self.quarantined if not item.partial]
+        if left_out:
+            said.append(f"{len(left_out)} images cannot be read and are left out ({name_rows(left_out)}).")
+        partial = [item.row for item in self.quarantined if item.partial]
+        if partial:
+            clips = f"{len(partial)} clip{'' if len(partial) == 1 else 's'}"
+            said.append(f"{clips} lost some frames, which cannot be read ({name_rows(partial)}).")
         if self.out_of_range:
             ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in self.preprocessing.ranges.items())
             rows = name_rows(self.out_of_range)
@@ -148,7 +161,7 @@ def build_store(
         on_progress: called with (done, total) while images are decoded.
 
     Raises:
-        CohortError: more than half of the images cannot be read.
+        CohortError: more than half of the images cannot be read; a file with several frames weighs as one image.
     """
     folder = (folder or cache_folder()) / preprocessing.key
     folder.mkdir(parents=True, exist_ok=True)
@@ -166,28 +179,38 @@ def build_store(
         manifest = read_manifest(folder, preprocessing.stored_shape)
         entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
     unread |= {item: unopened[sources.file[item]] for item in np.flatnonzero(~known).tolist()}
-    quarantined = _quarantine(cohort, rows, np.flatnonzero(entries < 0), unread)
+    quarantined = _quarantine(cohort.origin[rows], entries < 0, unread)
+    _refuse_the_larger_part(sources.file, entries < 0, quarantined)
     return _open(cohort, preprocessing, manifest, rows[entries >= 0], entries[entries >= 0], quarantined)
 
 
 def _quarantine(
-    cohort: Cohort, rows: npt.NDArray[np.int64], lacking: npt.NDArray[np.int64], reasons: dict[int, str]
+    origin: npt.NDArray[np.int64], lacking: npt.NDArray[np.bool_], reasons: dict[int, str]
 ) -> list[Quarantined]:
-    """The rows of items that lack an image, if they are not the larger part; rows of the table as given."""
-    frames: dict[tuple[int, str], int] = {}  # frames of one file with one reason are said once
-    for item in lacking.tolist():
-        key = int(cohort.origin[rows[item]]), reasons.get(item, "lost from the cache")
-        frames[key] = frames.get(key, 0) + 1
-    of_file = np.bincount(cohort.origin[rows], minlength=1)
-    found = [
-        Quarantined(row, reason if number == of_file[row] else f"{number} of {of_file[row]} frames: {reason}")
-        for (row, reason), number in frames.items()
-    ]
-    found.sort(key=lambda each: each.row)
-    if len(lacking) > len(rows) / 2:
-        named = [f"{name_rows([each.row])}: {each.reason}" for each in found]
-        raise CohortError(f"{len(lacking)} of {len(rows)} images cannot be read", named)
-    return found
+    """Rows of the table as given that lack an image or frames of a clip file; `origin` and `lacking` are `[items]`."""
+    found: dict[int, Counter[str]] = {}
+    for item in np.flatnonzero(lacking).tolist():
+        found.setdefault(int(origin[item]), Counter())[reasons.get(item, "lost from the cache")] += 1
+    of_row, quarantined = np.bincount(origin, minlength=1), []
+    for row, counts in sorted(found.items()):
+        frames, usual = int(of_row[row]), counts.most_common(NAMED_REASONS)
+        said = [reason if number == frames else f"{number} of {frames} frames: {reason}" for reason, number in usual]
+        more = len(counts) - len(said)
+        said += [f"and {more} more reason{'' if more == 1 else 's'}"] if more else []
+        quarantined.append(Quarantined(row, "; ".join(said), counts.total() < frames))
+    return quarantined
+
+
+def _refuse_the_larger_part(
+    file: npt.NDArray[np.int64], lacking: npt.NDArray[np.bool_], quarantined: list[Quarantined]
+) -> None:
+    """A CohortError where more than half of the files are lost; each weighs one, and is lost by its share of frames."""
+    lost = np.bincount(file, lacking) / np.bincount(file)
+    if lost.sum() > len(lost) / 2:
+        partial = int(((lost > 0) & (lost < 1)).sum())
+        in_part = f", and {partial} in part only" if partial else ""
+        named = [f"{name_rows([each.row])}: {each.reason}" for each in quarantined]
+        raise CohortError(f"{(lost == 1).sum()} of {len(lost)} images cannot be read{in_part}", named)
 
 
 def _decode(

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections.abc import Callable, Iterable, Sized
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.data.cache import ONE_FRAME, range_waits, reason_without_name
-from bolus.data.check_report import Finding, Severity
+from bolus.data.check_pixels import look_at_pixels
+from bolus.data.check_report import Finding, Severity, frames_in_words
 from bolus.data.cohort import Cohort
-from bolus.data.image import Image, covering_range
-from bolus.data.readers import read_image
-from bolus.errors import BolusError, ImageError
+from bolus.data.image import covering_range
 
 SATURATED_BRIGHT = 0.5  # share of the pixels at the bright end of the range, above which an image is saturated
 SATURATED_EITHER = 0.95  # likewise at either end; much black is common, so the dark end alone is allowed more
 NEAR_CONSTANT = 0.01  # standard deviation of values in [0, 1], below which an image shows nothing
 SMELLS = 0.5  # share of a modality's images above which the range is suspected, not the images
-CHUNK = 1024  # images handed to the threads at a time
 # What a reader notes and what changes the picture; its other notes are for information.
 GRAVE_NOTES = ("FOR PROCESSING", "alpha channel dropped", "pixels outside the field of view have a padding value")
 
@@ -35,13 +29,13 @@ def look_at_images(
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, tuple[float, float]]]:
-    """Read every image once, each thread one at a time, and append to `findings`.
+    """Read every image once, see `look_at_pixels`, and append to `findings`.
 
     Returns:
         The record of each modality (see `CheckReport`), and the cohort's ranges with those that it lacked.
     """
-    looks = _look_at_all(cohort, workers or min(16, os.cpu_count() or 1), on_progress)
-    findings += _unreadable(looks)
+    looks = look_at_pixels(cohort, workers=workers, on_progress=on_progress)
+    findings += _unreadable(looks) + _clip_files(looks)
     seen = pd.DataFrame([look for look in looks if not look["reason"]])
     ranges, modalities = dict(cohort.spec.ranges), []
     if len(seen):
@@ -52,80 +46,48 @@ def look_at_images(
     return modalities, ranges
 
 
-def _look_at_all(cohort: Cohort, workers: int, on_progress: Callable[[int, int], None] | None) -> list[dict[str, Any]]:
-    modality, looks = cohort.modality, []
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        for start in range(0, len(cohort), CHUNK):
-            rows = range(start, min(start + CHUNK, len(cohort)))
-            for look in pool.map(lambda row: _look(cohort, row, cohort.spec.ranges.get(str(modality[row]))), rows):
-                looks.append(look)
-                if on_progress is not None:
-                    on_progress(len(looks), len(cohort))
-    return looks
-
-
-def _look(cohort: Cohort, row: int, stated: tuple[float, float] | None) -> dict[str, Any]:
-    """One image in a few numbers; `reason` where it cannot be used."""
-    path = cohort.image_path(row)
-    if not path.exists():
-        return {"row": row, "reason": "missing"}
-    try:
-        image = read_image(path, frame=cohort.frame(row))
-        if image.array.ndim != 3:
-            raise ImageError(f"expected one frame, found {image.array.shape[1]}: {ONE_FRAME}")
-        return {"row": row, "reason": "", **_measure(image, stated)}
-    except BolusError as error:
-        return {"row": row, "reason": reason_without_name(error, path)}
-
-
-def _measure(image: Image, stated: tuple[float, float] | None) -> dict[str, Any]:
-    """Extremes, shares of pixels at the ends, spread and hash; all in stored values where the cohort sets the range."""
-    array, waits = image.array, range_waits(image)
-    minimum, maximum = float(array.min()), float(array.max())
-    if not waits:
-        shown, low, high = image.unit(), 0.0, 1.0
-    else:
-        low, high = stated or (minimum, maximum)
-        shown = np.clip(array, low, high)
-        shown = (low + high) - shown if image.inverted else shown
-    rounding = 1e-6 * (high - low)
-    grey = array.shape[0] == 3 and bool((array[0] == array[1]).all() and (array[0] == array[2]).all())
-    digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(array).data)
-    return {
-        "minimum": minimum,
-        "maximum": maximum,
-        "waits": waits,
-        "bits": image.bits,
-        "rule": image.range.rule,
-        "low": image.range.low,
-        "high": image.range.high,
-        "channels": array.shape[0],
-        "grey": grey,
-        "at_dark": float((shown <= low + rounding).mean()),
-        "at_bright": float((shown >= high - rounding).mean()),
-        "spread": float(shown.std()),
-        "digest": digest.digest(),
-        "notes": image.notes,
-    }
-
-
 def _unreadable(looks: list[dict[str, Any]]) -> list[Finding]:
     """Missing files together; damaged ones by reason, whatever numbers the reason quotes."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for look in looks:
-        if look["reason"]:
-            groups.setdefault(re.sub(r"\d+", "#", look["reason"]), []).append(look)
     findings = []
-    for _, group in sorted(groups.items(), key=lambda item: -len(item[1])):
-        rows, reason = _numbers(look["row"] for look in group), group[0]["reason"]
+    for rows, reason in _by_reason(looks, "reason"):
         if reason == "missing":
             message = f"{_count(rows, 'image file does', 'image files do')} not exist"
             findings.append(Finding("error", "missing_file", message, rows))
         else:
             message = f"{_count(rows, 'image', 'images')} cannot be read: {reason}"
-            message += "" if len({look["reason"] for look in group}) == 1 else " (the first of several such numbers)"
             findings.append(Finding("error", "unreadable", message, rows))
+    return findings
+
+
+def _by_reason(looks: list[dict[str, Any]], key: str) -> list[tuple[tuple[int, ...], str]]:
+    """Rows with a reason, the most frequent first."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for look in looks:
+        if look[key]:
+            groups.setdefault(re.sub(r"\d+", "#", look[key]), []).append(look)
+    found = []
+    for group in sorted(groups.values(), key=lambda group: -len(group)):
+        alike = len({look[key] for look in group}) == 1
+        reason = group[0][key] + ("" if alike else " (the first of several such numbers)")
+        found.append((_numbers(look["row"] for look in group), reason))
+    return found
+
+
+def _clip_files(looks: list[dict[str, Any]]) -> list[Finding]:
+    """Rows that are files with several frames, and which of them lost some."""
+    clips = [look for look in looks if look["frames"] > 1]
+    if not clips:
+        return []
+    rows = _numbers(look["row"] for look in clips)
+    which = f"{len(rows)} of {len(looks)} rows {'is a clip file' if len(rows) == 1 else 'are clip files'}"
+    message = (
+        f"{which} of {frames_in_words([look['frames'] for look in clips])}: recipes with images.unit=clip take them, "
+        "those of single images do not"
+    )
+    findings = [Finding("note", "clip_files", message, () if len(rows) == len(looks) else rows)]
+    for torn, reason in _by_reason(looks, "lost"):
+        message = f"{_count(torn, 'clip file has', 'clip files have')} frames that cannot be read, {reason}"
+        findings.append(Finding("warning", "lost_frames", message, torn))
     return findings
 
 

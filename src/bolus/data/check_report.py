@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -111,6 +113,18 @@ class CheckReport:
         total = Text(", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in numbers), style="bold")
         listed: list[RenderableType] = [Text("Findings", style="bold"), lines, Text()] if self.findings else []
         return Group(title, Text(), columns, Text(), intensities, Text(), sides, Text(), *listed, total)
+
+
+def frames_in_words(counts: Sequence[int] | npt.NDArray[np.int64]) -> str:
+    """How many frames clips have.
+
+    >>> frames_in_words([9, 3, 12]), frames_in_words([1, 1])
+    ('3 to 12 frames (median 9)', '1 frame each')
+    """
+    low, high = min(counts), max(counts)
+    if low == high:
+        return f"{low} frame{'' if low == 1 else 's'} each"
+    return f"{low} to {high} frames (median {np.median(counts):g})"
 
 
 def _table(title: str, texts: Iterable[str], numbers: Iterable[str]) -> Table:

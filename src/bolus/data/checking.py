@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 
 from bolus.data.check_images import look_at_images
-from bolus.data.check_report import CheckReport, Finding
+from bolus.data.check_report import CheckReport, Finding, frames_in_words
+from bolus.data.clips import rows_are_files
 from bolus.data.cohort import Cohort
 from bolus.data.roles import is_number_role
+from bolus.data.samples import series_problems
 
 MIN_POSITIVE_PATIENTS = 20  # of a class; with fewer, an evaluation says little
 MAX_CLASSES = 1000  # above which a label is not looked at class by class
@@ -36,7 +38,8 @@ def check(
 ) -> CheckReport:
     """Look at every image and column of a cohort.
 
-    Images are read as training reads them, one in memory for each worker. A modality whose files do not state their
+    Images are read as training reads them, one in memory for each worker; of clip files (multi-frame DICOM, videos ...)
+    all frames, which count as one image. A modality whose files do not state their
     range gets that of `covering_range` over all of its images, in `report.cohort`; one that the cohort states is kept.
 
     Args:
@@ -61,6 +64,7 @@ def check(
     findings: list[Finding] = []
     modalities, ranges = look_at_images(cohort, findings, workers, on_progress)
     columns = _columns(cohort, findings)
+    findings += _series(cohort)
     splits = _splits(cohort, findings)
     if ranges != cohort.spec.ranges:
         cohort = Cohort(cohort.table, cohort.spec.model_copy(update={"ranges": ranges}), cohort.folder)
@@ -88,6 +92,24 @@ def _columns(cohort: Cohort, findings: list[Finding]) -> list[dict[str, Any]]:
         elif role.startswith("label:") and distinct <= MAX_CLASSES:
             findings += _rare_classes(cohort, role.removeprefix("label:"))
     return records
+
+
+def _series(cohort: Cohort) -> list[Finding]:
+    """What becomes of the rows as clips, where a column says which one a row belongs to and rows are not clip files."""
+    if "series" not in cohort.roles or rows_are_files(cohort):
+        return []
+    problems = series_problems(cohort)
+    found = [
+        Finding("warning", "series", f"no clips (images.unit=clip): {what}", tuple((rows + 1).tolist()))
+        for rows, what in problems
+    ]
+    series = cohort.encoded("series")
+    counts = np.bincount(series[series >= 0])
+    if len(counts):
+        plural = "" if len(counts) == 1 else "s"
+        message = f"{len(counts)} clip{plural} by {cohort.roles['series']!r}, of {frames_in_words(counts)}"
+        found.append(Finding("note", "clips", message))
+    return found
 
 
 def _rare_classes(cohort: Cohort, name: str) -> list[Finding]:

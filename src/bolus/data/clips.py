@@ -7,16 +7,15 @@ frame, so that cache, quarantine and batches know rows and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from bolus.data.cohort import Cohort
-from bolus.data.frames import count_frames
+from bolus.data.frames import all_frames
 from bolus.data.samples import Samples
 from bolus.data.sources import in_threads
-from bolus.errors import BolusError, CohortError, name_rows
+from bolus.errors import CohortError, name_rows
 
 Draw = Callable[[int], np.random.Generator]
 
@@ -91,7 +90,7 @@ def pick_frames(
 
 
 def open_samples(cohort: Cohort, unit: str) -> Samples:
-    """The cohort as images, slices or clips; without the role `series`, every row is a clip file.
+    """The cohort as images, slices or clips; every row is a clip file where `rows_are_files`.
 
     Clip files are multi-frame DICOM, TIFF of several pages, NIfTI volumes (axial slices) and videos. Their frames are
     counted from headers, no pixel is decoded; then the samples' cohort is `cohort.expand(...)`, a row a frame, whose
@@ -107,24 +106,35 @@ def open_samples(cohort: Cohort, unit: str) -> Samples:
             nor rows of one clip.
         UsageError: an unknown unit.
     """
-    if unit != "clip" or "series" in cohort.roles:
+    if unit != "clip" or ("series" in cohort.roles and not rows_are_files(cohort)):
         return cohort.samples(unit)
     if cohort.expanded is None:
-        shared = cohort.table[cohort.roles["image"]].duplicated(keep=False).to_numpy()
-        if shared.any():
+        if not rows_are_files(cohort):
             raise CohortError(
-                f"{name_rows(np.flatnonzero(shared))}: frames of one file on several rows; give the column that says "
-                "which clip a row belongs to the role series, or each file one row"
+                f"{name_rows(np.flatnonzero(cohort.shared_file))}: frames of one file on several rows; give the column "
+                "that says which clip a row belongs to the role series, or each file one row"
             )
         paths = [cohort.image_path(row) for row in range(len(cohort))]
-        counts = np.fromiter(in_threads(_count, paths), np.int64, len(paths))
+        counts = np.fromiter(in_threads(lambda path: len(all_frames(path)), paths), np.int64, len(paths))
         cohort.expanded = cohort.expand(counts)
     return cohort.expanded.samples("clip")
 
 
-def _count(path: Path) -> int:
-    """Frames of a file; 1 where they cannot be counted: decoding will say why."""
-    try:
-        return count_frames(path)
-    except BolusError:
-        return 1
+def rows_are_files(cohort: Cohort) -> bool:
+    """Whether each row stands for a file of its own, which is then a clip, be it of a single frame.
+
+    So it is without the role `series`; and where each row has another series, as the instance UIDs of multi-frame files
+    do. Frames of one file on several rows are not.
+
+    >>> import pandas as pd
+    >>> from bolus.data.cohort import CohortSpec
+    >>> frame = pd.DataFrame({"image": ["a", "b", "c"], "patient": ["p", "p", "q"], "series": ["s", "s", "t"]})
+    >>> [rows_are_files(Cohort(frame[first:], CohortSpec(table="t.csv"))) for first in (0, 1)]
+    [False, True]
+    """
+    if cohort.shared_file.any():
+        return False
+    if "series" not in cohort.roles:
+        return True
+    series = cohort.encoded("series")
+    return bool((series >= 0).all()) and len(np.unique(series)) == len(series)

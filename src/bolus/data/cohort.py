@@ -19,11 +19,12 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bolus.data.roles import infer_roles, is_number_role, is_role, known_roles
+from bolus.data.roles import infer_roles, is_number_role
 from bolus.data.samples import Samples, take_samples
 from bolus.data.split import identifier_text, split_digest, split_patients
-from bolus.data.table import as_number, is_numeric, read_table, shape_of, strip_text, to_days
-from bolus.errors import CohortError, UsageError, name_rows, suggest
+from bolus.data.table import as_number, is_numeric, read_table, strip_text, to_days
+from bolus.data.violations import find_violations
+from bolus.errors import CohortError, UsageError, suggest
 
 DEFAULT_MODALITY = "image"
 
@@ -98,14 +99,15 @@ class Cohort:
 
     def __init__(self, table: pd.DataFrame, spec: CohortSpec, folder: Path = Path()) -> None:
         inferred = infer_roles(table.columns, set(spec.roles.values()))
-        self._inferred = set(inferred) - set(spec.roles)
+        self.inferred = set(inferred) - set(spec.roles)  # roles that a column has for its name
         self.roles = {**inferred, **spec.roles}
         self.table = strip_text(table.reset_index(drop=True), set(self.roles.values()))
         self.spec = spec.model_copy(update={"roles": self.roles})
         self.folder = folder
+        self._made: frozenset[str] = frozenset()  # roles whose columns `expand` made: no code there means missing
         self._encoded: dict[str, npt.NDArray[Any]] = {}
         self.expanded: Cohort | None = None  # with a row a frame, once `bolus.data.clips.open_samples` has made it
-        violations = self._violations()
+        violations = find_violations(self)
         if violations:
             raise CohortError(f"{spec.table}: {len(violations)} problem(s) in the cohort", violations)
 
@@ -200,6 +202,8 @@ class Cohort:
             raise CohortError(f"no column has the role {role!r}; {suggest(role, self.roles)}")
         column = self.roles[role]
         series: pd.Series[Any] = self.table[column]
+        if role in self._made:
+            return series
         codes = {str(code) for key in ("*", role, column) for code in self.spec.missing.get(key, [])}
         if not codes:
             return series
@@ -280,12 +284,13 @@ class Cohort:
 
     def frame(self, row: int) -> int | None:
         """Frame or slice number within the row's file; None where a file stands on one row only."""
-        if not self._shared_file[row]:
+        if not self.shared_file[row]:
             return None
         return int(self.encoded("order")[row])
 
     @cached_property
-    def _shared_file(self) -> npt.NDArray[np.bool_]:
+    def shared_file(self) -> npt.NDArray[np.bool_]:
+        """Whether the row's file stands on other rows too, `[rows]`: then each has a frame of it."""
         return self.table[self.roles["image"]].duplicated(keep=False).to_numpy()
 
     @cached_property
@@ -296,7 +301,8 @@ class Cohort:
     def expand(self, counts: npt.NDArray[np.int64]) -> Cohort:
         """Files with several frames as clips: a row a frame, the row's columns repeated, nothing written.
 
-        The rows of a file are a `series` and its frames 0, 1, ... their `order`; split, patients and `spec` are those
+        The rows of a file are a `series` and its frames 0, 1, ... their `order`, in place of columns that had these
+        roles and whatever codes mean missing elsewhere; split, patients and `spec` are those
         of this cohort, and `origin` leads back to it. A file with one frame stands on one row.
 
         Args:
@@ -318,80 +324,13 @@ class Cohort:
             names = {role: f"{name}'" for role, name in names.items()}
         table[names["series"]], table[names["order"]] = here, numbers
         clips = copy(self)
-        for stale in ("split", "split_hash", "origin", "modality", "_shared_file"):
+        for stale in ("split", "split_hash", "origin", "modality", "shared_file"):
             clips.__dict__.pop(stale, None)
         clips.table, clips.roles, clips._encoded, clips.expanded = table, {**self.roles, **names}, {}, None
+        clips._made = frozenset(names)
         clips.split, clips.split_hash, clips.origin = self.split[here], self.split_hash, self.origin[here]
         return clips
 
     def samples(self, unit: str) -> Samples:
         """The cohort as images, slices or clips: see `bolus.data.samples.take_samples`, which says what it raises."""
         return take_samples(self, unit)
-
-    def _violations(self) -> list[str]:
-        found = []
-        for role in self.roles:
-            if not is_role(role):
-                name = role.partition(":")[2] or "NAME"
-                near = [known.replace("NAME", name) for known in known_roles()]
-                found.append(f"role {role!r}: unknown; {suggest(role, near)}")
-        for role, column in self.roles.items():
-            if column not in self.table.columns:
-                found.append(f"role {role!r}: no column {column!r}; {suggest(column, map(str, self.table.columns))}")
-        found += [
-            f"no column has the role {role!r}; name it with --role {role}=COLUMN"
-            for role in ("image", "patient")
-            if role not in self.roles
-        ]
-        for key in self.spec.missing:
-            if key != "*" and key not in self.table.columns and key not in self.roles:
-                found.append(f"missing: no column or role {key!r}; {suggest(key, map(str, self.table.columns))}")
-        if found:
-            return found
-        if not len(self.table):
-            return ["the table has no rows"]
-        for role in ("image", "patient"):
-            absent = self.values(role).isna().to_numpy()
-            if absent.any():
-                found.append(f"{name_rows(np.flatnonzero(absent))}: no {role} (column {self.roles[role]!r})")
-        for role in self.roles:
-            series = self.values(role)
-            if role == "time":
-                bad = to_days(series)[1]
-            elif is_number_role(role):
-                bad = (pd.to_numeric(series, errors="coerce").isna() & series.notna()).to_numpy()
-            else:
-                continue
-            if bad.any():
-                values = set(series[bad].astype(str))
-                example = shape_of(str(series[bad].iloc[0]))
-                # Only a value that several patients share is quoted: another one may name its patient.
-                hint = ""
-                if len(values) == 1 and len(set(self.values("patient")[bad])) > 1:
-                    example = values.pop()
-                    hint = f"; declare it with --missing {self.roles[role]}={example}"
-                if role in self._inferred:
-                    hint += f"; if it is something else, give it another role, such as attribute:{self.roles[role]}"
-                expected = "number of days or a date like 2024-01-31" if role == "time" else "number"
-                column = f"{role} (column {self.roles[role]!r})"
-                found.append(f"{name_rows(np.flatnonzero(bad))}: {column} is not a {expected}, found {example!r}{hint}")
-        shared = self._shared_file
-        if shared.any():
-            if "order" not in self.roles:
-                rows = np.flatnonzero(shared)
-                found.append(f"{name_rows(rows)}: one image file on several rows, and no column has the role order")
-            else:
-                order = pd.to_numeric(self.values("order"), errors="coerce")
-                whole = (order % 1 == 0) & (order >= 0)
-                if not whole[shared].all():
-                    rows = np.flatnonzero(shared & ~whole)
-                    found.append(f"{name_rows(rows)}: one file on several rows needs a frame number 0, 1, ... in order")
-                twice = pd.DataFrame({"image": self.table[self.roles["image"]], "order": order}).duplicated().to_numpy()
-                if twice.any():
-                    found.append(f"{name_rows(np.flatnonzero(twice))}: the same image and frame as an earlier row")
-        if not found and "split" in self.roles:
-            try:
-                _ = self.split
-            except CohortError as error:
-                found += error.violations or (str(error),)
-        return found

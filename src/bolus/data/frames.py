@@ -17,7 +17,7 @@ from bolus.data.readers import count_frames, iterate_frames, read_image
 from bolus.data.video import is_video
 from bolus.errors import BolusError, ImageError
 
-__all__ = ["count_frames", "read_frames", "reason_without_name"]
+__all__ = ["all_frames", "count_frames", "read_frames", "reason_without_name"]
 
 LARGE = 256 * 2**20  # bytes of float32 above which a file waits until no other large one is in memory
 HUGE = 4 * 2**30  # bytes above which frames are read one at a time, slower but in little memory
@@ -50,6 +50,22 @@ def read_frames(path: Path, frames: Sequence[int | None]) -> Iterator[Image | Bo
                 yield read_image(path, frame=frame) if whole is None or frame is None else _take(whole, frame)
             except BolusError as error:
                 yield error
+
+
+def all_frames(path: Path) -> list[int | None]:
+    """What to ask `read_frames` for to have all of a file: frame numbers, or one None for an image.
+
+    Where frames cannot be counted, that is None too, and reading it will say why.
+
+    >>> from pydicom.data import get_testdata_file
+    >>> len(all_frames(Path(get_testdata_file("rtdose.dcm", download=False)))), all_frames(Path("absent.mp4"))
+    (15, [None])
+    """
+    try:
+        number = count_frames(path)
+    except BolusError:
+        number = 1
+    return [None] if number == 1 else list(range(number))
 
 
 def reason_without_name(error: BolusError, path: Path) -> str:

@@ -18,10 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bolus.data.image import Image
+from bolus.data.samples import IF_FILES
 from bolus.errors import ImageError
 
 FORMAT = 2  # part of every key: raise it when the stored values or the files of the cache change
 ONE_FRAME = "give each frame a row, and its number a column with the role order"
+SINGLE_IMAGES = "this encoder or recipe sees single images: images.unit=clip takes clip files"
 ENLARGE = 1.25  # of the training size, so that crops need little enlargement
 
 
@@ -114,7 +116,8 @@ def shrink(image: Image, preprocessing: Preprocessing) -> Shrunk:
         ((1, 5, 5), dtype('uint16'), True, 4095.0)
     """
     if image.array.ndim != 3:
-        raise ImageError(f"expected one frame, found {image.array.shape[1]}: {ONE_FRAME}")
+        advice = SINGLE_IMAGES if preprocessing.frames is None else IF_FILES
+        raise ImageError(f"expected one frame, found {image.array.shape[1]}: {ONE_FRAME}; {advice}")
     # A range that the file itself states is applied now; one that belongs to the cohort waits until all are read.
     waits = range_waits(image)
     if waits:

@@ -52,7 +52,7 @@ def read_raster(path: Path, kind: str, *, frame: int | None = None) -> Image:
             stream.seek(position)
             if depth == 16 and colour != 0:
                 raise ImageError(_NO_DEEP_COLOUR)
-        pages = _pages(opened)
+        pages = find_pages(opened)
         if frame is not None:
             pages = [pages[check_frame(frame, len(pages))]]
         notes: dict[str, None] = {}
@@ -71,7 +71,7 @@ def read_raster(path: Path, kind: str, *, frame: int | None = None) -> Image:
     return Image(array.astype(np.float32), None, value_range, bits, inverted, tuple(notes))
 
 
-def _pages(opened: PIL.Image.Image) -> list[int]:
+def find_pages(opened: PIL.Image.Image) -> list[int]:
     """The pages of a TIFF that are neither a smaller copy nor a mask (tag NewSubfileType); one page of all others."""
     if opened.format != "TIFF":
         return [0]

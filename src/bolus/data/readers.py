@@ -23,7 +23,7 @@ import pydicom
 from bolus.data.dicom import read_dicom
 from bolus.data.image import Image, Range
 from bolus.data.nifti import read_nifti
-from bolus.data.raster import _pages, read_raster
+from bolus.data.raster import find_pages, read_raster
 from bolus.data.video import count_video_frames, is_video, iterate_video, read_video
 from bolus.errors import ImageError, UsageError
 
@@ -77,7 +77,8 @@ def read_image(path: str | Path, *, window: tuple[float, float] | None = None, f
 def count_frames(path: Path) -> int:
     """How many frames, pages or axial slices `read_image` finds in a file, from its header; no pixel is decoded.
 
-    A video that announces none has its packets counted, for which the whole file is read.
+    A video that announces none, or in which an edit list may cut some off (MP4, MOV), has its packets counted, for
+    which the whole file is read.
 
     Raises:
         ImageError: as `read_image`, as far as a header shows it.
@@ -96,7 +97,7 @@ def count_frames(path: Path) -> int:
         if kind == "video":
             return count_video_frames(path)
         with path.open("rb") as stream, PIL.Image.open(stream, formats=(kind,)) as opened:
-            return len(_pages(opened))
+            return len(find_pages(opened))
 
 
 def iterate_frames(path: Path) -> Generator[Image]:

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 Rows = npt.NDArray[np.int64]
 
-# What may differ between the rows of one series: which frame it is, not what is known of the clip.
-VARYING = frozenset({"image", "mask", "order", "slice_position", "time"})
+# What may differ between the rows of one series: which frame it is, not what is known of the clip. A time may within
+# a day, since clocks run while frames are taken.
+VARYING = frozenset({"image", "mask", "order", "slice_position"})
+IF_FRAMES = (
+    "if it belongs to a frame and not to the clip, leave it without a role (rename it where its name gives it one)"
+)
+IF_FILES = "if each row is a clip file, give the column with the role series another one, such as attribute:series"
 
 
 @dataclass(frozen=True)
@@ -81,15 +86,17 @@ def take_samples(cohort: Cohort, unit: str) -> Samples:
     """The cohort as images, slices or clips.
 
     An image or slice is one row. A clip is the rows of one `series`, in their `order`; its first row speaks for its
-    columns, so they must be constant within the series. `bolus.data.clips.open_samples` takes clip files as well.
+    columns. So every column with a role must have one value within the series, or none, except for image, mask, order
+    and slice_position, and for times less than a day apart. Numbers are compared as numbers: 1 is 1.0.
+    `bolus.data.clips.open_samples` takes clip files as well.
 
     Args:
         cohort: a validated table.
         unit: `image`, `slice` or `clip`.
 
     Raises:
-        CohortError: clips or slices without the roles they need, a column that varies within a series, or two rows of
-            a series with one order; column and rows are named.
+        CohortError: slices without order or slice_position; as clips, whatever `series_problems` finds, all of it,
+            with column and rows.
         UsageError: an unknown unit.
     """
     if unit in {"image", "slice"}:
@@ -98,37 +105,60 @@ def take_samples(cohort: Cohort, unit: str) -> Samples:
         return Samples(unit, cohort, np.arange(len(cohort)), np.arange(len(cohort) + 1))
     if unit != "clip":
         raise UsageError(f"unknown unit {unit!r}; known: clip, image, slice")
-    lacking = [role for role in ("series", "order") if role not in cohort.roles]
-    if lacking:
-        raise CohortError(f"unit 'clip' needs columns with the roles series and order; missing: {', '.join(lacking)}")
-    series, order = cohort.encoded("series"), cohort.encoded("order")
-    ranked = np.lexsort((order, series)).astype(np.int64)
-    problems = _problems(cohort, series, order, ranked)
+    problems = series_problems(cohort)
     if problems:
-        raise CohortError("a clip is a series of rows in order, whose columns are the same throughout", problems)
+        named = [f"{name_rows(rows)}: {what}" if len(rows) else what for rows, what in problems]
+        raise CohortError("a clip is a series of rows in order, whose columns are the same throughout", named)
+    series = cohort.encoded("series")
+    ranked = np.lexsort((cohort.encoded("order"), series)).astype(np.int64)
     starts = np.flatnonzero(np.r_[True, np.diff(series[ranked]) != 0])
     return Samples(unit, cohort, ranked, np.r_[starts, len(ranked)].astype(np.int64))
 
 
-def _problems(cohort: Cohort, series: Rows, order: npt.NDArray[np.float64], ranked: Rows) -> list[str]:
-    """Why the rows are no clips, with columns and rows of the table as given."""
-    found = []
+def series_problems(cohort: Cohort) -> list[tuple[Rows, str]]:
+    """Why rows are no clips: a role that is lacking, an order missing or twice within a series, a column that varies.
 
-    def name(rows: Rows) -> str:
-        return name_rows(np.unique(cohort.origin[rows]))
+    Returns:
+        Rows of the table as given, int64, empty where all of it is meant; and what is wrong with them.
 
-    if (series < 0).any():
-        found.append(f"{name(np.flatnonzero(series < 0))}: no series (column {cohort.roles['series']!r})")
-    if np.isnan(order).any():
-        found.append(f"{name(np.flatnonzero(np.isnan(order)))}: no order within the series")
-    same = (np.diff(series[ranked]) == 0) & (np.diff(order[ranked]) == 0) & (series[ranked[1:]] >= 0)
-    if same.any():
-        twice = ranked[np.flatnonzero(np.r_[same, False] | np.r_[False, same])]
-        found.append(f"{name(twice)}: order ({cohort.roles['order']!r}) has one value twice within a series")
+    Example:
+        >>> from bolus.data.cohort import Cohort, CohortSpec
+        >>> frame = pd.DataFrame({"image": ["a", "b"], "patient": ["p", "p"], "series": ["s", "s"], "order": [3, 3]})
+        >>> series_problems(Cohort(frame, CohortSpec(table="t.csv")))
+        [(array([0, 1]), "order ('order') has one value twice within a series")]
+    """
+    lacking = [role for role in ("series", "order") if role not in cohort.roles]
+    if lacking:
+        what = f"unit 'clip' needs columns with the roles series and order; missing: {', '.join(lacking)}"
+        advice = f" (series is {cohort.roles['series']!r}; {IF_FILES})" if "series" in cohort.roles else ""
+        return [(np.empty(0, np.int64), what + advice)]
+    found: list[tuple[Rows, str]] = []
+
+    def add(wrong: npt.NDArray[np.bool_], what: str) -> None:
+        if wrong.any():
+            found.append((np.unique(cohort.origin[wrong]), what))
+
+    series, order = cohort.encoded("series"), cohort.encoded("order")
+    ranked = np.lexsort((order, series)).astype(np.int64)
+    known, again = series >= 0, np.diff(series[ranked]) == 0
+    add(~known, f"no series (column {cohort.roles['series']!r}); {IF_FILES}")
+    add(np.isnan(order), "no order within the series")
+    same = again & (np.diff(order[ranked]) == 0)
+    twice = np.zeros(len(series), np.bool_)
+    twice[ranked] = np.r_[same, False] | np.r_[False, same]
+    add(twice & known, f"order ({cohort.roles['order']!r}) has one value twice within a series")
+    start = np.empty(len(series), np.int64)  # the row that speaks for the series of each row
+    start[ranked] = ranked[np.maximum.accumulate(np.where(np.r_[False, again], 0, np.arange(len(ranked))))]
     for role in sorted(set(cohort.roles) - VARYING):
-        codes = pd.factorize(cohort.values(role), use_na_sentinel=False)[0]
-        first = pd.Series(codes).groupby(series).transform("first").to_numpy()
-        rows = np.flatnonzero((codes != first) & (series >= 0))
-        if len(rows):
-            found.append(f"{name(rows)}: {role} ({cohort.roles[role]!r}) differs from the start of its series")
+        values = cohort.encoded(role)
+        if role == "time":
+            earliest = np.full(int(series.max()) + 2, np.inf)  # the last one is that of rows without a series
+            np.minimum.at(earliest, series, np.where(np.isnan(values), np.inf, values))
+            differs = known & (values - earliest[series] >= 1)
+            how = "differs by a day or more from the earliest of its series"
+        else:
+            absent = pd.isna(values)
+            differs = known & (values != values[start]) & ~(absent & absent[start])
+            how = "differs from the start of its series"
+        add(differs, f"{role} ({cohort.roles[role]!r}) {how}; {IF_FRAMES}")
     return found

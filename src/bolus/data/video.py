@@ -35,7 +35,9 @@ def is_video(head: bytes) -> bool:
 
 
 def count_video_frames(path: Path) -> int:
-    """How many frames a video announces: in its header, else by its packets; nothing is decoded.
+    """How many frames of a video will be shown: as its header announces, else by its packets; nothing is decoded.
+
+    The packets are counted too where an edit list may cut frames off, which a header counts as well (MP4, MOV, 3GP).
 
     Raises:
         ImageError: no video in the file, or none of its frames is there.
@@ -43,7 +45,9 @@ def count_video_frames(path: Path) -> int:
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container)
-            number = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+            number = _announced(container, stream) or sum(
+                1 for packet in container.demux(stream) if packet.size and not packet.is_discard
+            )
     except av.FFmpegError as error:
         raise ImageError(_torn(error)) from error
     if not number:
@@ -124,9 +128,7 @@ def _check_whole(path: Path) -> list[int | None]:
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container)
-            # An MP4 or MOV file also announces frames that its edit list cuts off, of which some are in no packet.
-            announced = 0 if container.format.name.startswith("mov") else int(stream.frames)
-            packets, times = 0, []
+            announced, packets, times = _announced(container, stream), 0, []
             for packet in container.demux(stream):
                 if not packet.size:
                     continue
@@ -143,6 +145,12 @@ def _check_whole(path: Path) -> list[int | None]:
         raise ImageError("a video without frames")
     known = [time for time in times if time is not None]
     return sorted(known) if len(set(known)) == len(times) else [None] * len(times)
+
+
+def _announced(container: Any, stream: Any) -> int:
+    """Frames by the header; 0 where it does not say."""
+    # An MP4 or MOV file also announces frames that its edit list cuts off, of which some are in no packet.
+    return 0 if container.format.name.startswith("mov") else int(stream.frames)
 
 
 def _video_stream(container: Any) -> Any:

@@ -1,0 +1,94 @@
+"""What is wrong with a table and its roles, all of it at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bolus.data.roles import is_number_role, is_role, known_roles
+from bolus.data.table import shape_of, to_days
+from bolus.errors import CohortError, name_rows, suggest
+
+if TYPE_CHECKING:
+    from bolus.data.cohort import Cohort
+
+
+def find_violations(cohort: Cohort) -> list[str]:
+    """Everything that keeps a table with roles from being a cohort, with rows and columns; none where all is well.
+
+    Where a role has no column, or the table no row, nothing further is looked at. `Cohort` calls this when it is made.
+
+    >>> from bolus.data.cohort import Cohort, CohortSpec
+    >>> Cohort(pd.DataFrame({"image": ["a.png", None], "patient": ["p", "q"]}), CohortSpec(table="t.csv"))
+    Traceback (most recent call last):
+    bolus.errors.CohortError: t.csv: 1 problem(s) in the cohort
+      - row 2: no image (column 'image')
+    """
+    found = []
+    for role in cohort.roles:
+        if not is_role(role):
+            name = role.partition(":")[2] or "NAME"
+            near = [known.replace("NAME", name) for known in known_roles()]
+            found.append(f"role {role!r}: unknown; {suggest(role, near)}")
+    for role, column in cohort.roles.items():
+        if column not in cohort.table.columns:
+            found.append(f"role {role!r}: no column {column!r}; {suggest(column, map(str, cohort.table.columns))}")
+    found += [
+        f"no column has the role {role!r}; name it with --role {role}=COLUMN"
+        for role in ("image", "patient")
+        if role not in cohort.roles
+    ]
+    for key in cohort.spec.missing:
+        if key != "*" and key not in cohort.table.columns and key not in cohort.roles:
+            found.append(f"missing: no column or role {key!r}; {suggest(key, map(str, cohort.table.columns))}")
+    if found:
+        return found
+    if not len(cohort.table):
+        return ["the table has no rows"]
+    for role in ("image", "patient"):
+        absent = cohort.values(role).isna().to_numpy()
+        if absent.any():
+            found.append(f"{name_rows(np.flatnonzero(absent))}: no {role} (column {cohort.roles[role]!r})")
+    for role in cohort.roles:
+        series = cohort.values(role)
+        if role == "time":
+            bad = to_days(series)[1]
+        elif is_number_role(role):
+            bad = (pd.to_numeric(series, errors="coerce").isna() & series.notna()).to_numpy()
+        else:
+            continue
+        if bad.any():
+            values = set(series[bad].astype(str))
+            example = shape_of(str(series[bad].iloc[0]))
+            # Only a value that several patients share is quoted: another one may name its patient.
+            hint = ""
+            if len(values) == 1 and len(set(cohort.values("patient")[bad])) > 1:
+                example = values.pop()
+                hint = f"; declare it with --missing {cohort.roles[role]}={example}"
+            if role in cohort.inferred:
+                hint += f"; if it is something else, give it another role, such as attribute:{cohort.roles[role]}"
+            expected = "number of days or a date like 2024-01-31" if role == "time" else "number"
+            column = f"{role} (column {cohort.roles[role]!r})"
+            found.append(f"{name_rows(np.flatnonzero(bad))}: {column} is not a {expected}, found {example!r}{hint}")
+    shared = cohort.shared_file
+    if shared.any():
+        if "order" not in cohort.roles:
+            rows = np.flatnonzero(shared)
+            found.append(f"{name_rows(rows)}: one image file on several rows, and no column has the role order")
+        else:
+            order = pd.to_numeric(cohort.values("order"), errors="coerce")
+            whole = (order % 1 == 0) & (order >= 0)
+            if not whole[shared].all():
+                rows = np.flatnonzero(shared & ~whole)
+                found.append(f"{name_rows(rows)}: one file on several rows needs a frame number 0, 1, ... in order")
+            twice = pd.DataFrame({"image": cohort.table[cohort.roles["image"]], "order": order}).duplicated().to_numpy()
+            if twice.any():
+                found.append(f"{name_rows(np.flatnonzero(twice))}: the same image and frame as an earlier row")
+    if not found and "split" in cohort.roles:
+        try:
+            _ = cohort.split
+        except CohortError as error:
+            found += error.violations or (str(error),)
+    return found
