@@ -169,7 +169,7 @@ def run_alone(implementation: str, cell: dict[str, Any], seconds: float) -> dict
     return result
 
 
-def measure(loss: str, labels: str, num_rows: int, dim: int, rounds: int = 3, seconds: float = 3.0) -> dict[str, Any]:
+def measure(loss: str, labels: str, num_rows: int, dim: int, rounds: int = 3, seconds: float = 1.0) -> dict[str, Any]:
     """One cell: both implementations in turn, in an order drawn anew in each round."""
     cell = {"labels": labels, "num_rows": num_rows}
     y, window = make_labels(labels, num_rows)

@@ -28,8 +28,8 @@ from arms import compare_arms
 from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
 from bolus.evaluation.fitting import Samples, fit_linear
-from bolus.evaluation.judging import find_targets
 from bolus.evaluation.metrics import auroc
+from bolus.evaluation.targets import find_targets
 from bolus.provenance import machine, versions
 from bolus.training import pretrain
 from grid import DATA, RESULTS, condense, read_cells, run_grid

@@ -18,6 +18,7 @@ from bolus.encoders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.change import evaluate_change, judge_change
 from bolus.evaluation.distance import cosine_distance
+from bolus.evaluation.heads import Head
 from bolus.evaluation.pairs import CHANGES, classify_change, concatenate, difference, find_pairs
 from bolus.evaluation.results import MAJORITY, Result, read_results
 from bolus.recipe import EncoderSpec
@@ -28,7 +29,8 @@ from bolus.recipe import EncoderSpec
 def naive_pairs(patients, scores, time, kinds) -> set[tuple[int, int, float, bool]]:
     """By three loops: earlier, later, delta, adjacent."""
     n, found = len(patients), set()
-    known = [patients[i] >= 0 and scores[i] == scores[i] and time[i] == time[i] for i in range(n)]
+    placed = [patients[i] >= 0 and time[i] == time[i] for i in range(n)]
+    known = [placed[i] and scores[i] == scores[i] for i in range(n)]
     for i in range(n):
         for j in range(n):
             alike = known[i] and known[j] and patients[i] == patients[j] and kinds[i] == kinds[j]
@@ -37,7 +39,7 @@ def naive_pairs(patients, scores, time, kinds) -> set[tuple[int, int, float, boo
             between = [
                 k
                 for k in range(n)
-                if known[k] and patients[k] == patients[i] and kinds[k] == kinds[i] and time[i] < time[k] < time[j]
+                if placed[k] and patients[k] == patients[i] and kinds[k] == kinds[i] and time[i] < time[k] < time[j]
             ]
             found.add((i, j, scores[j] - scores[i], not between))
     return found
@@ -63,6 +65,15 @@ def test_pairs_are_those_of_three_loops(seed: int) -> None:
     for adjacent in (True, False):
         some = find_pairs(patients, scores, time=time, kinds=kinds, adjacent=adjacent)
         assert set(zip(some.earlier, some.later, strict=True)) == {(i, j) for i, j, _, a in expected if a is adjacent}
+
+
+def test_a_time_without_a_score_or_an_image_comes_between() -> None:
+    time = [0.0, 1.0, 2.0]
+    for scores, usable in (([1.0, np.nan, 2.0], None), ([1.0, 5.0, 2.0], [True, False, True])):
+        pairs = find_pairs([0, 0, 0], scores, time=time, usable=usable)
+        assert (pairs.earlier.tolist(), pairs.later.tolist()) == ([0], [2])
+        assert pairs.adjacent is not None and not pairs.adjacent.any()
+        assert len(find_pairs([0, 0, 0], scores, time=time, usable=usable, adjacent=True)) == 0
 
 
 def test_without_a_time_both_orders_of_every_pair() -> None:
@@ -328,6 +339,45 @@ def test_an_evaluation_of_change_writes_its_files(encoder: Path, make_cohort: Ma
     assert (cohort.split[predictions["row"] - 1] == predictions["split"]).all()
 
 
+def test_an_unreadable_visit_still_comes_between(encoder: Path, make_cohort: MakeCohort, tmp_path: Path) -> None:
+    kept = {"draws": 20, "probes": ("linear",), "out": tmp_path / "out", "cache": tmp_path / "cache"}
+    cohort = make_cohort(time="days")
+    patient = int(np.flatnonzero(cohort.split == "test")[0]) // 3
+    (cohort.root / f"{patient}_1.png").write_bytes(b"not an image")
+    found = evaluate_change(encoder, cohort, target="severity", **kept)
+    predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet").query("target == 'distance:severity'")
+    mine = predictions.query("encoder == 'enc' and row == @patient * 3 + 1")
+    assert mine["later_row"].tolist() == [patient * 3 + 3]
+    near = [pick(found.results, metric="mean_change", subset=s).num_samples for s in ("adjacent", "non-adjacent")]
+    test_patients = len(np.unique(cohort.encoded("patient")[cohort.split == "test"]))
+    assert near == [2 * (test_patients - 1), test_patients]
+    assert not any("have no score" in note for note in found.notes)
+
+
+def test_what_is_held_constant(encoder: Path, make_cohort: MakeCohort, tmp_path: Path) -> None:
+    def two_views(frame: pd.DataFrame) -> None:
+        frame["view"] = np.where(np.arange(len(frame)) % 3 == 2, "AP", "PA")
+        frame["eye"] = np.where(np.arange(len(frame)) % 3 == 2, None, "left")
+
+    kept = {"draws": 20, "probes": ("linear",), "out": tmp_path / "out", "cache": tmp_path / "cache"}
+    cohort = make_cohort(two_views, time="days")
+    test_patients = len(np.unique(cohort.encoded("patient")[cohort.split == "test"]))
+    found = evaluate_change(encoder, cohort, target="severity", **kept)
+    assert pick(found.results, metric="mean_change").num_samples == test_patients
+    assert "both samples of a pair have the same laterality and view_position" in found.notes
+    head = Head.load(tmp_path / "out" / "head-change%3Aseverity-linear.safetensors")
+    assert head.encoder
+    assert (head.knows(cohort.patients) == (cohort.split != "test")).all()
+
+    def no_time(frame: pd.DataFrame) -> None:
+        two_views(frame)
+        frame.pop("days")
+
+    found = evaluate_change(encoder, make_cohort(no_time), target="severity", **kept)
+    assert pick(found.results, metric="mean_change").num_samples == 6 * test_patients
+    assert any("nothing but the patient is the same" in note for note in found.notes)
+
+
 def test_only_adjacent_visits(encoder: Path, make_cohort: MakeCohort, tmp_path: Path) -> None:
     kept = {"draws": 20, "probes": ("linear",), "out": tmp_path / "out", "cache": tmp_path / "cache"}
     cohort = make_cohort(time="days")
@@ -376,7 +426,41 @@ def test_what_cannot_be_asked_is_refused(encoder: Path, make_cohort: MakeCohort,
         evaluate_change(encoder, cohort, target="severty", **kept)
     with pytest.raises(UsageError, match="tolerance"):
         evaluate_change(encoder, cohort, target="severity", tolerance=-1, **kept)
+    for wrong, said in (
+        ({"probes": ("finetune",)}, "not available for change"),
+        ({"probes": ("liner",)}, "did you mean 'linear'"),
+        ({"fractions": (2.0,)}, "fractions above 0"),
+        ({"max_pairs": 1}, "max_pairs"),
+        ({"target": "severity=3"}, "a number has none"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            evaluate_change(encoder, cohort, **{"target": "severity", **kept, "cache": tmp_path / "unopened", **wrong})
+    with pytest.raises(UsageError, match="time or visit"):
+        evaluate_change(encoder, make_cohort(lambda frame: frame.pop("days")), target="severity", adjacent_only=True,
+                        **{**kept, "cache": tmp_path / "unopened"})  # fmt: skip
+    assert not (tmp_path / "unopened").exists(), "images were read before the call was looked at"
     assert not (tmp_path / "never").exists()
+
+
+def test_an_encoder_that_stands_alone_has_a_summary() -> None:
+    data = planted(num_patients=60)
+    pairs = find_pairs(data["patients"], data["scores"], time=data["time"])
+    reports = judge_change({"run": data["u"]}, pairs, data["patients"], data["split"], target="s", draws=20,
+                           probes=("linear",))  # fmt: skip
+    assert reports["distance:s"].summary().endswith("distance:s: there is nothing to compare with")
+
+
+def test_equal_encoders_show_no_difference() -> None:
+    data = planted(num_patients=60)
+    pairs = find_pairs(data["patients"], data["scores"], time=data["time"])
+    reports = judge_change({"run": data["u"], "same": data["u"]}, pairs, data["patients"], data["split"], target="s",
+                           draws=20, probes=("linear", "linear"))  # fmt: skip
+    for report in reports.values():
+        equal = [r for r in report.results if r.baseline == "same"]
+        assert equal and all(r.se == 0 and r.detectable is None for r in equal)
+        assert "no draw of the test patients showed a difference" in report.summary()
+    estimates = [(r.encoder, r.metric, r.subset) for r in reports["change:s"].results if not r.baseline]
+    assert len(estimates) == len(set(estimates)), "a probe that is named twice counts once"
 
 
 def test_constant_scores_are_judged_and_said(encoder: Path, make_cohort: MakeCohort, tmp_path: Path) -> None:

@@ -96,6 +96,11 @@ def test_a_score_is_pretrained_on_judged_and_predicted(bolus: Any, tiny_cohort: 
     found = bolus("predict", run, tiny_cohort, "--head", "sick", "-o", tmp_path / "p.csv")
     assert found.code == 0, found.out
     assert "60 predictions for 60 rows" in found.out
+    assert "rows belong to patients that the head was fitted on" in found.out
+    found = bolus("predict", run, tiny_cohort, "--head", "finetuned-severity", "-o", tmp_path / "f.csv")
+    assert found.code == 0, found.out
+    assert "The head is used with its own encoder" in found.out
+    assert len(list((run / "evaluations").glob("regress-severity-linear-finetune-??????/finetuned-severity"))) == 1
     frame = pd.read_csv(tmp_path / "p.csv")
     assert frame["probability:yes"].between(0, 1).all()
     assert frame["row"].tolist() == list(range(1, 61))
@@ -124,6 +129,37 @@ def test_a_score_is_pretrained_on_judged_and_predicted(bolus: Any, tiny_cohort: 
             ["evaluate", "nothing", "TABLE", "--target", "x", "--task", "regress", "--min-patients", "1"],
             2,
             "--min-patients is for --task classify",
+        ),
+        (
+            ["evaluate", "nothing", "TABLE", "--target", "x", "--task", "chnge"],
+            2,
+            "did you mean 'change'? The tasks are",
+        ),
+        (["evaluate", "nothing", "TABLE", "--target", "x", "--probes", "liner"], 2, "did you mean 'linear'"),
+        (["evaluate", "nothing", "TABLE", "--target", "x", "--fractions", "0,1"], 2, "fractions above 0"),
+        (["evaluate", "nothing", "TABLE", "--target", "x", "--probes", "frozen", "--epochs", "0"], 2, "epochs must be"),
+        (
+            ["evaluate", "nothing", "TABLE", "--target", "x", "--task", "change", "--probes", "finetune"],
+            2,
+            "not available for change",
+        ),
+        (["evaluate", "nothing", "TABLE", "--target", "x", "--task", "change", "--tolerance", "-1"], 2, "tolerance"),
+        (
+            [
+                "evaluate",
+                "nothing",
+                "TABLE",
+                "--target",
+                "x",
+                "--task",
+                "regress",
+                "--probes",
+                "finetune",
+                "--class-weights",
+                "balanced",
+            ],
+            2,
+            "class weights are for classify",
         ),
         (["predict", "nothing", "TABLE"], 2, "--head is needed"),
         (["predict", "nothing", "TABLE", "--head", "sick", "-o", "p.txt"], 2, ".csv or .parquet"),

@@ -19,7 +19,7 @@ from bolus.embedding import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import load_encoder
-from bolus.errors import EvaluationError
+from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation import finetune as f
 from bolus.evaluation.heads import Head
 from bolus.evaluation.metrics import auroc
@@ -252,8 +252,10 @@ def test_missing_and_constant_targets(encoder, pictures):
     assert np.isfinite(two.predictions).all(), "three samples are not cut into two and one"
     with pytest.raises(EvaluationError, match="at least one training row"):
         fit(encoder, pictures, np.full(NUM, np.nan))
-    with pytest.raises(EvaluationError, match="unknown task"):
+    with pytest.raises(UsageError, match="unknown task"):
         fit(encoder, pictures, task="regression")
+    with pytest.raises(UsageError, match="class weights are for classify"):
+        fit(encoder, pictures, spec={"class_weights": "balanced"})
 
 
 # --- clips
@@ -292,5 +294,5 @@ def test_clips_are_trained_on_whole_and_frozen(pictures, tmp_path: Path):
      {"class_weights": "balance"}],
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused(wrong):
-    with pytest.raises(EvaluationError, match=next(iter(wrong)).replace("head_lr", "rates").replace("lr", "rates")):
+    with pytest.raises(UsageError, match=next(iter(wrong)).replace("head_lr", "rates").replace("lr", "rates")):
         f.FinetuneSpec(**wrong)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from bolus.errors import EvaluationError
 from bolus.evaluation.fitting import Samples, fit_knn, fit_linear, fit_majority
@@ -44,6 +47,23 @@ def test_a_file_that_is_no_head(tmp_path):
     (tmp_path / "text.safetensors").write_text("not a head")
     with pytest.raises(EvaluationError, match="not a head"):
         Head.load(tmp_path / "text.safetensors")
+
+
+def test_a_head_of_an_older_file_is_read_and_knows_nobody(tmp_path):
+    head = fit_majority(np.array([0.0, 1.0]), "classify", 2).signed("weights", np.array(["a", "b"]))
+    head.save(tmp_path / "new.safetensors")
+    loaded = Head.load(tmp_path / "new.safetensors")
+    assert (loaded.encoder, loaded.salt, loaded.patients) == (head.encoder, head.salt, head.patients)
+    assert loaded.knows(np.array(["b", "c"])).tolist() == [True, False]
+    with safe_open(tmp_path / "new.safetensors", framework="numpy") as file:
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        values = json.loads(file.metadata()["bolus_head"])
+    for key in ("encoder", "salt", "patients"):
+        del values[key]
+    save_file(arrays, tmp_path / "old.safetensors", metadata={"bolus_head": json.dumps(values)})
+    old = Head.load(tmp_path / "old.safetensors")
+    assert (old.encoder, old.salt, old.patients) == ("", "", ())
+    assert not old.knows(np.array(["a", "b"])).any()
 
 
 def test_embeddings_of_another_width_are_refused():

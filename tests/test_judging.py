@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def test_evaluate_writes_results_predictions_and_heads(run: Run, tiny_cohort: Pa
     assert {result.fraction for result in results} == {0.5, 1.0}
     cohort = Cohort.open(tiny_cohort)
     assert {result.split_hash for result in results} == {cohort.split_hash}
-    assert all(result.detectable is not None for result in results if result.baseline)
+    assert all((result.detectable is None) == (result.se == 0) for result in results if result.baseline)
+    assert any(result.detectable for result in results if result.baseline)
     predictions = pd.read_parquet(found.folder / "predictions.parquet")
     assert (cohort.split[predictions["row"] - 1] == predictions["split"]).all()
     assert not (predictions["split"] == "train").any()
@@ -136,8 +138,45 @@ def test_trained_probes_stand_beside_the_twin_and_the_tuned_encoder_is_kept(
     with pytest.raises(LeakageError):
         evaluate(folder, changed(tiny_cohort, "turned", **ANOTHER_SPLIT), target="sick", cache=tmp_path / "cache")
 
+    assert head.fits(open_encoder(folder).encoder) is True
+    assert head.fits(open_encoder(run.folder).encoder) is False
+    assert (head.knows(cohort.patients) == (cohort.split != "test")).all()
+
     evaluate(run.folder, tiny_cohort, target="sick", probes=("linear",), **options)
+    assert folder.exists(), "other probes have another folder"
+    evaluate(run.folder, tiny_cohort, target="sick", probes=("linear",), out=found.folder, **options)
     assert not folder.exists(), "it would stand beside results that do not speak of it"
+
+
+def test_wrong_calls_are_refused_before_images_are_read(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
+    for wrong, said in (
+        ({"probes": ("finetun",)}, "did you mean 'finetune'"),
+        ({"fractions": (0.0,)}, "fractions above 0"),
+        ({"repeats": 0}, "at least one repeat"),
+        ({"shots": (3, 2)}, "few <= many"),
+        ({"task": "chnge"}, "did you mean 'change'"),
+        ({"task": "change"}, "evaluate_change"),
+        ({"task": "regress", "finetune": FinetuneSpec(class_weights="balanced")}, "class weights"),
+        ({"target": "score:severity"}, "is about a label"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            evaluate(run.folder, tiny_cohort, **{"target": "sick", "cache": tmp_path / "unopened", **wrong})
+    assert not (tmp_path / "unopened").exists()
+
+
+def test_a_head_says_whose_embeddings_it_reads_and_on_whom_it_was_fitted(
+    run: Run, tiny_cohort: Path, tmp_path: Path
+) -> None:
+    found = evaluate(run.folder, tiny_cohort, task="regress", target="severity", draws=20, cache=tmp_path / "cache")
+    assert found.folder.name.startswith("regress-severity-") and "linear" not in found.folder.name
+    head = Head.load(found.folder / "head-severity-linear.safetensors")
+    assert head.fits(open_encoder(run.folder).encoder) is True
+    assert head.fits(open_encoder(run.folder, keep_context=False).encoder) is False
+    assert head.fits(open_encoder(run.folder).random_twin(0)) is False
+    assert replace(head, encoder="").fits(open_encoder(run.folder).encoder) is None
+    cohort = Cohort.open(tiny_cohort)
+    assert (head.knows(cohort.patients) == (cohort.split != "test")).all()
+    assert not any("P0" in key for key in head.patients)
 
 
 def test_half_of_the_patients_keep_no_encoder(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
@@ -240,7 +279,7 @@ def test_another_split_has_another_folder(run: Run, tiny_cohort: Path, tmp_path:
     assert found[0].folder == found[2].folder != found[1].folder
     for each, cohort in zip(found, (tiny_cohort, others, tiny_cohort), strict=True):
         split_hash = Cohort.open(cohort).split_hash
-        assert each.folder == run.folder / "evaluations" / f"classify-sick-{split_hash[:6]}"
+        assert each.folder == run.folder / "evaluations" / f"classify-sick-linear-{split_hash[:6]}"
         assert {r.split_hash for r in read_results(each.folder / "results.jsonl")} == {split_hash}
 
 
@@ -389,6 +428,17 @@ def cohort_of(labels: list[str | None]) -> Cohort:
     return Cohort(frame.astype({"patient": str}), CohortSpec(table="t.csv", roles={"label:y": "y"}))
 
 
+def test_the_kind_of_a_target_is_honoured() -> None:
+    frame = pd.DataFrame({"image": ["a.png", "b.png"], "patient": ["a", "b"], "s": [1, 2], "t": [3, 4], "u": [5, 6]})
+    roles = {"score:age": "s", "attribute:age": "t", "attribute:only": "u"}
+    cohort = Cohort(frame, CohortSpec(table="t.csv", roles=roles))
+    for target, y in {"age": [1, 2], "score:age": [1, 2], "attribute:age": [3, 4], "only": [5, 6]}.items():
+        (found,), _ = find_targets(cohort, "regress", target)
+        assert (found.name, found.y.tolist()) == (target.split(":")[-1], y)
+    with pytest.raises(EvaluationError, match="no score named 'only'"):
+        find_targets(cohort, "regress", "score:only")
+
+
 def test_targets_of_each_kind_of_label() -> None:
     two = find_targets(cohort_of(["no", "yes", None, "yes"]), "classify", "y")[0]
     assert [(t.name, t.y.tolist(), t.classes) for t in two] == [("y", [0, 1, -1, 1], ("no", "yes"))]
@@ -402,5 +452,11 @@ def test_targets_of_each_kind_of_label() -> None:
         find_targets(cohort_of(["a", "b"]), "classify", "y=bb")
     with pytest.raises(EvaluationError, match="no label named 'z'"):
         find_targets(cohort_of(["a", "b"]), "classify", "z")
+    with pytest.raises(UsageError, match="is about a label"):
+        find_targets(cohort_of(["a", "b"]), "classify", "score:y")
+    with pytest.raises(UsageError, match="a number has none"):
+        find_targets(cohort_of(["a", "b"]), "regress", "y=b")
+    with pytest.raises(EvaluationError, match="categories, not numbers"):
+        find_targets(cohort_of(["a", "b"]), "regress", "label:y")
     with pytest.raises(EvaluationError, match="no score"):
         find_targets(cohort_of(["a", "b"]), "regress", "z")

@@ -14,7 +14,7 @@ from bolus.data.split import patient_keys
 from bolus.embedding import embed
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
-from bolus.errors import EvaluationError, UsageError
+from bolus.errors import EncoderError, EvaluationError, UsageError
 from bolus.evaluation.heads import Head
 from bolus.evaluation.judging import evaluate
 from bolus.evaluation.metrics import auroc
@@ -116,7 +116,37 @@ def test_the_remark_counts_rows_of_the_pretraining_and_names_nobody(
     assert not any("P0" in remark for remark in frame.attrs["remarks"])
     save_encoder(build_encoder(EncoderSpec(backbone="r18w32"), seed=0), tmp_path / "u", preprocessing={"size": 24})
     remarks = predict(tmp_path / "u", tiny_cohort, head=head, cache=tmp_path / "cache").attrs["remarks"]
-    assert remarks == ["Which patients u was trained on is not known here."]
+    assert remarks == [
+        "The head does not say whose embeddings it was fitted on: this was not checked.",
+        "Which patients u has seen is not known here.",
+        "Which patients the head has seen is not known here.",
+    ]
+
+
+def test_a_head_of_another_encoder_of_the_same_width_is_refused(
+    encoder: Path, tiny_cohort: Path, tmp_path: Path
+) -> None:
+    out = judge(encoder, tiny_cohort, "regress", "severity")
+    path = out / "head-severity-linear.safetensors"
+    remarks = predict(encoder, tiny_cohort, head=path, cache=tmp_path / "cache").attrs["remarks"]
+    assert not any("not checked" in remark for remark in remarks)
+    save_encoder(build_encoder(EncoderSpec(backbone="r18w32", stem_pool=False), seed=1), tmp_path / "other",
+                 preprocessing={"size": 24})  # fmt: skip
+    with pytest.raises(EvaluationError, match="fitted on embeddings of other weights than those of other"):
+        predict(tmp_path / "other", tiny_cohort, head=path, cache=tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_patients_of_the_head_are_counted_apart_from_those_of_the_encoder(
+    encoder: Path, tiny_cohort: Path, tmp_path: Path
+) -> None:
+    judge(encoder, tiny_cohort, "classify", "sick")
+    remarks = predict(encoder, tiny_cohort, head="sick", cache=tmp_path / "cache").attrs["remarks"]
+    split = Cohort.open(tiny_cohort).split
+    trained, fitted = int((split == "train").sum()), int((split != "test").sum())
+    assert trained < fitted < 60
+    assert any(f"{trained} of 60 rows belong to patients that the encoder was" in remark for remark in remarks)
+    assert any(f"{fitted} of 60 rows belong to patients that the head was fitted on" in remark for remark in remarks)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -134,15 +164,19 @@ def test_predictions_are_written_whole(encoder: Path, tiny_cohort: Path, tmp_pat
 
 def test_columns_of_the_table_that_are_taken_get_another_name(encoder: Path, tiny_cohort: Path, tmp_path: Path) -> None:
     table = pd.read_csv(tiny_cohort.with_name("table.csv"))
-    table.assign(prediction="old", row="r").to_csv(tiny_cohort.with_name("taken.csv"), index=False)
+    table.assign(prediction="old", row="r", table_row="s").to_csv(tiny_cohort.with_name("taken.csv"), index=False)
     head = make_head(tmp_path / "h.safetensors", 256, 0)
     frame = predict(encoder, tiny_cohort.with_name("taken.csv"), head=head, cache=tmp_path / "cache")
     assert (frame["table_prediction"] == "old").all()
+    assert (frame["table_row"] == "s").all()
+    assert (frame["table_table_row"] == "r").all()
     assert (frame["prediction"] == 7).all()
     assert frame.columns.is_unique
 
 
-def test_a_finetuned_head_is_used_with_its_own_encoder(encoder: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+def test_a_finetuned_head_is_used_with_its_own_encoder(
+    encoder: Path, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = encoder / "evaluations" / "finetune-sick" / "finetuned-sick"
     other = build_encoder(EncoderSpec(backbone="r18w32", stem_pool=False, neck=16), seed=7)
     save_encoder(other, folder, preprocessing={"size": 24})
@@ -151,9 +185,20 @@ def test_a_finetuned_head_is_used_with_its_own_encoder(encoder: Path, tiny_cohor
                 np.empty(0, np.int64), 0, target="sick")  # fmt: skip
     head.save(folder / "head.safetensors")
     vectors = np.stack(list(embed(folder, tiny_cohort, cache=tmp_path / "cache")["embedding"]))
-    for given in ("sick", folder, folder / "head.safetensors"):
+    for given in ("sick", "finetuned-sick", folder, folder / "head.safetensors"):
         frame = predict(encoder, tiny_cohort, head=given, cache=tmp_path / "cache")
         np.testing.assert_allclose(frame["prediction"], head.predict(vectors), rtol=1e-6)
+        said = f"The head is used with its own encoder, {folder}, not with {encoder}."
+        assert said in frame.attrs["remarks"]
+    own = predict(folder, tiny_cohort, head=folder, cache=tmp_path / "cache")
+    assert not any("its own encoder" in remark for remark in own.attrs["remarks"])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(EncoderError, match="no-such-run"):
+        predict(tmp_path / "no-such-run", tiny_cohort, head=folder, cache=tmp_path / "cache")
+    make_head(encoder / "evaluations" / "b" / "head-sick-linear.safetensors", 256, 0)
+    with pytest.raises(UsageError, match="2 heads have the name"):
+        find_head(encoder, "sick")
+    assert find_head(encoder, "finetuned-sick") == folder / "head.safetensors"
 
 
 def test_a_clip_is_one_line_and_lost_frames_are_said(tiny_cohort: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bolus.errors import EvaluationError, LeakageError
+from bolus.errors import EvaluationError, LeakageError, UsageError
 from bolus.evaluation.fitting import fit_linear
 from bolus.evaluation.intervals import estimate, paired_difference, patient_bootstrap
 from bolus.evaluation.metrics import auroc, mae, metrics_of
@@ -156,7 +156,7 @@ def test_same_encoder_twice_differs_by_exactly_nothing():
     )
     pairs = [r for r in report.results if r.baseline == "copy"]
     assert len(pairs) == 2 * 2 * 5
-    assert all((r.estimate, r.ci_low, r.ci_high, r.se, r.detectable) == (0, 0, 0, 0, 0) for r in pairs)
+    assert all((r.estimate, r.ci_low, r.ci_high, r.se, r.detectable) == (0, 0, 0, 0, None) for r in pairs)
 
 
 def test_test_targets_and_embeddings_choose_nothing():
@@ -431,7 +431,7 @@ def test_a_trained_probe_is_called_for_every_encoder_and_draw_and_paired():
     assert "sick, mine: decided" in report.summary()
     assert set(report.heads) == {"linear"}
     assert not any("no head was kept" in note for note in report.notes)
-    with pytest.raises(EvaluationError, match="did you mean 'mine'"):
+    with pytest.raises(UsageError, match="did you mean 'mine'"):
         probe(embeddings, y, patients, split, **arguments(probes=("min",), trained={"mine": linear}))
 
 
@@ -481,9 +481,9 @@ def broken(what):
         ("test", EvaluationError, "no test row has a value of 'sick'"),
         ("train", EvaluationError, "no train row has a value of 'sick'"),
         ("name", EvaluationError, "none of them 'majority'"),
-        ("probe", EvaluationError, "did you mean 'linear'"),
-        ("task", EvaluationError, "did you mean 'regress'"),
-        ("fraction", EvaluationError, "fractions above 0"),
+        ("probe", UsageError, "did you mean 'linear'"),
+        ("task", UsageError, "did you mean 'regress'"),
+        ("fraction", UsageError, "fractions above 0"),
     ],
 )
 def test_what_is_wrong_is_named(what, error, message):

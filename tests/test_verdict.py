@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from bolus.evaluation.results import Result
-from bolus.evaluation.verdict import too_few, verdict_of
+from bolus.evaluation.verdict import summarise, too_few, verdict_of
 
 
 def difference(**changes):
@@ -33,6 +34,16 @@ def test_verdicts():
     assert verdict_of(difference(ci_low=-0.01)).endswith("; this test set can show 0.060 or more")
     assert verdict_of(difference(ci_low=0.0)).startswith("undecided")
     assert "undefined" in verdict_of(difference(ci_high=math.nan))
+
+
+def test_no_draw_with_a_difference_says_nothing_of_what_could_be_shown():
+    equal = difference(estimate=0.0, ci_low=0.0, ci_high=0.0, se=0.0, detectable=None)
+    said = "undecided: +0.000 [+0.000, +0.000] AUROC over other; no draw of the test patients showed a difference"
+    assert verdict_of(equal) == verdict_of(replace(equal, detectable=0.0)) == said
+
+
+def test_an_encoder_alone_is_compared_with_nothing():
+    assert summarise([difference(baseline="", detectable=None)]).endswith("t: there is nothing to compare with")
 
 
 def test_too_few_patients_decide_nothing():

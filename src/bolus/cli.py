@@ -53,6 +53,12 @@ def _only_for(what: str, applies: bool, options: dict[str, Any]) -> dict[str, An
     return given
 
 
+def _say(*lines: str) -> None:
+    """Lines as they are, neither coloured nor broken."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _open(path: Path, role: list[str], missing: list[str], root: str | None, split: list[str]) -> Any:
     from bolus.data.cohort import Cohort
 
@@ -211,13 +217,9 @@ def evaluate(
         raise UsageError(f"--fractions expects numbers by commas, found {fractions!r}") from None
     source, opened = encoder or encoder_or_cohort, _open(table, role, missing, root, split)
     kinds = [part.strip() for part in probes.split(",")]
-    change: dict[str, Any] = {
-        "tolerance": tolerance,
-        "higher_is_worse": higher_is_worse,
-        "adjacent_only": adjacent_only,
-    }
     training: dict[str, Any] = {"epochs": epochs, "class_weights": class_weights}
-    change = _only_for("--task change", task == "change", change)
+    change: dict[str, Any] = {"tolerance": tolerance, "higher_is_worse": higher_is_worse}
+    change = _only_for("--task change", task == "change", change | {"adjacent_only": adjacent_only})
     classes = _only_for("--task classify", task == "classify", {"min_patients": min_patients})
     training = _only_for("--probes frozen or finetune", bool({"frozen", "finetune"} & set(kinds)), training)
     common: dict[str, Any] = {
@@ -236,13 +238,8 @@ def evaluate(
         spec = FinetuneSpec(seed=seed, **training)
         found = run_evaluate(source, opened, task=task, finetune=spec, **classes, **common)
     for report in found.reports.values():
-        console.print(report.summary(), highlight=False, markup=False, soft_wrap=True)
-        for note in report.notes:
-            console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-        console.print()
-    for note in found.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"wrote results, predictions and heads to {found.folder}", highlight=False, markup=False)
+        _say(report.summary(), *(f"note: {note}" for note in report.notes), "")
+    _say(*(f"note: {note}" for note in found.notes), f"wrote results, predictions and heads to {found.folder}")
 
 
 @app.command()
@@ -263,9 +260,8 @@ def predict(
     if not head:
         raise UsageError("--head is needed: a target that was evaluated, or a head file")
     frame = run_predict(encoder, _open(cohort, role, missing, root, []), head=head, out=out, size=size, cache=cache)
-    console.print(f"{int(frame['reason'].isna().sum())} predictions for {len(frame)} rows in {out}", highlight=False)
-    for remark in frame.attrs["remarks"]:
-        console.print(f"note: {remark}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"{int(frame['reason'].isna().sum())} predictions for {len(frame)} rows in {out}")
+    _say(*(f"note: {remark}" for remark in frame.attrs["remarks"]))
 
 
 @app.command()

@@ -26,7 +26,7 @@ from bolus.embedding import (
 )
 from bolus.errors import EvaluationError, UsageError, name_rows, suggest
 from bolus.evaluation.heads import Head
-from bolus.evaluation.targets import file_name
+from bolus.evaluation.targets import file_name, shown
 
 SUFFIXES = (".csv", ".parquet")
 _OF_PAIRS = ("change:", "amount_of_change:")
@@ -46,8 +46,8 @@ def predict(
     Labels are not needed. Clips come as one line each, with the columns of their first row.
 
     Args:
-        source: run folder, encoder folder or hub name; a head that lies with its own encoder (`finetuned-NAME`) is used
-            with that one.
+        source: run folder, encoder folder or hub name, which must be there even where it is not used: a head that lies
+            with its own encoder (`finetuned-NAME`) is used with that one, and a remark says so.
         cohort: cohort.yaml, a table with conventional column names, or an open cohort.
         head: the name of a target in the evaluations of the run, a head file, or a folder with an encoder and a head.
         out: a .csv or .parquet file to write, whole or not at all.
@@ -55,15 +55,15 @@ def predict(
         cache: cache folder; the user's where None.
 
     Returns:
-        `row` (from 1), the table's own columns (`table_NAME` where a name is taken), then for a number `prediction` in
-        the target's unit, for classes `predicted` and `probability:CLASS` (of two classes: of the second, which is
-        predicted above 0.5), and `reason`: why there is no prediction, else missing. In `attrs["remarks"]`, what a
-        person must know.
+        `row` (from 1), the table's own columns (where a name is taken, with `table_` before it until it is free), then
+        for a number `prediction` in the target's unit, for classes `predicted` and `probability:CLASS` (of two classes:
+        of the second, which is predicted above 0.5), and `reason`: why there is no prediction, else missing. In
+        `attrs["remarks"]`, what a person must know.
 
     Raises:
         UsageError: another suffix of `out`, a head of pairs of samples, a name that several heads have, or a size for
             an encoder that states its own.
-        EvaluationError: no such head, or one for embeddings of another width.
+        EvaluationError: no such head, or one that was fitted on embeddings of another encoder.
         EncoderError, CohortError: encoder or cohort cannot be opened, or most of its images cannot be read.
     """
     if out is not None and Path(out).suffix.lower() not in SUFFIXES:
@@ -72,12 +72,18 @@ def predict(
     found = Head.load(path)
     if found.target.startswith(_OF_PAIRS):
         raise UsageError(f"the head of {found.target!r} reads the difference of two samples, not single images")
-    judged = open_encoder(path.parent if (path.parent / "encoder.json").is_file() else source, size=size)
+    judged, own = _encoder_for(path, source, size)
     width = judged.encoder.shape.dim
     if width != len(found.mean):
         raise EvaluationError(
             f"the head of {found.target!r} needs embeddings of width {len(found.mean)}, "
             f"but those of {judged.name} have width {width}: it belongs to another encoder"
+        )
+    same = found.fits(judged.encoder)
+    if same is False:
+        raise EvaluationError(
+            f"the head of {found.target!r} was fitted on embeddings of other weights than those of {judged.name}: "
+            "it belongs to another encoder, or to this one before it was trained on"
         )
     opened = Cohort.open(cohort)
     samples = samples_of(judged, opened)
@@ -92,9 +98,9 @@ def predict(
     said = _columns(found, found.predict(u), readable).assign(reason=pd.array(why, dtype="string"))
 
     first = origin[samples.first_row]
-    own = opened.table.iloc[first].reset_index(drop=True)
-    own = own.rename(columns={name: f"table_{name}" for name in {"row", *said.columns} & set(own.columns)})
-    frame = pd.concat([pd.Series(first + 1, name="row"), own, said], axis=1)
+    table = opened.table.iloc[first].reset_index(drop=True)
+    table.columns = pd.Index(_free(list(map(str, table.columns)), {"row", *said.columns}))
+    frame = pd.concat([pd.Series(first + 1, name="row"), table, said], axis=1)
     frame = frame.iloc[np.argsort(first, kind="stable")].reset_index(drop=True)
 
     empty, lines = {int(row) for rows in unread.values() for row in rows}, np.sort(first[~readable])
@@ -102,8 +108,10 @@ def predict(
     partly = replace(store, quarantined=[item for item in store.quarantined if item.row not in empty])
     frame.attrs["remarks"] = [
         *([f"{len(lines)} rows have no prediction, see their reason ({name_rows(lines)})."] if len(lines) else []),
+        *([f"The head is used with its own encoder, {path.parent}, not with {source}."] if own else []),
+        *([] if same else ["The head does not say whose embeddings it was fitted on: this was not checked."]),
         *remarks_on(judged, partly),
-        _seen(judged, opened.patients.iloc[first]),
+        *_seen(judged, found, opened.patients.iloc[first]),
         *(f"head of {found.target}: {note}" for note in found.notes),
     ]
     if out is not None:
@@ -116,7 +124,8 @@ def find_head(source: str | Path, head: str | Path) -> Path:
 
     Args:
         source: a run folder, where a name is looked up: `evaluations/*/head-NAME-linear.safetensors`, and
-            `evaluations/*/finetuned-NAME/head.safetensors`; or any encoder, where `head` must be a path.
+            `evaluations/*/finetuned-NAME/head.safetensors`, of which `finetuned-NAME` means the latter only; or any
+            encoder, where `head` must be a path.
         head: a name, a file, or a folder with one head in it.
 
     Raises:
@@ -139,22 +148,22 @@ def find_head(source: str | Path, head: str | Path) -> Path:
     if not folder.is_dir():
         raise EvaluationError(f"no head {name!r}: no such file, and {source} has no evaluations to look it up in")
     heads = sorted([*folder.glob("*/head-*.safetensors"), *folder.glob("*/finetuned-*/head.safetensors")])
-    name = file_name(name.split(":", 1)[1] if name.startswith(("label:", "score:", "attribute:")) else name)
-    fitting = [each for each in heads if _name_of(each) == name]
+    name = file_name(shown(name))
+    fitting = [each for each in heads if name in _names_of(each)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        shown = "".join(f"\n  - {each}" for each in fitting)
-        raise UsageError(f"{len(fitting)} heads have the name {head!r}, give the path of one:{shown}")
-    known = {unquote(_name_of(each)) for each in heads}
+        listed = "".join(f"\n  - {each}" for each in fitting)
+        raise UsageError(f"{len(fitting)} heads have the name {head!r}, give the path of one:{listed}")
+    known = {unquote(each_name) for each in heads for each_name in _names_of(each)}
     raise EvaluationError(f"no head {head!r} in the evaluations of {source}; {suggest(str(head), known)}")
 
 
-def _name_of(path: Path) -> str:
-    """The target as the head's file or, beside an encoder, its folder spells it."""
+def _names_of(path: Path) -> tuple[str, ...]:
+    """The target as the head's file or, beside an encoder, its folder spells it; that folder's name, too."""
     if path.name == "head.safetensors":
-        return path.parent.name.removeprefix("finetuned-")
-    return path.name.removeprefix("head-").removesuffix(".safetensors").removesuffix("-linear")
+        return path.parent.name.removeprefix("finetuned-"), path.parent.name
+    return (path.name.removeprefix("head-").removesuffix(".safetensors").removesuffix("-linear"),)
 
 
 def _columns(head: Head, scores: npt.NDArray[np.float64], readable: npt.NDArray[np.bool_]) -> pd.DataFrame:
@@ -173,15 +182,41 @@ def _columns(head: Head, scores: npt.NDArray[np.float64], readable: npt.NDArray[
     return pd.DataFrame({"predicted": pd.Series(predicted, dtype="string"), **shown})
 
 
-def _seen(judged: Judged, patients: pd.Series) -> str:
-    """How many rows are of patients that the encoder was trained on, as a count."""
-    if not judged.lineage:
-        return f"Which patients {judged.name} was trained on is not known here."
-    seen = np.zeros(len(patients), dtype=bool)
+def _encoder_for(head: Path, source: str | Path, size: int | None) -> tuple[Judged, bool]:
+    """The encoder that a head goes with, and whether it is one that lies beside the head and not the source."""
+    if not (head.parent / "encoder.json").is_file() or head.parent.resolve() == Path(source).resolve():
+        return open_encoder(source, size=size), False
+    if not any((Path(source) / name).is_file() for name in ("run.json", "encoder.json")):
+        open_encoder(source)  # raises where there is no such thing, on the hub either
+    return open_encoder(head.parent, size=size), True
+
+
+def _free(names: list[str], taken: set[str]) -> list[str]:
+    """The names, those that are taken prefixed until they are free."""
+    used, found = taken | set(names), []
+    for name in names:
+        free = name
+        while free in taken or (free != name and free in used):
+            free = f"table_{free}"
+        used.add(free)
+        found.append(free)
+    return found
+
+
+def _seen(judged: Judged, head: Head, patients: pd.Series) -> list[str]:
+    """How many rows are of patients that the encoder was trained on, and that the head was fitted on, as counts."""
+    trained = np.zeros(len(patients), dtype=bool)
     for training in judged.lineage:
-        seen |= overlap(set(training["keys"]), patients, training["salt"])
-    said = f"{int(seen.sum())} of {len(seen)} rows belong to patients that the encoder was trained on"
-    return f"{said}; on new patients it may do worse." if seen.any() else f"{said}."
+        trained |= overlap(set(training["keys"]), patients, training["salt"])
+    said = []
+    for rows, known, who, what in (
+        (trained, judged.lineage, judged.name, "the encoder was trained on"),
+        (head.knows(patients), head.patients, "the head", "the head was fitted on, validation included"),
+    ):
+        counted = f"{int(rows.sum())} of {len(rows)} rows belong to patients that {what}"
+        worse = "; on new patients it may do worse." if rows.any() else "."
+        said.append(f"{counted}{worse}" if known else f"Which patients {who} has seen is not known here.")
+    return said
 
 
 def _write(path: Path, frame: pd.DataFrame) -> None:

@@ -16,21 +16,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolus.data.cohort import Cohort
-from bolus.embedding import open_encoder, open_store, remarks_on, samples_of
-from bolus.errors import EvaluationError
+from bolus.data.samples import Samples
+from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.distance import judge_distances
-from bolus.evaluation.judging import (
-    Evaluation,
-    embed_all,
-    evaluation_folder,
-    refuse_seen_patients,
-    write_evaluation,
+from bolus.evaluation.heads import digest_of_encoder
+from bolus.evaluation.judging import PROBES_BY_DEFAULT, Evaluation, evaluation_folder, write_evaluation
+from bolus.evaluation.pairs import (
+    CHANGES,
+    Pairs,
+    classify_change,
+    concatenate,
+    constant_roles,
+    difference,
+    pairs_of,
 )
-from bolus.evaluation.pairs import CHANGES, Pairs, classify_change, concatenate, difference, find_pairs
-from bolus.evaluation.probe import ProbeReport, probe
+from bolus.evaluation.preparation import embed_all, encoders_of, prepare
+from bolus.evaluation.probe import ProbeReport, check_probes, probe
 from bolus.evaluation.question import SPLITS
 from bolus.evaluation.results import Result
 from bolus.evaluation.targets import find_targets
+from bolus.evaluation.trainers import TRAINED
 
 
 def evaluate_change(
@@ -42,7 +47,7 @@ def evaluate_change(
     higher_is_worse: bool = True,
     adjacent_only: bool = False,
     max_pairs: int = 200,
-    probes: Sequence[str] = ("linear", "knn"),
+    probes: Sequence[str] = PROBES_BY_DEFAULT,
     fractions: Sequence[float] = (1.0,),
     seed: int = 0,
     draws: int = 1000,
@@ -56,8 +61,9 @@ def evaluate_change(
     Three reports: `change:NAME`, the three classes; `amount_of_change:NAME`, the change as a number; and
     `distance:NAME`, whose results are of task `change`: the Spearman correlation of cosine distance and size of the
     change over the test pairs, and the mean size of the change (`mean_change`), where there is a time also of adjacent
-    and of other pairs alone. Where the cohort has no time or visit, both orders of each two samples of a patient are
-    taken, and the notes call it a difference between samples.
+    and of other pairs alone. Pairs are of the same modality, laterality, region, view position and phase, as far as the
+    cohort has them; what is missing counts as a value of its own. Where the cohort has no time or visit, both orders of
+    each two samples of a patient and modality are taken, and the notes call it a difference between samples.
 
     Args:
         source: run folder, encoder folder or hub name.
@@ -78,38 +84,38 @@ def evaluate_change(
 
     Raises:
         EvaluationError: no such score, or no pair among the training or the test patients.
-        UsageError: `adjacent_only` without a time or visit, a negative tolerance, a size for an encoder that states it.
+        UsageError: `adjacent_only` without a time or visit, a negative tolerance, a probe that is unknown or trained on
+            images, other numbers out of range, or a size for an encoder that states its own.
         LeakageError: the encoder was trained on validation or test patients of the cohort.
         EncoderError, CohortError: encoder or cohort cannot be opened.
     """
-    classify_change([], tolerance, higher_is_worse)  # refuses a bad tolerance before hours of embedding
-    judged = open_encoder(source, size=size)
-    samples = samples_of(judged, Cohort.open(cohort))
-    cohort = samples.cohort
-    scores, name = find_targets(cohort, "regress", target)[0][0].y[samples.first_row], target.split(":", 1)[-1]
-    refuse_seen_patients(judged, cohort)
-    columns = samples.columns(["patient", *(role for role in ("time", "visit") if role in cohort.roles)])
-    store = open_store(judged, cohort, cache=cache)
-    kept = np.flatnonzero(samples.readable(store.readable))
-    pairs = find_pairs(
-        columns["patient"][kept],
-        scores[kept],
-        time=columns["time"][kept] if "time" in columns else None,
-        visit=columns["visit"][kept] if "visit" in columns else None,
-        kinds=np.unique(cohort.modality[samples.first_row[kept]], return_inverse=True)[1],
-        adjacent=True if adjacent_only else None,
-        max_pairs=max_pairs,
-        seed=seed,
-    )
-    split = cohort.split[samples.first_row[kept]]
-    _check_pairs(name, pairs, split)
-    notes = [*_counts(name, pairs, columns["patient"][kept], split), *pairs.notes, *remarks_on(judged, store)]
-    if not judged.lineage:
-        notes.append(f"{judged.name}: which patients it was trained on is not known here, so overlap was not checked.")
+    classify_change([], tolerance, higher_is_worse)  # refuses a wrong call before hours of embedding
+    probes = _check_probes(probes, fractions, repeats)
+
+    def ask(samples: Samples) -> tuple[str, Pairs]:
+        found = find_targets(samples.cohort, "regress", target)[0][0]
+        pairs = pairs_of(samples, found.y, adjacent_only=adjacent_only, max_pairs=max_pairs, seed=seed)
+        _check_pairs(found.name, pairs, samples)
+        return found.name, pairs
+
+    prepared = prepare(source, cohort, ask, size=size, cache=cache)
+    judged, samples, kept = prepared.judged, prepared.samples, prepared.kept
+    cohort, (name, pairs), rows = samples.cohort, prepared.asked, prepared.rows
+    if len(kept) < len(samples):
+        readable, y = np.isin(np.arange(len(samples)), kept), find_targets(cohort, "regress", target)[0][0].y
+        pairs = pairs_of(samples, y, readable, adjacent_only=adjacent_only, max_pairs=max_pairs, seed=seed)
+        _check_pairs(name, pairs, samples)
+    place = np.searchsorted(kept, np.stack([pairs.earlier, pairs.later]))  # among those kept
+    pairs = replace(pairs, earlier=place[0], later=place[1])
+    patients, split = cohort.encoded("patient")[rows], cohort.split[rows]
+    notes = [*_counts(name, pairs, patients, split), *pairs.notes, *prepared.notes]
+    constant = constant_roles(cohort)
+    notes.append(f"both samples of a pair have the same {' and '.join(constant)}" if constant
+                 else "nothing but the patient is the same in both samples of a pair: no column says more")  # fmt: skip
     reports = judge_change(
-        embed_all(judged, source, store, samples, kept, seed),
+        embed_all(encoders_of(judged, source, seed), prepared),
         pairs,
-        columns["patient"][kept],
+        patients,
         split,
         target=name,
         tolerance=tolerance,
@@ -120,13 +126,17 @@ def evaluate_change(
         seed=seed,
         draws=draws,
         split_hash=cohort.split_hash,
-        recipe_hash=judged.run.recipe.digest if judged.run else "",
+        recipe_hash=prepared.recipe_hash,
     )
+    fitted = cohort.patients.iloc[rows[pairs.earlier[split[pairs.earlier] != "test"]]]
+    weights = digest_of_encoder(judged.encoder)
+    for report in reports.values():
+        report.heads = {kind: head.signed(weights, fitted) for kind, head in report.heads.items()}
     question = f"{next(iter(reports)).replace(':', '-', 1)}{' adjacent' if adjacent_only else ''}"
-    found = Evaluation(reports, evaluation_folder(out, judged, cohort, question), notes)
+    found = Evaluation(reports, evaluation_folder(out, judged, cohort, question, probes), notes)
     for path in found.folder.glob("head-*change%3A*-linear.safetensors"):
         path.unlink()
-    rows = cohort.origin[samples.first_row[kept]]  # of the table as given
+    rows = cohort.origin[rows]  # of the table as given
     for report in reports.values():
         report.predictions["later_row"] = rows[pairs.later[report.predictions["position"]]] + 1
     write_evaluation(found, rows[pairs.earlier], question)
@@ -176,6 +186,7 @@ def judge_change(
     Raises:
         EvaluationError: as `probe.probe`.
 
+    >>> from bolus.evaluation.pairs import find_pairs
     >>> r = np.random.default_rng(0)
     >>> patients, score, part = np.repeat(np.arange(90), 2), r.normal(size=180), np.repeat(["train", "val", "test"], 60)
     >>> pairs = find_pairs(patients, score, time=np.tile([0.0, 1.0], 90))
@@ -231,14 +242,25 @@ def _kind(pairs: Pairs) -> list[str]:
     return ["only pairs of consecutive times"] if len(pairs) and pairs.adjacent.all() else []
 
 
-def _check_pairs(name: str, pairs: Pairs, split: NDArray[np.str_]) -> None:
+def _check_probes(probes: Sequence[str], fractions: Sequence[float], repeats: int) -> tuple[str, ...]:
+    """As `check_probes`; those trained on images see one at a time, not a pair."""
+    for kind in {*probes} & {*TRAINED}:
+        raise UsageError(
+            f"the probe {kind!r} is trained on single images and not available for change; take linear, knn"
+        )
+    return check_probes(probes, fractions, repeats)
+
+
+def _check_pairs(name: str, pairs: Pairs, samples: Samples) -> None:
     """Raise where nothing can be fitted or judged."""
+    side = samples.cohort.split[samples.first_row[pairs.earlier]]
     for part in ("train", "test"):
-        if not (split[pairs.earlier] == part).any():
+        if not (side == part).any():
             timeless = pairs.adjacent is None
             hint = "" if timeless else "; a column that is no time can be given another role, such as attribute:NAME"
             left_out = f" ({', '.join(pairs.notes)})" if pairs.notes else ""
-            where = f"{'two samples' if timeless else 'two times'} of one modality"
+            same = " and ".join(constant_roles(samples.cohort))
+            where = f"{'two samples' if timeless else 'two times'}{f' of one {same}' if same else ''}"
             raise EvaluationError(f"no {part} patient has a value of {name!r} at {where}{left_out}{hint}")
 
 

@@ -123,7 +123,7 @@ def compare(
             probe=key.probe,
             se=found.se,
             sd_repeats=float(value.std(ddof=1)) if len(value) > 1 else None,
-            detectable=None if other is None else detectable_difference(found.se),
+            detectable=detectable_difference(found.se) if other is not None and found.se != 0 else None,
             num_positive=question.num_positive,
             num_positive_patients=question.num_positive_patients,
             notes=tuple(dict.fromkeys(notes)),

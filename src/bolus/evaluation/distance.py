@@ -107,7 +107,7 @@ def _compare(
             baseline=baseline,
             recipe_hash=blank.recipe_hash if encoder == judged else "",
             se=found.se,
-            detectable=detectable_difference(found.se) if baseline else None,
+            detectable=detectable_difference(found.se) if baseline and found.se != 0 else None,
             notes=(*blank.notes, *([few] if few and baseline else [])),
         )
 

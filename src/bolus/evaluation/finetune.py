@@ -22,10 +22,11 @@ from bolus.data.cache import ImageStore
 from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.folder import save_encoder
-from bolus.errors import EvaluationError, suggest
+from bolus.errors import UsageError
 from bolus.evaluation import fitting
 from bolus.evaluation.heads import Head
 from bolus.evaluation.metrics import FloatArray, IntArray, higher_is_better, metrics_of
+from bolus.evaluation.targets import check_task
 from bolus.evaluation.viewing import Sight
 from bolus.recipe import AugmentSpec
 
@@ -47,7 +48,7 @@ class FinetuneSpec:
         seed: of order, augmentation and dropout.
 
     Raises:
-        EvaluationError: a number that is out of range.
+        UsageError: a number that is out of range, or unknown class weights.
     """
 
     epochs: int = 30
@@ -65,11 +66,17 @@ class FinetuneSpec:
         least = {"epochs": 1, "batch_size": 2, "patience": 1, "weight_decay": 0.0}
         for name, low in least.items():
             if not getattr(self, name) >= low:
-                raise EvaluationError(f"fine-tuning: {name} must be at least {low:g}, found {getattr(self, name)}")
+                raise UsageError(f"fine-tuning: {name} must be at least {low:g}, found {getattr(self, name)}")
         if not (self.lr > 0 and self.head_lr > 0):
-            raise EvaluationError(f"fine-tuning: learning rates must be above 0, found {self.lr} and {self.head_lr}")
+            raise UsageError(f"fine-tuning: learning rates must be above 0, found {self.lr} and {self.head_lr}")
         if self.class_weights not in ("none", "balanced"):
-            raise EvaluationError(f"fine-tuning: class_weights must be none or balanced, found {self.class_weights!r}")
+            raise UsageError(f"fine-tuning: class_weights must be none or balanced, found {self.class_weights!r}")
+
+    def check_for(self, task: str) -> None:
+        """Raise UsageError for a task that is unknown, or that has no classes to weight."""
+        check_task(task)
+        if task == "regress" and self.class_weights == "balanced":
+            raise UsageError("fine-tuning: class weights are for classify; a number has no classes to balance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,11 +183,11 @@ def fit_finetuned(
         spec: how; the defaults where None.
 
     Raises:
-        EvaluationError: no training sample with a target, or an unknown task.
+        EvaluationError: no training sample with a target.
+        UsageError: an unknown task, or class weights of a regression.
     """
     spec = spec or FinetuneSpec()
-    if task not in ("classify", "regress"):
-        raise EvaluationError(f"unknown task {task!r}; {suggest(task, ('classify', 'regress'))}")
+    spec.check_for(task)
     y = np.asarray(y, dtype=np.float64)
     train, val = (rows[fitting.has_target(y[rows], task)] for rows in (train, val))
     encoder = copy.deepcopy(encoder).eval().requires_grad_(spec.whole)

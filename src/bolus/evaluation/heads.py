@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+import secrets
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.special import expit, softmax
 
+from bolus.checkpoint import digest_of
+from bolus.data.split import Labels, overlap, patient_keys
+from bolus.encoders.backbone import Encoder
 from bolus.errors import EvaluationError
 from bolus.evaluation.metrics import FloatArray, IntArray
 
@@ -42,6 +46,9 @@ class Head:
         target: name of the target.
         class_names: names of the K codes, if any.
         notes: what a reader must know, in sentences.
+        encoder: digest of the weights that the embeddings are of; empty where unknown, as in older files.
+        salt: of
+        patients: keys (`bolus.data.split.patient_keys`) of those in training and validation; empty where unknown.
     """
 
     kind: str
@@ -59,6 +66,28 @@ class Head:
     target: str = ""
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    encoder: str = ""
+    salt: str = ""
+    patients: tuple[str, ...] = ()
+
+    def signed(self, weights: str, patients: Labels) -> Head:
+        """The head that says whose embeddings it reads, and on whom it was fitted.
+
+        Args:
+            weights: `digest_of_encoder` of the encoder whose embeddings it was fitted on.
+            patients: `[rows]` identifiers of the training and validation patients; only keyed hashes are kept.
+        """
+        salt = secrets.token_hex(16)
+        keys = tuple(sorted(patient_keys(patients, salt)))
+        return replace(self, encoder=weights, salt=salt, patients=keys)
+
+    def fits(self, encoder: Encoder) -> bool | None:
+        """Whether it was fitted on embeddings of these very weights; None where the head does not say."""
+        return self.encoder == digest_of_encoder(encoder) if self.encoder else None
+
+    def knows(self, patients: Labels) -> NDArray[np.bool_]:
+        """Rows of patients that it was fitted on: bool `[rows]`."""
+        return overlap(self.patients, patients, self.salt)
 
     def predict(self, x: ArrayLike) -> FloatArray:
         """Predictions for embeddings `[n, D]`.
@@ -132,9 +161,14 @@ class Head:
             raise EvaluationError(f"{path} is not a head that `Head.save` wrote") from error
         for key in ("strength", "validation"):
             values[key] = math.nan if values[key] is None else values[key]
-        for key in ("class_names", "notes"):
-            values[key] = tuple(values[key])
+        for key in ("class_names", "notes", "patients"):
+            values[key] = tuple(values.get(key, ()))
         return cls(**values)
+
+
+def digest_of_encoder(encoder: Encoder) -> str:
+    """A hash of all weights, those of context blocks included, which stays the same in a file and on any device."""
+    return digest_of({"encoder": encoder})
 
 
 def neighbours(x_nd: FloatArray, train_md: FloatArray, k: int) -> tuple[IntArray, FloatArray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +13,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.data.cache import ImageStore
 from bolus.data.cohort import Cohort
 from bolus.data.samples import Samples
-from bolus.data.split import patient_keys, refuse_overlap
-from bolus.embedding import (
-    Judged,
-    device_for_inference,
-    embed_samples,
-    open_encoder,
-    open_store,
-    remarks_on,
-    samples_of,
-)
-from bolus.encoders.backbone import Encoder
+from bolus.data.split import patient_keys
+from bolus.embedding import Judged
 from bolus.evaluation.finetune import Finetuned, FinetuneSpec
-from bolus.evaluation.probe import ProbeReport, probe
-from bolus.evaluation.results import MAJORITY, Result, write_results
-from bolus.evaluation.targets import file_name, find_targets, shown
-from bolus.evaluation.trainers import trainers_of
+from bolus.evaluation.fitting import PROBES, has_target
+from bolus.evaluation.heads import digest_of_encoder
+from bolus.evaluation.preparation import embed_all, encoders_of, prepare
+from bolus.evaluation.probe import ProbeReport, check_probes, probe
+from bolus.evaluation.results import Result, write_results
+from bolus.evaluation.targets import Target, file_name, find_targets, shown
+from bolus.evaluation.trainers import TRAINED, trainers_of
 
-__all__ = [
-    "RANDOM",
-    "Evaluation",
-    "embed_all",
-    "encoders_of",
-    "evaluate",
-    "evaluation_folder",
-    "find_targets",
-    "refuse_seen_patients",
-    "write_evaluation",
-]
-
-RANDOM = "random-init"
+PROBES_BY_DEFAULT = ("linear", "knn")
 
 
 @dataclass
@@ -75,7 +56,7 @@ def evaluate(
     task: str = "classify",
     target: str,
     out: str | Path | None = None,
-    probes: Sequence[str] = ("linear", "knn"),
+    probes: Sequence[str] = PROBES_BY_DEFAULT,
     fractions: Sequence[float] = (1.0,),
     repeats: int = 3,
     seed: int = 0,
@@ -103,8 +84,8 @@ def evaluate(
         task: `classify` or `regress`.
         target: see `find_targets`.
         out: folder for results.jsonl, predictions.parquet, notes.json (general ones, and those of each target), heads
-            and encoders, which replace those of an earlier evaluation; where None a folder of this question and this
-            split in the run's `evaluations/`.
+            and encoders, which replace those of an earlier evaluation; where None a folder of this question, these
+            probes (where they are not the default ones) and this split in the run's `evaluations/`.
         fractions: shares of the training patients whose labels are used.
         repeats: draws of each fraction below 1.
         seed: of the draws, of the random-init twin, and of fine-tuning.
@@ -117,37 +98,40 @@ def evaluate(
     Raises:
         LeakageError: the encoder, or one that it was initialised from, was trained on validation or test patients of
             the cohort.
-        EvaluationError, UsageError: a question that the cohort cannot answer, or a size for an encoder that states it.
+        EvaluationError: a question that the cohort cannot answer.
+        UsageError: an unknown task or probe, numbers out of range, or a size for an encoder that states it.
         EncoderError, CohortError: encoder or cohort cannot be opened.
     """
-    judged = open_encoder(source, size=size)
-    samples = samples_of(judged, Cohort.open(cohort))
-    cohort = samples.cohort
-    targets, notes = find_targets(cohort, task, target, min_patients=min_patients)
-    refuse_seen_patients(judged, cohort)
-    if not judged.lineage:
-        notes.append(f"{judged.name}: which patients it was trained on is not known here, so overlap was not checked.")
-    store = open_store(judged, cohort, cache=cache)
-    notes += remarks_on(judged, store)
-    positions = np.flatnonzero(samples.readable(store.readable))
-    rows = samples.first_row[positions]
+    spec = finetune or FinetuneSpec()
+    spec.check_for(task)
+    probes = check_probes(probes, fractions, repeats, shots, known=(*PROBES, *TRAINED))
+
+    def ask(samples: Samples) -> tuple[list[Target], list[str]]:
+        return find_targets(samples.cohort, task, target, min_patients=min_patients)
+
+    prepared = prepare(source, cohort, ask, size=size, cache=cache)
+    judged, cohort, rows = prepared.judged, prepared.samples.cohort, prepared.rows
+    targets, notes = prepared.asked
     encoders = encoders_of(judged, source, seed)
-    embeddings = {name: embed_samples(encoder, store, samples, positions) for name, encoder in encoders.items()}
-    folder = evaluation_folder(out, judged, cohort, f"{task}-{shown(target)}")
+    embeddings = embed_all(encoders, prepared)
+    folder = evaluation_folder(out, judged, cohort, f"{task}-{shown(target)}", probes)
+    weights = digest_of_encoder(judged.encoder)
+    fitted = {each.name: _fitted_on(cohort, rows, each, task) for each in targets}
 
     kept: list[Path] = []
 
     def keep(name: str, trained: Finetuned) -> None:
         lineage = [_training_of(cohort), *judged.lineage]
         kept.append(folder / f"finetuned-{file_name(name)}")
-        trained.save(kept[-1], preprocessing=store.preprocessing.to_json(), lineage=lineage)
+        trained = replace(trained, head=trained.head.signed(digest_of_encoder(trained.encoder), fitted[name]))
+        trained.save(kept[-1], preprocessing=prepared.store.preprocessing.to_json(), lineage=lineage)
 
     trainers = trainers_of(
         encoders,
-        store,
-        samples,
-        positions,
-        finetune or FinetuneSpec(),
+        prepared.store,
+        prepared.samples,
+        prepared.kept,
+        spec,
         seed=seed,
         pretrained_with=judged.run.recipe.images.augment if judged.run else None,
         keep=keep,
@@ -155,7 +139,7 @@ def evaluate(
     )
     reports = {}
     for question in targets:
-        reports[question.name] = probe(
+        report = probe(
             embeddings,
             question.y[rows],
             cohort.encoded("patient")[rows],
@@ -169,69 +153,35 @@ def evaluate(
             seed=seed,
             draws=draws,
             split_hash=cohort.split_hash,
-            recipe_hash=judged.run.recipe.digest if judged.run else "",
+            recipe_hash=prepared.recipe_hash,
             trained=trainers,
             shots=shots,
         )
+        heads = {kind: head.signed(weights, fitted[question.name]) for kind, head in report.heads.items()}
+        reports[question.name] = replace(report, heads=heads)
     _remove_finetuned(folder, target, kept)
-    found = Evaluation(reports, folder, notes)
+    found = Evaluation(reports, folder, [*notes, *prepared.notes])
     write_evaluation(found, cohort.origin[rows], target)
     return found
 
 
-def embed_all(
-    judged: Judged,
-    source: str | Path,
-    store: ImageStore,
-    samples: Samples,
-    positions: npt.NDArray[np.int64],
-    seed: int,
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Embeddings `[n, D]` of samples by every encoder that `encoders_of` names, the judged one first.
-
-    Args:
-        judged: what was opened.
-        source: where from; needed to open it once more without its context blocks.
-        store: the images of the samples' cohort.
-        samples: as `samples_of` gives them.
-        positions: int64 `[n]`, samples with something to see.
-        seed: of the random-init twin.
-    """
-    encoders = encoders_of(judged, source, seed)
-    return {name: embed_samples(encoder, store, samples, positions) for name, encoder in encoders.items()}
-
-
-def encoders_of(judged: Judged, source: str | Path, seed: int) -> dict[str, Encoder]:
-    """The judged encoder, its random-init twin, and itself without context blocks, ready for inference."""
-    device = device_for_inference()
-    name = f"{judged.name} (encoder)" if judged.name in (MAJORITY, RANDOM) else judged.name  # apart from the baselines
-    encoders = {name: judged.encoder.to(device), RANDOM: judged.random_twin(seed).to(device)}
-    if judged.encoder.spec.context:
-        encoders[f"{name} without context"] = open_encoder(source, keep_context=False).encoder.to(device)
-    return encoders
-
-
-def refuse_seen_patients(judged: Judged, cohort: Cohort) -> None:
-    """Raise LeakageError where the encoder, or one it was initialised from, was trained on held-out patients."""
-    for depth, training in enumerate(judged.lineage):
-        where = judged.name if depth == 0 else f"{judged.name}, initialised from an encoder that was trained before"
-        refuse_overlap(
-            set(training["keys"]), training["salt"], cohort.patients, cohort.split != "train", where=f"encoder {where}"
-        )
-
-
-def evaluation_folder(out: str | Path | None, judged: Judged, cohort: Cohort, question: str) -> Path:
-    """Where an evaluation is written: `out`, or a folder of this question and this split.
+def evaluation_folder(
+    out: str | Path | None, judged: Judged, cohort: Cohort, question: str, probes: Sequence[str]
+) -> Path:
+    """Where an evaluation is written: `out`, or a folder of this question, these probes and this split.
 
     Args:
         out: what the person asked for, if anything.
         judged: the encoder; that of a run has its folders in the run's `evaluations/`, any other in `./evaluations/`.
         cohort: whose split the folder is of.
         question: task and target, such as `regress-age`; what a file name cannot hold is quoted.
+        probes: named in their order where they are not the default ones, so that `regress-age-linear-finetune-...`
+            stands beside `regress-age-...`.
     """
     if out is not None:
         return Path(out)
-    name = f"{file_name(question)}-{cohort.split_hash[:6]}"
+    named = "" if tuple(probes) == PROBES_BY_DEFAULT else f"-{'-'.join(probes)}"
+    name = f"{file_name(question)}{named}-{cohort.split_hash[:6]}"
     if judged.run is not None:
         return judged.run.folder / "evaluations" / name
     return Path("evaluations") / f"{file_name(judged.name)}-{name}"
@@ -272,6 +222,13 @@ def _remove_finetuned(folder: Path, target: str, kept: Sequence[Path]) -> None:
             (place / file).unlink(missing_ok=True)
         if not any(place.iterdir()):
             place.rmdir()
+
+
+def _fitted_on(cohort: Cohort, rows: npt.NDArray[np.int64], question: Target, task: str) -> pd.Series[Any]:
+    """Patients of the rows that a head is fitted on, or whose strength or epoch is chosen on."""
+    used = has_target(question.y[rows].astype(np.float64), task) & (cohort.split[rows] != "test")
+    patients: pd.Series[Any] = cohort.patients.iloc[rows[used]]
+    return patients
 
 
 def _training_of(cohort: Cohort) -> dict[str, Any]:

@@ -12,11 +12,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bolus.data.cohort import Cohort
+from bolus.data.samples import Samples
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.metrics import FloatArray, IntArray
 
 CHANGES = ("improve", "stable", "worsen")
 """Names of the codes of `classify_change`."""
+
+CONSTANT = ("modality", "laterality", "region", "view_position", "phase")
+"""Roles that both samples of a pair share, where the cohort has them and a time or visit."""
 
 Number = TypeVar("Number", np.float32, np.float64)
 
@@ -29,7 +34,8 @@ class Pairs:
         earlier: int64 `[P]` positions of the samples that a change starts from.
         later: int64 `[P]` positions of those it leads to.
         delta: float64 `[P]`, later score less earlier score, in the score's unit.
-        adjacent: bool `[P]`, no other time of the patient lies between; None where there is no time.
+        adjacent: bool `[P]`, no other time of the patient lies between, be its sample scored or not; None where there
+            is no time.
         notes: what was left out, in sentences.
     """
 
@@ -54,6 +60,7 @@ def find_pairs(
     both_orders: bool | None = None,
     max_pairs: int = 200,
     seed: int = 0,
+    usable: ArrayLike | None = None,
 ) -> Pairs:
     """All ordered pairs of samples of one patient with both scores known, at most `max_pairs` of each patient.
 
@@ -62,13 +69,17 @@ def find_pairs(
         scores: float `[n]`, NaN missing.
         time: float `[n]` in days, NaN missing; samples of equal time make no pair.
         visit: float `[n]` ordinal, NaN missing; speaks where there is no time.
-        kinds: int64 `[n]` codes, such as the modality; pairs are of one kind, and so are adjacent times.
+        kinds: int64 `[n]` codes, such as the modality; pairs are of one kind, and so are adjacent times. Give all
+            samples, those without a score too: their times come between others.
         adjacent: with a time, only pairs of consecutive distinct times of the patient (true), or only the others
             (false).
         both_orders: every pair also from the later to the earlier sample; None: exactly where there is no time.
             False without a time keeps the order of the samples.
         max_pairs: of each patient, so that one with many samples does not drown the rest; two orders count as two.
-        seed: of the draw, which for one patient depends on that patient's pairs only.
+        seed: of the draw, which for one patient depends on that patient's pairs and code, not on the other patients;
+            codes that move when patients are added draw anew.
+        usable: bool `[n]`, samples that may make a pair; the others, such as unreadable images, only have their times
+            come between. None: all.
 
     Returns:
         The pairs, sorted by patient; none where no patient has two samples that fit.
@@ -89,18 +100,21 @@ def find_pairs(
     patients_n, scores_n = np.asarray(patients), np.asarray(scores, dtype=np.float64)
     kinds_n = np.zeros(len(patients_n), dtype=np.int64) if kinds is None else np.asarray(kinds)
     when_n = np.zeros(len(patients_n)) if when is None else np.asarray(when, dtype=np.float64)
-    lengths = {len(each) for each in (patients_n, scores_n, kinds_n, when_n)}
+    usable_n = np.ones(len(patients_n), dtype=bool) if usable is None else np.asarray(usable, dtype=bool)
+    lengths = {len(each) for each in (patients_n, scores_n, kinds_n, when_n, usable_n)}
     if len(lengths) > 1:
-        raise EvaluationError(f"patients, scores, times and kinds must have one length, found {sorted(lengths)}")
+        raise EvaluationError(
+            f"patients, scores, times, kinds and usable must have one length, found {sorted(lengths)}"
+        )
     scored, timed = np.isfinite(scores_n), np.isfinite(when_n)
-    usable = np.flatnonzero(scored & timed & (patients_n >= 0))
-    usable = usable[np.argsort(patients_n[usable], kind="stable")]
+    placed = np.flatnonzero(timed & (patients_n >= 0))
+    placed = placed[np.argsort(patients_n[placed], kind="stable")]
     twice = bool(when is None if both_orders is None else both_orders)
     room, found, same_time, capped = max_pairs // (1 + twice), [np.empty((3, 0), dtype=np.int64)], 0, 0
-    for samples in np.split(usable, np.flatnonzero(np.diff(patients_n[usable])) + 1):
+    for samples in np.split(placed, np.flatnonzero(np.diff(patients_n[placed])) + 1):
         if len(samples) < 2:
             continue
-        first, second, near, equal = _pairs_of(samples, when_n, kinds_n, timed=when is not None)
+        first, second, near, equal = _pairs_of(samples, when_n, kinds_n, scored & usable_n, timed=when is not None)
         same_time += equal
         kept = np.arange(len(first)) if adjacent is None else np.flatnonzero(near == adjacent)
         if len(kept) > room:
@@ -111,8 +125,8 @@ def find_pairs(
         found += [chosen, chosen[[1, 0, 2]]] if twice else [chosen]
     earlier, later, near = np.concatenate(found, axis=1)
     left_out = {
-        "samples have no score, left out": int((~scored).sum()),
-        "samples with a score have no time or visit, left out": int((scored & ~timed).sum()),
+        "samples have no score, left out": int((usable_n & ~scored).sum()),
+        "samples with a score have no time or visit, left out": int((usable_n & scored & ~timed).sum()),
         "pairs of samples of equal time are left out": same_time,
         f"patients have more than {max_pairs} pairs, of which {room * (1 + twice)} were drawn": capped,
     }
@@ -121,15 +135,59 @@ def find_pairs(
     return Pairs(earlier, later, delta, None if when is None else near.astype(bool), notes)
 
 
+def constant_roles(cohort: Cohort) -> list[str]:
+    """Roles that both samples of a pair share: all of CONSTANT that there are; without time and visit only modality."""
+    timed = {"time", "visit"} & set(cohort.roles)
+    return [role for role in (CONSTANT if timed else CONSTANT[:1]) if role in cohort.roles]
+
+
+def pairs_of(
+    samples: Samples,
+    scores: NDArray[Any],
+    usable: NDArray[np.bool_] | None = None,
+    *,
+    adjacent_only: bool = False,
+    max_pairs: int = 200,
+    seed: int = 0,
+) -> Pairs:
+    """The pairs among the samples of a cohort, by its own time, or else visit.
+
+    Args:
+        samples: images or clips.
+        scores: float `[rows]` of the cohort, NaN missing.
+        usable: bool `[n]`, as of `find_pairs`.
+        adjacent_only: this and the rest as `evaluate_change`.
+        max_pairs: of each patient.
+        seed: of the draw.
+    """
+    cohort, first = samples.cohort, samples.first_row
+    times = {role: cohort.encoded(role)[first] for role in ("time", "visit") if role in cohort.roles}
+    values = [cohort.modality[first] if role == "modality" else cohort.encoded(role)[first]
+              for role in constant_roles(cohort)]  # fmt: skip
+    codes = np.stack([np.zeros(len(samples), np.int64), *(np.unique(v, return_inverse=True)[1] for v in values)])
+    return find_pairs(
+        cohort.encoded("patient")[first],
+        scores[first],
+        time=times.get("time"),
+        visit=times.get("visit"),
+        kinds=np.unique(codes, axis=1, return_inverse=True)[1].ravel(),
+        adjacent=True if adjacent_only else None,
+        max_pairs=max_pairs,
+        seed=seed,
+        usable=usable,
+    )
+
+
 def _pairs_of(
-    samples: IntArray, when: FloatArray, kinds: NDArray[Any], *, timed: bool
+    samples: IntArray, when: FloatArray, kinds: NDArray[Any], may: NDArray[np.bool_], *, timed: bool
 ) -> tuple[IntArray, IntArray, IntArray, int]:
-    """A patient's pairs, each once, in time: earlier, later, 1 where adjacent; and how many are of equal time."""
+    """A patient's pairs of samples that may, in time: earlier, later, 1 where adjacent; how many are of equal time."""
     _, kind = np.unique(kinds[samples], return_inverse=True)
     samples = samples[np.lexsort((samples, when[samples], kind))]
     order, kind = when[samples], np.sort(kind)
     new = np.r_[True, (np.diff(order) != 0) | (np.diff(kind) != 0)]
     rank = np.cumsum(new)  # of the distinct times, kind after kind
+    samples, rank, kind = (each[may[samples]] for each in (samples, rank, kind))
     first, second = np.triu_indices(len(samples), k=1)
     alike = kind[first] == kind[second]
     apart = rank[first] != rank[second] if timed else np.ones(len(first), dtype=bool)

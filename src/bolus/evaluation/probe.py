@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bolus.errors import EvaluationError, suggest
+from bolus.errors import UsageError, suggest
 from bolus.evaluation.comparison import Fit, Key, compare, tabulate
 from bolus.evaluation.fitting import PROBES, fit_majority
 from bolus.evaluation.heads import Head
@@ -29,6 +29,35 @@ Trainer: TypeAlias = Callable[[str, Question, IntArray, IntArray, IntArray, int]
 """A probe that needs more than embeddings: (encoder name, question, training, validation and held rows, repeat) ->
 predictions of the held rows `[n]` or `[n, K]`, as `Head.predict` gives them, and notes. Rows are positions in the
 embeddings; only targets of training and validation rows may be looked at."""
+
+
+def check_probes(
+    probes: Sequence[str],
+    fractions: Sequence[float],
+    repeats: int,
+    shots: tuple[int, int] = (20, 100),
+    *,
+    known: Sequence[str] = tuple(PROBES),
+) -> tuple[str, ...]:
+    """The probes, each once; a wrong call is found here before hours of embedding.
+
+    Raises:
+        UsageError: an unknown probe, none, or numbers that are out of range.
+
+    >>> check_probes(["linear", "linear"], [1.0], 3), check_probes(["knn"], [0.5], 3)
+    (('linear',), ('knn',))
+    """
+    for kind in probes:
+        if kind not in known:
+            raise UsageError(f"unknown probe {kind!r}; {suggest(kind, known)}")
+    if not probes or not fractions or not all(0 < fraction <= 1 for fraction in fractions) or repeats < 1:
+        raise UsageError(
+            "a probe needs probes, fractions above 0 and at most 1, and at least one repeat; "
+            f"found {tuple(probes)}, {tuple(fractions)} and {repeats}"
+        )
+    if not 1 <= shots[0] <= shots[1]:
+        raise UsageError(f"shots: expected two numbers of training rows, 1 <= few <= many; found {shots}")
+    return tuple(dict.fromkeys(probes))
 
 
 def draw_patients(
@@ -150,7 +179,8 @@ def probe(
 
     Raises:
         EvaluationError: arrays that do not go together, embeddings that are not finite, codes outside the classes, no
-            training or test row with a target, or an unknown task, probe, split or fraction.
+            training or test row with a target, or an unknown split.
+        UsageError: an unknown task or probe, or fractions, repeats or shots that are out of range.
         LeakageError: a patient in two splits.
 
     >>> r = np.random.default_rng(0)
@@ -162,14 +192,7 @@ def probe(
     sick, linear: decided: ... AUROC over random-init
     """
     trained = trained or {}
-    for kind in probes:
-        if kind not in PROBES and kind not in trained:
-            raise EvaluationError(f"unknown probe {kind!r}; {suggest(kind, [*PROBES, *trained])}")
-    if not probes or not fractions or not all(0 < fraction <= 1 for fraction in fractions) or repeats < 1:
-        raise EvaluationError(
-            "a probe needs probes, fractions above 0 and at most 1, and at least one repeat; "
-            f"found {tuple(probes)}, {tuple(fractions)} and {repeats}"
-        )
+    probes = check_probes(probes, fractions, repeats, shots, known=(*PROBES, *trained))
     question = ask(embeddings, y, patients, split, task=task, target=target, classes=classes, seed=seed, shots=shots)
     judged = next(iter(embeddings))
     train, val = question.rows["train"], question.rows["val"]

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolus.data.split import fold_patients
-from bolus.errors import EvaluationError, LeakageError, name_rows, suggest
+from bolus.errors import EvaluationError, LeakageError, name_rows
 from bolus.evaluation.fitting import Samples, has_target
 from bolus.evaluation.intervals import cluster_codes
 from bolus.evaluation.metrics import FloatArray, IntArray
 from bolus.evaluation.results import MAJORITY
 from bolus.evaluation.shots import RANGES, shot_ranges
+from bolus.evaluation.targets import check_task
 from bolus.evaluation.verdict import too_few
 
 SPLITS = ("train", "val", "test")
@@ -80,8 +81,7 @@ def ask(
     >>> question.notes[:2], question.subsets
     (['age is missing in 1 test rows, left out', 'only 1 test patients where a finding needs 20'], {'few': array([0])})
     """
-    if task not in ("classify", "regress"):
-        raise EvaluationError(f"unknown task {task!r}; {suggest(task, ('classify', 'regress'))}")
+    check_task(task)
     y_n, split_n, clusters = np.asarray(y, dtype=np.float64), np.asarray(split).astype(str), cluster_codes(patients)
     if not len(y_n) == len(split_n) == len(clusters):
         raise EvaluationError(

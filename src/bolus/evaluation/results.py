@@ -38,12 +38,14 @@ class Result:
         probe: how the target was read off the encoder, such as `linear`.
         se: standard error over patients (and over repeats, where there are several).
         sd_repeats: standard deviation over repeated draws of labels; None with a single draw.
-        detectable: the smallest difference that this test would find with 80 % power; None unless a difference.
+        detectable: the smallest difference that this test would find with 80 % power; None unless a
+            difference, and where no draw shows one (`se` is 0).
         num_positive: positive test samples; None unless the target is binary.
         num_positive_patients: patients with a positive test sample; None unless the target is binary.
         notes: what a reader must know, in sentences.
-        subset: of which test samples: empty for all of them, or `many`, `medium` or `few`, by how common their target
-            is in training (`shots.shot_ranges`); the sample and patient numbers are the subset's.
+        subset: of which test samples: empty for all of them; `many`, `medium` or `few`, by how common their target is
+            in training (`shots.shot_ranges`); or, of pairs, `adjacent` or `non-adjacent`, by whether another time of
+            the patient lies between. The sample and patient numbers are the subset's.
     """
 
     task: str

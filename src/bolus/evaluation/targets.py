@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bolus.data.cohort import Cohort
+from bolus.data.roles import NAMED
 from bolus.errors import EvaluationError, UsageError, suggest
+
+TASKS = ("classify", "regress")
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,28 @@ class Target:
     classes: tuple[str, ...] | None
 
 
+def check_task(task: str) -> None:
+    """Raise UsageError for a task that is not one of TASKS.
+
+    >>> check_task("chnge")
+    Traceback (most recent call last):
+    bolus.errors.UsageError: unknown task 'chnge'; did you mean 'change'? The tasks are classify, regress and change
+    """
+    if task == "change":
+        raise UsageError("the task change is judged by evaluate_change")
+    if task not in TASKS:
+        near = suggest(task, (*TASKS, "change"))
+        known = "" if near.startswith("known") else "The tasks are classify, regress and change"
+        raise UsageError(f"unknown task {task!r}; {near} {known}".rstrip())
+
+
 def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 20) -> tuple[list[Target], list[str]]:
     """The questions that `target` names, and which were left out, in sentences.
 
     `NAME` is a label column: every class against the rest, or the one question of a two-class column, or, for more
     classes of which each row has one, also the multi-class question. `NAME=CLASS` is one class against the rest. For
-    `regress`, `NAME` is a score, a numeric attribute or a number role.
+    `regress`, `NAME` is a score, else a numeric attribute, else a number role. With its kind, as in `attribute:NAME`,
+    only that column is meant.
 
     Args:
         cohort: whose columns.
@@ -37,20 +56,23 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
 
     Raises:
         EvaluationError: no such column or class.
-        UsageError: a task that is not `classify` or `regress`.
+        UsageError: a task that is not `classify` or `regress`, or a target of another kind than the task is about.
     """
-    name, wanted = _parse(target)
+    check_task(task)
+    kind, name, wanted = _parse(target)
     if task == "regress":
-        candidates = [f"score:{name}", f"attribute:{name}", name]
+        if "=" in target:
+            raise UsageError(f"target {target!r}: a class is asked for with --task classify; a number has none")
+        candidates = [f"{kind}{name}"] if kind else [f"score:{name}", f"attribute:{name}", name]
         role = next((role for role in candidates if role in cohort.roles), None)
         if role is None:
-            raise EvaluationError(f"no score named {name!r}; {suggest(f'score:{name}', cohort.roles)}")
+            raise EvaluationError(f"no {kind[:-1] or 'score'} named {name!r}; {suggest(candidates[0], cohort.roles)}")
         values = cohort.encoded(role)
         if values.dtype != np.float64:
             raise EvaluationError(f"{role} holds categories, not numbers; use --task classify with a label")
         return [Target(name, values, None)], []
-    if task != "classify":
-        raise UsageError(f"unknown task {task!r}; {suggest(task, ['classify', 'regress'])}")
+    if kind not in ("", "label:"):
+        raise UsageError(f"target {target!r}: --task classify is about a label; numbers are for --task regress")
     if f"label:{name}" not in cohort.roles:
         raise EvaluationError(f"no label named {name!r}; {suggest(f'label:{name}', cohort.roles)}")
     labels = cohort.labels(name)
@@ -77,15 +99,16 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
     return targets, notes
 
 
-def _parse(target: str) -> tuple[str, str]:
-    """A name without its kind, and a class, if one is asked for."""
+def _parse(target: str) -> tuple[str, str, str]:
+    """The kind with its colon, if it is given, the name without it, and a class, if one is asked for."""
     name, _, wanted = target.partition("=")
-    return name.split(":", 1)[-1], wanted
+    kind = next((kind for kind in NAMED if name.startswith(kind)), "")
+    return kind, name.removeprefix(kind), wanted
 
 
 def shown(target: str) -> str:
     """The target without its kind: `sick` for `label:sick`."""
-    name, wanted = _parse(target)
+    _, name, wanted = _parse(target)
     return f"{name}={wanted}" if wanted else name
 
 

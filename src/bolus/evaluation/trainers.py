@@ -18,6 +18,9 @@ from bolus.evaluation.probe import Trainer
 from bolus.evaluation.question import Question
 from bolus.recipe import AugmentSpec
 
+TRAINED = ("frozen", "finetune")
+"""Names of the probes that `trainers_of` makes."""
+
 
 def trainers_of(
     encoders: Mapping[str, Encoder],
@@ -72,4 +75,4 @@ def trainers_of(
             keep(question.target, replace(found, head=replace(found.head, target=question.target, class_names=names)))
         return found.predictions, found.notes
 
-    return {"frozen": partial(train_one, False), "finetune": partial(train_one, True)}
+    return {kind: partial(train_one, kind == "finetune") for kind in TRAINED}

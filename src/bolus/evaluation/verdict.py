@@ -44,6 +44,8 @@ def verdict_of(difference: Result) -> str:
     if low <= 0 <= high:
         detectable = difference.detectable
         shown = "" if detectable is None else f"; this test set can show {_number(detectable)} or more"
+        if difference.se == 0:
+            shown = "; no draw of the test patients showed a difference"
         return f"undecided: {span}{shown}"
     few = next((note for note in difference.notes if note.startswith(_FEW)), None)
     if few:
@@ -56,7 +58,8 @@ def summarise(results: Sequence[Result]) -> str:
     """A small table of the main metric, and a verdict on the judged encoder at the largest fraction.
 
     The verdict is on the first probe, against the first baseline that is an encoder, or the majority where none is: one
-    comparison fixed beforehand, so that nothing was picked after looking. Only results on all test samples count.
+    comparison fixed beforehand, so that nothing was picked after looking. Only results on all test samples count. Of an
+    encoder that stands alone it says so.
     """
     main = [r for r in results if r.metric == results[0].metric and not r.subset]
     lines = [f"{'probe':<9}{'fraction':>9}  {'encoder':<28}{main[0].metric} [95 % interval over patients]"]
@@ -65,6 +68,8 @@ def summarise(results: Sequence[Result]) -> str:
             span = f"{_number(result.estimate)} [{_number(result.ci_low)}, {_number(result.ci_high)}]"
             lines.append(f"{result.probe:<9}{result.fraction:>9.3g}  {result.encoder:<28}{span}")
     differences = [r for r in main if r.baseline and r.fraction == max(s.fraction for s in main)]
+    if not differences:
+        return "\n".join([*lines, f"{results[0].target}: there is nothing to compare with"])
     chosen = next((r for r in differences if r.baseline != MAJORITY), differences[0])
     return "\n".join([*lines, f"{chosen.target}, {chosen.probe}: {verdict_of(chosen)}"])
 
