@@ -221,8 +221,7 @@ def embed(
     if samples.unit == "clip":
         facts["rows"] = samples.num_rows[positions]
     frame = cohort.table.iloc[rows].reset_index(drop=True)
-    taken = {*facts, "embedding"} & set(frame.columns)
-    frame = frame.rename(columns={name: f"table_{name}" for name in taken})
+    frame.columns = pd.Index(free_names(list(map(str, frame.columns)), {*facts, "embedding"}))
     for place, (name, values) in enumerate(facts.items()):
         frame.insert(place, name, values)
     if out is not None:
@@ -230,6 +229,22 @@ def embed(
     frame = frame.assign(embedding=list(vectors))
     frame.attrs["remarks"] = remarks_on(judged, store)
     return frame
+
+
+def free_names(names: list[str], taken: set[str]) -> list[str]:
+    """The names, those that are taken with `table_` before them until they are free.
+
+    >>> free_names(["row", "table_row", "age"], {"row"})
+    ['table_table_row', 'table_row', 'age']
+    """
+    used, found = taken | set(names), []
+    for name in names:
+        free = name
+        while free in taken or (free != name and free in used):
+            free = f"table_{free}"
+        used.add(free)
+        found.append(free)
+    return found
 
 
 def _write(

@@ -19,6 +19,7 @@ from bolus.embedding import (
     Judged,
     device_for_inference,
     embed_samples,
+    free_names,
     open_encoder,
     open_store,
     remarks_on,
@@ -99,7 +100,7 @@ def predict(
 
     first = origin[samples.first_row]
     table = opened.table.iloc[first].reset_index(drop=True)
-    table.columns = pd.Index(_free(list(map(str, table.columns)), {"row", *said.columns}))
+    table.columns = pd.Index(free_names(list(map(str, table.columns)), {"row", *said.columns}))
     frame = pd.concat([pd.Series(first + 1, name="row"), table, said], axis=1)
     frame = frame.iloc[np.argsort(first, kind="stable")].reset_index(drop=True)
 
@@ -189,18 +190,6 @@ def _encoder_for(head: Path, source: str | Path, size: int | None) -> tuple[Judg
     if not any((Path(source) / name).is_file() for name in ("run.json", "encoder.json")):
         open_encoder(source)  # raises where there is no such thing, on the hub either
     return open_encoder(head.parent, size=size), True
-
-
-def _free(names: list[str], taken: set[str]) -> list[str]:
-    """The names, those that are taken prefixed until they are free."""
-    used, found = taken | set(names), []
-    for name in names:
-        free = name
-        while free in taken or (free != name and free in used):
-            free = f"table_{free}"
-        used.add(free)
-        found.append(free)
-    return found
 
 
 def _seen(judged: Judged, head: Head, patients: pd.Series) -> list[str]:
