@@ -117,11 +117,17 @@ BATCHES: dict[str, dict[str, Any]] = {
     "two rows apart": {"s": scores([1, 2])},
     "three rows": {"s": scores([1, 1, 2])},
 }
+
+
+def name_of(weighting: Any) -> str:
+    return getattr(weighting, "__name__", weighting)  # the same in every process
+
+
 WEIGHTINGS: list[Any] = ["none", "linear", "exponential", "logarithmic", square]
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=str)
+@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=name_of)
 @pytest.mark.parametrize("temperature", [0.1, 0.7])
 def test_equals_naive_loops_in_value_and_gradient(weighting: Any, batch: str, temperature: float) -> None:
     options = {**BATCHES[batch], "weighting": weighting, "temperature": temperature}
@@ -180,7 +186,7 @@ def test_a_weighting_sees_differences_between_0_and_1() -> None:
     assert max(high for _, high in seen[1:]) < 1
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=str)
+@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=name_of)
 def test_larger_differences_repel_more_and_attract_less(weighting: Any) -> None:
     """At equal similarity the gradients on two negatives, and on two positives, stand as their weights."""
     cos, sin = math.cos(1.1), math.sin(1.1)
@@ -290,7 +296,7 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 
 @pytest.mark.parametrize("s", [[3.0] * 4, [3.0, NAN, 3.0, 3.0]])
-@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=str)
+@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=name_of)
 def test_constant_scores_are_zero_and_a_warning(s: list[float], weighting: Any) -> None:
     u = rows(4)
     with pytest.warns(UserWarning, match="score"):
@@ -314,7 +320,7 @@ def test_constant_scores_are_zero_and_a_warning(s: list[float], weighting: Any) 
         ([3.0], {"score_range": 2.0}),
     ],
 )
-@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=str)
+@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=name_of)
 def test_nothing_to_do_is_exactly_zero_with_zero_gradients(
     s: list[float], options: dict[str, Any], weighting: Any
 ) -> None:
