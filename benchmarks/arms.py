@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,12 +81,12 @@ def compare_arms(
     return lines
 
 
-def numbers(estimate: Estimate) -> dict[str, float]:
-    """An estimate as it is written down."""
+def numbers(estimate: Estimate) -> dict[str, float | None]:
+    """An estimate as it is written down; None where it is undefined."""
     values = {"estimate": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high, "se": estimate.se}
-    return {name: round(value, 4) for name, value in values.items()}
+    return {name: round(value, 4) if math.isfinite(value) else None for name, value in values.items()}
 
 
-def rounded(values: Sequence[float]) -> list[float]:
-    """Four decimals."""
-    return [round(float(value), 4) for value in values]
+def rounded(values: Sequence[float]) -> list[float | None]:
+    """Four decimals; None where undefined."""
+    return [round(float(value), 4) if math.isfinite(value) else None for value in values]

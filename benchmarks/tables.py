@@ -23,6 +23,8 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 def span(line: dict[str, Any], sign: str = "") -> str:
     """An estimate with its interval."""
+    if line["estimate"] is None:
+        return "undefined"
     return f"{line['estimate']:{sign}.3f} [{line['ci_low']:{sign}.3f}, {line['ci_high']:{sign}.3f}]"
 
 
@@ -86,6 +88,7 @@ def differences_table(name: str, metrics: tuple[str, ...], by: str) -> str:
     for line in results_of(name):
         if "difference" in line and line["metric"] in metrics:
             share = "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*(100 * value for value in line["relative"]))
+            share = "" if line["metric"] == "spearman" else share  # of something near 0 it says nothing
             found = [span(line, "+"), share, f"{line['detectable']:.3f}", line["verdict"]]
             rows.append([str(line[by]), line["difference"], line["metric"], *found])
     return markdown([by, "difference", "metric", "[95 %]", "as a share", "detectable", "verdict"], rows)
