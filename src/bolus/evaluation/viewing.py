@@ -12,6 +12,7 @@ from bolus.data.augment import NOTHING, augment, resolve
 from bolus.data.cache import ImageStore
 from bolus.data.clips import pick_frames
 from bolus.data.samples import Samples
+from bolus.embedding import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.evaluation.metrics import IntArray
 from bolus.recipe import AugmentSpec
@@ -46,12 +47,7 @@ class Sight:
         """Features `[n, D]` float32 of the evaluation view, in evaluation mode."""
         if self.known is not None:
             return self.known[torch.from_numpy(positions)]
-        self.encoder.eval()
-        nothing = torch.empty(0, self.encoder.shape.dim, device=self.device)
-        with torch.no_grad():
-            step = max(1, 256 // (self.store.preprocessing.frames or 1))
-            batches = [positions[start : start + step] for start in range(0, len(positions), step)]
-            return torch.cat([nothing, *(self._features(batch) for batch in batches)])
+        return torch.from_numpy(embed_samples(self.encoder, self.store, self.samples, positions)).to(self.device)
 
     def random(self, positions: IntArray, seed: int) -> Tensor:
         """Features `[n, D]` float32 of a training view, a function of the seed (but for dropout)."""
@@ -61,17 +57,16 @@ class Sight:
         with torch.set_grad_enabled(self.whole):
             return self._features(positions, seed)
 
-    def _features(self, positions: IntArray, seed: int | None = None) -> Tensor:
-        """Features `[n, D]`: without a seed of the evaluation view, with one of a random view."""
+    def _features(self, positions: IntArray, seed: int) -> Tensor:
+        """Features `[n, D]` of a random view."""
         size, frames, mask = self.store.preprocessing.size, self.store.preprocessing.frames, None
         rows = self.samples.first_row[positions]
         if frames is not None:
-            draw = None if seed is None else partial(_generator, seed)
+            draw = partial(_generator, seed)
             rows, real = pick_frames(self.samples, positions, self.store.readable, frames, draw=draw)
             mask = torch.from_numpy(real).to(self.device)
         stored = self.store.gather(rows.ravel()).unit(self.device)
-        spec = NOTHING if seed is None or self.augment is None else self.augment
-        images = augment(stored, spec, size=size, views=1, seed=seed or 0, frames=frames)[0]
+        images = augment(stored, self.augment or NOTHING, size=size, views=1, seed=seed, frames=frames)[0]
         pooled: Tensor = self.encoder(images, frame_mask=mask).pooled
         return pooled.float()
 
