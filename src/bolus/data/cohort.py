@@ -19,11 +19,12 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bolus.data.roles import infer_roles, is_number_role
+from bolus.data.roles import binned_role, infer_roles, is_number_role, is_role
 from bolus.data.samples import Samples, take_samples
 from bolus.data.split import identifier_text, split_digest, split_patients
 from bolus.data.table import as_number, is_numeric, read_table, strip_text, to_days
 from bolus.data.violations import find_violations
+from bolus.data.volumes import slice_positions, volume_codes
 from bolus.errors import CohortError, UsageError, suggest
 
 DEFAULT_MODALITY = "image"
@@ -192,6 +193,13 @@ class Cohort:
         table_folder = (self.folder / self.spec.table).parent
         return table_folder if self.spec.root is None else self.folder / self.spec.root
 
+    def has(self, role: str) -> bool:
+        """Whether a recipe can ask for the role: a column has it, order gives it (slice_position), or bins cut it."""
+        cut = binned_role(role)
+        if cut is not None:
+            return is_role(role) and self.has(cut)
+        return role in self.roles or (role == "slice_position" and "order" in self.roles)
+
     def values(self, role: str) -> pd.Series[Any]:
         """The role's column with every declared missing code made missing.
 
@@ -216,8 +224,11 @@ class Cohort:
     def encoded(self, role: str) -> npt.NDArray[Any]:
         """The role as int64 codes (-1 missing, categories sorted) or float64 numbers (NaN missing), `[rows]`.
 
-        Times given as dates become days since the earliest one. An attribute is numeric where all its values are.
+        Times given as dates become days since the earliest one. An attribute is numeric where all its values are. Where
+        no column has slice_position, it is a row's place by order in its volume: `bolus.data.volumes`.
         """
+        if role not in self._encoded and role not in self.roles and role == "slice_position" and self.has(role):
+            self._encoded[role] = slice_positions(volume_codes(self)[0], self.encoded("order"))
         if role not in self._encoded:
             series = self.values(role)
             if role == "time":

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bolus.data.roles import CATEGORIES, is_role, known_roles
+from bolus.data.roles import BIN, CATEGORIES, NUMBERS, is_role, known_roles
 from bolus.errors import RecipeError, suggest
 
 RANGES = ("within", "near", "far")
@@ -99,8 +99,9 @@ class Relation:
             raise RecipeError(f"a relation is views, a role, or a mapping such as {{same: [patient]}}; found {value!r}")
         for role in relation.roles:
             if role != "sample" and not is_role(role):
-                raise RecipeError(f"relation: unknown role {role!r}; {suggest(role, ['views', *known_roles()])}")
-        if relation.range and relation.range[0] in ("sample", *CATEGORIES):
+                known = [f"{BIN}{number}" for number in NUMBERS] if role.startswith(BIN) else ["views"]
+                raise RecipeError(f"relation: unknown role {role!r}; {suggest(role, [*known, *known_roles()])}")
+        if relation.range and (relation.range[0] in ("sample", *CATEGORIES) or relation.range[0].startswith(BIN)):
             raise RecipeError(f"relation: {relation.range[0]} holds categories, which lie neither near nor far")
         return relation
 

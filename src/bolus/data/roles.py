@@ -9,6 +9,7 @@ CATEGORIES = ("patient", "modality", "laterality", "view_position", "region", "s
 NUMBERS = ("visit", "time", "order", "slice_position")
 PATHS = ("image", "mask")
 NAMED = ("score:", "label:", "attribute:")
+BIN = "bin:"  # before the role of a number: the bin that the number falls into; no column has such a role of its own
 
 # Compared in lower case without spaces and punctuation; the first name that the table has wins.
 CONVENTIONAL_NAMES: dict[str, tuple[str, ...]] = {
@@ -34,28 +35,40 @@ CONVENTIONAL_NAMES: dict[str, tuple[str, ...]] = {
 
 
 def known_roles() -> list[str]:
-    """Every role; the last three take a name of their own.
+    """Every role; those with NAME take a name of their own, and ROLE is a role whose values are numbers.
 
-    >>> "score:NAME" in known_roles()
-    True
+    >>> "score:NAME" in known_roles(), known_roles()[-1]
+    (True, 'bin:ROLE')
     """
-    return [*PATHS, *CATEGORIES, *NUMBERS, *(f"{prefix}NAME" for prefix in NAMED)]
+    return [*PATHS, *CATEGORIES, *NUMBERS, *(f"{prefix}NAME" for prefix in NAMED), f"{BIN}ROLE"]
 
 
 def is_role(role: str) -> bool:
-    """Whether this is a role.
+    """Whether this is a role; of an attribute that is to be cut into bins, its values must yet prove to be numbers.
 
-    >>> is_role("score:age"), is_role("score:"), is_role("view")
-    (True, False, False)
+    >>> is_role("score:age"), is_role("score:"), is_role("view"), is_role("bin:score:age"), is_role("bin:region")
+    (True, False, False, True, False)
     """
+    cut = binned_role(role)
+    if cut is not None:
+        return is_role(cut) and (is_number_role(cut) or cut.startswith("attribute:"))
     return role in PATHS + CATEGORIES + NUMBERS or any(role.startswith(n) and len(role) > len(n) for n in NAMED)
+
+
+def binned_role(role: str) -> str | None:
+    """The role that is cut into bins, or None where none is.
+
+    >>> binned_role("bin:slice_position"), binned_role("slice_position")
+    ('slice_position', None)
+    """
+    return role.removeprefix(BIN) if role.startswith(BIN) else None
 
 
 def is_number_role(role: str) -> bool:
     """Whether the role's values are numbers wherever they are not missing.
 
-    >>> is_number_role("visit"), is_number_role("score:mmse"), is_number_role("label:edema")
-    (True, True, False)
+    >>> [is_number_role(role) for role in ("visit", "score:mmse", "label:edema", "bin:visit")]
+    [True, True, False, False]
     """
     return role in NUMBERS or role.startswith("score:")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bolus.data.roles import is_number_role, is_role, known_roles
+from bolus.data.roles import BIN, is_number_role, is_role, known_roles
 from bolus.data.table import shape_of, to_days
 from bolus.errors import CohortError, name_rows, suggest
 
@@ -28,7 +28,7 @@ def find_violations(cohort: Cohort) -> list[str]:
     """
     found = []
     for role in cohort.roles:
-        if not is_role(role):
+        if not is_role(role) or role.startswith(BIN):  # bins are the recipe's, no column has such a role
             name = role.partition(":")[2] or "NAME"
             near = [known.replace("NAME", name) for known in known_roles()]
             found.append(f"role {role!r}: unknown; {suggest(role, near)}")
