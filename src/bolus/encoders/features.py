@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -67,3 +69,22 @@ class Features:
     pooled: Tensor
     levels: dict[str, list[Tensor]] = field(default_factory=dict)
     grid: dict[str, Tensor] = field(default_factory=dict)
+
+
+def in_batch_order(by_modality: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Tensor:
+    """What stands modality by modality, as one tensor in the batch's order.
+
+    Args:
+        by_modality: modality -> `[V, N_m, ...]`, alike but for N_m.
+        rows: modality -> int64 `[N_m]`, positions among the N samples; together each of 0 .. N-1 once.
+
+    Returns:
+        `[V, N, ...]`.
+
+    >>> parts = {"XR": torch.tensor([[7.0, 9.0]]), "CT": torch.tensor([[8.0]])}
+    >>> in_batch_order(parts, {"XR": torch.tensor([0, 2]), "CT": torch.tensor([1])}).tolist()
+    [[7.0, 8.0, 9.0]]
+    """
+    together = torch.cat(list(by_modality.values()), dim=1)
+    order = torch.cat([rows[modality] for modality in by_modality]).argsort()
+    return together[:, order.to(together.device)]

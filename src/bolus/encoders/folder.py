@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING
 
 from bolus.encoders.backbone import Encoder, seeded
-from bolus.encoders.hub import NAMED, make_backbone
+from bolus.encoders.hub import is_named, make_backbone
 from bolus.errors import EncoderError
 from bolus.recipe import EncoderSpec
 
@@ -142,7 +142,7 @@ def lineage_of(folder: Path) -> list[dict[str, Any]]:
 
 def is_encoder_folder(name: str) -> bool:
     """Whether a name is a folder that `save_encoder` wrote, and not a named configuration."""
-    return name not in NAMED and (Path(name) / DESCRIPTION).is_file()
+    return not is_named(name) and (Path(name) / DESCRIPTION).is_file()
 
 
 def read_config(folder: Path) -> Any:

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, AutoConfig, Dinov2Config, ResNetConfig
 from transformers.utils import cached_file
 
+from bolus.encoders.unet import UNetConfig
 from bolus.errors import EncoderError, suggest
 
 
@@ -35,7 +36,18 @@ NAMED: dict[str, Callable[[], Any]] = {
         hidden_size=64, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=2, patch_size=8, image_size=64
     ),
 }
+UNET = re.compile(r"unet([1-9]\d*)")  # PCL's encoder with so many filters at full size
 IMAGENET = {"resnet18": "microsoft/resnet-18", "resnet50": "microsoft/resnet-50"}  # whose weights stand on the hub
+
+
+def is_named(name: str) -> bool:
+    """Whether a name is one of bolus's own configurations: one of NAMED, or `unetN` for any N of at least 1.
+
+    Example:
+        >>> is_named("unet48"), is_named("unet"), is_named("vit_tiny")
+        (True, False, True)
+    """
+    return name in NAMED or UNET.fullmatch(name) is not None
 
 
 def find_config(name: str) -> Any:
@@ -50,6 +62,8 @@ def find_config(name: str) -> Any:
     """
     if name in NAMED:
         return NAMED[name]()
+    if unet := UNET.fullmatch(name):
+        return UNetConfig(base_filters=int(unet[1]))
     where = _where(name)
     try:
         return AutoConfig.from_pretrained(name)
@@ -77,7 +91,7 @@ def load_backbone(name: str) -> nn.Module:
     Raises:
         EncoderError: nothing there that can be loaded, or a file that lacks weights.
     """
-    if name in NAMED and name not in IMAGENET:
+    if is_named(name) and name not in IMAGENET:
         raise EncoderError(f"encoder.pretrained: {name!r} has no published weights; leave pretrained false")
     name = IMAGENET.get(name, name)
     where, config = _where(name), find_config(name)
@@ -157,7 +171,8 @@ def _where(name: str) -> str:
         offline = " from the cache, because HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else ""
         return f"hub name {name}{offline} (there is no such folder here)"
     raise EncoderError(
-        f"no encoder {name!r}: not a named one ({suggest(name, NAMED)}), a folder, or a hub name OWNER/NAME"
+        f"no encoder {name!r}: not a named one ({suggest(name, NAMED)}; U-Nets are unetN, such as unet48), "
+        "a folder, or a hub name OWNER/NAME"
     )
 
 
