@@ -60,7 +60,7 @@ def read_image(path: str | Path, *, window: tuple[float, float] | None = None, f
     path = Path(path)
     if window is not None and not (math.isfinite(window[0]) and math.isfinite(window[1]) and window[1] > 0):
         raise UsageError(f"window: expected (center, width) with width > 0, found {window}")
-    with _quiet(), _named(path) as kind:
+    with quiet(), naming(path) as kind:
         if kind == "DICOM":
             image = read_dicom(path, window=window, frame=frame)
         elif kind == "NIfTI":
@@ -88,7 +88,7 @@ def count_frames(path: Path) -> int:
         >>> count_frames(Path(get_testdata_file("rtdose.dcm", download=False)))
         15
     """
-    with _quiet(), _named(path) as kind:
+    with quiet(), naming(path) as kind:
         if kind == "DICOM":
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames"])
             return max(1, int(header.get("NumberOfFrames") or 1))
@@ -106,7 +106,7 @@ def iterate_frames(path: Path) -> Generator[Image]:
     Raises:
         ImageError: as `read_image`.
     """
-    with _named(path) as kind:
+    with naming(path) as kind:
         if kind == "video":
             yield from iterate_video(path)
 
@@ -124,7 +124,7 @@ def _count_slices(path: Path) -> int:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[str]:
+def naming(path: Path) -> Iterator[str]:
     """What a file is; whatever a decoder throws at it becomes an ImageError with its name, without its folders."""
     kind = "image"
     try:
@@ -188,7 +188,7 @@ _restore: Any = None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No warnings or logs of the libraries that decode, and of those only; from the first thread in to the last out.
 
     `warnings.catch_warnings` changes the process, so threads that each entered it on their own would undo one another.

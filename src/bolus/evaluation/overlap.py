@@ -1,0 +1,149 @@
+"""How well a predicted segmentation of a volume lies on the true one: Dice and the distance between surfaces.
+
+Classes are numbered from 0, which is the background and never scored. A class that a volume does not have has no
+value (NaN) there, rather than a perfect one.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bolus.errors import UsageError
+
+FloatArray = npt.NDArray[np.float64]
+Labels = npt.NDArray[Any]
+
+
+def volume_dice(predicted: Labels, truth: Labels, num_classes: int) -> FloatArray:
+    """Dice of each foreground class over a whole volume, `2 |P and T| / (|P| + |T|)` in voxels.
+
+    Args:
+        predicted: integers 0..K-1, `[T, H, W]` or `[H, W]`.
+        truth: likewise, of the same shape.
+        num_classes: K, with the background.
+
+    Returns:
+        float64 `[K - 1]` of classes 1..K-1: NaN where neither has the class, 0 where only one has it.
+
+    Raises:
+        UsageError: two shapes, or labels outside 0..K-1.
+
+    Example:
+        >>> volume_dice(np.array([[[0, 1, 1]]]), np.array([[[0, 0, 1]]]), 3)
+        array([0.66666667,        nan])
+    """
+    both, sizes = _count(predicted, truth, num_classes)
+    return _ratio(both, sizes)
+
+
+def pooled_dice(predicted: Sequence[Labels], truth: Sequence[Labels], num_classes: int) -> float:
+    """Dice over all voxels of all volumes together, class by class, then the mean over the foreground classes.
+
+    The evaluation of PCL's published code; large organs and long volumes weigh more than in `volume_dice`. The mean
+    passes over classes that no volume has, true or predicted.
+
+    Args:
+        predicted: volumes of integers 0..K-1, `[T, H, W]` or `[H, W]` each, of any sizes.
+        truth: as many, of the same shapes.
+        num_classes: K, with the background.
+
+    Returns:
+        0..1; NaN where there is no foreground at all.
+
+    Raises:
+        UsageError: unequal numbers of volumes, two shapes, or labels outside 0..K-1.
+
+    Example:
+        >>> pooled_dice([np.array([[1, 1]]), np.array([[0]])], [np.array([[1, 0]]), np.array([[1]])], 2)
+        0.5
+    """
+    if len(predicted) != len(truth):
+        raise UsageError(f"expected as many predicted volumes as true ones, found {len(predicted)} and {len(truth)}")
+    both, sizes = np.zeros(num_classes - 1), np.zeros(num_classes - 1)
+    for one, other in zip(predicted, truth, strict=True):
+        counted = _count(one, other, num_classes)
+        both, sizes = both + counted[0], sizes + counted[1]
+    dice = _ratio(both, sizes)
+    present = dice[~np.isnan(dice)]
+    return float(present.mean()) if len(present) else math.nan
+
+
+def volume_hd95(
+    predicted: Labels, truth: Labels, num_classes: int, spacing: tuple[float, float, float] | None = None
+) -> FloatArray:
+    """Symmetric 95th percentile Hausdorff distance of each foreground class: the larger of the two directed ones.
+
+    A directed distance is the 95th percentile, over the surface voxels of one, of the distance to the closest surface
+    voxel of the other (MONAI's `compute_hausdorff_distance`). Surface voxels are those with a neighbour across a face
+    that is not of the class or beyond the volume. A single slice is measured in its plane, where its outline is the
+    surface.
+
+    Args:
+        predicted: integers 0..K-1, `[T, H, W]` or `[H, W]`.
+        truth: likewise, of the same shape.
+        num_classes: K, with the background.
+        spacing: mm, (slice, row, column); None measures in voxels. The first is not used for a single slice.
+
+    Returns:
+        float64 `[K - 1]` of classes 1..K-1, in mm or voxels: NaN where either has no voxel of the class.
+
+    Raises:
+        UsageError: two shapes, labels outside 0..K-1, or a spacing that is not positive.
+
+    Example:
+        >>> truth, predicted = np.zeros((1, 8, 8), int), np.zeros((1, 8, 8), int)
+        >>> truth[0, 2:4, 2:4], predicted[0, 2:4, 5:7] = 1, 1
+        >>> volume_hd95(predicted, truth, 3, spacing=(8.0, 1.0, 0.5))
+        array([1.5, nan])
+    """
+    _check(predicted, truth, num_classes)
+    flat = predicted.ndim == 2 or predicted.shape[0] == 1
+    if flat:
+        predicted, truth = predicted.reshape(predicted.shape[-2:]), truth.reshape(truth.shape[-2:])
+    used = None if spacing is None else [float(step) for step in spacing[1 if flat else 0 :]]
+    if used is not None and not (len(used) == predicted.ndim and all(math.isfinite(s) and s > 0 for s in used)):
+        raise UsageError(f"spacing: expected positive mm (slice, row, column), found {spacing}")
+
+    import torch
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+
+    distances = np.full(num_classes - 1, np.nan)
+    for label in range(1, num_classes):
+        one, other = predicted == label, truth == label
+        if one.any() and other.any():
+            region, target = torch.from_numpy(one)[None, None], torch.from_numpy(other)[None, None]
+            with warnings.catch_warnings():  # MONAI warns of an argument that MONAI itself passes
+                warnings.filterwarnings("ignore", "(?s).*always_return_as_numpy", FutureWarning)
+                found = compute_hausdorff_distance(region, target, True, percentile=95, spacing=used)
+            distances[label - 1] = float(found)
+    return distances
+
+
+def _check(predicted: Labels, truth: Labels, num_classes: int) -> None:
+    if predicted.shape != truth.shape or predicted.ndim not in (2, 3):
+        raise UsageError(
+            f"expected two volumes [T, H, W] of one shape, found {list(predicted.shape)} and {list(truth.shape)}"
+        )
+    for name, labels in (("predicted", predicted), ("truth", truth)):
+        if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
+            raise UsageError(f"{name}: expected labels 0 to {num_classes - 1}, found {labels.min()} to {labels.max()}")
+
+
+def _count(predicted: Labels, truth: Labels, num_classes: int) -> tuple[FloatArray, FloatArray]:
+    """Voxels that both give to a class, and the sum of those that either gives; float64 `[K - 1]` each."""
+    _check(predicted, truth, num_classes)
+    pairs = predicted.astype(np.int64).ravel() * num_classes + truth.astype(np.int64).ravel()
+    table = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.float64)
+    return np.diag(table)[1:], (table.sum(0) + table.sum(1))[1:]
+
+
+def _ratio(both: FloatArray, sizes: FloatArray) -> FloatArray:
+    dice = np.full(len(both), np.nan)
+    np.divide(2 * both, sizes, out=dice, where=sizes > 0)
+    return dice

@@ -1,0 +1,351 @@
+"""Labels keep their numbers on the way in, lie where the cached image has them, and come back to their own pixels."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from pydicom.data import get_testdata_file
+from torch.nn import functional as F
+
+from bolus.data.image import Image, Range
+from bolus.data.masks import from_square, read_labels, to_square
+from bolus.data.nifti import read_nifti
+from bolus.data.preprocessing import Preprocessing, shrink
+from bolus.data.readers import read_image
+from bolus.errors import ImageError, UsageError
+
+FITS = ("pad", "stretch", "crop")
+SHAPES = [(40, 40), (40, 61), (61, 40), (90, 33), (33, 90), (7, 120), (1, 5), (200, 171)]
+shaped = pytest.mark.parametrize("shape", SHAPES, ids=[f"{height}x{width}" for height, width in SHAPES])
+
+
+def blobs(shape: tuple[int, int], num_classes: int = 4) -> np.ndarray:
+    """Discs of several classes, placed off the centre and within each other's reach."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]] + 0.5
+    labels = np.zeros(shape, np.int64)
+    for label in range(1, num_classes):
+        row, column = shape[0] * (0.25 + 0.17 * label), shape[1] * (0.75 - 0.16 * label)
+        labels[np.hypot(rows - row, columns - column) < min(shape) * 0.24] = label
+    return labels
+
+
+def one_hot(labels: np.ndarray, num_classes: int) -> torch.Tensor:
+    return F.one_hot(torch.from_numpy(labels), num_classes).movedim(-1, -3).float()
+
+
+# Reading -------------------------------------------------------------------------------
+
+
+def test_palette_gives_indices_not_colours(tmp_path: Path) -> None:
+    indices = np.array([[0, 7, 3], [200, 1, 0]], np.uint8)
+    picture = PIL.Image.fromarray(indices).convert("P")
+    picture.putdata(indices.ravel().tolist())
+    picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+    for name in ("a.png", "a.tif", "a.bmp"):
+        picture.save(tmp_path / name)
+        labels = read_labels(tmp_path / name)
+        assert labels.dtype == np.int64
+        assert labels.tolist() == indices.tolist()
+    assert read_image(tmp_path / "a.png").array.shape[0] == 3  # where an image has colours
+
+
+def test_transparent_palette_gives_indices(tmp_path: Path) -> None:
+    picture = PIL.Image.fromarray(np.array([[0, 2], [1, 2]], np.uint8), "P")
+    picture.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0])
+    picture.save(tmp_path / "a.png", transparency=0)
+    assert read_labels(tmp_path / "a.png").tolist() == [[0, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_one_bit_gives_zero_and_one(tmp_path: Path, suffix: str) -> None:
+    truth = np.array([[True, False, True], [False, False, True]])
+    PIL.Image.fromarray(truth).save(tmp_path / f"a.{suffix}")
+    assert read_labels(tmp_path / f"a.{suffix}").tolist() == truth.astype(int).tolist()
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_few_bits_give_the_stored_numbers(tmp_path: Path, bits: int) -> None:
+    import struct
+    import zlib
+
+    stored = np.arange(8).reshape(2, 4) % 2**bits
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = b"".join(
+        b"\0" + int("".join(f"{value:0{bits}b}" for value in row).ljust(16, "0"), 2).to_bytes(2, "big")[: bits // 2]
+        for row in stored
+    )
+    header = struct.pack(">IIBBBBB", 4, 2, bits, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(png)
+    assert read_labels(tmp_path / "a.png").tolist() == stored.tolist()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "suffix"), [("uint8", "png"), ("uint16", "png"), ("uint16", "tif"), ("int32", "tif"), ("float32", "tif")]
+)
+def test_numbers_survive(tmp_path: Path, dtype: str, suffix: str) -> None:
+    top = 255 if dtype == "uint8" else 40000
+    stored = np.array([[0, 1, 2], [5, 254, top]])
+    PIL.Image.fromarray(stored.astype(dtype)).save(tmp_path / f"a.{suffix}")
+    assert read_labels(tmp_path / f"a.{suffix}").tolist() == stored.tolist()
+
+
+def test_orientation_is_that_of_the_image(tmp_path: Path) -> None:
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    labels = read_labels(tmp_path / "a.png")
+    assert labels.shape == (3, 2)
+    assert labels.tolist() == read_image(tmp_path / "a.png").array[0].tolist()
+
+
+def test_pages_are_slices(tmp_path: Path) -> None:
+    stored = np.arange(24, dtype=np.uint8).reshape(3, 2, 4)
+    pages = [PIL.Image.fromarray(page) for page in stored]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert read_labels(tmp_path / "a.tif").tolist() == stored.tolist()
+    assert read_labels(tmp_path / "a.tif", frame=2).tolist() == stored[2].tolist()
+    with pytest.raises(ImageError, match=r"^a\.tif: expected a frame from 0 to 2, found 3"):
+        read_labels(tmp_path / "a.tif", frame=3)
+    PIL.Image.fromarray(stored[0]).save(tmp_path / "b.tif", save_all=True, append_images=[pages[0].resize((5, 5))])
+    with pytest.raises(ImageError, match="pages of one size"):
+        read_labels(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SLA"])
+def test_nifti_lies_on_its_image(tmp_path: Path, axes: str) -> None:
+    stored = np.random.default_rng(3).integers(0, 5, (5, 4, 3)).astype(np.uint8)
+    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(axes), stored.shape)
+    nib.save(nib.Nifti1Image(stored, affine), tmp_path / "a.nii.gz")
+    labels, image = read_labels(tmp_path / "a.nii.gz"), read_nifti(tmp_path / "a.nii.gz").array[0]
+    assert labels.dtype == np.int64
+    assert labels.shape == image.shape
+    assert (labels == image).all()
+    assert sorted(labels.ravel()) == sorted(stored.ravel())
+    assert read_labels(tmp_path / "a.nii.gz", frame=1).tolist() == labels[1].tolist()
+
+
+def test_nifti_of_one_slice_and_floats_that_are_integers(tmp_path: Path) -> None:
+    stored = np.array([[[0.0], [2.0]], [[1.0], [3.0]]])
+    nib.save(nib.Nifti1Image(stored, np.eye(4)), tmp_path / "a.nii")
+    assert read_labels(tmp_path / "a.nii").tolist() == [[3, 2], [1, 0]]
+
+
+@pytest.mark.parametrize("value", [0.5, 2.0**24 + 2, np.nan], ids=["fraction", "large", "nan"])
+def test_labels_that_are_no_integers(tmp_path: Path, value: float) -> None:
+    stored = np.zeros((3, 3, 2), np.float32)
+    stored[1, 1, 1] = value
+    nib.save(nib.Nifti1Image(stored, np.eye(4)), tmp_path / "a.nii")
+    PIL.Image.fromarray(stored[:, :, 1]).save(tmp_path / "a.tif")
+    for name in ("a.nii", "a.tif"):
+        with pytest.raises(ImageError, match=rf"^{name}: expected (integers|finite)"):
+            read_labels(tmp_path / name)
+
+
+def refused(folder: Path) -> list[tuple[Path, str]]:
+    """Files that hold no labels, each with what must be said of it."""
+    rng = np.random.default_rng(0)
+    colour = PIL.Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+    colour.save(folder / "rgb.png")
+    colour.convert("RGBA").save(folder / "rgba.png")
+    colour.convert("LA").save(folder / "la.png")
+    colour.convert("L").save(folder / "grey.jpg")
+    colour.convert("L").save(folder / "jpeg.tif", compression="jpeg")
+    colour.convert("L").save(folder / "white.tif", tiffinfo={262: 0})
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.png").write_text("no image")
+    (folder / "torn.png").write_bytes((folder / "rgb.png").read_bytes()[:60])
+    shutil.copy(get_testdata_file("CT_small.dcm", download=False), folder / "seg.dcm")
+    return [
+        (folder / "rgb.png", "colour"),
+        (folder / "rgba.png", "colour or alpha"),
+        (folder / "la.png", "colour or alpha"),
+        (folder / "grey.jpg", "lossy"),
+        (folder / "jpeg.tif", "lossy"),
+        (folder / "white.tif", "WhiteIsZero"),
+        (folder / "empty.png", "empty"),
+        (folder / "text.png", "found none of these"),
+        (folder / "torn.png", "damaged"),
+        (folder / "seg.dcm", "SEG.* not read yet"),
+        (folder / "absent.png", "no such file"),
+    ]
+
+
+def test_refusals_say_why_and_name_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "patient17"
+    folder.mkdir()
+    for path, reason in refused(folder):
+        with pytest.raises(ImageError, match=reason) as caught:
+            read_labels(path)
+        assert str(caught.value).startswith(f"{path.name}: "), path.name
+        assert "patient17" not in str(caught.value), path.name
+
+
+# Into the square -----------------------------------------------------------------------
+
+
+def cached(member: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """An image that is a mask, as the cache keeps it, in [0, 1]."""
+    image = Image(member[None].astype(np.float32), None, Range(0.0, 1.0, "unit"), 16, False)
+    small = shrink(image, preprocessing)
+    return np.asarray(small.array[0] * small.gain + small.bias)
+
+
+@shaped
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("size", [13, 24, 100])
+def test_mask_lies_where_the_cached_image_has_it(shape: tuple[int, int], fit: str, size: int) -> None:
+    labels, preprocessing = blobs(shape), Preprocessing(size, fit=fit)
+    square = to_square(labels, fit=fit, size=preprocessing.cached_size)
+    shares = np.stack([cached(labels == label, preprocessing) for label in range(4)])
+    shares[0] = 1 - shares[1:].sum(0)  # padding, which is black, is background
+    assert square.dtype == np.int64
+    assert square.shape == shares.shape[1:]
+    chosen = np.take_along_axis(shares, square[None], 0)[0]
+    assert (chosen >= shares.max(0) - 1e-4).all()
+    clear = np.sort(shares, 0)[-1] - np.sort(shares, 0)[-2] > 1e-3
+    assert clear.mean() > 0.9
+    assert (square == shares.argmax(0))[clear].all()
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_binary_mask_is_the_cached_image_above_one_half(fit: str) -> None:
+    member = np.zeros((50, 81), np.int64)
+    member[5:31, 20:47] = 1
+    preprocessing = Preprocessing(20, fit=fit)
+    share, square = cached(member, preprocessing), to_square(member, fit=fit, size=preprocessing.cached_size)
+    clear = abs(share - 0.5) > 1e-3
+    assert ((share > 0.5) == (square == 1))[clear].all()
+    assert 0 < square.sum() < square.size
+
+
+def test_equal_shares_go_to_the_lower_label() -> None:
+    for left, right in ((7, 2), (2, 7), (0, 5), (5, 0)):
+        labels = np.repeat([[left, right]], 2, axis=0)
+        assert to_square(labels, fit="stretch", size=1).tolist() == [[min(left, right)]]
+    assert to_square(np.array([[9, 4], [6, 5]]), fit="stretch", size=1).tolist() == [[4]]
+
+
+def test_labels_are_never_mixed() -> None:
+    labels = np.random.default_rng(5).choice([0, 3, 250, 1000], (97, 64))
+    for fit in FITS:
+        for size in (5, 31, 97, 150):
+            assert set(np.unique(to_square(labels, fit=fit, size=size))) <= {0, 3, 250, 1000}
+
+
+def test_same_size_changes_nothing() -> None:
+    labels = blobs((33, 33))
+    for fit in FITS:
+        assert (to_square(labels, fit=fit, size=33) == labels).all()
+    assert (to_square(labels.astype(np.uint8), fit="pad", size=33) == labels).all()
+    assert (to_square(labels == 1, fit="pad", size=33) == (labels == 1)).all()
+
+
+def test_wrong_labels_and_fits() -> None:
+    for wrong in (np.zeros((2, 3, 4), int), np.zeros((3, 4)), np.zeros(3, int)):
+        with pytest.raises(UsageError, match="expected integers"):
+            to_square(wrong, fit="pad", size=4)
+    with pytest.raises(UsageError, match="'letterbox'"):
+        to_square(np.zeros((3, 4), int), fit="letterbox", size=4)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="'letterbox'"):
+        from_square(torch.zeros(2, 4, 4), (3, 4), fit="letterbox")  # type: ignore[arg-type]
+    for scores in (torch.zeros(4, 4), torch.zeros(2, 4, 5), torch.zeros(1, 1, 2, 4, 4)):
+        with pytest.raises(UsageError, match="expected \\[K, S, S\\]"):
+            from_square(scores, (3, 4), fit="pad")
+
+
+# And back ------------------------------------------------------------------------------
+
+
+def seen_by(shape: tuple[int, int], fit: str) -> tuple[slice, slice]:
+    """The part of a native image that the square holds."""
+    if fit != "crop":
+        return slice(0, shape[0]), slice(0, shape[1])
+    side = min(shape)
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    return slice(top, top + side), slice(left, left + side)
+
+
+@shaped
+@pytest.mark.parametrize("fit", FITS)
+def test_there_and_back_without_resampling_is_exact(shape: tuple[int, int], fit: str) -> None:
+    if fit == "stretch" and shape[0] != shape[1]:
+        shape = (shape[0], shape[0])  # the other axis would be resampled
+    labels = blobs(shape)
+    size = max(shape) if fit == "pad" else min(shape)
+    back = from_square(one_hot(to_square(labels, fit=fit, size=size), 4), shape, fit=fit)
+    part = seen_by(shape, fit)
+    expected = np.zeros_like(labels)
+    expected[part] = labels[part]
+    assert back.dtype == np.int64
+    assert (back == expected).all()
+
+
+@pytest.mark.parametrize("shape", [(60, 60), (60, 91), (91, 60), (128, 70)], ids=["even", "wide", "tall", "taller"])
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("scale", [0.7, 1.25, 2.0])
+def test_there_and_back_with_resampling_is_close(shape: tuple[int, int], fit: str, scale: float) -> None:
+    labels, part = blobs(shape), seen_by(shape, fit)
+    size = round(scale * (min(shape) if fit == "crop" else max(shape)))
+    back = from_square(one_hot(to_square(labels, fit=fit, size=size), 4), shape, fit=fit)
+    assert back.shape == shape
+    for label in range(1, 4):
+        one, other = back[part] == label, labels[part] == label
+        assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.93
+    outside = np.ones(shape, bool)
+    outside[part] = False
+    assert (back[outside] == 0).all()
+
+
+def test_a_shift_of_one_pixel_is_seen() -> None:
+    labels = np.zeros((20, 31), np.int64)
+    labels[4, 9] = labels[15, 22] = 1
+    for fit, size in (("pad", 31), ("crop", 20)):
+        back = from_square(one_hot(to_square(labels, fit=fit, size=size), 2), (20, 31), fit=fit)
+        assert np.argwhere(back).tolist() == [[4, 9], [15, 22]], fit
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_batch_is_its_parts(fit: str) -> None:
+    scores = torch.randn(3, 4, 12, 12, generator=torch.Generator().manual_seed(1))
+    together = from_square(scores, (30, 17), fit=fit)
+    assert together.shape == (3, 30, 17)
+    assert together.max() <= 3
+    for one, labels in zip(scores, together, strict=True):
+        assert (from_square(one, (30, 17), fit=fit) == labels).all()
+    assert from_square(scores[:0], (30, 17), fit=fit).shape == (0, 30, 17)
+
+
+def test_scores_of_any_precision_with_gradients() -> None:
+    square = one_hot(blobs((16, 16)), 4)
+    expected = from_square(square, (16, 16), fit="pad")
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        assert (from_square(square.to(dtype).requires_grad_(), (16, 16), fit="pad") == expected).all()
+    assert (from_square(torch.zeros(3, 4, 4), (4, 4), fit="pad") == 0).all()  # of equal scores the lower class
+
+
+# Real masks ----------------------------------------------------------------------------
+
+
+@pytest.mark.data
+def test_acdc_masks_survive_the_square(shared_data: Path) -> None:
+    files = sorted((shared_data / "acdc" / "mask").glob("*.png"))[4:400:40]
+    assert files
+    for path in files:
+        labels = read_labels(path)
+        assert set(np.unique(labels)) <= {0, 1, 2, 3}
+        assert labels.shape == read_image(shared_data / "acdc" / "img" / path.name).array.shape[1:]
+        back = from_square(one_hot(to_square(labels, fit="pad", size=160), 4), labels.shape, fit="pad")
+        both = (back == labels) & (labels > 0)
+        if (labels > 0).sum() > 300:
+            assert 2 * both.sum() / ((labels > 0).sum() + (back > 0).sum()) > 0.93
