@@ -12,11 +12,12 @@ from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch import Tensor
 
 from bolus.data.batch import Batch
+from bolus.data.relation import Relation
 from bolus.encoders.features import Features, FeatureShape, LevelShape
 from bolus.errors import RecipeError
 from bolus.objectives import OBJECTIVES, build_objectives
 from bolus.objectives.base import Objective
-from bolus.objectives.contrast import Contrast
+from bolus.objectives.contrast import Contrast, pairs_of
 from bolus.recipe import Recipe, recipe_names
 
 SHAPE = FeatureShape(dim=6, grid_channels=6, grid_stride=32, levels=(LevelShape(6, 32, "last"),))
@@ -74,7 +75,7 @@ def test_pairs_are_exactly_the_right_ones(num_views: int, other_patients: bool) 
     """Rows 0-2 share a patient; rows 5 and 6 have no known patient and are two different people; row 4 has no label."""
     batch = make_batch(7, patient=[3, 3, 3, 5, 5, -1, -1], region=[0, 1, 0, 1, -1, 2, 1])
     objective = Contrast(SHAPE, relation="region", negatives="other_patients" if other_patients else "all")
-    positives, negatives = objective.pairs(batch, num_views)
+    positives, negatives = pairs_of(objective.relation, objective.negatives, batch, num_views)
     expected = naive_pairs(batch, num_views, "region", other_patients)
     assert torch.equal(positives, expected[0])
     assert torch.equal(negatives, expected[1])
@@ -110,7 +111,7 @@ def test_loss_equals_naive_loops_with_missing_values(form: Any) -> None:
 def test_other_views_of_a_sample_are_absent_where_the_relation_excludes_them() -> None:
     """Different visits of one patient attract; an augmentation of the same visit is no partner but no enemy either."""
     batch = make_batch(4, patient=[0, 0, 1, 1], visit=[0, 1, 0, 1])
-    positives, negatives = Contrast(SHAPE, relation={"same": "patient", "differ": "visit"}).pairs(batch, 2)
+    positives, negatives = pairs_of(Relation(same=("patient",), differ=("visit",)), "all", batch, 2)
     assert positives[0].nonzero().flatten().tolist() == [1, 5]
     assert negatives[0].nonzero().flatten().tolist() == [2, 3, 6, 7]
 

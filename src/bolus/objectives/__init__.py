@@ -7,12 +7,14 @@ from typing import Any, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from bolus.data.batch import seed_for
 from bolus.encoders.features import FeatureShape
 from bolus.errors import RecipeError, suggest
 from bolus.objectives.base import Objective, Table
 from bolus.objectives.contrast import Contrast
+from bolus.objectives.pixel import PixelContrast
 from bolus.objectives.predict import Predict
 from bolus.objectives.score import ScoreContrast
 from bolus.objectives.supremix import SupReMix
@@ -21,6 +23,7 @@ from bolus.recipe import ObjectiveSpec, Recipe
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "contrast": Contrast,
+    "pixel_contrast": PixelContrast,
     "predict": Predict,
     "score_contrast": ScoreContrast,
     "supremix": SupReMix,
@@ -32,7 +35,7 @@ def build_objectives(recipe: Recipe, shape: FeatureShape, table: Table, *, seed:
     """The recipe's objectives by name, on the CPU, with the heads that this seed and each one's name determine.
 
     An objective's parameters are checked against its constructor, which owns their names, types and defaults. The
-    global random state is left as it was.
+    global random state is left as it was. Objectives that name the same head share the one of the first of them.
 
     Args:
         recipe: names, kinds and parameters; weights are the combiner's business.
@@ -41,7 +44,8 @@ def build_objectives(recipe: Recipe, shape: FeatureShape, table: Table, *, seed:
         seed: of the run. An objective starts the same whichever others stand beside it.
 
     Raises:
-        RecipeError: an unknown kind, an unknown parameter, or a value that the constructor does not take.
+        RecipeError: an unknown kind, an unknown parameter, a value that the constructor does not take, or a shared head
+            that is not there, or not the same.
 
     Example:
         >>> recipe = Recipe.load({"name": "mine", "objectives": {"simclr": {"kind": "contrast", "dim": 16}}})
@@ -50,18 +54,42 @@ def build_objectives(recipe: Recipe, shape: FeatureShape, table: Table, *, seed:
         16
     """
     objectives: dict[str, Objective] = {}
+    heads: dict[str, tuple[str, nn.Module]] = {}  # name -> the objective that made it, and the head
     for name, spec in recipe.objectives.items():
         constructor = _constructor(name, spec)
         parameters = _checked(constructor, spec.parameters, f"objectives.{name}")
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            torch.default_generator.manual_seed(seed_for(seed, "objective", name))
+            drawn = ("objective", name) if spec.head is None else ("head", spec.head)
+            torch.default_generator.manual_seed(seed_for(seed, *drawn))
             try:
                 given = [shape, table] if "table" in inspect.signature(constructor).parameters else [shape]
                 objectives[name] = constructor(*given, **parameters)
                 objectives[name].name = name
             except RecipeError as error:
                 raise RecipeError(f"objectives.{name}: {error}") from error
+        if spec.head is not None:
+            _share(objectives, name, spec.head, heads)
+    for name, objective in objectives.items():
+        wanted = getattr(objective, "image_head", None)
+        if wanted is not None:
+            if wanted not in heads or objectives[heads[wanted][0]].branch != "image":
+                message = f"objectives.{name}.image_head: {wanted!r} is the head of no objective of the image branch"
+                raise RecipeError(f"{message}; {suggest(wanted, heads)}" if heads else message)
+            objective.lend(heads[wanted][1])  # type: ignore[operator]
     return objectives
+
+
+def _share(objectives: dict[str, Objective], name: str, head: str, heads: dict[str, tuple[str, nn.Module]]) -> None:
+    """Give an objective the head of that name, or make its own the one."""
+    own = getattr(objectives[name], "head", None)
+    if not isinstance(own, nn.Module):
+        raise RecipeError(f"objectives.{name}.head: {type(objectives[name]).__name__} has no head to share")
+    first, shared = heads.setdefault(head, (name, own))
+    if repr(own) != repr(shared):  # layers and widths
+        raise RecipeError(
+            f"objectives.{name}.head: {head!r} is the head of objectives.{first}, of other layers or widths"
+        )
+    objectives[name].head = shared
 
 
 def resolve_objectives(recipe: Recipe) -> dict[str, ObjectiveSpec]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,13 @@ class Objective(nn.Module, ABC):
     """
 
     needs: Needs
+    branch: str = "image"  # only objectives of one branch are reconciled with each other (GCL: image and pixel level)
     name: str = ""  # in the recipe; whatever is drawn at random depends on it and on the seed of the step
+
+    @property
+    def embeds_with(self) -> Hashable:
+        """Equal for objectives whose `embed` gives the same: for them the loop embeds, and gathers, once."""
+        return id(self)
 
     @abstractmethod
     def embed(self, features: Features, batch: Batch) -> dict[str, Tensor]:

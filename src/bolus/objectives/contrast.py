@@ -5,7 +5,7 @@ One objective for SimCLR (relation `views`), supervised contrast on a meta label
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -42,6 +42,7 @@ class Contrast(Objective):
         form: "out" or "in", see `infonce`.
         negatives: "all", or "other_patients".
         last_norm: whether the head ends in batch normalisation.
+        hidden_norm: whether its hidden layer has it.
 
     Raises:
         RecipeError: a relation that does not parse, a temperature that is not positive, a width below 1, or an unknown
@@ -66,6 +67,7 @@ class Contrast(Objective):
         form: Literal["out", "in"] = "out",
         negatives: Literal["all", "other_patients"] = "all",
         last_norm: bool = False,
+        hidden_norm: bool = True,
     ) -> None:
         super().__init__()
         if not temperature > 0:
@@ -85,7 +87,12 @@ class Contrast(Objective):
             relations=(self.relation,),
         )
         widths = [shape.dim if hidden is None else hidden, dim]
-        self.head = ProjectionHead(shape.dim, widths, last_norm=last_norm)
+        self.head = ProjectionHead(shape.dim, widths, last_norm=last_norm, hidden_norm=hidden_norm)
+
+    @property
+    def embeds_with(self) -> Hashable:
+        """Contrasts with one head embed alike."""
+        return (Contrast, id(self.head))
 
     def embed(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """`z` `[V, N, dim]`, of unit length, at least float32."""
@@ -97,7 +104,7 @@ class Contrast(Objective):
         """InfoNCE over the V * N rows, view-major; the mean over, and the number of, rows with a positive."""
         z_VND = embedded["z"]
         num_views, num_rows = z_VND.shape[:2]
-        positives, negatives = self.pairs(batch, num_views)
+        positives, negatives = pairs_of(self.relation, self.negatives, batch, num_views)
         weights = None
         if self.relation.weighting != "none":
             weights = self.relation.weights(batch.columns).to(z_VND.device).repeat(num_views, num_views)
@@ -114,14 +121,22 @@ class Contrast(Objective):
         num_anchors = int(valid.sum())
         return Loss(values.sum() / max(num_anchors, 1), num_anchors)
 
-    def pairs(self, batch: Batch, num_views: int) -> tuple[Tensor, Tensor]:
-        """Masks of the positives and of the negatives, bool `[V * N, V * N]`, view-major."""
-        sample = batch.columns["sample"]
-        related = self.relation.mask(batch.columns)
-        opposed = ~related & (sample[:, None] != sample[None, :])
-        if self.negatives == "other_patients":
-            patient = batch.columns["patient"]
-            opposed &= (patient[:, None] != patient[None, :]) | (patient[:, None] == -1)
-        positives = related.repeat(num_views, num_views)
-        positives.fill_diagonal_(False)
-        return positives, opposed.repeat(num_views, num_views)
+
+def pairs_of(relation: Relation, negatives: str, batch: Batch, num_views: int) -> tuple[Tensor, Tensor]:
+    """Masks of the positives and of the negatives among the rows of all views, bool `[V * N, V * N]`, view-major.
+
+    Args:
+        relation: whose partners are positives, a row never being its own.
+        negatives: "all" others, or those of "other_patients"; never another view of the row's own sample.
+        batch: its columns.
+        num_views: V.
+    """
+    sample = batch.columns["sample"]
+    related = relation.mask(batch.columns)
+    opposed = ~related & (sample[:, None] != sample[None, :])
+    if negatives == "other_patients":
+        patient = batch.columns["patient"]
+        opposed &= (patient[:, None] != patient[None, :]) | (patient[:, None] == -1)
+    positives = related.repeat(num_views, num_views)
+    positives.fill_diagonal_(False)
+    return positives, opposed.repeat(num_views, num_views)

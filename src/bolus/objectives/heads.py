@@ -25,6 +25,7 @@ class ProjectionHead(nn.Module):
         in_dim: width of the input.
         widths: output width of each layer, at least one.
         last_norm: whether the last linear layer is normalised.
+        hidden_norm: whether the others are.
 
     Raises:
         RecipeError: no layer, or a width below 1.
@@ -34,26 +35,27 @@ class ProjectionHead(nn.Module):
         torch.Size([2, 5, 4])
     """
 
-    def __init__(self, in_dim: int, widths: Sequence[int], *, last_norm: bool) -> None:
+    def __init__(self, in_dim: int, widths: Sequence[int], *, last_norm: bool, hidden_norm: bool = True) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
             raise RecipeError(f"a projection head needs at least one layer of width 1 or more, found {list(widths)}")
-        normed = [True] * (len(widths) - 1) + [last_norm]
+        normed = [hidden_norm] * (len(widths) - 1) + [last_norm]
         self.linears = nn.ModuleList(
             nn.Linear(before, width, bias=not norm)
             for before, width, norm in zip([in_dim, *widths[:-1]], widths, normed, strict=True)
         )
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width, norm in zip(widths, normed, strict=True) if norm)
-        self.out_dim = widths[-1]
+        self.normed, self.out_dim = tuple(normed), widths[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in_dim]` float to `[..., widths[-1]]`."""
         leading = x.shape[:-1]
         x = x.flatten(0, -2)
-        for position, linear in enumerate(self.linears):
+        norms = iter(self.norms)
+        for position, (linear, norm) in enumerate(zip(self.linears, self.normed, strict=True)):
             x = linear(x)
-            if position < len(self.norms):
-                x = _normalise(self.norms[position], x)
+            if norm:
+                x = _normalise(next(norms), x)
             if position < len(self.linears) - 1:
                 x = F.relu(x)
         return x.reshape(*leading, self.out_dim)

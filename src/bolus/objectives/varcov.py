@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bolus.data.batch import Batch
 from bolus.data.relation import Needs
-from bolus.encoders.features import Features, FeatureShape
+from bolus.encoders.features import Features, FeatureShape, in_batch_order
 from bolus.errors import RecipeError, UsageError
 from bolus.objectives.base import Loss, Objective
 from bolus.objectives.heads import ProjectionHead, at_least_float32
@@ -180,18 +180,15 @@ class VarCov(Objective):
 
     def _pool_levels(self, features: Features, batch: Batch) -> Tensor:
         """Every level pooled, convolved and summed, flat: `[V, N, level_channels * grid * grid]`."""
-        parts: list[Tensor] = []
-        for maps in features.levels.values():
+        parts: dict[str, Tensor] = {}
+        for modality, maps in features.levels.items():
             assert len(maps) == len(self.convolutions), "one map for each level that the encoder announced"
             cells: list[Tensor] = []
             for convolution, stride, x in zip(self.convolutions, self.strides, maps, strict=True):
                 pooled = convolution(pool_resized(x.flatten(0, 1), self.grid, stride=stride, size=self.level_size))
                 cells.append(pooled.flatten(1).unflatten(0, x.shape[:2]))
-            parts.append(torch.stack(cells).sum(dim=0))
-        x = torch.cat(parts, dim=1)
-        # Samples stand modality by modality now, in the order of `rows`; bring them back into the batch's.
-        order = torch.cat([batch.rows[modality] for modality in features.levels]).argsort()
-        return x[:, order.to(x.device)]
+            parts[modality] = torch.stack(cells).sum(dim=0)
+        return in_batch_order(parts, batch.rows)
 
 
 def pool_resized(x: Tensor, grid: int, *, stride: int, size: int | None = None) -> Tensor:
