@@ -13,10 +13,10 @@ SOURCE = Path(bolus.__file__).parent
 
 # From the ground up; a module may import from its own line and the lines above it.
 LEVELS = [
-    ["errors", "provenance", "progress"],
+    ["errors", "provenance", "progress", "processes"],
     ["recipe", "recipes"],
     ["data"],
-    ["encoders", "gradients", "optimization", "checkpoint"],
+    ["encoders", "aggregators", "gradients", "optimization", "checkpoint"],
     ["objectives", "run"],
     ["embedding"],
     ["evaluation"],
@@ -24,6 +24,7 @@ LEVELS = [
     ["assembly", "window"],
     ["training"],
     ["demonstration", "rehearsal"],
+    ["options"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from bolus.evaluation.change import evaluate_change as evaluate_change
     from bolus.evaluation.finetune import FinetuneSpec as FinetuneSpec
     from bolus.evaluation.judging import evaluate as evaluate
+    from bolus.evaluation.segment import evaluate_segment as evaluate_segment
+    from bolus.evaluation.segmenter import SegmentSpec as SegmentSpec
+    from bolus.gradients import grad_mitigator as grad_mitigator
     from bolus.objectives.infonce import infonce as infonce
+    from bolus.objectives.pixel import grad_filter as grad_filter
     from bolus.objectives.score import score_contrast_loss as score_contrast_loss
     from bolus.objectives.supremix import supremix_loss as supremix_loss
     from bolus.objectives.varcov import varcov_loss as varcov_loss
@@ -41,11 +45,15 @@ _HOMES = {
     "Recipe": "bolus.recipe",
     "Relation": "bolus.data.relation",
     "Run": "bolus.run",
+    "SegmentSpec": "bolus.evaluation.segmenter",
     "check": "bolus.data.checking",
     "dry_run": "bolus.rehearsal",
     "embed": "bolus.embedding",
     "evaluate": "bolus.evaluation.judging",
     "evaluate_change": "bolus.evaluation.change",
+    "evaluate_segment": "bolus.evaluation.segment",
+    "grad_filter": "bolus.objectives.pixel",
+    "grad_mitigator": "bolus.gradients",
     "infonce": "bolus.objectives.infonce",
     "load_encoder": "bolus.encoders.folder",
     "make_phantom": "bolus.data.phantom",

@@ -20,7 +20,7 @@ from bolus.data.batch import Sampler
 from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.clips import open_samples
 from bolus.data.cohort import Cohort
-from bolus.data.columns import require_one_class
+from bolus.data.columns import meta_label_problem, require_one_class, sample_columns
 from bolus.data.loading import Loader
 from bolus.data.partners import PartnerIndex
 from bolus.data.relation import Needs, Relation
@@ -28,7 +28,7 @@ from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.errors import CohortError, RecipeError, suggest
-from bolus.gradients import Sum
+from bolus.gradients import Combiner
 from bolus.objectives import build_objectives, resolve_objectives
 from bolus.objectives.base import Objective, Table
 from bolus.optimization import build_optimizer
@@ -47,7 +47,7 @@ class Model:
     needs: Needs
     modules: dict[str, nn.Module]
     optimizer: Optimizer
-    combiner: Sum
+    combiner: Combiner
     scaler: torch.amp.GradScaler
     autocast: torch.autocast
 
@@ -88,7 +88,12 @@ def build_model(recipe: Recipe, device: torch.device, table: Table) -> Model:
         needs,
         {name: module.train() for name, module in modules.items()},
         optimizer=build_optimizer(modules, recipe.optimizer, recipe.optimizer.lr),
-        combiner=Sum([parameter for module in modules.values() for parameter in module.parameters()]),
+        combiner=Combiner(
+            recipe.combiner,
+            list(encoder.parameters()),
+            {name: list(objective.parameters()) for name, objective in objectives.items()},
+            {name: objective.branch for name, objective in objectives.items()},
+        ),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         autocast=torch.autocast(device.type, AUTOCAST[precision], enabled=precision != "fp32"),
     )
@@ -152,7 +157,7 @@ def build_loader(
     """
     roles = sorted((needs.roles | {"patient"}) - {"sample"})
     for role in roles:
-        if role not in cohort.roles:
+        if not cohort.has(role):
             raise CohortError(f"an objective needs a column with the role {role!r}; {suggest(role, cohort.roles)}")
         require_one_class(cohort, role)
     usable = store.readable if readable is None else readable
@@ -169,12 +174,15 @@ def build_loader(
         raise RecipeError(
             f"sampling.batch_size: {batch_size} samples cannot be shared evenly by {state.num_processes} processes"
         )
-    columns = samples.columns(roles)
+    columns = sample_columns(samples, roles, recipe.bins)
     train = {role: values[positions] for role, values in columns.items()}
     indexes = []
     for relation in needs.relations:
         if relation == Relation.parse("views"):
             continue  # its partner is the sample's own other view
+        problem = meta_label_problem(train[relation.same[0]]) if relation.roles == relation.same[:1] else None
+        if problem is not None:  # the relation is one meta label and nothing else
+            raise RecipeError(f"the meta label {relation.same[0]} {problem}")
         index = PartnerIndex(relation, train)
         if not index.counts().any():
             raise RecipeError(f"no two training samples are related by: {relation.describe()}")

@@ -1,97 +1,394 @@
 """Named losses and shared parameters become gradients: the one place where objectives meet in the encoder.
 
-Nothing is wrapped in DistributedDataParallel, which silently does not reduce gradients taken by `autograd.grad`: every
-process computes the loss of the global batch from gathered embeddings, and the gradients are averaged here.
+Objectives that pull in different directions are reconciled on their Gram matrix, M x M whatever the size of the
+encoder; gradients stay lists of parameter tensors. Dimension letters: M objectives, P shared parameters.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
 
+import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from bolus.aggregators import Aggregate, find_aggregator
+from bolus.encoders.features import Features
+from bolus.processes import all_reduce_mean, all_reduce_sum, world_size
+from bolus.recipe import CombinerSpec
 
-class _Gather(torch.autograd.Function):
-    """All-gather along a dimension whose backward is exact when every process computes the same loss of the result.
+LIMIT = 0.99  # goals and cosines beyond it leave nothing to divide by
+NOTHING = 1e-12  # a gradient shorter than this share of the longest has no direction
+CANCELLED = 1e-6  # likewise one of which injections have left less than this share
 
-    Each process then holds the whole gradient of the gathered tensor and keeps its own slice, times the number of
-    processes, because parameters' gradients are averaged afterwards. Parameters used after gathering (a temperature)
-    have the same full gradient everywhere, which the average leaves as it is.
+
+def mitigation_weights(
+    gram: Tensor, goals: Tensor, *, rate: float = 0.01, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """How much of each gradient goes into each mitigated one: GradMitigator of GCL (arXiv:2309.08888).
+
+    The formula is that of Gradient Vaccine (arXiv:2010.05874), which GCL's description fits (inferred: its code is not
+    public). Gradient m meets the others in turn; where the cosine of what it has become and g_n is below the goal of
+    the pair, so much of g_n is added that the cosine equals the goal. Goals follow the cosines met as a moving average,
+    whether or not there was a conflict. With zero goals and rate 0 this is PCGrad (arXiv:2001.06782).
+
+    A gradient of (nearly) no length is left out, and its pairs keep their goals; a Gram matrix that is not finite
+    changes nothing.
+
+    Args:
+        gram: `[M, M]`, inner products of the gradients.
+        goals: `[M, M]`, the cosines aimed at, row m for what becomes of gradient m; clamped to [-0.99, 0.99].
+        rate: of the moving average (beta, which GCL leaves open).
+        generator: of the order of partners, drawn anew for each m; in their own order where None.
+
+    Returns:
+        C float64 `[M, M]` on the CPU, whose rows make the mitigated gradients `C @ g`; new goals, likewise.
+
+    Example:
+        >>> weights, goals = mitigation_weights(torch.tensor([[1.0, -0.6], [-0.6, 1.0]]), torch.zeros(2, 2), rate=0.5)
+        >>> weights.tolist(), goals[0].tolist()
+        ([[1.0, 0.6], [0.6, 1.0]], [0.0, -0.3])
+    """
+    inner, aims = gram.detach().double().cpu().numpy(), goals.detach().double().cpu().numpy().copy()
+    num_objectives = len(inner)
+    weights = np.eye(num_objectives)
+    if not np.isfinite(inner).all():
+        return torch.from_numpy(weights), torch.from_numpy(aims)
+    norms = np.sqrt(inner.diagonal().clip(min=0))
+    directed = norms > NOTHING * norms.max(initial=0.0)
+    for m in range(num_objectives):
+        order = range(num_objectives) if generator is None else torch.randperm(num_objectives, generator=generator)
+        products = inner[m].copy()  # of what gradient m has become with every original gradient
+        for n in map(int, order):
+            length = math.sqrt(max(weights[m] @ products, 0.0))
+            if n == m or not (directed[m] and directed[n]) or length <= CANCELLED * norms[m]:
+                continue
+            cosine = min(max(products[n] / (length * norms[n]), -1.0), 1.0)
+            goal = min(max(aims[m, n], -LIMIT), LIMIT)
+            if cosine < goal:
+                rest = math.sqrt(1 - goal**2)
+                share = length * (goal * math.sqrt(1 - cosine**2) - cosine * rest) / (norms[n] * rest)
+                weights[m, n] += share
+                products += share * inner[n]
+            aims[m, n] = min(max((1 - rate) * goal + rate * cosine, -LIMIT), LIMIT)
+    return torch.from_numpy(weights), torch.from_numpy(aims)
+
+
+def grad_mitigator(
+    gradients: Tensor, goals: Tensor, *, rate: float = 0.01, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mitigated gradients, `mitigation_weights` on vectors.
+
+    Args:
+        gradients: `[M, P]` float.
+        goals: `[M, M]`, see `mitigation_weights`.
+        rate: see there.
+        generator: see there.
+
+    Returns:
+        Mitigated gradients `[M, P]`, whose sum is what the encoder gets, and the new goals `[M, M]`, float64.
+
+    Example:
+        >>> mitigated, _ = grad_mitigator(torch.tensor([[1.0, 0.0], [-1.0, 1.0]]), torch.zeros(2, 2))
+        >>> mitigated.tolist()
+        [[0.5, 0.5], [0.0, 1.0]]
+    """
+    exact = gradients.double()
+    weights, goals = mitigation_weights(exact @ exact.T, goals, rate=rate, generator=generator)
+    return (weights.to(gradients.device) @ exact).to(gradients.dtype), goals
+
+
+@dataclass(frozen=True)
+class Conflicts:
+    """How the objectives of one step stand to each other in what they share.
+
+    Args:
+        names: of the objectives.
+        branches: of each; only objectives of one branch are reconciled with each other.
+        gram: float64 `[M, M]`, inner products of their weighted gradients.
+        goals: branch -> goals before the step, for GradMitigator.
     """
 
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, tensor: Tensor, dim: int) -> Tensor:
-        ctx.dim, ctx.size = dim, tensor.shape[dim]  # type: ignore[attr-defined]
-        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts, dim)
+    names: tuple[str, ...]
+    branches: tuple[str, ...]
+    gram: Tensor
+    goals: Mapping[str, Tensor]
 
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
-        (grad,), dim, size = grads, ctx.dim, ctx.size  # type: ignore[attr-defined]
-        return grad.narrow(dim, dist.get_rank() * size, size) * dist.get_world_size(), None
+    def to_json(self) -> dict[str, Any]:
+        """As plain data: norms, cosines (null without a direction), and the share of pairs of a branch below 0.
+
+        >>> gram = torch.tensor([[4.0, -1.0], [-1.0, 1.0]])
+        >>> Conflicts(("a", "b"), ("image", "image"), gram, {}).to_json()["share"]
+        1.0
+        """
+        norms = self.gram.diagonal().clamp_min(0).sqrt()
+        cosines = (self.gram / (norms[:, None] * norms[None, :])).clamp(-1, 1)
+        pairs = [(a, b) for a, b in combinations(range(len(self.names)), 2) if self.branches[a] == self.branches[b]]
+        met = [float(cosines[a, b]) for a, b in pairs if cosines[a, b].isfinite()]
+        return {
+            "objectives": self.names,
+            "branches": self.branches,
+            "norms": [_plain(value) for value in norms.tolist()],
+            "cosines": [[_plain(value) for value in row] for row in cosines.tolist()],
+            "share": sum(cosine < 0 for cosine in met) / len(met) if met else None,
+            "goals": {branch: goals.tolist() for branch, goals in self.goals.items()},
+        }
 
 
-def world_size() -> int:
-    """Processes that train together; 1 where none were launched."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+class Combiner:
+    """Turns the losses of a step into the gradients of encoder and heads.
 
+    `sum` takes one backward pass. Every other kind takes one for each objective: through the encoder (scope
+    `encoder`), or only to its features (scope `features`), where the gradients are reconciled and go on through the
+    encoder together. Objectives are reconciled within their branch and the branches added; heads get plain sums. With
+    scope `encoder` the gradients of accumulated batches are added, averaged over processes and then reconciled, once a
+    step; with scope `features` every batch is reconciled by itself, by the Gram matrix of all processes.
 
-def gather(tensor: Tensor, dim: int = 1) -> Tensor:
-    """The global batch of an embedding `[V, N, ...]`, in the order of the processes; as it is in one process.
+    Args:
+        spec: which kind, and how.
+        shared: parameters in which objectives meet.
+        heads: objective -> its own parameters; objectives may share a head.
+        branches: objective -> branch; all in one where absent.
 
-    >>> gather(torch.zeros(2, 3, 4)).shape
-    torch.Size([2, 3, 4])
+    Raises:
+        RecipeError: an aggregator that is unknown, or cannot be used.
+
+    Example:
+        >>> weight = nn.Parameter(torch.tensor([1.0, 1.0]))
+        >>> combiner = Combiner(CombinerSpec(kind="pcgrad"), [weight], {"a": [], "b": []})
+        >>> combiner.accumulate({"a": weight[0], "b": weight[1] - weight[0]})
+        >>> combiner.reconcile()
+        >>> weight.grad
+        tensor([0.5000, 1.5000])
     """
-    return tensor if world_size() == 1 else _Gather.apply(tensor, dim)  # type: ignore[no-untyped-call]
+
+    def __init__(
+        self,
+        spec: CombinerSpec,
+        shared: Sequence[nn.Parameter],
+        heads: Mapping[str, Sequence[nn.Parameter]],
+        branches: Mapping[str, str] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.shared = [parameter for parameter in shared if parameter.requires_grad]
+        self.heads = {name: [p for p in own if p.requires_grad] for name, own in heads.items()}
+        self._all_heads = list(dict.fromkeys(p for own in self.heads.values() for p in own))
+        self.branches = {name: (branches or {}).get(name, "image") for name in heads}
+        self.goals = {
+            branch: torch.zeros(len(members), len(members), dtype=torch.float64)
+            for branch, members in self._members().items()
+            if spec.kind == "grad_mitigator"
+        }
+        self.conflicts: Conflicts | None = None
+        self._aggregate: Aggregate | None = find_aggregator(spec) if spec.kind == "torchjd" else None
+        self._new_goals: dict[str, Tensor] = {}  # of a step that is not known to be applied yet
+        self._place = {parameter: place for place, parameter in enumerate(self._all_heads)}
+        self._cut: tuple[list[Tensor], list[Tensor]] | None = None
+        self._seed, self._observing = 0, False
+        self._shared_sum: list[Tensor] = []
+        self._heads_sum: list[Tensor] = []
+        self._apart: dict[str, list[Tensor]] = {}
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that gets a gradient, each once."""
+        return [*self.shared, *self._all_heads]
+
+    def open(self, features: Features, *, observe: bool = False) -> Features:
+        """The features that objectives are to see: as they are, or cut from the encoder for scope `features`."""
+        self._cut = None
+        if self.spec.scope != "features" or not self._separate(observe):
+            return features
+        outputs: list[Tensor] = []
+        leaves: list[Tensor] = []
+
+        def leaf(tensor: Tensor) -> Tensor:
+            if not tensor.requires_grad:
+                return tensor
+            outputs.append(tensor)
+            leaves.append(tensor.detach().requires_grad_())
+            return leaves[-1]
+
+        opened = Features(
+            leaf(features.pooled),
+            {name: [leaf(level) for level in levels] for name, levels in features.levels.items()},
+            {name: leaf(grid) for name, grid in features.grid.items()},
+        )
+        self._cut = outputs, leaves
+        return opened
+
+    def accumulate(self, losses: Mapping[str, Tensor], *, seed: int = 0, observe: bool = False) -> None:
+        """Add the gradients of one batch's weighted losses to the buffers.
+
+        Args:
+            losses: objective -> scalar, already times its weight and divided by the batches of a step.
+            seed: of the batch, for the order of partners.
+            observe: keep each objective's gradient apart even where the kind does not need it, so that `reconcile`
+                leaves `conflicts`; the same for all batches of a step.
+        """
+        assert set(losses) == set(self.heads), f"losses of {sorted(losses)}, heads of {sorted(self.heads)}"
+        self._seed, self._observing = seed, observe
+        if not self._separate(observe):
+            total = torch.stack(list(losses.values())).sum()
+            found = _gradients(total, self.parameters)
+            self._add(self._shared_sum, found[: len(self.shared)])
+            self._add(self._heads_sum, found[len(self.shared) :])
+            return
+        if self._cut is not None:
+            self._accumulate_features(losses)
+            return
+        remaining = len(losses)
+        for name, loss in losses.items():
+            remaining -= 1
+            found = _gradients(loss, [*self.shared, *self.heads[name]], keep=remaining > 0)
+            self._add(self._apart.setdefault(name, []), found[: len(self.shared)])
+            self._add_heads(name, found[len(self.shared) :])
+
+    def reconcile(self, *, loss_scale: float = 1.0) -> None:
+        """Average over processes, reconcile, write the gradients to the parameters, and empty the buffers.
+
+        Afterwards `conflicts` holds how the objectives stood to each other, where that was observed. New goals hold
+        from `commit` on.
+
+        Args:
+            loss_scale: what the losses were multiplied with, which the norms in `conflicts` are to be without.
+        """
+        assert self._heads_sum or self._shared_sum or self._apart, "reconcile before accumulate"
+        if self._apart:
+            names = list(self.heads)
+            for name in names:
+                all_reduce_mean(self._apart[name])
+            by_objective = [self._apart[name] for name in names]
+            gram = sum(_gram([grads[place] for grads in by_objective]) for place in range(len(self.shared)))
+            assert isinstance(gram, Tensor)
+            self._shared_sum = self._combine(by_objective, gram)
+        else:
+            all_reduce_mean(self._shared_sum)
+        all_reduce_mean(self._heads_sum)
+        for parameter, buffer in zip(self.parameters, [*self._shared_sum, *self._heads_sum], strict=True):
+            parameter.grad = buffer
+        if not self._observing:
+            self.conflicts = None
+        elif self.conflicts is not None:
+            self.conflicts = replace(self.conflicts, gram=self.conflicts.gram / loss_scale**2)
+        self._shared_sum, self._heads_sum, self._apart = [], [], {}
+
+    def commit(self, applied: bool = True) -> None:
+        """Take over the goals of the step; they stay as they were where it was not applied, as a scaler may decide."""
+        if applied:
+            self.goals.update(self._new_goals)
+        self._new_goals = {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold, as plain data: the goals, and whose they are."""
+        members = self._members()
+        return {
+            branch: {"objectives": members[branch], "goals": goals.tolist()} for branch, goals in self.goals.items()
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goals as `state` gave them; branches that it does not know keep theirs."""
+        for branch, members in self._members().items():
+            if branch in self.goals and branch in state:
+                assert list(state[branch]["objectives"]) == members, "goals of other objectives"
+                self.goals[branch] = torch.tensor(state[branch]["goals"], dtype=torch.float64)
+
+    def _separate(self, observe: bool) -> bool:
+        """Whether each objective has a backward pass of its own."""
+        return len(self.heads) > 1 and (observe or self.spec.kind != "sum")
+
+    def _members(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name, branch in self.branches.items():
+            found.setdefault(branch, []).append(name)
+        return found
+
+    def _accumulate_features(self, losses: Mapping[str, Tensor]) -> None:
+        """One batch, reconciled at the features and sent through the encoder once."""
+        assert self._cut is not None
+        outputs, leaves = self._cut
+        by_objective, last = [], list(self.heads)[-1]
+        for name in self.heads:  # objectives that share a head may share what it gave
+            found = _gradients(losses[name], [*leaves, *self.heads[name]], keep=name != last)
+            by_objective.append(found[: len(leaves)])
+            self._add_heads(name, found[len(leaves) :])
+        local = sum(_gram([grads[place] for grads in by_objective]) for place in range(len(leaves)))
+        assert isinstance(local, Tensor)
+        # Each process holds its samples' part of the gradient, times the number of processes: see `processes.gather`.
+        combined = self._combine(by_objective, all_reduce_sum(local) / world_size() ** 2)
+        found_shared = torch.autograd.grad(outputs, self.shared, combined, allow_unused=True)
+        self._add(self._shared_sum, _own(self.shared, found_shared))
+        self._cut = None
+
+    def _combine(self, by_objective: Sequence[Sequence[Tensor]], gram: Tensor) -> list[Tensor]:
+        """The reconciled gradient from those of the objectives, in the order of `heads`."""
+        names, branches = tuple(self.heads), tuple(self.branches.values())
+        gram = gram.double().cpu()
+        if self._observing:
+            self.conflicts = Conflicts(
+                names, branches, gram, {name: goals.clone() for name, goals in self.goals.items()}
+            )
+        weights = torch.ones(len(names), dtype=torch.float64)
+        added: list[list[Tensor]] = []
+        for branch, members in self._members().items():
+            places = torch.tensor([names.index(name) for name in members])
+            block = gram[places][:, places]
+            if self._aggregate is not None and self._aggregate.by_matrix:
+                weights[places] = 0.0
+                added.append(self._aggregate.combine([by_objective[place] for place in places.tolist()], self._seed))
+            else:
+                weights[places] = self._weigh(branch, block)
+        combined = [_weighted(parts, weights) for parts in zip(*by_objective, strict=True)]
+        for more in added:
+            combined = [one + other for one, other in zip(combined, more, strict=True)]
+        return combined
+
+    def _weigh(self, branch: str, gram: Tensor) -> Tensor:
+        """How much of each gradient of a branch goes into its sum, float64 `[M]`."""
+        kind, num_objectives = self.spec.kind, len(gram)
+        if kind == "mean":
+            return torch.full((num_objectives,), 1 / num_objectives, dtype=torch.float64)
+        if kind == "sum" or not gram.isfinite().all():
+            return torch.ones(num_objectives, dtype=torch.float64)
+        if self._aggregate is not None:
+            return self._aggregate.weigh(gram, self._seed)
+        generator = torch.Generator().manual_seed(self._seed)
+        if kind == "pcgrad":
+            goals, rate = torch.zeros_like(gram), 0.0
+        else:
+            goals, rate = self._new_goals.get(branch, self.goals[branch]), self.spec.rate
+        weights, goals = mitigation_weights(gram, goals, rate=rate, generator=generator)
+        if kind == "grad_mitigator":
+            self._new_goals[branch] = goals
+        return weights.sum(0)
+
+    def _add(self, buffers: list[Tensor], found: Sequence[Tensor]) -> None:
+        if not buffers:
+            buffers.extend(found)
+            return
+        for buffer, grad in zip(buffers, found, strict=True):
+            buffer += grad
+
+    def _add_heads(self, name: str, found: Sequence[Tensor]) -> None:
+        if not self._heads_sum:
+            self._heads_sum = [torch.zeros_like(parameter) for parameter in self._all_heads]
+        for parameter, grad in zip(self.heads[name], found, strict=True):
+            self._heads_sum[self._place[parameter]] += grad
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set in any process; the same answer in all, so that they stop together.
-
-    >>> any_process(True, torch.device("cpu"))
-    True
-    """
-    if world_size() == 1:
-        return flag
-    count = torch.tensor(int(flag), device=device)
-    dist.all_reduce(count)
-    return bool(count.item())
+def _plain(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
 
 
-def same_everywhere(value: int, device: torch.device) -> bool:
-    """Whether every process has the same value.
-
-    >>> same_everywhere(3, torch.device("cpu"))
-    True
-    """
-    if world_size() == 1:
-        return True
-    ends = torch.tensor([value, -value], device=device)
-    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
-    return bool(ends.sum() == 0)
-
-
-def broadcast_parameters(module: nn.Module) -> None:
-    """Give every process the parameters and buffers of the first one, once, before training."""
-    if world_size() > 1:
-        for tensor in [*module.parameters(), *module.buffers()]:
-            dist.broadcast(tensor.data, 0)
-
-
-def all_reduce_mean(tensors: Sequence[Tensor]) -> None:
-    """Average tensors over processes in place, as one flat buffer for each dtype."""
-    if world_size() == 1:
-        return
-    for dtype in {tensor.dtype for tensor in tensors}:
-        group = [tensor for tensor in tensors if tensor.dtype == dtype]
-        flat = torch.cat([tensor.reshape(-1) for tensor in group])
-        dist.all_reduce(flat)
-        flat /= world_size()
-        for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+def _gradients(loss: Tensor, inputs: Sequence[Tensor], keep: bool = False) -> list[Tensor]:
+    """Gradients that may be changed in place; zeros where the loss does not depend on an input."""
+    if not loss.requires_grad:
+        return [torch.zeros_like(each) for each in inputs]
+    return _own(inputs, torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True))
 
 
 def _own(parameters: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor]:
@@ -111,47 +408,16 @@ def _own(parameters: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[T
     return owned
 
 
-class Sum:
-    """Adds weighted objectives: the plain multi-task gradient.
+def _gram(parts: Sequence[Tensor]) -> Tensor:
+    """Inner products `[M, M]` of one parameter's gradients, at least float32; summed over parameters in float64."""
+    rows = torch.stack([part.reshape(-1) for part in parts])
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    return (rows @ rows.T).double()
 
-    Args:
-        parameters: everything that is trained, encoder and heads.
 
-    Example:
-        >>> weight = nn.Parameter(torch.tensor([2.0]))
-        >>> combiner = Sum([weight])
-        >>> combiner.accumulate({"a": (weight**2).sum(), "b": weight.sum()})
-        >>> combiner.reconcile()
-        >>> weight.grad
-        tensor([5.])
-    """
-
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self._buffers: list[Tensor] | None = None
-
-    def accumulate(self, losses: Mapping[str, Tensor]) -> None:
-        """Add the gradients of one batch's weighted losses to the buffers.
-
-        Args:
-            losses: objective -> scalar, already times its weight and divided by the batches of a step.
-        """
-        total = torch.stack(list(losses.values())).sum()
-        if not total.requires_grad:
-            found: Sequence[Tensor | None] = [None] * len(self.parameters)
-        else:
-            found = torch.autograd.grad(total, self.parameters, allow_unused=True)
-        if self._buffers is None:
-            self._buffers = _own(self.parameters, found)
-        else:
-            for buffer, grad in zip(self._buffers, found, strict=True):
-                if grad is not None:
-                    buffer += grad
-
-    def reconcile(self) -> None:
-        """Average over processes, write the gradients to the parameters, and empty the buffers."""
-        assert self._buffers is not None, "reconcile before accumulate"
-        all_reduce_mean(self._buffers)
-        for parameter, buffer in zip(self.parameters, self._buffers, strict=True):
-            parameter.grad = buffer
-        self._buffers = None
+def _weighted(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """The weighted sum of one parameter's gradients."""
+    total = parts[0] * float(weights[0])
+    for part, weight in zip(parts[1:], weights[1:].tolist(), strict=True):
+        total.add_(part, alpha=weight)
+    return total

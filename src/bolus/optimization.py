@@ -80,7 +80,8 @@ def peak_lr(spec: OptimizerSpec, batch_size: int) -> float:
 
 def build_optimizer(modules: Mapping[str, nn.Module], spec: OptimizerSpec, lr: float) -> Optimizer:
     """The optimiser over every trained parameter; biases and norm scales (1-D) are neither decayed nor adapted."""
-    parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+    every = (p for module in modules.values() for p in module.parameters() if p.requires_grad)
+    parameters = list(dict.fromkeys(every))  # modules may share a head
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": spec.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

@@ -86,6 +86,7 @@ class ObjectiveSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     kind: str
     weight: float = 1.0
+    head: str | None = None  # objectives of a kind that name the same head share it
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -94,9 +95,17 @@ class ObjectiveSpec(BaseModel):
 
 
 class CombinerSpec(_Spec):
-    """How objectives meet in the shared encoder."""
+    """How objectives meet in the shared encoder; those of one branch (image or pixel level) with each other.
 
-    kind: Literal["sum"] = "sum"
+    Conflicts between objectives are logged whatever the kind; `sum` takes an extra backward pass for each then.
+    """
+
+    kind: Literal["sum", "mean", "pcgrad", "grad_mitigator", "torchjd"] = "sum"
+    scope: Literal["encoder", "features"] = "encoder"  # reconciled in the encoder's parameters, or at its features
+    rate: float = Field(0.01, ge=0, le=1)  # grad_mitigator: of the goals' moving average
+    aggregator: str | None = None  # torchjd: its name, such as MGDA
+    parameters: dict[str, Any] = {}  # torchjd: the aggregator's own
+    conflict_steps: int | None = Field(100, ge=1)  # how often conflicts are logged; null: never
 
 
 class OptimizerSpec(_Spec):
@@ -159,6 +168,7 @@ class Recipe(_Spec):
     source: str = ""
     encoder: EncoderSpec = EncoderSpec()
     images: ImagesSpec = ImagesSpec()
+    bins: dict[str, int | list[float]] = {}  # role -> quantile bins over training samples, or edges; makes bin:ROLE
     sampling: SamplingSpec = SamplingSpec()
     objectives: dict[str, ObjectiveSpec]
     combiner: CombinerSpec = CombinerSpec()

@@ -59,7 +59,7 @@ def dry_run(
     spec, state = recipe.training, launched()
     check_probe(cohort, recipe)
     samples = open_samples(cohort, recipe.images.unit)
-    model = build_model(recipe, state.device, TrainingColumns(samples))
+    model = build_model(recipe, state.device, TrainingColumns(samples, recipe.bins))
     loader, readable = plan(cohort, recipe, model.needs, cache), np.ones(len(samples.cohort), bool)
     while True:  # what cannot be read is left out, as the run will do, and other images take its place
         rows = np.unique(np.concatenate([loader.table_rows(number) for number in range(2 * spec.accumulate)]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ from bolus.data.columns import TrainingColumns
 from bolus.data.loading import Fetched, Loader
 from bolus.encoders.folder import lineage_of, save_encoder
 from bolus.errors import OutOfMemoryError, TrainingError
-from bolus.gradients import any_process, broadcast_parameters, gather, same_everywhere
-from bolus.health import check_probe, watch
+from bolus.health import check_probe, watch, weigh_conflicts
+from bolus.objectives.base import Loss
 from bolus.optimization import lr_factor, peak_lr
+from bolus.processes import any_process, broadcast_parameters, gather, same_everywhere
 from bolus.progress import Meter
 from bolus.recipe import Recipe
 from bolus.run import Run
@@ -79,7 +80,7 @@ def pretrain(
     # Whatever is wrong with recipe and cohort shows before the first image is decoded.
     check_probe(cohort, recipe)
     samples = open_samples(cohort, recipe.images.unit)  # of clip files, their cohort has a row a frame
-    model = build_model(recipe, state.device, TrainingColumns(samples))
+    model = build_model(recipe, state.device, TrainingColumns(samples, recipe.bins))
     plan(cohort, recipe, model.needs, cache)
     store = open_images(samples.cohort, recipe, cache, quiet)
     loader = build_loader(samples.cohort, samples, store, recipe, model.needs, state)
@@ -98,6 +99,7 @@ def pretrain(
         if checkpoint is not None:
             step, extra = load_checkpoint(checkpoint, model.modules, model.optimizer)
             model.scaler.load_state_dict(extra["scaler"])
+            model.combiner.load_state(extra.get("combiner", {}))
             spent = extra["seconds"]
     if not same_everywhere(step, state.device):
         raise TrainingError(f"processes see different checkpoints of {run.folder}; the run folder must be shared")
@@ -117,6 +119,7 @@ def pretrain(
     batches = loader.iterate(step * spec.accumulate, total * spec.accumulate)
     began = saved = time.monotonic()
     window, stopped = Window(), False
+    conflicts: list[dict[str, Any]] = []  # since the last look at the run's health
     hours = spec.max_hours if spec.max_hours is not None else math.inf
 
     with explain_memory(recipe), Meter(recipe.name, total, done=step, quiet=quiet) as meter:
@@ -126,9 +129,11 @@ def pretrain(
             lr = peak * lr_factor(recipe.schedule, step, total_steps=total, steps_per_epoch=steps_per_epoch)
             for group in model.optimizer.param_groups:
                 group["lr"] = lr
+            every = recipe.combiner.conflict_steps
+            observe = every is not None and step % every == 0
             for _ in range(spec.accumulate):
                 fetched = next(batches)
-                window.add(fetched, *training_step(model, loader, fetched, recipe, step / total))
+                window.add(fetched, *training_step(model, loader, fetched, recipe, step / total, observe=observe))
             norm = apply_gradients(model, spec.clip)
             step += 1
 
@@ -150,15 +155,23 @@ def pretrain(
                 run.append(line)
                 speed, wait = line["images_per_second"], 100 * line["data_wait"]
                 meter.update(step, f"loss {line['loss']:.4f}, {speed:.0f} images/s, data wait {wait:.1f} %")
+            if model.combiner.conflicts is not None and state.is_main_process:
+                conflicts.append(model.combiner.conflicts.to_json())
+                run.append({"kind": "conflicts", "step": step, **conflicts[-1]})
             if looks and state.is_main_process:
-                findings = watch(model.encoder, store, samples, recipe)
+                findings = [*watch(model.encoder, store, samples, recipe), *weigh_conflicts(conflicts)]
+                conflicts = []
                 run.append({"kind": "health", "step": step, "findings": [finding.to_json() for finding in findings]})
                 for finding in findings:
                     meter.say(("  " if finding.good else "! ") + finding.sentence)
             if saves:
                 saved = time.monotonic()
                 if state.is_main_process:
-                    extra = {"scaler": model.scaler.state_dict(), "seconds": saved - began + spent}
+                    extra = {
+                        "scaler": model.scaler.state_dict(),
+                        "combiner": model.combiner.state(),
+                        "seconds": saved - began + spent,
+                    }
                     save_checkpoint(run.checkpoints, step, model.modules, model.optimizer, extra)
             if logs:
                 window = Window()
@@ -180,9 +193,12 @@ def pretrain(
 
 
 def training_step(
-    model: Model, loader: Loader, fetched: Fetched, recipe: Recipe, progress: float
+    model: Model, loader: Loader, fetched: Fetched, recipe: Recipe, progress: float, *, observe: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, int]]]:
-    """Forward one batch and accumulate its gradients; returns unweighted losses and what each of them counted."""
+    """Forward one batch and accumulate its gradients; returns unweighted losses and what each of them counted.
+
+    With `observe`, the combiner looks at how the objectives stand to each other.
+    """
     device = next(model.encoder.parameters()).device
     local, whole = loader.batch(fetched, device=device, progress=progress)
     with model.autocast:
@@ -193,16 +209,22 @@ def training_step(
             levels=model.needs.levels,
             grid=model.needs.grid,
         )
-        losses = {}
+        features = model.combiner.open(features, observe=observe)
+        losses: dict[str, Loss] = {}
+        embedded: dict[Hashable, dict[str, Tensor]] = {}
         for name, objective in model.objectives.items():
-            embedded = {key: gather(tensor) for key, tensor in objective.embed(features, local).items()}
-            losses[name] = objective.loss(embedded, whole)
+            alike = objective.embeds_with
+            if alike not in embedded:
+                embedded[alike] = {key: gather(tensor) for key, tensor in objective.embed(features, local).items()}
+            losses[name] = objective.loss(embedded[alike], whole)
     share = 1.0 / recipe.training.accumulate
     model.combiner.accumulate(
         {
             name: model.scaler.scale(loss.value.float() * (recipe.objectives[name].weight * share))
             for name, loss in losses.items()
-        }
+        },
+        seed=whole.seed,
+        observe=observe,
     )
     values = {name: loss.value.detach() for name, loss in losses.items()}
     counts = {name: {"anchors": loss.num_anchors, **loss.counts} for name, loss in losses.items()}
@@ -211,7 +233,8 @@ def training_step(
 
 def apply_gradients(model: Model, clip: float | None) -> Tensor:
     """Reconcile, unscale, clip and step; returns the norm of the whole gradient before clipping."""
-    model.combiner.reconcile()
+    scale = model.scaler.get_scale()
+    model.combiner.reconcile(loss_scale=scale)
     model.scaler.unscale_(model.optimizer)
     gradients = [parameter.grad for parameter in model.combiner.parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
@@ -219,6 +242,7 @@ def apply_gradients(model: Model, clip: float | None) -> Tensor:
         nn.utils.clip_grads_with_norm_(model.combiner.parameters, clip, norm)
     model.scaler.step(model.optimizer)
     model.scaler.update()
+    model.combiner.commit(applied=model.scaler.get_scale() >= scale)  # it falls where the step was left out
     return norm
 
 

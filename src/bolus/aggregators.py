@@ -1,0 +1,87 @@
+"""Aggregators of the library torchjd, by name; the only file that imports it.
+
+They are an extra: `pip install bolus[torchjd]`. A few need a package more, which their error names (UPGrad and
+DualProj: quadprog, under the GPL, so that it is not part of the extra).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bolus.errors import RecipeError, suggest
+from bolus.recipe import CombinerSpec
+
+
+class Aggregate:
+    """One aggregator: weights from a Gram matrix, or, where it needs the gradients themselves, their combination.
+
+    Whatever it draws is drawn from the seed; the global random state stays as it was.
+    """
+
+    def __init__(self, aggregator: Any, by_matrix: bool) -> None:
+        self._aggregator, self.by_matrix = aggregator, by_matrix
+
+    def weigh(self, gram: Tensor, seed: int) -> Tensor:
+        """How much of each gradient goes into the sum: float64 `[M]` of a Gram matrix `[M, M]`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            weights: Tensor = self._aggregator.gramian_weighting(gram)
+        return weights.double()
+
+    def combine(self, by_objective: Sequence[Sequence[Tensor]], seed: int) -> list[Tensor]:
+        """The combined gradient, from those of M objectives as lists of tensors."""
+        matrix = torch.stack([torch.cat([part.reshape(-1) for part in grads]) for grads in by_objective])
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            vector: Tensor = self._aggregator(matrix.float() if matrix.dtype != torch.float64 else matrix)
+        parts = torch.split(vector, [part.numel() for part in by_objective[0]])
+        return [part.view_as(like).to(like.dtype) for part, like in zip(parts, by_objective[0], strict=True)]
+
+
+def find_aggregator(spec: CombinerSpec) -> Aggregate:
+    """The aggregator that a recipe names, with its own parameters.
+
+    Raises:
+        RecipeError: torchjd is not installed, no such aggregator, parameters that it does not take, one that keeps
+            state between steps, which a checkpoint would lose, or one that needs the whole gradients, with scope
+            `features`.
+
+    Example:
+        >>> find_aggregator(CombinerSpec(kind="torchjd", aggregator="MGDA")).by_matrix
+        False
+    """
+    try:
+        from torchjd import Stateful, aggregation
+    except ImportError as error:
+        raise RecipeError("combiner.kind torchjd needs the package torchjd: pip install bolus[torchjd]") from error
+    names = [
+        name
+        for name in aggregation.__all__
+        if isinstance(getattr(aggregation, name), type)
+        and issubclass(getattr(aggregation, name), aggregation.Aggregator)
+        and name not in ("Aggregator", "WeightedAggregator", "GramianWeightedAggregator")
+    ]
+    if spec.aggregator not in names:
+        found = "no name" if spec.aggregator is None else repr(spec.aggregator)
+        raise RecipeError(f"combiner.aggregator: found {found}; {suggest(spec.aggregator or '', names)}")
+    kind = getattr(aggregation, spec.aggregator)
+    if issubclass(kind, Stateful):
+        raise RecipeError(
+            f"combiner.aggregator: {spec.aggregator} keeps a state that a checkpoint would lose; "
+            "use kind grad_mitigator for GradVac, or another aggregator"
+        )
+    dtype = torch.float64 if issubclass(kind, aggregation.GramianWeightedAggregator) else torch.float32
+    lists = {key: value for key, value in spec.parameters.items() if isinstance(value, list)}
+    try:
+        vectors = {key: torch.tensor(value, dtype=dtype) for key, value in lists.items()}  # such as pref_vector
+        aggregator = kind(**{**spec.parameters, **vectors})
+    except (TypeError, ValueError, ImportError) as error:
+        raise RecipeError(f"combiner.aggregator {spec.aggregator}: {error}") from error
+    by_matrix = not isinstance(aggregator, aggregation.GramianWeightedAggregator)
+    if by_matrix and spec.scope == "features":
+        raise RecipeError(f"combiner.aggregator: {spec.aggregator} needs whole gradients, so scope encoder")
+    return Aggregate(aggregator, by_matrix)
