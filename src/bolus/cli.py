@@ -12,6 +12,18 @@ from rich.console import Console
 from rich.table import Table
 
 from bolus.errors import BolusError, UsageError
+from bolus.options import (
+    CacheOption,
+    CohortArgument,
+    MissingOption,
+    RoleOption,
+    RootOption,
+    SplitOption,
+    numbers,
+    only_for,
+    open_cohort,
+    segment_arguments,
+)
 
 app = typer.Typer(
     name="bolus",
@@ -23,50 +35,11 @@ app = typer.Typer(
 )
 console = Console()
 
-CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="cohort.yaml, or a CSV, TSV or Parquet table")]
-RoleOption = Annotated[list[str], typer.Option("--role", metavar="ROLE=COLUMN", help="what a column is; repeatable")]
-MissingOption = Annotated[
-    list[str], typer.Option("--missing", metavar="COLUMN=VALUE", help="a value that means missing; repeatable")
-]
-RootOption = Annotated[str | None, typer.Option(help="folder that image paths are relative to (default: the table's)")]
-SplitOption = Annotated[
-    list[str], typer.Option("--split", metavar="KEY=VALUE", help="seed, val or test share of the patients; repeatable")
-]
-CacheOption = Annotated[Path | None, typer.Option(help="cache folder (default: BOLUS_CACHE, or the user's)")]
-
-
-def _pairs(items: list[str], option: str) -> list[tuple[str, str]]:
-    pairs = []
-    for item in items:
-        key, separator, value = item.partition("=")
-        if not separator or not key or not value:
-            raise UsageError(f"{option} expects NAME=VALUE, found {item!r}")
-        pairs.append((key, value))
-    return pairs
-
-
-def _only_for(what: str, applies: bool, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, which is a wrong call where they do not apply."""
-    given = {name: value for name, value in options.items() if value is not None}
-    if given and not applies:
-        raise UsageError(f"--{next(iter(given)).replace('_', '-')} is for {what}")
-    return given
-
 
 def _say(*lines: str) -> None:
     """Lines as they are, neither coloured nor broken."""
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _open(path: Path, role: list[str], missing: list[str], root: str | None, split: list[str]) -> Any:
-    from bolus.data.cohort import Cohort
-
-    codes: dict[str, list[Any]] = {}
-    for column, value in _pairs(missing, "--missing"):
-        codes.setdefault(column, []).append(value)
-    shares = dict(_pairs(split, "--split")) or None  # numbers as text: the cohort's own check reads them
-    return Cohort.open(path, roles=dict(_pairs(role, "--role")), missing=codes, root=root, split=shares)
 
 
 @app.command()
@@ -93,7 +66,7 @@ def check(
     """Look at every image and row before training; write what was taken for what; exit 1 on errors."""
     from bolus.data.checking import check as run_check
 
-    found = run_check(_open(cohort, role, missing, root, split))
+    found = run_check(open_cohort(cohort, role, missing, root, split))
     console.print(found.render(), highlight=False)
     found.write(report or out.with_name(f"{out.stem}-check.json"))
     found.cohort.save(out)
@@ -123,7 +96,7 @@ def pretrain(
 
     if not recipe:
         raise UsageError(f"--recipe is needed: one of {', '.join(recipe_names())}, or a YAML file")
-    opened = _open(cohort, role, missing, root, split)
+    opened = open_cohort(cohort, role, missing, root, split)
     if dry:
         found = dry_run(opened, recipe=recipe, overrides=overrides or [], cache=cache)
         console.print(
@@ -156,7 +129,7 @@ def embed(
     """Embed every image or clip, joined to its row of the table, a clip to its first."""
     from bolus.embedding import embed as run_embed
 
-    opened = _open(cohort, role, missing, root, split)
+    opened = open_cohort(cohort, role, missing, root, split)
     frame = run_embed(encoder, opened, out=out, keep_context=keep_context, size=size, cache=cache)
     width = len(frame["embedding"].iloc[0]) if len(frame) else 0
     console.print(f"{len(frame)} embeddings of width {width} in {out}", highlight=False)
@@ -169,13 +142,17 @@ def evaluate(
     encoder_or_cohort: Annotated[str, typer.Argument(metavar="[RUN] COHORT", help="run folder, then the cohort")],
     cohort: Annotated[Path | None, typer.Argument(metavar="", hidden=True)] = None,
     encoder: Annotated[str | None, typer.Option(help="any encoder instead of a run: folder or hub name")] = None,
-    task: Annotated[str, typer.Option(help="classify, regress, or change of a score within patients")] = "classify",
-    target: Annotated[str, typer.Option(help="a label or score, or LABEL=CLASS")] = "",
-    fractions: Annotated[str, typer.Option(help="shares of the training patients, by commas")] = "1",
-    repeats: Annotated[int, typer.Option(help="draws of each fraction below 1")] = 3,
+    task: Annotated[
+        str, typer.Option(help="classify, regress, change of a score within patients, or segment from few labels")
+    ] = "classify",
+    target: Annotated[str, typer.Option(help="a label or score, or LABEL=CLASS (segment: mask)")] = "",
+    fractions: Annotated[
+        str | None, typer.Option(help="shares of the training patients, by commas (default: 1)")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="draws of each fraction below 1, or of labelled patients")] = 3,
     probes: Annotated[
-        str, typer.Option(help="of linear, knn, frozen and finetune, by commas; the last two train on images")
-    ] = "linear,knn",
+        str | None, typer.Option(help="of linear, knn (default: both), frozen and finetune, which train on images")
+    ] = None,
     min_patients: Annotated[
         int | None, typer.Option(help="classify: positive patients that each class needs (default: 20)")
     ] = None,
@@ -190,6 +167,14 @@ def evaluate(
     adjacent_only: Annotated[
         bool | None, typer.Option("--adjacent-only", help="change: pairs of consecutive visits only")
     ] = None,
+    labelled_patients: Annotated[
+        str | None, typer.Option(help="segment: numbers of training patients with masks (default: 1,2,6,10)")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="segment: of each training (default: 1000)")] = None,
+    overlays: Annotated[int | None, typer.Option(help="segment: test volumes to draw (default: 0)")] = None,
+    class_: Annotated[
+        list[str], typer.Option("--class", metavar="LABEL=NAME", help="segment: a class of the masks; repeatable")
+    ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="of draws, fine-tuning and the random-init twin")] = 0,
     size: Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="folder (default: in the run)")] = None,
@@ -203,35 +188,35 @@ def evaluate(
     from bolus.evaluation.change import evaluate_change
     from bolus.evaluation.finetune import FinetuneSpec
     from bolus.evaluation.judging import evaluate as run_evaluate
+    from bolus.evaluation.segment import evaluate_segment
 
     if encoder is None and cohort is None:
         raise UsageError("expected a run folder and a cohort, or --encoder NAME and a cohort")
     if encoder is not None and cohort is not None:
         raise UsageError("give a run folder or --encoder, not both")
-    if not target:
+    if not target and task != "segment":
         raise UsageError("--target is needed: a label or score of the cohort, or LABEL=CLASS")
     table = Path(encoder_or_cohort) if cohort is None else cohort
-    try:
-        shares = [float(part) for part in fractions.split(",")]
-    except ValueError:
-        raise UsageError(f"--fractions expects numbers by commas, found {fractions!r}") from None
-    source, opened = encoder or encoder_or_cohort, _open(table, role, missing, root, split)
-    kinds = [part.strip() for part in probes.split(",")]
+    source, opened = encoder or encoder_or_cohort, open_cohort(table, role, missing, root, split)
+    read_off = only_for(
+        "--task classify, regress or change", task != "segment", {"fractions": fractions, "probes": probes}
+    )
+    shares = numbers(read_off.get("fractions", "1"), "--fractions", float)
+    kinds = [part.strip() for part in read_off.get("probes", "linear,knn").split(",")]
     training: dict[str, Any] = {"epochs": epochs, "class_weights": class_weights}
     change: dict[str, Any] = {"tolerance": tolerance, "higher_is_worse": higher_is_worse}
-    change = _only_for("--task change", task == "change", change | {"adjacent_only": adjacent_only})
-    classes = _only_for("--task classify", task == "classify", {"min_patients": min_patients})
-    training = _only_for("--probes frozen or finetune", bool({"frozen", "finetune"} & set(kinds)), training)
-    common: dict[str, Any] = {
-        "target": target,
-        "out": out,
-        "probes": kinds,
-        "fractions": shares,
-        "repeats": repeats,
-        "seed": seed,
-        "size": size,
-        "cache": cache,
-    }
+    change = only_for("--task change", task == "change", change | {"adjacent_only": adjacent_only})
+    classes = only_for("--task classify", task == "classify", {"min_patients": min_patients})
+    training = only_for("--probes frozen or finetune", bool({"frozen", "finetune"} & set(kinds)), training)
+    segment: dict[str, Any] = {"labelled_patients": labelled_patients, "steps": steps, "overlays": overlays}
+    segment = only_for("--task segment", task == "segment", segment | {"class": class_ or None})
+    common: dict[str, Any] = {"out": out, "repeats": repeats, "seed": seed, "size": size, "cache": cache}
+    if task == "segment":
+        segmented = evaluate_segment(source, opened, target=target or "mask", **segment_arguments(segment), **common)
+        _say(segmented.summary(), "", *(f"note: {note}" for note in segmented.notes))
+        _say(f"wrote results, volumes and overlays to {segmented.folder}")
+        return
+    common |= {"target": target, "probes": kinds, "fractions": shares}
     if task == "change":
         found = evaluate_change(source, opened, **change, **common)
     else:
@@ -259,7 +244,9 @@ def predict(
 
     if not head:
         raise UsageError("--head is needed: a target that was evaluated, or a head file")
-    frame = run_predict(encoder, _open(cohort, role, missing, root, []), head=head, out=out, size=size, cache=cache)
+    frame = run_predict(
+        encoder, open_cohort(cohort, role, missing, root, []), head=head, out=out, size=size, cache=cache
+    )
     _say(f"{int(frame['reason'].isna().sum())} predictions for {len(frame)} rows in {out}")
     _say(*(f"note: {remark}" for remark in frame.attrs["remarks"]))
 

@@ -239,6 +239,47 @@ def augment(
     return out.view(views, -1, frames, channels, size, size).transpose(2, 3)
 
 
+def augment_labels(labels: Tensor, spec: AugmentSpec, *, size: int, seed: int) -> Tensor:
+    """The label maps of the one view that `augment` gives of each image: the same crop, turn and mirror.
+
+    A pixel has the label of the nearest one; what a rotation brings in from outside the picture is 0. Nothing but the
+    geometry of the spec matters, so labels are never mixed.
+
+    Args:
+        labels: `[N, S, S]` integers of the images given to `augment`, at their size, from 0 to 2**24.
+        spec: as given to `augment`.
+        size: side of the view, in pixels.
+        seed: as given to `augment`.
+
+    Returns:
+        `[N, size, size]`, dtype and device of `labels`.
+
+    Raises:
+        RecipeError: see `resolve`.
+        UsageError: label maps that are not square, or not of integers.
+
+    Example:
+        >>> labels = torch.eye(8, dtype=torch.int64)[None]
+        >>> torch.equal(augment_labels(labels, AugmentSpec(preset="none"), size=8, seed=0), labels)
+        True
+        >>> augment_labels(labels, AugmentSpec(preset="none", flip_horizontal=1), size=8, seed=0)[0, 0].tolist()
+        [0, 0, 0, 0, 0, 0, 0, 1]
+    """
+    if labels.ndim != 3 or labels.shape[1] != labels.shape[2] or labels.is_floating_point():
+        raise UsageError(f"labels: expected integers [N, S, S], found {labels.dtype} {list(labels.shape)}")
+    if not len(labels):
+        return labels.new_zeros((0, size, size))
+    theta = _draw_theta(resolve(spec), len(labels), torch.Generator().manual_seed(seed))  # the first that is drawn
+    values = labels[:, None].float()
+    with torch.autocast(labels.device.type, enabled=False):
+        if theta is None:
+            out = F.interpolate(values, (size, size), mode="nearest-exact")
+        else:
+            grid = F.affine_grid(theta.to(values.device), [len(labels), 1, size, size], align_corners=False)
+            out = F.grid_sample(values, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return out[:, 0].to(labels.dtype)
+
+
 def _checked(images: Tensor) -> Tensor:
     if images.ndim != 4 or images.shape[-1] != images.shape[-2]:
         raise UsageError(f"images: expected square images [N, C, S, S], found {list(images.shape)}")

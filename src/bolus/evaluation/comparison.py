@@ -96,7 +96,7 @@ def compare(
     few = {s: too_few(len(np.unique(patients[rows])), f"{s}-shot test patients") for s, rows in parts.items()}
     few[""] = question.few
     software = versions()
-    picks = {num: _picks(num, draws, seed) for num in {len(fit.scores) for fit in fits.values()}}
+    picks = {num: pick_repeats(num, draws, seed) for num in {len(fit.scores) for fit in fits.values()}}
 
     def result(subset: str, metric: str, key: Key, other: Key | None = None) -> Result:
         value, sample = values[subset, metric, key], sampled[subset, metric, key]
@@ -142,7 +142,7 @@ def compare(
     return results
 
 
-def _picks(num: int, draws: int, seed: int) -> FloatArray:
+def pick_repeats(num: int, draws: int, seed: int) -> FloatArray:
     """Share of each of so many repeats in each draw, `[num, draws]`: one fewer than there are, with replacement."""
     chosen = np.random.default_rng([seed, num]).integers(num, size=(draws, max(1, num - 1)))
     return np.stack([(chosen == repeat).mean(1) for repeat in range(num)])

@@ -23,6 +23,7 @@ from bolus.evaluation.weighting import AnyArray, FloatArray, IntArray, Metric
 
 __all__ = [
     "METRICS",
+    "SEGMENTATION",
     "AnyArray",
     "FloatArray",
     "IntArray",
@@ -64,7 +65,10 @@ METRICS: dict[str, dict[str, Metric]] = {
 }
 """Metrics by task; the first of each is the one that choices and verdicts are made by."""
 
-_LOWER_IS_BETTER = ("brier", "mae", "mse", "gm")
+SEGMENTATION = ("dice", "hd95_mm", "hd95_voxels", "dice_pcl")
+"""Metrics of volumes, which `bolus.evaluation.volume_scores` computes."""
+
+_LOWER_IS_BETTER = ("brier", "mae", "mse", "gm", "hd95_mm", "hd95_voxels")
 
 
 def metrics_of(task: str, num_classes: int) -> dict[str, Metric]:
@@ -85,7 +89,7 @@ def higher_is_better(metric: str) -> bool:
     >>> higher_is_better("auroc"), higher_is_better("mae")
     (True, False)
     """
-    known = {name for group in METRICS.values() for name in group}
+    known = {name for group in METRICS.values() for name in group} | {*SEGMENTATION}
     if metric not in known:
         raise EvaluationError(f"unknown metric {metric!r}; {suggest(metric, known)}")
     return metric not in _LOWER_IS_BETTER

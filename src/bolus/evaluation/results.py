@@ -46,6 +46,7 @@ class Result:
         subset: of which test samples: empty for all of them; `many`, `medium` or `few`, by how common their target is
             in training (`shots.shot_ranges`); or, of pairs, `adjacent` or `non-adjacent`, by whether another time of
             the patient lies between. The sample and patient numbers are the subset's.
+        labelled_patients: number of training patients whose masks were used, in segmentation; None elsewhere.
     """
 
     task: str
@@ -71,6 +72,7 @@ class Result:
     num_positive_patients: int | None = None
     notes: tuple[str, ...] = ()
     subset: str = ""
+    labelled_patients: int | None = None
 
     def to_json(self) -> str:
         """One line of strict JSON; what is not finite is written as null.

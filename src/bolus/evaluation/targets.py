@@ -14,6 +14,7 @@ from bolus.data.roles import NAMED
 from bolus.errors import EvaluationError, UsageError, suggest
 
 TASKS = ("classify", "regress")
+OTHERS = ("change", "segment")  # which have functions of their own
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ def check_task(task: str) -> None:
 
     >>> check_task("chnge")
     Traceback (most recent call last):
-    bolus.errors.UsageError: unknown task 'chnge'; did you mean 'change'? The tasks are classify, regress and change
+    bolus.errors.UsageError: unknown task 'chnge'; did you mean 'change'? The tasks are classify, regress, change,
+    segment
     """
-    if task == "change":
-        raise UsageError("the task change is judged by evaluate_change")
+    if task in OTHERS:
+        raise UsageError(f"the task {task} is judged by evaluate_{task}")
     if task not in TASKS:
-        near = suggest(task, (*TASKS, "change"))
-        known = "" if near.startswith("known") else "The tasks are classify, regress and change"
+        near = suggest(task, (*TASKS, *OTHERS))
+        known = "" if near.startswith("known") else f"The tasks are {', '.join((*TASKS, *OTHERS))}"
         raise UsageError(f"unknown task {task!r}; {near} {known}".rstrip())
 
 

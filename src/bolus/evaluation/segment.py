@@ -1,0 +1,296 @@
+"""How well an encoder segments when few patients are labelled, the downstream question of GCL (arXiv:2309.08888).
+
+A decoder is put on the encoder and both are trained on the slices of M labelled patients, M after M, several draws of
+each; what is judged is whole test volumes, beside the same network with random weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bolus.data.batch import seed_for
+from bolus.data.cohort import Cohort
+from bolus.data.masks import to_square
+from bolus.data.samples import Samples
+from bolus.errors import EvaluationError, UsageError
+from bolus.evaluation.annotation import Annotations, Volume, find_volumes, read_annotations
+from bolus.evaluation.judging import PROBES_BY_DEFAULT, evaluation_folder
+from bolus.evaluation.metrics import IntArray
+from bolus.evaluation.overlays import draw_overlay
+from bolus.evaluation.preparation import Prepared, encoders_of, prepare
+from bolus.evaluation.results import Result, write_results
+from bolus.evaluation.segmenter import Segmenter, SegmentSpec, draw_patients, fit_segmenter
+from bolus.evaluation.verdict import verdict_of
+from bolus.evaluation.volume_scores import Key, VolumeScores, predict_volume, results_of, score_volumes
+from bolus.progress import Meter
+
+TARGET = "mask"
+
+
+@dataclass
+class Segmentation:
+    """What `evaluate_segment` found.
+
+    Args:
+        results: of task `segment`: target `mask` (mean over classes) and, of several classes, `mask=CLASS`.
+        volumes: a line for each number of labelled patients, repeat, encoder, test volume and class: `row` of the
+            table (from 1) of its first slice, `dice`, `hd95`.
+        folder: where results, volumes, notes and overlays were written.
+        notes: what a reader must know, in sentences.
+    """
+
+    results: list[Result]
+    volumes: pd.DataFrame
+    folder: Path
+    notes: list[str]
+
+    def summary(self) -> str:
+        """A small table of the mean Dice, and a verdict on the judged encoder at the most labelled patients.
+
+        The verdict is against the random-init twin: one comparison fixed beforehand.
+        """
+        main = [each for each in self.results if (each.target, each.metric) == (TARGET, "dice")]
+        lines = [f"{'patients':>8}  {'encoder':<28}dice [95 % interval over patients]"]
+        for result in main:
+            if not result.baseline:
+                numbers = (result.estimate, result.ci_low, result.ci_high)
+                value, low, high = ("-" if np.isnan(each) else f"{each:.3f}" for each in numbers)
+                lines.append(f"{result.labelled_patients:>8}  {result.encoder:<28}{value} [{low}, {high}]")
+        most = max(each.labelled_patients or 0 for each in main)
+        chosen = next(each for each in main if each.baseline and each.labelled_patients == most)
+        return "\n".join([*lines, f"{TARGET}, {most} labelled patients: {verdict_of(chosen)}"])
+
+
+def evaluate_segment(
+    source: str | Path,
+    cohort: str | Path | Cohort,
+    *,
+    target: str = TARGET,
+    labelled: Sequence[int] = (1, 2, 6, 10),
+    repeats: int = 3,
+    spec: SegmentSpec | None = None,
+    classes: Mapping[int, str] | None = None,
+    seed: int = 0,
+    draws: int = 1000,
+    out: str | Path | None = None,
+    size: int | None = None,
+    cache: Path | None = None,
+    overlays: int = 0,
+    quiet: bool = False,
+) -> Segmentation:
+    """Judge an encoder by the masks that it and a decoder learn from few labelled patients.
+
+    Training slices are those of M training patients with masks (all their slices that have one); draws are nested in M,
+    and every encoder is trained on the same patients, batches and views. Test volumes are `find_volumes`'. Each
+    class's 3-D Dice and 95 % Hausdorff distance (`hd95_mm` where every file of every test volume says its spacing, else
+    `hd95_voxels`) are averaged over the classes that a volume has, then over volumes and repeats; `dice_pcl` pools all
+    voxels of all volumes, as PCL's code does. The last weights are taken: nothing is chosen, and validation
+    patients are not used.
+
+    Args:
+        source: run folder, encoder folder or hub name; of single images.
+        cohort: cohort.yaml, a table with conventional column names, or an open cohort; with the role mask.
+        target: `mask`.
+        labelled: numbers M of labelled training patients.
+        repeats: draws of each.
+        spec: how encoder and decoder are trained; the defaults where None.
+        classes: label -> name; None: the labels in the masks of the training patients. 0 is the background.
+        seed: of draws of patients, training, the random-init twin, and the bootstrap.
+        draws: bootstrap resamples of the test patients.
+        out: folder for results.jsonl, volumes.parquet (no patient identifiers), notes.json and overlays, which replace
+            those of an earlier evaluation; where None a folder of this question in the run's `evaluations/`.
+        size: input pixels of an encoder that does not state them.
+        cache: cache folder; the user's where None.
+        overlays: write so many pictures at most, a test volume each: its middle slice with the outlines of truth and
+            prediction (judged encoder, most labelled patients, first draw).
+        quiet: show no progress.
+
+    Raises:
+        EvaluationError: no role mask, an encoder of clips, fewer training patients with masks than the largest M, or no
+            test volume.
+        CohortError: masks that cannot be used, with their rows (see `read_annotations`).
+        LeakageError: the encoder was trained on validation or test patients of the cohort.
+        UsageError: numbers out of range, another target, or a size for an encoder that states its own.
+        EncoderError: the encoder cannot be opened.
+    """
+    spec, numbers = spec or SegmentSpec(), _check_call(target, labelled, repeats, draws, overlays)
+
+    def ask(samples: Samples) -> Annotations:
+        if samples.unit == "clip":
+            raise EvaluationError("masks are of single images, and this encoder sees clips")
+        found = read_annotations(samples.cohort, classes)
+        _labelled_rows(samples.cohort, found, None, numbers[-1])
+        find_volumes(samples.cohort, found)
+        return found
+
+    prepared = prepare(source, cohort, ask, size=size, cache=cache)
+    judged, store, samples, annotations = prepared.judged, prepared.store, prepared.samples, prepared.asked
+    cohort = samples.cohort
+    training = _labelled_rows(cohort, annotations, store.readable, numbers[-1])
+    volumes, notes = find_volumes(cohort, annotations, store.readable)
+    in_mm = all(volume.spacing is not None for volume in volumes)
+    patients = cohort.encoded("patient")
+    num_labelled = len(np.unique(patients[training]))
+    encoders = encoders_of(judged, source, seed)
+    folder = evaluation_folder(out, judged, cohort, f"segment-{TARGET}", PROBES_BY_DEFAULT)
+    squares = _Squares(annotations, prepared)
+    scores: dict[Key, list[VolumeScores]] = {(name, number): [] for number in numbers for name in encoders}
+    tables, pictures = [], list[tuple[str, NDArray[np.uint8]]]()
+    first = cohort.origin[[volume.rows[0] for volume in volumes]] + 1
+    with Meter("training segmenters, step", len(scores) * repeats * spec.steps, quiet=quiet) as meter:
+        for number in numbers:
+            for repeat in range(repeats):
+                chosen = draw_patients(patients[training], number, seed=seed, repeat=repeat)
+                rows = training[np.isin(patients[training], chosen)]
+                for name, encoder in encoders.items():
+                    trained = fit_segmenter(
+                        encoder,
+                        store,
+                        samples,
+                        squares.of(rows),
+                        rows,
+                        num_classes=annotations.num_classes,
+                        spec=spec,
+                        seed=seed_for(seed, "segment", repeat),
+                        on_step=_counter(meter, f"{name}, {number} labelled patients, draw {repeat + 1}"),
+                    )
+                    found = score_volumes(trained, volumes, in_mm=in_mm)
+                    scores[name, number].append(found)
+                    about: dict[str, int | str] = {"labelled_patients": number, "repeat": repeat, "encoder": name}
+                    tables.append(_tabulate(found, first, annotations.names, about))
+                    if (number, repeat, name) == (numbers[-1], 0, next(iter(encoders))):
+                        pictures = _draw(trained, volumes[:overlays], first)
+    blank = Result(
+        "segment", TARGET, "dice", np.nan, np.nan, np.nan, 0, 0,
+        seed=seed, split_hash=cohort.split_hash, probe="finetune" if spec.whole else "frozen",
+    )  # fmt: skip
+    results = results_of(
+        scores,
+        np.array([volume.patient for volume in volumes]),
+        annotations.names,
+        blank,
+        judged=next(iter(encoders)),
+        distance="hd95_mm" if in_mm else "hd95_voxels",
+        num_labelled=num_labelled,
+        draws=draws,
+        recipe_hash=prepared.recipe_hash,
+    )
+    notes = [*_said(annotations, volumes, num_labelled, numbers, spec), *notes, *prepared.notes]
+    evaluation = Segmentation(results, pd.concat(tables, ignore_index=True), folder, notes)
+    _write(evaluation, pictures)
+    return evaluation
+
+
+class _Squares:
+    """Label maps at the cached size, made when they are first asked for."""
+
+    def __init__(self, annotations: Annotations, prepared: Prepared[Annotations]) -> None:
+        self.codes, self.preprocessing = annotations.codes, prepared.store.preprocessing
+        self.made: dict[int, NDArray[Any]] = {}
+
+    def of(self, rows: IntArray) -> dict[int, NDArray[Any]]:
+        """Row -> `[S, S]`, for at least these rows."""
+        fit, size = self.preprocessing.fit, self.preprocessing.cached_size
+        for row in set(rows.tolist()) - set(self.made):
+            self.made[row] = to_square(self.codes[row], fit=fit, size=size).astype(self.codes[row].dtype)
+        return self.made
+
+
+def _counter(meter: Meter, note: str) -> Callable[[int], None]:
+    """What is told of each step of one training."""
+    before = meter.done
+    return lambda done: meter.update(before + done, note)
+
+
+def _check_call(target: str, labelled: Sequence[int], repeats: int, draws: int, overlays: int) -> list[int]:
+    """The numbers of labelled patients, ascending; a wrong call is found here, before hours of training."""
+    if target != TARGET:
+        raise UsageError(f"segment is about the role mask: expected the target {TARGET!r}, found {target!r}")
+    if not labelled or not all(number == int(number) >= 1 for number in labelled):
+        raise UsageError(f"labelled: expected numbers of training patients, each at least 1; found {tuple(labelled)}")
+    for name, value, least in (("repeats", repeats, 1), ("draws", draws, 1), ("overlays", overlays, 0)):
+        if value < least:
+            raise UsageError(f"segment: {name} must be at least {least}, found {value}")
+    return sorted({int(number) for number in labelled})
+
+
+def _labelled_rows(cohort: Cohort, annotations: Annotations, readable: NDArray[np.bool_] | None, most: int) -> IntArray:
+    """Training rows with a mask and an image, of enough patients."""
+    rows: IntArray = np.array(sorted(annotations.codes), dtype=np.int64)
+    rows = rows[cohort.split[rows] == "train"]
+    if readable is not None:
+        rows = rows[readable[rows]]
+    found = len(np.unique(cohort.encoded("patient")[rows]))
+    if found < most:
+        raise EvaluationError(
+            f"expected at least {most} training patients with masks, found {found}; ask for fewer labelled patients"
+        )
+    return rows
+
+
+def _tabulate(
+    scores: VolumeScores, first: IntArray, names: Sequence[str], about: Mapping[str, int | str]
+) -> pd.DataFrame:
+    """One trained segmenter's scores, a line for each volume and class."""
+    columns = {"row": np.repeat(first, len(names)), **about, "class": np.tile(np.array(names, object), len(first))}
+    return pd.DataFrame({**columns, "dice": scores.dice.ravel(), "hd95": scores.hd95.ravel()})
+
+
+def _said(
+    annotations: Annotations, volumes: Sequence[Volume], num_labelled: int, numbers: Sequence[int], spec: SegmentSpec
+) -> list[str]:
+    """What a reader must know of data and training."""
+    people = len({volume.patient for volume in volumes})
+    trained = "encoder and decoder" if spec.whole else "the decoder alone"
+    notes = [
+        f"{num_labelled} training patients have masks; {len(volumes)} test volumes of {people} patients",
+        f"classes: {', '.join(annotations.names)}",
+        f"{trained} learnt for {spec.steps} steps of {spec.batch_size} slices, however many patients were labelled",
+        "nothing was chosen: the last weights are judged, and validation patients are not used",
+    ]
+    unstated = sum(volume.spacing is None for volume in volumes)
+    if unstated:
+        notes.append(
+            f"hd95 is in voxels: the files of {unstated} of {len(volumes)} test volumes do not state row, column and "
+            "slice spacing"
+        )
+    if numbers[-1] == num_labelled:
+        notes.append(f"with {num_labelled} labelled patients all draws are of the same patients")
+    return notes
+
+
+def _draw(segmenter: Segmenter, volumes: Sequence[Volume], first: IntArray) -> list[tuple[str, NDArray[np.uint8]]]:
+    """File names and pictures of the middle slices of these volumes."""
+    pictures, preprocessing = [], segmenter.store.preprocessing
+    for volume, row in zip(volumes, first.tolist(), strict=False):
+        middle = len(volume.rows) // 2
+        image = segmenter.store.gather(volume.rows[middle : middle + 1]).unit()[0].numpy()
+        both = (volume.truth[middle], predict_volume(segmenter, volume)[middle])
+        truth, predicted = (to_square(each, fit=preprocessing.fit, size=image.shape[-1]) for each in both)
+        pictures.append((f"overlay-row{row}.png", draw_overlay(image, truth, predicted)))
+    return pictures
+
+
+def _write(found: Segmentation, pictures: Sequence[tuple[str, NDArray[np.uint8]]]) -> None:
+    """Write every file of an evaluation in place of an earlier one's; the results come last."""
+    import PIL.Image
+
+    folder = found.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    stale = [folder / name for name in ("results.jsonl", "volumes.parquet", "notes.json")]
+    for path in [*stale, *folder.glob("overlay-row*.png")]:
+        path.unlink(missing_ok=True)
+    found.volumes.to_parquet(folder / "volumes.parquet")
+    for name, picture in pictures:
+        PIL.Image.fromarray(picture).save(folder / name)
+    said = {"general": found.notes, "targets": {TARGET: []}}
+    (folder / "notes.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_results(folder / "results.jsonl", found.results)

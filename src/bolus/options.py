@@ -1,0 +1,74 @@
+"""What several commands share: the options about the cohort, and options that hold pairs or numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bolus.errors import UsageError
+
+CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="cohort.yaml, or a CSV, TSV or Parquet table")]
+RoleOption = Annotated[list[str], typer.Option("--role", metavar="ROLE=COLUMN", help="what a column is; repeatable")]
+MissingOption = Annotated[
+    list[str], typer.Option("--missing", metavar="COLUMN=VALUE", help="a value that means missing; repeatable")
+]
+RootOption = Annotated[str | None, typer.Option(help="folder that image paths are relative to (default: the table's)")]
+SplitOption = Annotated[
+    list[str], typer.Option("--split", metavar="KEY=VALUE", help="seed, val or test share of the patients; repeatable")
+]
+CacheOption = Annotated[Path | None, typer.Option(help="cache folder (default: BOLUS_CACHE, or the user's)")]
+
+
+def pairs(items: list[str], option: str) -> list[tuple[str, str]]:
+    """NAME=VALUE options as pairs."""
+    found = []
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator or not key or not value:
+            raise UsageError(f"{option} expects NAME=VALUE, found {item!r}")
+        found.append((key, value))
+    return found
+
+
+def only_for(what: str, applies: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, which is a wrong call where they do not apply."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and not applies:
+        raise UsageError(f"--{next(iter(given)).replace('_', '-')} is for {what}")
+    return given
+
+
+def numbers(text: str, option: str, kind: type[int] | type[float]) -> list[Any]:
+    """Numbers by commas."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} expects numbers by commas, found {text!r}") from None
+
+
+def segment_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """What `evaluate_segment` takes of the options of --task segment that were given."""
+    from bolus.evaluation.segmenter import SegmentSpec
+
+    found: dict[str, Any] = {"overlays": given.get("overlays", 0)}
+    if "steps" in given:
+        found["spec"] = SegmentSpec(steps=given["steps"])
+    if "labelled_patients" in given:
+        found["labelled"] = numbers(given["labelled_patients"], "--labelled-patients", int)
+    if "class" in given:
+        named = pairs(given["class"], "--class")
+        found["classes"] = {numbers(label, "--class LABEL=NAME", int)[0]: name for label, name in named}
+    return found
+
+
+def open_cohort(path: Path, role: list[str], missing: list[str], root: str | None, split: list[str]) -> Any:
+    """A cohort or bare table with the roles, missing codes and split of the command line."""
+    from bolus.data.cohort import Cohort
+
+    codes: dict[str, list[Any]] = {}
+    for column, value in pairs(missing, "--missing"):
+        codes.setdefault(column, []).append(value)
+    shares = dict(pairs(split, "--split")) or None  # numbers as text: the cohort's own check reads them
+    return Cohort.open(path, roles=dict(pairs(role, "--role")), missing=codes, root=root, split=shares)
