@@ -94,6 +94,82 @@ def differences_table(name: str, metrics: tuple[str, ...], by: str) -> str:
     return markdown([by, "difference", "metric", "[95 %]", "as a share", "detectable", "verdict"], rows)
 
 
+def gcl_table() -> str:
+    """Dice of every arm, a column for each number of labelled patients."""
+    lines = [line for line in results_of("gcl") if "arm" in line and line["metric"] == "dice"]
+    numbers = list(dict.fromkeys(line["labelled"] for line in lines))
+    rows = []
+    for arm in dict.fromkeys(line["arm"] for line in lines):
+        mine = {line["labelled"]: line for line in lines if line["arm"] == arm}
+        found = [span(mine[number]) if number in mine else "" for number in numbers]
+        pooled = " / ".join(f"{mine[number]['dice_pcl']:.3f}" for number in numbers if number in mine)
+        rows.append([arm, str(next(iter(mine.values()))["seeds"]), *found, pooled])
+    return markdown(["arm", "seeds", *(f"M = {number}" for number in numbers), "pooled as PCL does"], rows)
+
+
+def gcl_differences() -> str:
+    """Paired differences in Dice, a column for each number of labelled patients; decided ones are marked."""
+    lines = [line for line in results_of("gcl") if "difference" in line and line["metric"] == "dice"]
+    numbers = list(dict.fromkeys(line["labelled"] for line in lines))
+    rows = []
+    for name in dict.fromkeys(line["difference"] for line in lines):
+        mine = {line["labelled"]: line for line in lines if line["difference"] == name}
+        marked = [
+            span(mine[number], "+") + (" *" if mine[number]["verdict"] == "decided" else "") if number in mine else ""
+            for number in numbers
+        ]
+        most = max(line["detectable"] for line in mine.values())
+        rows.append([name, *marked, f"{most:.3f}"])
+    return markdown(["difference", *(f"M = {number}" for number in numbers), "detectable, at most"], rows)
+
+
+def conflicts_table() -> str:
+    """Cosines between the gradients of meta labels, means over the seeds of an arm."""
+    file = RESULTS / "gcl.json"
+    looked = json.loads(file.read_text())["conflicts"] if file.is_file() else {}
+    rows = []
+    for arm in dict.fromkeys(name.rpartition(", seed ")[0] for name in looked):
+        every = [found["pairs"] for name, found in looked.items() if name.rpartition(", seed ")[0] == arm]
+        for pair in every[0]:
+            first, second = pair.split(" ~ ")
+            if first.endswith("_pixel") != second.endswith("_pixel"):
+                continue  # of two branches, which are not reconciled with each other
+            mean = {key: sum(pairs[pair][key] for pairs in every) / len(every) for key in every[0][pair]}
+            thirds = f"{mean['first third']:+.2f} to {mean['last third']:+.2f}"
+            rows.append(
+                [arm, pair, f"{mean['cosine']:+.2f}", thirds, f"{100 * mean['below 0']:.0f} %", str(len(every))]
+            )
+    return markdown(["arm", "objectives", "mean cosine", "first to last third", "looks below 0", "seeds"], rows)
+
+
+def meta_labels_table() -> str:
+    """What M meta labels cost, as ratios of one run."""
+    rows = []
+    for line in read_cells(RESULTS / "meta_labels.jsonl"):
+        cell, found = line["cell"], line["result"]
+        if cell["what"] == "labels":
+            ratios = found["ratios"]
+            what = f"{cell['backbone']}, {cell['size']} px" + (", image and pixels" if cell["pixels"] else "")
+            names = ("encoder / passes", "features / single", "sum / single", "passes / single")
+            rows.append([what, str(cell["num_labels"]), *("{:.2f} [{:.2f}, {:.2f}]".format(*ratios[n]) for n in names)])
+    header = ["encoder, branches", "M", "scope encoder / its passes", "scope features / one label", "sum / one label"]
+    return markdown([*header, "passes / one label"], rows)
+
+
+def filter_table() -> str:
+    """What GradFilter's K costs: the pixel objective with it over the same without."""
+    rows = []
+    for line in read_cells(RESULTS / "meta_labels.jsonl"):
+        if line["cell"]["what"] == "filter":
+            ratios = line["result"]["ratios"]
+            side, base = line["cell"]["side"], 1000 * line["result"]["seconds"]["None"]
+            chosen = ("0.1", "0.3", "0.6", "0.9")
+            rows.append(
+                [f"{side} x {side}", f"{base:.0f} ms", *("{:.2f} [{:.2f}, {:.2f}]".format(*ratios[k]) for k in chosen)]
+            )
+    return markdown(["grid", "no filter", "K = 0.1", "K = 0.3", "K = 0.6", "K = 0.9"], rows)
+
+
 def losses_table() -> str:
     """Time and memory of supremix_loss beside the dense form."""
     rows = []
@@ -150,6 +226,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "supremix-differences": lambda: differences_table("supremix", ("mae",), "how"),
     "learner": lambda: arms_table("learner", ("accuracy", "balanced_accuracy", "macro_f1"), "target"),
     "learner-differences": lambda: differences_table("learner", ("accuracy", "spearman"), "target"),
+    "gcl": gcl_table,
+    "gcl-differences": gcl_differences,
+    "gcl-conflicts": conflicts_table,
+    "meta_labels": meta_labels_table,
+    "meta_labels-filter": filter_table,
     "losses": losses_table,
 }
 

@@ -25,10 +25,11 @@ def blocks(language: str) -> list[str]:
 
 
 def test_yaml_blocks_are_accepted() -> None:
-    cohort, objectives = (yaml.safe_load(block) for block in blocks("yaml"))
+    cohort, objectives, combiner = (yaml.safe_load(block) for block in blocks("yaml"))
     assert CohortSpec.model_validate(cohort).roles["patient"] == "group"
     shape = FeatureShape(8, 8, 32, (LevelShape(8, 32, "last"),))
-    recipe = Recipe.load({"name": "readme", **objectives})
+    recipe = Recipe.load({"name": "readme", **objectives, **combiner})
+    assert recipe.combiner.kind == "grad_mitigator"
     assert set(build_objectives(recipe, shape, {}, seed=0)) == {"views", "patients"}
 
 
