@@ -16,7 +16,7 @@ LEVELS = [
     ["errors", "provenance", "progress", "processes"],
     ["recipe", "recipes"],
     ["data"],
-    ["encoders", "aggregators", "gradients", "optimization", "checkpoint"],
+    ["encoders", "aggregators", "combiner", "gradients", "optimization", "checkpoint"],
     ["objectives", "run"],
     ["embedding"],
     ["evaluation"],

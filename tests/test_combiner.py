@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torchjd import aggregation
 
+from bolus.combiner import Combiner
 from bolus.data.relation import Needs
 from bolus.encoders.features import Features
-from bolus.gradients import Combiner, Conflicts
+from bolus.gradients import Conflicts
 from bolus.recipe import CombinerSpec
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bolus.gradients import Combiner
+from bolus.combiner import Combiner
 from bolus.recipe import CombinerSpec
 
 SUM = CombinerSpec(kind="sum")

@@ -15,10 +15,10 @@ import torch
 from accelerate import PartialState
 
 from bolus.assembly import build_loader, build_model, open_images
+from bolus.combiner import Combiner
 from bolus.data.cohort import Cohort
 from bolus.data.columns import TrainingColumns
 from bolus.encoders.features import Features
-from bolus.gradients import Combiner
 from bolus.processes import all_reduce_mean, all_reduce_sum, any_process, gather, same_everywhere, world_size
 from bolus.recipe import Recipe
 

@@ -106,9 +106,9 @@ def test_a_head_is_lent_to_whoever_names_it_and_stays_its_owners() -> None:
 
 
 def test_a_head_that_nobody_names_cannot_be_lent() -> None:
-    with pytest.raises(RecipeError, match=r"objectives\.p\.image_head: no objective names the head 'imagge'.*'image'"):
+    with pytest.raises(RecipeError, match=r"objectives\.p\.image_head: 'imagge' is the head of no.*mean 'image'"):
         build({"a": IMAGE, "p": {**PIXEL, "image_head": "imagge"}})
-    with pytest.raises(RecipeError, match=r"no objective names the head 'a'"):
+    with pytest.raises(RecipeError, match=r"'a' is the head of no objective"):
         build({"a": PLAIN, "p": {**PIXEL, "image_head": "a"}})
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bolus.encoders.backbone import seeded
 from bolus.errors import RecipeError, suggest
 from bolus.recipe import CombinerSpec
 
@@ -27,19 +28,34 @@ class Aggregate:
 
     def weigh(self, gram: Tensor, seed: int) -> Tensor:
         """How much of each gradient goes into the sum: float64 `[M]` of a Gram matrix `[M, M]`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             weights: Tensor = self._aggregator.gramian_weighting(gram)
         return weights.double()
 
     def combine(self, by_objective: Sequence[Sequence[Tensor]], seed: int) -> list[Tensor]:
-        """The combined gradient, from those of M objectives as lists of tensors."""
-        matrix = torch.stack([torch.cat([part.reshape(-1) for part in grads]) for grads in by_objective])
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        """The combined gradient, from those of M objectives as lists of tensors; worked out on the CPU."""
+        matrix = torch.stack([torch.cat([part.reshape(-1) for part in grads]) for grads in by_objective]).cpu()
+        with seeded(seed):
             vector: Tensor = self._aggregator(matrix.float() if matrix.dtype != torch.float64 else matrix)
         parts = torch.split(vector, [part.numel() for part in by_objective[0]])
-        return [part.view_as(like).to(like.dtype) for part, like in zip(parts, by_objective[0], strict=True)]
+        return [part.view_as(like).to(like) for part, like in zip(parts, by_objective[0], strict=True)]
+
+    def check(self, num_objectives: int) -> None:
+        """Try it on gradients at right angles, so that what it cannot take shows before the first step.
+
+        Raises:
+            RecipeError: parameters that do not go with so many objectives.
+        """
+        try:
+            if self.by_matrix:
+                self.combine([[row] for row in torch.eye(num_objectives)], 0)
+            else:
+                self.weigh(torch.eye(num_objectives, dtype=torch.float64), 0)
+        except (ValueError, RuntimeError, TypeError) as error:
+            name = type(self._aggregator).__name__
+            raise RecipeError(
+                f"combiner.aggregator {name}: {num_objectives} objectives in a branch: {error}"
+            ) from error
 
 
 def find_aggregator(spec: CombinerSpec) -> Aggregate:
@@ -65,15 +81,17 @@ def find_aggregator(spec: CombinerSpec) -> Aggregate:
         and issubclass(getattr(aggregation, name), aggregation.Aggregator)
         and name not in ("Aggregator", "WeightedAggregator", "GramianWeightedAggregator")
     ]
+    stateful = [name for name in names if issubclass(getattr(aggregation, name), Stateful)]
+    if spec.aggregator in stateful:
+        instead = "use kind grad_mitigator" if spec.aggregator == "GradVac" else "use another aggregator"
+        raise RecipeError(
+            f"combiner.aggregator: {spec.aggregator} keeps a state that a checkpoint would lose; {instead}"
+        )
+    names = [name for name in names if name not in stateful]
     if spec.aggregator not in names:
         found = "no name" if spec.aggregator is None else repr(spec.aggregator)
         raise RecipeError(f"combiner.aggregator: found {found}; {suggest(spec.aggregator or '', names)}")
     kind = getattr(aggregation, spec.aggregator)
-    if issubclass(kind, Stateful):
-        raise RecipeError(
-            f"combiner.aggregator: {spec.aggregator} keeps a state that a checkpoint would lose; "
-            "use kind grad_mitigator for GradVac, or another aggregator"
-        )
     dtype = torch.float64 if issubclass(kind, aggregation.GramianWeightedAggregator) else torch.float32
     lists = {key: value for key, value in spec.parameters.items() if isinstance(value, list)}
     try:

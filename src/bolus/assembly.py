@@ -15,6 +15,7 @@ from accelerate import PartialState
 from torch import nn
 from torch.optim import Optimizer
 
+from bolus.combiner import Combiner
 from bolus.data.augment import resolve as resolve_augment
 from bolus.data.batch import Sampler
 from bolus.data.cache import ImageStore, Preprocessing, build_store
@@ -28,7 +29,6 @@ from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.errors import CohortError, RecipeError, suggest
-from bolus.gradients import Combiner
 from bolus.objectives import build_objectives, resolve_objectives
 from bolus.objectives.base import Objective, Table
 from bolus.optimization import build_optimizer

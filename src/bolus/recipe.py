@@ -107,6 +107,12 @@ class CombinerSpec(_Spec):
     parameters: dict[str, Any] = {}  # torchjd: the aggregator's own
     conflict_steps: int | None = Field(100, ge=1)  # how often conflicts are logged; null: never
 
+    @model_validator(mode="after")
+    def _names_an_aggregator_where_one_is_used(self) -> CombinerSpec:
+        if self.kind != "torchjd" and (self.aggregator is not None or self.parameters):
+            raise ValueError(f"aggregator and parameters are for kind torchjd, and kind is {self.kind}")
+        return self
+
 
 class OptimizerSpec(_Spec):
     """AdamW, SGD or LARS; `lr` holds for `reference_batch` samples and scales linearly; null: as it is."""
