@@ -25,6 +25,7 @@ from bolus.data.columns import meta_label_problem, require_one_class, sample_col
 from bolus.data.loading import Loader
 from bolus.data.partners import PartnerIndex
 from bolus.data.relation import Needs, Relation
+from bolus.data.roles import BIN, NUMBERS, is_role
 from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
@@ -153,8 +154,12 @@ def build_loader(
     Raises:
         CohortError: no training samples, clips of one frame only, a role that an objective needs and no column has,
             or a label of several classes a row.
-        RecipeError: a batch that cannot be filled or shared evenly, a relation without a single pair.
+        RecipeError: a batch that cannot be filled or shared evenly, a relation without a single pair, a meta label that
+            is unique or constant, or bins of something that is no number.
     """
+    for role in recipe.bins:
+        if not is_role(f"{BIN}{role}"):
+            raise RecipeError(f"bins: {role!r} is no role of a number; {suggest(role, [*NUMBERS, *cohort.roles])}")
     roles = sorted((needs.roles | {"patient"}) - {"sample"})
     for role in roles:
         if not cohort.has(role):
