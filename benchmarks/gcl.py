@@ -18,6 +18,7 @@ Dice is of volumes, in 3-D, at the pixels of the crop, averaged over the classes
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -35,7 +36,7 @@ from bolus.data.masks import from_square, read_labels, to_square
 from bolus.data.volumes import volume_codes
 from bolus.embedding import open_encoder, open_store, samples_of
 from bolus.evaluation.overlap import pooled_dice, volume_dice, volume_hd95
-from bolus.evaluation.segmenter import SegmentSpec, draw_patients, fit_segmenter
+from bolus.evaluation.segmenter import SegmentSpec, draw_labelled, fit_segmenter
 from bolus.provenance import machine, versions
 from bolus.run import Run
 from bolus.training import pretrain
@@ -138,13 +139,19 @@ def prepared(work: Path) -> Path:
     return path
 
 
+def settings(tier: str, arm: str) -> str:
+    """A hash of what a cell was made with, so that cells of other settings are not taken for these."""
+    made = [COMMON, TIERS[tier], (ARMS | ABLATIONS).get(arm)]
+    return hashlib.blake2b(json.dumps(made).encode(), digest_size=4).hexdigest()
+
+
 def run_folder(work: Path, arm: str, seed: int) -> Path:
     """Where a cell's run lies."""
     name = arm.replace(" + ", "-").replace(", K = ", "-").replace(" ", "-")
     return work / f"{name}-{seed}"
 
 
-def train(work: Path, tier: str, arm: str, seed: int) -> dict[str, Any]:
+def train(work: Path, tier: str, arm: str, seed: int, settings: str) -> dict[str, Any]:
     """One cell of pretraining."""
     recipe, changes = (ARMS | ABLATIONS)[arm]
     spec = TIERS[tier]
@@ -166,15 +173,19 @@ def conflicts(run: Run) -> dict[str, Any]:
     if not lines:
         return {}
     names, cosines = lines[0]["objectives"], np.array([line["cosines"] for line in lines], float)
-    found = {
-        f"{names[a]} ~ {names[b]}": {
-            "cosine": round(float(np.nanmean(cosines[:, a, b])), 3),
-            "first third": round(float(np.nanmean(cosines[: len(lines) // 3, a, b])), 3),
-            "last third": round(float(np.nanmean(cosines[-len(lines) // 3 :, a, b])), 3),
-            "below 0": round(float(np.nanmean(cosines[:, a, b] < 0)), 3),
+    third, found = -(-len(lines) // 3), {}
+    for a, b in combinations(range(len(names)), 2):
+        met = cosines[:, a, b]
+        known = np.isfinite(met)
+        parts = {
+            "cosine": met[known],
+            "first third": met[:third][known[:third]],
+            "last third": met[-third:][known[-third:]],
         }
-        for a, b in combinations(range(len(names)), 2)
-    }
+        parts["below 0"] = (met[known] < 0).astype(float)
+        found[f"{names[a]} ~ {names[b]}"] = {
+            name: round(float(part.mean()), 3) if len(part) else None for name, part in parts.items()
+        }
     norms = np.array([line["norms"] for line in lines], float).mean(0)
     goals = {branch: np.round(values, 3).tolist() for branch, values in lines[-1]["goals"].items()}
     return {
@@ -185,7 +196,7 @@ def conflicts(run: Run) -> dict[str, Any]:
     }
 
 
-def segment(work: Path, tier: str, arm: str, seed: int, labelled: int) -> dict[str, Any]:
+def segment(work: Path, tier: str, arm: str, seed: int, labelled: int, settings: str) -> dict[str, Any]:
     """One cell of few-shot segmentation: the overlap of every test volume, in the order of their codes."""
     judged = open_encoder(run_folder(work, "simclr" if arm == RANDOM else arm, seed))
     cohort = Cohort.open(prepared(work))
@@ -193,7 +204,7 @@ def segment(work: Path, tier: str, arm: str, seed: int, labelled: int) -> dict[s
     store = open_store(judged, cohort, cache=work / "cache")
     encoder = judged.random_twin(seed) if arm == RANDOM else judged.encoder
     volumes, patients = volume_codes(cohort)[0], cohort.encoded("patient")
-    drawn = draw_patients(patients[cohort.split == "train"], labelled, seed=0, repeat=seed)
+    drawn = draw_labelled(patients[cohort.split == "train"], labelled, seed=0, repeat=seed)
     positions = np.flatnonzero(np.isin(patients, drawn))
     masks = [read_labels(work / name) for name in cohort.table["mask"]]
     contract = store.preprocessing
@@ -228,9 +239,19 @@ def test_patients(work: Path) -> np.ndarray[Any, Any]:
     return np.unique(cohort.encoded("patient")[test][first], return_inverse=True)[1]
 
 
+def mean_over_classes(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Volumes x classes: the mean over the classes that have a value; NaN where none has."""
+    known = np.isfinite(table)
+    return np.divide(
+        np.where(known, table, 0).sum(1), known.sum(1), out=np.full(len(table), np.nan), where=known.any(1)
+    )
+
+
 def mean_of(y: np.ndarray[Any, Any], p: np.ndarray[Any, Any], weights: Any = None) -> Any:
     """The mean of what stands for each volume, where it is known; the truth has already gone into it."""
     known = np.isfinite(p)
+    if not known.any():
+        return np.nan
     weights = np.ones(len(p)) if weights is None else weights
     return (weights[..., known] * p[known]).sum(-1) / weights[..., known].sum(-1)
 
@@ -240,7 +261,7 @@ def compare(work: Path, tier: str, cells: list[dict[str, Any]]) -> list[dict[str
     found = {
         (line["cell"]["arm"], line["cell"]["seed"], line["cell"]["labelled"]): line["result"]
         for line in cells
-        if line["cell"]["tier"] == tier
+        if line["cell"]["tier"] == tier and line["cell"]["settings"] == settings(tier, line["cell"]["arm"])
     }
     patients, lines = test_patients(work), []
     for labelled in LABELLED:
@@ -250,12 +271,12 @@ def compare(work: Path, tier: str, cells: list[dict[str, Any]]) -> list[dict[str
             continue
         every = {arm: [found[arm, s, labelled] for s in seeds] for arm in main}
         every |= {arm: [found[arm, 0, labelled]] for arm in ABLATIONS if (arm, 0, labelled) in found and 0 in seeds}
-        for metric, of in (("dice", "dice"), *((f"dice, {name}", "dice") for name in CLASSES), ("hd95", "hd95")):
+        for metric, of in (("dice", "dice"), *((f"dice, {name}", "dice") for name in CLASSES), ("hd95_voxels", "hd95")):
             column = CLASSES.index(metric.removeprefix("dice, ")) if ", " in metric else None
             values = {}
             for arm, results in every.items():
                 tables = [np.array(result[of], float) for result in results]
-                values[arm] = [np.nanmean(t, 1) if column is None else t[:, column] for t in tables]
+                values[arm] = [mean_over_classes(t) if column is None else t[:, column] for t in tables]
             facts = {"target": f"{labelled} patients", "labelled": labelled, "metric": metric}
             compared = compare_arms(
                 facts,
@@ -270,7 +291,7 @@ def compare(work: Path, tier: str, cells: list[dict[str, Any]]) -> list[dict[str
                 for line in compared:
                     if "arm" in line:
                         line["dice_pcl"] = round(float(np.mean([r["dice_pcl"] for r in every[line["arm"]]])), 4)
-            if metric == "hd95":
+            if metric == "hd95_voxels":
                 for line in compared:  # a class that is not predicted at all has no distance
                     line["undefined"] = round(
                         float(np.mean([np.isnan(np.array(r[of], float)) for r in every[line["arm"]]])), 4
@@ -294,10 +315,11 @@ def main() -> None:
         for seed in args.seeds:
             ablations = ABLATIONS if seed == 0 else {}
             arms = args.arms or [*ARMS, *ablations]
-            cells = [{"tier": tier, "arm": arm, "seed": seed} for arm in arms]
+            cells = [{"tier": tier, "arm": arm, "seed": seed, "settings": settings(tier, arm)} for arm in arms]
             run_grid(trained, cells, lambda **cell: train(work, **cell))
             arms = args.arms or [RANDOM, *ARMS, *ablations]
-            cells = [{"tier": tier, "arm": arm, "seed": seed, "labelled": m} for arm in arms for m in LABELLED]
+            made = [{"tier": tier, "arm": arm, "seed": seed, "settings": settings(tier, arm)} for arm in arms]
+            cells = [{**cell, "labelled": m} for cell in made for m in LABELLED]
             run_grid(segmented, cells, lambda **cell: segment(work, **cell))
     results = compare(work, tier, read_cells(segmented))
     if results:

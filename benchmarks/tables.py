@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,10 +102,15 @@ def gcl_table() -> str:
     rows = []
     for arm in dict.fromkeys(line["arm"] for line in lines):
         mine = {line["labelled"]: line for line in lines if line["arm"] == arm}
-        found = [span(mine[number]) if number in mine else "" for number in numbers]
+        found = [f"{span(mine[number])}{spread(mine[number])}" if number in mine else "" for number in numbers]
         pooled = " / ".join(f"{mine[number]['dice_pcl']:.3f}" for number in numbers if number in mine)
         rows.append([arm, str(next(iter(mine.values()))["seeds"]), *found, pooled])
     return markdown(["arm", "seeds", *(f"M = {number}" for number in numbers), "pooled as PCL does"], rows)
+
+
+def spread(line: dict[str, Any]) -> str:
+    """The standard deviation over seeds, where there are several."""
+    return f", sd {statistics.stdev(line['by_seed']):.3f}" if len(line["by_seed"]) > 1 else ""
 
 
 def gcl_differences() -> str:
@@ -115,7 +121,10 @@ def gcl_differences() -> str:
     for name in dict.fromkeys(line["difference"] for line in lines):
         mine = {line["labelled"]: line for line in lines if line["difference"] == name}
         marked = [
-            span(mine[number], "+") + (" *" if mine[number]["verdict"] == "decided" else "") if number in mine else ""
+            span(mine[number], "+")
+            + (" *" if mine[number]["verdict"] == "decided" and mine[number]["seeds"] > 1 else "")
+            if number in mine
+            else ""
             for number in numbers
         ]
         most = max(line["detectable"] for line in mine.values())
@@ -128,7 +137,8 @@ def conflicts_table() -> str:
     file = RESULTS / "gcl.json"
     looked = json.loads(file.read_text())["conflicts"] if file.is_file() else {}
     rows = []
-    for arm in dict.fromkeys(name.rpartition(", seed ")[0] for name in looked):
+    arms = dict.fromkeys(name.rpartition(", seed ")[0] for name in looked)
+    for arm in (arm for arm in arms if "K =" not in arm and "+" not in arm):
         every = [found["pairs"] for name, found in looked.items() if name.rpartition(", seed ")[0] == arm]
         for pair in every[0]:
             first, second = pair.split(" ~ ")

@@ -15,6 +15,7 @@ from torchjd.aggregation import MGDA, ConFIG
 
 from bolus.aggregators import find_aggregator
 from bolus.combiner import Combiner
+from bolus.encoders.features import Features
 from bolus.errors import RecipeError
 from bolus.recipe import CombinerSpec, Recipe
 
@@ -173,3 +174,21 @@ def test_a_recipe_takes_an_aggregator_and_its_parameters() -> None:
         recipe.override(["combiner.rate=1.5"])
     with pytest.raises(RecipeError, match=r"unknown key 'combiner\.beta'"):
         recipe.override(["combiner.beta=0.1"])
+
+
+@pytest.mark.parametrize("scope", ["encoder", "features"])
+def test_the_scale_of_the_losses_does_not_reach_an_aggregator(scope: str) -> None:
+    found = []
+    for scale in (1.0, 65536.0):
+        torch.manual_seed(0)
+        layer = nn.Linear(6, 4, dtype=torch.float64)
+        spec = CombinerSpec(kind="torchjd", aggregator="FairGrad", parameters={"alpha": 1}, scope=scope)
+        combiner = Combiner(spec, list(layer.parameters()), {"a": [], "b": []})
+        features = combiner.open(Features(layer(torch.randn(2, 3, 6, dtype=torch.float64))))
+        losses = {"a": features.pooled.pow(2).sum() * scale, "b": (features.pooled[..., 0] - 1).pow(2).sum() * scale}
+        combiner.accumulate(losses, loss_scale=scale)
+        combiner.reconcile()
+        found.append([parameter.grad / scale for parameter in layer.parameters() if parameter.grad is not None])
+    assert len(found[0]) == 2
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

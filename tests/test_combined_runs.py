@@ -98,8 +98,14 @@ SPECS = {
 }
 
 
-@pytest.mark.parametrize("training", [{"accumulate": 2}, {"precision": "bf16"}, {"clip": 0.01}],
-                         ids=["accumulate", "bf16", "clip"])  # fmt: skip
+@pytest.mark.parametrize(
+    "training",
+    [
+        pytest.param({"accumulate": 2}, id="accumulate"),
+        pytest.param({"precision": "bf16"}, id="bf16"),
+        pytest.param({"clip": 0.01}, id="clip"),
+    ],
+)
 @pytest.mark.parametrize("scope", ["encoder", "features"])
 @pytest.mark.parametrize("name", SPECS)
 def test_a_cell_of_the_support_matrix_works_or_is_refused(
@@ -144,6 +150,31 @@ def test_a_cell_of_the_support_matrix_works_or_is_refused(
     tolerance = {"rtol": 1e-3, "atol": 1e-3 * float(ends[0].abs().max())}
     if recipe.training.precision == "fp32" and name != "sum":
         torch.testing.assert_close(ends[0], ends[1], **tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["encoder", "features"])
+@pytest.mark.parametrize("name", ["sum", "grad_mitigator", "MGDA"])
+def test_half_precision_leaves_out_steps_until_its_scale_fits(ground: Ground, name: str, scope: str) -> None:
+    combiner = {**SPECS[name], "scope": scope}
+    recipe = Recipe.load({**RECIPE, "objectives": OBJECTIVES, "combiner": combiner, "training": {"precision": "fp16"}})
+    model, loader = ground.model(recipe)
+    applied = 0
+    for step in range(30):
+        before, goals = (
+            model.encoder.state_dict()["backbone.embedder.embedder.convolution.weight"].clone(),
+            model.combiner.state(),
+        )
+        training_step(model, loader, loader.fetch(step), recipe, 0.5, observe=True)
+        norm = apply_gradients(model, None)
+        after = model.encoder.state_dict()["backbone.embedder.embedder.convolution.weight"]
+        assert torch.equal(before, after) == (not norm.isfinite())
+        assert name != "grad_mitigator" or (goals == model.combiner.state()) == (not norm.isfinite())
+        applied += int(norm.isfinite())
+        if applied == 3:
+            break
+    assert applied == 3
+    assert all(parameter.isfinite().all() for parameter in model.combiner.parameters)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -585,8 +585,8 @@ def test_conflicts_are_without_the_scale_of_the_losses() -> None:
     for scale in (1.0, 1024.0):
         combiner = toy.combiner(kind="grad_mitigator")
         losses = {name: loss * scale for name, loss in toy.losses(toy.features()).items()}
-        combiner.accumulate(losses, seed=5, observe=True)
-        combiner.reconcile(loss_scale=scale)
+        combiner.accumulate(losses, seed=5, observe=True, loss_scale=scale)
+        combiner.reconcile()
         assert combiner.conflicts is not None
         found.append((combiner.conflicts.to_json(), flat(combiner.shared) / scale))
     assert found[0][0] == found[1][0]
@@ -681,7 +681,7 @@ def test_a_scaler_that_leaves_a_step_out_leaves_the_goals_too(scope: str) -> Non
     def step(blow_up: float) -> None:
         features = combiner.open(toy.features(), observe=True)
         losses = {name: model.scaler.scale(loss * blow_up) for name, loss in toy.losses(features).items()}
-        combiner.accumulate(losses, seed=5, observe=True)
+        combiner.accumulate(losses, seed=5, observe=True, loss_scale=model.scaler.get_scale())
         apply_gradients(model, None)
 
     step(1.0)

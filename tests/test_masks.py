@@ -7,15 +7,19 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 import torch
 from pydicom.data import get_testdata_file
 from torch.nn import functional as F
 
+from bolus.data.check_report import CheckReport, Finding
+from bolus.data.checking import check
 from bolus.data.image import Image, Range
-from bolus.data.masks import from_square, read_labels, to_square
-from bolus.data.nifti import read_nifti
+from bolus.data.mask_rows import Native, read_masks
+from bolus.data.masks import from_square, kept_part, read_labels, to_square
+from bolus.data.nifti import read_affine, read_nifti
 from bolus.data.preprocessing import Preprocessing, shrink
 from bolus.data.readers import read_image
 from bolus.errors import ImageError, UsageError
@@ -349,3 +353,128 @@ def test_acdc_masks_survive_the_square(shared_data: Path) -> None:
         both = (back == labels) & (labels > 0)
         if (labels > 0).sum() > 300:
             assert 2 * both.sum() / ((labels > 0).sum() + (back > 0).sum()) > 0.93
+
+
+@pytest.mark.parametrize("fit", FITS)
+@shaped
+def test_the_kept_part_is_what_comes_back(fit: str, shape: tuple[int, int]) -> None:
+    ones = from_square(one_hot(np.ones((32, 32), int), 2), shape, fit=fit)  # type: ignore[arg-type]
+    rows, columns = kept_part(shape, fit=fit)  # type: ignore[arg-type]
+    expected = np.zeros(shape, int)
+    expected[rows, columns] = 1
+    assert ones.tolist() == expected.tolist()
+
+
+# Beside their images -------------------------------------------------------------------
+
+
+def test_one_place_in_any_order_of_axes_is_one_affine(tmp_path: Path) -> None:
+    voxels = np.arange(60, dtype=np.int16).reshape(5, 4, 3)
+    plain = nib.Nifti1Image(voxels, nib.affines.from_matvec(np.diag([1.5, 2.0, 8.0]), [-7, 3, 40]))
+    found = []
+    for number, codes in enumerate(("RAS", "LPS", "SPL", "AIR")):
+        turn = nib.orientations.ornt_transform(nib.io_orientation(plain.affine), nib.orientations.axcodes2ornt(codes))
+        turned = plain.as_reoriented(turn)
+        assert nib.aff2axcodes(turned.affine) == tuple(codes)
+        nib.save(turned, tmp_path / f"{number}.nii.gz")
+        found.append(read_affine(tmp_path / f"{number}.nii.gz"))
+        np.testing.assert_array_equal(
+            read_nifti(tmp_path / f"{number}.nii.gz").array[0], voxels[::-1, ::-1].transpose(2, 1, 0)
+        )
+        np.testing.assert_allclose(found[-1], plain.affine, atol=1e-5)
+    metres = nib.Nifti1Image(voxels, np.diag([0.0015, 0.002, 0.008, 1]))
+    metres.header.set_xyzt_units("meter")
+    nib.save(metres, tmp_path / "m.nii")
+    np.testing.assert_allclose(np.diag(read_affine(tmp_path / "m.nii")), [1.5, 2, 8, 1], rtol=1e-6)
+
+
+def test_a_mask_of_one_slice_of_a_volume_is_not_known_to_lie_there(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), tmp_path / "i.nii")
+    nib.save(nib.Nifti1Image(np.ones((4, 3, 1), np.int16), np.eye(4)), tmp_path / "m.nii")
+    PIL.Image.fromarray(np.ones((3, 4), np.uint8)).save(tmp_path / "m.png")
+    native = Native((3, 4), 2)
+    for name in ("m.nii", "m.png"):
+        (found,) = read_masks(tmp_path / "i.nii", tmp_path / name, [1], [native])
+        assert found.labels is not None
+        assert (found.labels.tolist(), found.wrong, found.placed) == (np.ones((3, 4)).tolist(), "", False)
+    (found,) = read_masks(tmp_path / "i.png", tmp_path / "m.png", [None], [Native((3, 4), 1)])
+    assert found.placed
+    (found,) = read_masks(tmp_path / "i.png", tmp_path / "m.png", [None], [Native((3, 4), 2)])
+    assert found.wrong == "the mask has 1 slice, its image 2"
+
+
+# The preflight -------------------------------------------------------------------------
+
+
+def painted(folder: Path, count: int = 8) -> Path:
+    """Images of noise with a mask each: label 1 on all, 2 on every second one."""
+    r, rows = np.random.default_rng(0), []
+    for row in range(count):
+        PIL.Image.fromarray(r.integers(0, 255, (20, 16), np.uint8)).save(folder / f"i{row}.png")
+        mask = np.zeros((20, 16), np.uint8)
+        mask[2:9, 2:9], mask[4:6, 4:6] = 1, 1 + row % 2
+        PIL.Image.fromarray(mask).save(folder / f"m{row}.png")
+        rows.append([f"i{row}.png", f"m{row}.png", f"P00{row}"])
+    pd.DataFrame(rows, columns=["image", "mask", "patient"]).to_csv(folder / "t.csv", index=False)
+    return folder / "t.csv"
+
+
+def of_masks(report: CheckReport) -> list[Finding]:
+    return [finding for finding in report.findings if finding.kind.startswith("mask")]
+
+
+def test_check_tells_the_labels_of_masks(tmp_path: Path) -> None:
+    (found,) = of_masks(check(painted(tmp_path)))
+    assert (found.severity, found.message) == ("note", "labels of the masks: 1 in 8 rows, 2 in 4 rows")
+
+
+def test_check_finds_masks_that_cannot_be_used(tmp_path: Path) -> None:
+    table = painted(tmp_path)
+    (tmp_path / "m0.png").unlink()
+    (tmp_path / "m4.png").unlink()
+    PIL.Image.fromarray(np.ones((16, 20), np.uint8)).save(tmp_path / "m3.png")
+    PIL.Image.fromarray(np.ones((20, 16), np.uint8)).save(tmp_path / "m5.jpg")
+    (tmp_path / "m5.jpg").rename(tmp_path / "m5.png")
+    (tmp_path / "i6.png").write_bytes(b"")  # whose mask is still read
+    (tmp_path / "m6.png").write_bytes(b"")
+    report = check(table)
+    found = {finding.rows: finding.message for finding in of_masks(report) if finding.severity == "error"}
+    assert found == {
+        (1, 5): "2 masks cannot be used: the mask: no such file",
+        (4,): "1 mask cannot be used: the mask is 16 x 20 pixels, its image 20 x 16",
+        (6,): "1 mask cannot be used: the mask: JPEG is lossy and changes labels at their edges; "
+        "save the labels as PNG, TIFF or NIfTI",
+        (7,): "1 mask cannot be used: the mask: the file is empty",
+    }
+    assert not any("P00" in finding.message or ".png" in finding.message for finding in report.findings)
+
+
+def test_check_finds_pictures_and_empty_masks(tmp_path: Path) -> None:
+    table = painted(tmp_path)
+    for row in range(8):
+        PIL.Image.fromarray(np.zeros((20, 16), np.uint8)).save(tmp_path / f"m{row}.png")
+    (found,) = of_masks(check(table))
+    assert (found.severity, found.message) == ("warning", "masks hold nothing but label 0, the background")
+    PIL.Image.fromarray(np.arange(320).reshape(20, 16).astype(np.uint8)).save(tmp_path / "m0.png")
+    (found,) = of_masks(check(table))
+    assert (found.severity, found.message) == ("warning", "masks hold 255 labels from 1 to 255: are they label maps?")
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["slices", "clips"])
+def test_check_holds_masks_of_volumes_against_them(tmp_path: Path, whole: bool) -> None:
+    r, rows = np.random.default_rng(0), []
+    for patient in range(3):
+        image = nib.Nifti1Image(r.integers(0, 99, (16, 20, 3)).astype(np.int16), np.diag([1.5, 1.5, 8, 1]))
+        nib.save(image, tmp_path / f"i{patient}.nii.gz")
+        turned = np.diag([-1.5, -1.5, 8, 1]) if patient == 1 else np.diag([1.5, 1.5, 8, 1])
+        mask = np.ones((16, 20, 2 if patient == 2 else 3), np.uint8)
+        nib.save(nib.Nifti1Image(mask, turned), tmp_path / f"m{patient}.nii.gz")
+        rows += [[f"i{patient}.nii.gz", f"m{patient}.nii.gz", f"P{patient}", n] for n in range(1 if whole else 3)]
+    table = pd.DataFrame(rows, columns=["image", "mask", "patient", "order"])
+    table.drop(columns=["order"] if whole else []).to_csv(tmp_path / "t.csv", index=False)
+    found = {finding.rows: finding.message.partition(": ")[2] for finding in of_masks(check(tmp_path / "t.csv"))}
+    assert found == {
+        (2,) if whole else (4, 5, 6): "the affines of mask and image differ: their origins lie 36.3 mm apart",
+        (3,) if whole else (7, 8, 9): "the mask has 2 slices, its image 3",
+        (): "1 in 1 row" if whole else "1 in 3 rows",
+    }

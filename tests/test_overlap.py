@@ -21,7 +21,7 @@ def members(labels: np.ndarray, label: int) -> set[Voxel]:
 
 def naive_dice(predicted: np.ndarray, truth: np.ndarray, label: int) -> float:
     one, other = members(predicted, label), members(truth, label)
-    return 2 * len(one & other) / (len(one) + len(other)) if one or other else math.nan
+    return 2 * len(one & other) / (len(one) + len(other)) if other else math.nan
 
 
 def surface(voxels: set[Voxel]) -> list[Voxel]:
@@ -86,7 +86,9 @@ def test_dice_is_that_of_sets(shape: tuple[int, ...]) -> None:
         found = volume_dice(predicted, truth, 4)
         assert found.dtype == np.float64
         equal(found, [naive_dice(predicted, truth, label) for label in (1, 2, 3)])
-        equal(volume_dice(truth, predicted, 4), found)
+        both = [bool((each == label).any()) for label in (1, 2, 3) for each in (predicted, truth)]
+        shared = np.array(both).reshape(3, 2).all(1)
+        equal(volume_dice(truth, predicted, 4)[shared], found[shared])
 
 
 @shaped
@@ -148,8 +150,8 @@ def test_empty_classes() -> None:
     empty, full = np.zeros((3, 5, 5), np.int64), cube((3, 5, 5), (0, 1, 1), 2, label=2)
     equal(volume_dice(empty, empty, 4), [math.nan] * 3)
     equal(volume_dice(empty, full, 4), [math.nan, 0.0, math.nan])
-    equal(volume_dice(full, empty, 4), [math.nan, 0.0, math.nan])
-    equal(volume_dice(full, np.where(full == 2, 3, 0), 4), [math.nan, 0.0, 0.0])
+    equal(volume_dice(full, empty, 4), [math.nan] * 3)  # as if nothing had been predicted
+    equal(volume_dice(full, np.where(full == 2, 3, 0), 4), [math.nan, math.nan, 0.0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for one, other in ((empty, empty), (empty, full), (full, empty)):
@@ -157,6 +159,14 @@ def test_empty_classes() -> None:
         equal(volume_hd95(full, full, 4), [math.nan, 0.0, math.nan])  # without a warning of MONAI's
     equal(volume_dice(empty, empty, 1), [])
     equal(volume_hd95(empty, empty, 1), [])
+
+
+def test_what_is_scored_by_dice_is_decided_by_the_truth() -> None:
+    for seed in range(12):
+        truth = clumps((3, 7, 8), seed + 100)
+        absent = [not (truth == label).any() for label in (1, 2, 3)]
+        for predicted in (clumps((3, 7, 8), seed), np.zeros_like(truth), np.full_like(truth, 3)):
+            assert np.isnan(volume_dice(predicted, truth, 4)).tolist() == absent
 
 
 def test_one_slice_is_measured_in_its_plane() -> None:

@@ -26,11 +26,15 @@ from bolus.encoders.folder import save_encoder
 from bolus.errors import BolusError, CohortError, EvaluationError, LeakageError, UsageError
 from bolus.evaluation import segment as module
 from bolus.evaluation import segmenter as training
-from bolus.evaluation.annotation import find_volumes, read_annotations
+from bolus.evaluation.annotation import read_annotations
 from bolus.evaluation.overlap import pooled_dice
+from bolus.evaluation.overlays import BOTH, PREDICTED, TRUTH, draw_overlay
 from bolus.evaluation.results import Result, read_results
 from bolus.evaluation.segment import evaluate_segment
-from bolus.evaluation.segmenter import SegmentSpec, draw_patients, fit_segmenter, mask_loss
+from bolus.evaluation.segment_notes import classes_invented, cropped_off
+from bolus.evaluation.segmenter import SegmentSpec, draw_labelled, fit_segmenter, mask_loss
+from bolus.evaluation.stacks import Volume, find_volumes, why_in_voxels
+from bolus.evaluation.verdict import verdict_of
 from bolus.evaluation.volume_scores import VolumeScores, results_of, score_volumes
 from bolus.recipe import AugmentSpec, EncoderSpec
 
@@ -88,8 +92,14 @@ def test_labels_are_cropped_anew_for_every_seed_and_outside_is_nothing() -> None
         ({"lr": math.nan}, "lr"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"warmup": 1.0}, "warmup"),
+        ({"steps": 1.5}, "steps must be a whole number, found 1.5"),
+        ({"batch_size": "4"}, "batch_size must be a whole number"),
+        ({"lr": "1"}, "lr must be a number, found '1'"),
+        ({"lr": math.inf}, "lr must be a number, found inf"),
+        ({"augment": {"preset": "none"}}, "augment must be an AugmentSpec, found dict"),
+        ({"augment": AugmentSpec(preset="none", crop_scale=(0.9, 0.5))}, r"segmentation: augment.crop_scale: expected"),
     ],
-    ids=str,
+    ids=[*"abcdef", "steps", "batch", "lr", "endless", "mapping", "crop"],
 )
 def test_numbers_out_of_range_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
@@ -99,14 +109,14 @@ def test_numbers_out_of_range_are_refused(given: dict[str, Any], said: str) -> N
 def test_draws_of_patients_are_nested_and_differ_between_repeats() -> None:
     patients = [5, 5, 9, 2, 7, 7, 1, 30, 31, 32]
     for repeat in range(3):
-        draws = [draw_patients(patients, k, seed=4, repeat=repeat).tolist() for k in (1, 3, 8)]
+        draws = [draw_labelled(patients, k, seed=4, repeat=repeat).tolist() for k in (1, 3, 8)]
         assert draws[0] == draws[1][:1]
         assert draws[1] == draws[2][:3]
         assert sorted(draws[2]) == sorted(set(patients))
-    assert len({tuple(draw_patients(patients, 8, seed=4, repeat=repeat)) for repeat in range(3)}) == 3
+    assert len({tuple(draw_labelled(patients, 8, seed=4, repeat=repeat)) for repeat in range(3)}) == 3
     for k in (0, 9):
         with pytest.raises(EvaluationError, match="1 to 8 labelled patients"):
-            draw_patients(patients, k, seed=4, repeat=0)
+            draw_labelled(patients, k, seed=4, repeat=0)
 
 
 def test_the_loss_equals_a_loop() -> None:
@@ -228,6 +238,30 @@ def test_every_encoder_meets_the_same_batches_and_views_for_the_same_number_of_s
     slices.fit(positions=[3])
     assert [batch.shape[1] for batch in seen] == [4, 4]
     assert not torch.equal(seen[0][0, 0], seen[0][0, 1]), "one slice, seen in several views"
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_loss_that_is_not_finite_is_an_error_with_its_step(
+    slices: Slices, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, real = [0], mask_loss()
+
+    def broken(*given: torch.Tensor) -> torch.Tensor:
+        number[0] += 1
+        loss: torch.Tensor = real(*given)
+        return loss * math.nan if number[0] == step else loss
+
+    monkeypatch.setattr(training, "mask_loss", lambda: broken)
+    with pytest.raises(EvaluationError, match=f"the loss is not finite at step {step} of 3"):
+        slices.fit(spec=replace(SHORT, steps=3))
+    assert number == [step], "on a CPU it is found at once"
+
+
+def test_weights_that_the_last_step_broke_are_an_error(slices: Slices, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = mask_loss()
+    monkeypatch.setattr(training, "mask_loss", lambda: lambda x, y: real(x, y) + (0 * x).abs().sqrt().sum())
+    with pytest.raises(EvaluationError, match="the weights are not finite after step 1, the last one"):
+        slices.fit(spec=replace(SHORT, steps=1))
 
 
 def test_there_must_be_something_to_learn(slices: Slices) -> None:
@@ -365,6 +399,7 @@ def test_an_evaluation_writes_what_it_found(encoder: Path, cohort: Path) -> None
     assert any("only 3 test patients" in note for r in results if r.baseline for note in r.notes)
     volumes = pd.read_parquet(folder / "volumes.parquet")
     assert len(volumes) == 2 * 2 * 2 * 3 * 2
+    assert list(volumes.columns)[-2:] == ["dice", "hd95_voxels"]
     assert set(volumes["row"]) == {18, 21, 24}  # the first slice of each, which is the last in the table
     mean = volumes.groupby(["encoder", "labelled_patients", "repeat", "row"])["dice"].mean()
     for r in results:
@@ -389,6 +424,139 @@ def test_distances_are_in_mm_where_the_files_say_so(encoder: Path, volumes_of_fi
     assert {r.target for r in found.results} == {"mask", "mask=organ", "mask=lesion"}
     assert {r.sd_repeats for r in found.results} == {None}
     assert not any("voxels" in note for note in found.notes)
+    assert found.volumes.columns[-1] == "hd95_mm"
+
+
+def save_masks(folder: Path, affine: Any, patients: Any = range(PATIENTS), flip: tuple[int, ...] = ()) -> None:
+    """Mask files beside those of `volumes_of_files`, their voxels turned along these axes."""
+    for patient in patients:
+        voxels = draw_masks()[patient][:, ::-1, ::-1].transpose(2, 1, 0)
+        nibabel.save(nibabel.Nifti1Image(np.flip(voxels, flip), affine), folder / f"m{patient}.nii.gz")
+
+
+def test_masks_that_lie_turned_to_their_images_are_refused(volumes_of_files: Path) -> None:
+    folder, axes = volumes_of_files.parent, np.diag([1.5, 2.0, 8.0, 1.0])
+    turned = np.diag([-1.5, -2.0, 8.0, 1.0])
+    save_masks(folder, turned, patients=[1])
+    with pytest.raises(
+        CohortError, match=r"rows 4, 5, 6: the affines of mask and image differ: their origins lie 42.7 mm"
+    ):
+        read_annotations(Cohort.open(volumes_of_files))
+    turned[:2, 3] = [1.5 * (WIDTH - 1), 2.0 * (HEIGHT - 1)]
+    save_masks(folder, turned, patients=[1], flip=(0, 1))  # other voxels and affine, at one place
+    save_masks(folder, axes + 1e-5, patients=[2])
+    found = read_annotations(Cohort.open(volumes_of_files))
+    assert [found.codes[3 + n].tolist() for n in range(3)] == draw_masks()[1].tolist()
+    assert found.notes == ()
+    save_masks(folder, np.diag([1.5, 2.1, 8.0, 1.0]), patients=[2])
+    with pytest.raises(CohortError, match="rows 7, 8, 9: the affines of mask and image differ in the direction of"):
+        read_annotations(Cohort.open(volumes_of_files))
+
+
+def test_a_nifti_mask_over_another_kind_of_image_is_noted(encoder: Path, cohort: Path) -> None:
+    mask = np.asarray(PillowImage.open(cohort.parent / "m_s0_2.png"))[::-1, ::-1].T[..., None]
+    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), cohort.parent / "m.nii")
+    change(cohort, 0, mask="m.nii")
+    found = judge(encoder, cohort, labelled=(1,), repeats=1)
+    assert any(note.startswith("masks of row 1 are not NIfTI like their images") for note in found.notes)
+
+
+def test_why_distances_are_in_voxels(volumes_of_files: Path, cohort: Path) -> None:
+    def volumes_of(rows: pd.DataFrame) -> list[Volume]:
+        rows.to_csv(volumes_of_files.parent / "some.csv", index=False)
+        opened = Cohort.open(volumes_of_files.parent / "some.csv")
+        return find_volumes(opened, read_annotations(opened))[0]
+
+    table = pd.read_csv(volumes_of_files)
+    test = table["split"] == "test"
+    assert why_in_voxels(volumes_of(table)) == ""
+    skipping = volumes_of(table[~test | (table["order"] != 1)])
+    assert {volume.spacing for volume in skipping} == {(16.0, 2.0, 1.5)}, "each second slice"
+    for patient in range(PATIENTS):  # a fourth slice
+        for name in ("i", "m"):
+            path = volumes_of_files.parent / f"{name}{patient}.nii.gz"
+            voxels = np.asarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
+            nibabel.save(nibabel.Nifti1Image(np.dstack([voxels, voxels[..., :1]]), np.diag([1.5, 2, 8, 1])), path)
+    last = table[table["order"] == 2].assign(order=3)
+    uneven = pd.concat([table[~test | (table["order"] != 1)], last])
+    begin = "hd95 is in voxels, as not every test volume has a known spacing: of 3 there are "
+    assert why_in_voxels(volumes_of(uneven)) == f"{begin}3 of which slices are skipped, not each n-th one taken"
+    opened = Cohort.open(cohort)
+    assert why_in_voxels(find_volumes(opened, read_annotations(opened))[0]) == (
+        f"{begin}3 whose files do not state the spacing of rows and columns"
+    )
+    one = Volume(np.arange(1), 0, np.zeros((1, 2, 2), int), (1.0, 1.0, 1.0))
+    other = replace(one, spacing=None, why="of one file a slice")
+    assert why_in_voxels([one, other, other]).endswith("of 3 there are 2 of one file a slice")
+
+
+def test_slices_of_one_file_each_have_no_known_distance(volumes_of_files: Path) -> None:
+    folder, table = volumes_of_files.parent, pd.read_csv(volumes_of_files)
+    for row in table.itertuples():
+        for column in ("image", "mask"):
+            whole = nibabel.load(folder / getattr(row, column))  # type: ignore[attr-defined]
+            part = np.asarray(whole.dataobj)[..., row.order : row.order + 1]
+            nibabel.save(nibabel.Nifti1Image(part, whole.affine), folder / f"{column}{row.Index}.nii.gz")
+    table["image"] = [f"image{row}.nii.gz" for row in range(len(table))]
+    table["mask"] = [f"mask{row}.nii.gz" for row in range(len(table))]
+    table.to_csv(volumes_of_files, index=False)
+    opened = Cohort.open(volumes_of_files)
+    volumes, _ = find_volumes(opened, read_annotations(opened))
+    assert {volume.why for volume in volumes} == {"of one file a slice, where the distance of slices is not known"}
+
+
+def test_foreground_outside_the_crop_is_noted() -> None:
+    truth = np.zeros((2, 40, 20), int)
+    truth[:, 5:15, :], truth[:, 20, 0] = 1, 2
+    volume = Volume(np.arange(2), 0, truth, None)
+    assert cropped_off([volume, replace(volume, truth=truth * 0)], "crop") == [
+        "49.8% of the foreground of the test volumes is outside the crop that the encoder sees: never found"
+    ]
+    assert cropped_off([volume], "pad") == cropped_off([replace(volume, truth=truth[:, 10:30])], "crop") == []
+
+
+def test_a_class_that_no_drawn_patient_has_is_noted(encoder: Path, cohort: Path) -> None:
+    for row in range(9):  # of the first three training patients, the last one has class 2
+        mask = np.asarray(PillowImage.open(cohort.parent / pd.read_csv(cohort)["mask"][row]))
+        repaint(cohort, row, np.minimum(mask, 1))
+    found = judge(encoder, cohort, labelled=(1, 4), repeats=2, classes={1: "organ", 2: "lesion"})
+    notes = [note for note in found.notes if "no mask has class" in note]
+    lacking = [n + 1 for n in range(2) if draw_labelled(range(4), 1, seed=0, repeat=n).tolist() != [3]]
+    shown = f"draw{'s' if len(lacking) > 1 else ''} {', '.join(map(str, lacking))}"
+    assert lacking
+    assert len(notes) == 1, "with all four patients there is one that has it"
+    assert notes[0].startswith(f"in {shown} of 1 patient no mask has class lesion; ")
+
+
+def test_a_training_that_diverges_names_encoder_number_and_draw(
+    encoder: Path, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mask_loss()
+    monkeypatch.setattr(training, "mask_loss", lambda: lambda *given: real(*given) * math.inf)
+    with pytest.raises(
+        EvaluationError, match=r"^judged, 1 labelled patient, draw 1: the loss is not finite at step 1 of 2"
+    ):
+        judge(encoder, cohort)
+
+
+def test_a_volume_in_the_order_of_the_table_is_noted(cohort: Path) -> None:
+    pd.read_csv(cohort).drop(columns="order").to_csv(cohort, index=False)
+    opened = Cohort.open(cohort)
+    volumes, notes = find_volumes(opened, read_annotations(opened))
+    assert volumes[0].rows.tolist() == [15, 16, 17]
+    assert any("slices of a volume lie as the table lists them" in note for note in notes)
+
+
+def test_every_class_has_a_tone_of_its_own() -> None:
+    truth, predicted = np.zeros((12, 12), int), np.zeros((12, 12), int)
+    truth[1:4, 1:4], truth[6:9, 1:4], truth[1:4, 6:9], predicted[1:4, 6:9] = 1, 2, 3, 3
+    predicted[6:9, 6:9], predicted[6:9, 1:4] = 1, 4  # of one outline, two classes
+    picture = draw_overlay(np.zeros((1, 12, 12)), truth, predicted)
+    corners = [tuple(picture[4 * y, 4 * x].tolist()) for y, x in ((1, 1), (6, 1), (1, 6), (6, 6))]
+    assert corners == [TRUTH[0], PREDICTED[3], BOTH, PREDICTED[0]]
+    assert len({*TRUTH, *PREDICTED, BOTH}) == 9
+    assert all(blue > red for red, _, blue in TRUTH)
+    assert all(red > blue for red, _, blue in PREDICTED)
 
 
 def test_validation_patients_are_not_looked_at(encoder: Path, cohort: Path) -> None:
@@ -408,7 +576,7 @@ def test_rows_without_a_mask_are_left_out_and_counted(encoder: Path, cohort: Pat
     note = next(note for note in found.notes if "left out" in note)
     assert note == (
         "2 test volumes are left out (1 of their 6 slices have no mask, 1 have an image that cannot be read; "
-        "those that begin in rows 18, 21)"
+        "begin in rows 18, 21)"
     )
     assert any("all draws are of the same patients" in note for note in found.notes)
 
@@ -439,6 +607,18 @@ def drop_test_masks(table: Path) -> None:
     frame.to_csv(table, index=False)
 
 
+def move_test_patients(table: Path) -> None:
+    frame = pd.read_csv(table)
+    frame["split"] = frame["split"].replace("test", "val")
+    frame.to_csv(table, index=False)
+
+
+def drop_training_masks(table: Path, keep: int = 0) -> None:
+    frame = pd.read_csv(table)
+    frame.loc[keep:11, "mask"] = ""
+    frame.to_csv(table, index=False)
+
+
 def empty_masks(table: Path) -> None:
     for row in range(12):
         repaint(table, row, np.zeros((HEIGHT, WIDTH)))
@@ -462,8 +642,51 @@ WRONG: dict[str, tuple[Any, type[BolusError], str]] = {
         CohortError,
         "row 24: label 7 is not among 0, 1, 2, those of the training patients",
     ),
-    "background": (empty_masks, EvaluationError, "no training patient has a mask with anything but label 0"),
-    "no test volume": (drop_test_masks, EvaluationError, "no test volume has a mask and an image on every slice"),
+    "background": (empty_masks, EvaluationError, "the 12 training masks hold nothing but label 0"),
+    "no test volume": (
+        drop_test_masks,
+        EvaluationError,
+        "no test volume has a mask and an image on every slice: of 9 test images 3 have no mask, and 0 with a mask",
+    ),
+    "no test patient": (
+        move_test_patients,
+        EvaluationError,
+        "no test volume: the cohort has no test patient",
+    ),
+    "no training mask": (
+        drop_training_masks,
+        EvaluationError,
+        "there is no mask to train on: of 12 training images 12 have no mask, and 0 with a mask cannot be read",
+    ),
+    "no training image": (
+        lambda table: [(table.parent / f"s{p}_{n}.png").unlink() for p in range(4) for n in range(3)],
+        EvaluationError,
+        "there is no mask to train on: of 12 training images 0 have no mask, and 12 with a mask cannot be read",
+    ),
+    "few training masks": (
+        lambda table: drop_training_masks(table, keep=3),
+        EvaluationError,
+        "labelled patients (--labelled-patients): 3 asked for, and 1 training patient has a mask and an image; "  # noqa: ISC004
+        "of 12 training images 9 have no mask, and 0 with a mask cannot be read",
+    ),
+    "one place": (
+        lambda table: change(table, 16, order=2),
+        CohortError,
+        "rows 16, 17: slices of one volume have the same order (column 'order')",
+    ),
+    "no place": (lambda table: change(table, 16, order=""), CohortError, "row 17: no order (column 'order')"),
+    "two volumes": (
+        lambda table: (
+            pd.read_csv(table)
+            .drop(columns="series")
+            .assign(patient="P", split="test")
+            .iloc[15:]
+            .pipe(lambda tests: pd.concat([pd.read_csv(table).iloc[:15], tests]))
+            .to_csv(table, index=False)
+        ),
+        CohortError,
+        "give the column that tells these apart the role series or phase",
+    ),
     "picture": (
         lambda table: repaint(table, 0, np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 250),
         EvaluationError,
@@ -502,12 +725,24 @@ def test_masks_with_another_number_of_slices_are_refused(encoder: Path, volumes_
 @pytest.mark.parametrize(
     ("given", "kind", "said"),
     [
-        ({"labelled": (1, 5)}, EvaluationError, "at least 5 training patients with masks, found 4"),
+        ({"labelled": (1, 5)}, EvaluationError, "labelled-patients.: 5 asked for, and 4 training patients have a mask"),
         ({"labelled": ()}, UsageError, "labelled"),
         ({"labelled": (0,)}, UsageError, "labelled"),
         ({"repeats": 0}, UsageError, "repeats"),
         ({"draws": 0}, UsageError, "draws"),
         ({"overlays": -1}, UsageError, "overlays"),
+        ({"labelled": 3}, UsageError, r"such as \(1, 2, 6\); found 3"),
+        ({"labelled": (1.5,)}, UsageError, "labelled: expected numbers of training patients"),
+        ({"labelled": "12"}, UsageError, "labelled: expected numbers of training patients"),
+        ({"seed": -1}, UsageError, "seed must be a whole number, at least 0; found -1"),
+        ({"repeats": 1.5}, UsageError, "repeats must be a whole number"),
+        ({"classes": {"x": "organ"}}, UsageError, "classes: expected whole-number labels, found 'x'"),
+        ({"classes": {1.5: "organ"}}, UsageError, "classes: expected whole-number labels, found 1.5"),
+        (
+            {"classes": {1: "a", 2: "b", 7: "ghost"}},
+            CohortError,
+            r"^label 7 \(ghost\) is in no training mask; found 1, 2$",
+        ),
         ({"target": "lesion"}, UsageError, "expected the target 'mask'"),
         ({"classes": {0: "background"}}, UsageError, "expected a label beside 0"),
         ({"classes": {1: "organ", 2: "organ"}}, UsageError, "a name of its own"),
@@ -515,8 +750,15 @@ def test_masks_with_another_number_of_slices_are_refused(encoder: Path, volumes_
     ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
 def test_wrong_calls_are_refused(
-    encoder: Path, cohort: Path, given: dict[str, Any], kind: type[BolusError], said: str
+    encoder: Path,
+    cohort: Path,
+    given: dict[str, Any],
+    kind: type[BolusError],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if kind is UsageError:
+        monkeypatch.setattr(module, "prepare", lambda *_, **__: pytest.fail("read something"))
     with pytest.raises(kind, match=said):
         judge(encoder, cohort, **given)
 
@@ -526,6 +768,7 @@ def test_an_encoder_that_saw_the_test_patients_is_refused(cohort: Path, tmp_path
     seen = {"salt": "s", "keys": sorted(patient_keys(opened.patients[opened.split == "test"], "s"))}
     folder, made = tmp_path / "leaky", build_encoder(EncoderSpec(backbone="unet2"), seed=5)
     save_encoder(made, folder, preprocessing={"size": 16}, lineage=[seen])
+    drop_masks(cohort)  # of which is not told, since nothing may be judged
     with pytest.raises(LeakageError):
         judge(folder, cohort)
 
@@ -552,8 +795,10 @@ def naive_estimate(dice: np.ndarray) -> float:
 
 
 def made_scores(r: np.random.Generator, volumes: int) -> VolumeScores:
+    """Of volumes whose truth lacks a class here and there, the same ones in each call."""
+    absent = np.random.default_rng(99).random((volumes, 2)) < 0.2
     dice, hd95 = r.random((volumes, 2)), 9 * r.random((volumes, 2))
-    dice[r.random((volumes, 2)) < 0.2], hd95[r.random((volumes, 2)) < 0.3] = np.nan, np.nan
+    dice[absent], hd95[absent | (r.random((volumes, 2)) < 0.3)] = np.nan, np.nan
     either = r.integers(1, 90, (volumes, 2)).astype(float)
     return VolumeScores(dice, hd95, np.floor(either * r.random((volumes, 2)) / 2), either)
 
@@ -583,6 +828,87 @@ def test_estimates_and_differences_equal_loops() -> None:
         expected.append(np.mean(pairs))
     assert far.estimate == pytest.approx(np.mean(expected)), "only volumes on which both have a distance"
     assert any("hd95_mm is undefined in" in note for note in far.notes)
+    both = by["mask", "hd95_mm", "run", "random-init"]
+    expected = []
+    for ours, theirs in zip(scores["run", 2], scores["random-init", 2], strict=True):
+        volumes = []
+        for a, b in zip(ours.hd95, theirs.hd95, strict=True):
+            pairs = [one - other for one, other in zip(a, b, strict=True) if not math.isnan(one + other)]
+            volumes += [np.mean(pairs)] if pairs else []
+        expected.append(np.mean(volumes))
+    assert both.estimate == pytest.approx(np.mean(expected)), "class by class, before the mean over classes"
+
+
+def results_from(scores: dict[str, list[tuple[Any, Any]]], names: tuple[str, ...] = ("x", "y"), num: int = 30) -> Any:
+    """Results by (target, metric, encoder, baseline), from Dice and distance of each repeat, equal in all volumes."""
+    made = {}
+    for name, repeats in scores.items():
+        arrays = [[np.broadcast_to(np.array(each, float), (num, len(names))) for each in pair] for pair in repeats]
+        made[name, 1] = [VolumeScores(*pair, np.nan_to_num(pair[0]), np.ones((num, len(names)))) for pair in arrays]
+    blank = Result("segment", "mask", "dice", math.nan, math.nan, math.nan, 0, 0)
+    found = results_of(made, np.arange(num), names, blank, judged="run", distance="hd95_mm", num_labelled=5, draws=100)
+    return {(each.target, each.metric, each.encoder, each.baseline): each for each in found}
+
+
+def test_a_class_that_one_encoder_missed_does_not_move_the_difference_in_distance() -> None:
+    nan = math.nan
+    found = results_from({"run": [([0.5, 0.5], [10, 2])], "random-init": [([0.5, 0.0], [10, nan])]})
+    assert found["mask", "hd95_mm", "run", ""].estimate == 6
+    assert found["mask", "hd95_mm", "random-init", ""].estimate == 10
+    assert found["mask", "hd95_mm", "run", "random-init"].estimate == 0
+    lost = found["mask=y", "hd95_mm", "run", "random-init"]
+    assert math.isnan(lost.estimate)
+    assert (lost.num_samples, lost.num_patients) == (0, 0)
+
+
+def test_a_repeat_in_which_nothing_is_defined_is_left_out_and_said() -> None:
+    nan = math.nan
+    repeats = [([0.5, 0.5], [10, 2]), ([0.5, 0.0], [10, nan]), ([0.5, 0.5], [10, 4])]
+    found = results_from({"run": repeats, "random-init": repeats})
+    alone, paired = found["mask=y", "hd95_mm", "run", ""], found["mask=y", "hd95_mm", "run", "random-init"]
+    assert (alone.estimate, alone.sd_repeats) == (3, pytest.approx(math.sqrt(2)))
+    assert 2 <= alone.ci_low <= 3 <= alone.ci_high <= 4
+    assert (paired.estimate, paired.ci_low, paired.ci_high) == (0, 0, 0)
+    for each in (alone, paired):
+        assert "hd95_mm is undefined on every volume in 1 of 3 repeats, left out" in each.notes
+    once = results_from({"run": repeats[:2], "random-init": repeats[:2]})["mask=y", "hd95_mm", "run", ""]
+    assert (once.estimate, once.sd_repeats) == (2, None)
+
+
+def test_numbers_are_those_of_volumes_where_the_metric_is_defined() -> None:
+    dice = np.full((30, 2), 0.5)
+    dice[3:, 1] = math.nan
+    other = dice.copy()
+    other[:3, 1] = 0.2
+    found = results_from({"run": [(dice, dice)], "random-init": [(other, other)]})
+    for target, number in (("mask", 30), ("mask=x", 30), ("mask=y", 3)):
+        for key in (("run", ""), ("random-init", ""), ("run", "random-init")):
+            each = found[(target, "dice", *key)]
+            assert (each.num_samples, each.num_patients) == (number, number)
+            few = [note for note in each.notes if note.startswith("only 3 test patients")]
+            assert bool(few) == (number == 3 and key[1] != "")
+    assert verdict_of(found["mask=y", "dice", "run", "random-init"]).startswith("undecided")
+    shared = np.where(np.arange(30)[:, None] < 12, dice, math.nan)
+    found = results_from({"run": [(dice, dice)], "random-init": [(other, shared)]})
+    assert found["mask=x", "hd95_mm", "run", ""].num_samples == 30
+    assert found["mask=x", "hd95_mm", "run", "random-init"].num_samples == 12
+
+
+def test_a_class_that_only_the_prediction_has_is_counted_not_scored() -> None:
+    dice, sizes = np.array([[0.5], [math.nan], [math.nan]]), np.array([[4.0], [0.0], [3.0]])
+    scores = VolumeScores(dice, dice, np.nan_to_num(dice), sizes)
+    assert scores.invented.tolist() == [[False], [False], [True]]
+    blank = Result("segment", "mask", "dice", math.nan, math.nan, math.nan, 0, 0)
+    by = {
+        ("run", 1): [scores, scores],
+        ("random-init", 1): [VolumeScores(dice, dice, np.nan_to_num(dice), sizes * 0)] * 2,
+    }
+    found = results_of(by, np.arange(3), ("a",), blank, judged="run", distance="hd95_mm", num_labelled=1, draws=20)
+    noted = [each for each in found if any("is predicted that the truth lacks" in note for note in each.notes)]
+    assert [(each.metric, each.encoder, each.baseline) for each in noted] == [("dice", "run", "")]
+    assert "in 2 of 6 volumes and repeats a class is predicted that the truth lacks" in noted[0].notes
+    (said,) = classes_invented(by)
+    assert said.startswith("run: 2 of 6 predictions of test volumes have a class that the truth of the volume lacks")
 
 
 def test_equal_encoders_do_not_differ_and_what_is_undefined_is_not_zero() -> None:
@@ -654,6 +980,13 @@ def test_the_command_line_segments(
     assert {r.target for r in results} == {"mask", "mask=organ", "mask=lesion"}
     assert {r.labelled_patients for r in results} == {1, 2}
     assert len(list((cohort.parent / "o").glob("overlay-*.png"))) == 1
+    assert "wrote results, volumes and overlays to" in out
+    words[words.index("--overlays") + 1] = "0"
+    words[words.index("1,2")] = "1"
+    code, out = call(monkeypatch, capfd, *words, "-o", cohort.parent / "o", "--cache", cohort.parent / "c")
+    assert code == 0, out
+    assert "wrote results and volumes to" in out
+    assert "1 labelled patient: undecided" in out
 
 
 @pytest.mark.parametrize(
@@ -662,11 +995,22 @@ def test_the_command_line_segments(
         (["--task", "segment", "--fractions", "1"], 2, "--fractions is for --task classify, regress or change"),
         (["--task", "segment", "--probes", "linear"], 2, "--probes is for --task classify"),
         (["--task", "segment", "--min-patients", "1"], 2, "--min-patients is for --task classify"),
-        (["--task", "segment", "--epochs", "1"], 2, "--epochs is for --probes"),
+        (["--task", "segment", "--epochs", "1"], 2, "--epochs is for --task classify or regress"),
+        (["--task", "segment", "--tolerance", "1"], 2, "--tolerance is for --task change"),
+        (["--task", "segment", "--seed", "-1"], 2, "seed must be a whole number, at least 0"),
         (["--target", "x", "--steps", "5"], 2, "--steps is for --task segment"),
         (["--target", "x", "--class", "1=a"], 2, "--class is for --task segment"),
-        (["--task", "segment", "--labelled-patients", "1,x"], 2, "--labelled-patients expects numbers by commas"),
-        (["--task", "segment", "--class", "organ=1"], 2, "--class LABEL=NAME expects numbers"),
+        (["--task", "segment", "--labelled-patients", "1,x"], 2, "--labelled-patients expects whole numbers"),
+        (["--task", "segment", "--labelled-patients", "1.5"], 2, "--labelled-patients expects whole numbers"),
+        (
+            ["--task", "segment", "--class", "organ=1"],
+            2,
+            "expects LABEL=NAME with a whole-number label, found 'organ=1'",
+        ),
+        (["--task", "segment", "--class", "1,2=heart"], 2, "expects LABEL=NAME with a whole-number label"),
+        (["--task", "segment", "--class", "1.5=heart"], 2, "expects LABEL=NAME with a whole-number label"),
+        (["--task", "segment", "--class", "1="], 2, "expects LABEL=NAME with a whole-number label"),
+        (["--task", "segment", "--class", "1=a", "--class", "01=b"], 2, "--class names the label 1 twice: 'a' and 'b'"),
         (["--task", "segment", "--steps", "0"], 2, "steps must be at least 1"),
         (["--task", "segment", "--target", "x"], 2, "expected the target 'mask'"),
         (["--task", "sgment", "--target", "x"], 2, "did you mean 'segment'?"),

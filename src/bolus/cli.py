@@ -143,9 +143,10 @@ def evaluate(
     cohort: Annotated[Path | None, typer.Argument(metavar="", hidden=True)] = None,
     encoder: Annotated[str | None, typer.Option(help="any encoder instead of a run: folder or hub name")] = None,
     task: Annotated[
-        str, typer.Option(help="classify, regress, change of a score within patients, or segment from few labels")
+        str,
+        typer.Option(help="classify, regress, change (of a score within patients), or segment (masks from few labels)"),
     ] = "classify",
-    target: Annotated[str, typer.Option(help="a label or score, or LABEL=CLASS (segment: mask)")] = "",
+    target: Annotated[str, typer.Option(help="a label or score, or LABEL=CLASS (not needed for segment)")] = "",
     fractions: Annotated[
         str | None, typer.Option(help="shares of the training patients, by commas (default: 1)")
     ] = None,
@@ -168,12 +169,16 @@ def evaluate(
         bool | None, typer.Option("--adjacent-only", help="change: pairs of consecutive visits only")
     ] = None,
     labelled_patients: Annotated[
-        str | None, typer.Option(help="segment: numbers of training patients with masks (default: 1,2,6,10)")
+        str | None,
+        typer.Option(help="segment: numbers of training patients to learn from, by commas (default: 1,2,6,10)"),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="segment: of each training (default: 1000)")] = None,
-    overlays: Annotated[int | None, typer.Option(help="segment: test volumes to draw (default: 0)")] = None,
+    steps: Annotated[int | None, typer.Option(help="segment: steps of each training (default: 1000)")] = None,
+    overlays: Annotated[
+        int | None,
+        typer.Option(help="segment: pictures of so many test volumes, truth blue, prediction orange (default: 0)"),
+    ] = None,
     class_: Annotated[
-        list[str], typer.Option("--class", metavar="LABEL=NAME", help="segment: a class of the masks; repeatable")
+        list[str], typer.Option("--class", metavar="LABEL=NAME", help="segment: name a class of the masks; repeatable")
     ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="of draws, fine-tuning and the random-init twin")] = 0,
     size: Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")] = None,
@@ -196,25 +201,27 @@ def evaluate(
         raise UsageError("give a run folder or --encoder, not both")
     if not target and task != "segment":
         raise UsageError("--target is needed: a label or score of the cohort, or LABEL=CLASS")
-    table = Path(encoder_or_cohort) if cohort is None else cohort
-    source, opened = encoder or encoder_or_cohort, open_cohort(table, role, missing, root, split)
-    read_off = only_for(
-        "--task classify, regress or change", task != "segment", {"fractions": fractions, "probes": probes}
-    )
+    read_off: dict[str, Any] = {"fractions": fractions, "probes": probes}
+    read_off = only_for("--task classify, regress or change", task != "segment", read_off)
     shares = numbers(read_off.get("fractions", "1"), "--fractions", float)
     kinds = [part.strip() for part in read_off.get("probes", "linear,knn").split(",")]
     training: dict[str, Any] = {"epochs": epochs, "class_weights": class_weights}
+    training = only_for("--task classify or regress", task not in ("segment", "change"), training)
     change: dict[str, Any] = {"tolerance": tolerance, "higher_is_worse": higher_is_worse}
     change = only_for("--task change", task == "change", change | {"adjacent_only": adjacent_only})
     classes = only_for("--task classify", task == "classify", {"min_patients": min_patients})
     training = only_for("--probes frozen or finetune", bool({"frozen", "finetune"} & set(kinds)), training)
     segment: dict[str, Any] = {"labelled_patients": labelled_patients, "steps": steps, "overlays": overlays}
     segment = only_for("--task segment", task == "segment", segment | {"class": class_ or None})
+    segmenting = segment_arguments(segment)
+    table = Path(encoder_or_cohort) if cohort is None else cohort
+    source, opened = encoder or encoder_or_cohort, open_cohort(table, role, missing, root, split)
     common: dict[str, Any] = {"out": out, "repeats": repeats, "seed": seed, "size": size, "cache": cache}
     if task == "segment":
-        segmented = evaluate_segment(source, opened, target=target or "mask", **segment_arguments(segment), **common)
+        segmented = evaluate_segment(source, opened, target=target or "mask", **segmenting, **common)
         _say(segmented.summary(), "", *(f"note: {note}" for note in segmented.notes))
-        _say(f"wrote results, volumes and overlays to {segmented.folder}")
+        drawn = ", volumes and overlays" if overlays else " and volumes"
+        _say(f"wrote results{drawn} to {segmented.folder}")
         return
     common |= {"target": target, "probes": kinds, "fractions": shares}
     if task == "change":

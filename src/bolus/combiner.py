@@ -7,7 +7,6 @@ Dimension letters: M objectives.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ class Combiner:
     gradients stand at right angles.) Objectives are reconciled within their branch and the branches added; heads get
     plain sums. With scope `encoder` the gradients of accumulated batches are added, averaged over processes and then
     reconciled, once a step; with scope `features` every batch is reconciled by itself, by the Gram matrix of all
-    processes.
+    processes, and goals move with every batch.
 
     Args:
         spec: which kind, and how.
@@ -74,7 +73,8 @@ class Combiner:
         self._new_goals: dict[str, Tensor] = {}  # of a step that is not known to be applied yet
         self._place = {parameter: place for place, parameter in enumerate(self._all_heads)}
         self._cut: tuple[list[Tensor], list[Tensor]] | None = None
-        self._seed, self._observing = 0, False
+        self._seed, self._observing, self._scale = 0, False, 1.0
+        self._grams: list[Tensor] = []  # of the step, where it is observed
         self._shared_sum: list[Tensor] = []
         self._heads_sum: list[Tensor] = []
         self._apart: dict[str, list[Tensor]] = {}
@@ -107,7 +107,9 @@ class Combiner:
         self._cut = outputs, leaves
         return opened
 
-    def accumulate(self, losses: Mapping[str, Tensor], *, seed: int = 0, observe: bool = False) -> None:
+    def accumulate(
+        self, losses: Mapping[str, Tensor], *, seed: int = 0, observe: bool = False, loss_scale: float = 1.0
+    ) -> None:
         """Add the gradients of one batch's weighted losses to the buffers.
 
         Args:
@@ -115,9 +117,11 @@ class Combiner:
             seed: of the batch, for the order of partners.
             observe: keep each objective's gradient apart even where the kind does not need it, so that `reconcile`
                 leaves `conflicts`; the same for all batches of a step.
+            loss_scale: what a gradient scaler multiplied the losses with; gradients keep it, inner products are freed
+                of it.
         """
         assert set(losses) == set(self.heads), f"losses of {sorted(losses)}, heads of {sorted(self.heads)}"
-        self._seed, self._observing = seed, observe
+        self._seed, self._observing, self._scale = seed, observe, loss_scale
         if not self._separate(observe):
             total = torch.stack(list(losses.values())).sum()
             found = _gradients(total, self.parameters)
@@ -134,14 +138,11 @@ class Combiner:
             self._add(self._apart.setdefault(name, []), found[: len(self.shared)])
             self._add_heads(name, found[len(self.shared) :])
 
-    def reconcile(self, *, loss_scale: float = 1.0) -> None:
+    def reconcile(self) -> None:
         """Average over processes, reconcile, write the gradients to the parameters, and empty the buffers.
 
         Afterwards `conflicts` holds how the objectives stood to each other, where that was observed. New goals hold
         from `commit` on.
-
-        Args:
-            loss_scale: what the losses were multiplied with, which the norms in `conflicts` are to be without.
         """
         assert self._heads_sum or self._shared_sum or self._apart, "reconcile before accumulate"
         if self._apart:
@@ -157,10 +158,12 @@ class Combiner:
         all_reduce_mean(self._heads_sum)
         for parameter, buffer in zip(self.parameters, [*self._shared_sum, *self._heads_sum], strict=True):
             parameter.grad = buffer
-        if not self._observing:
-            self.conflicts = None
-        elif self.conflicts is not None:
-            self.conflicts = replace(self.conflicts, gram=self.conflicts.gram / loss_scale**2)
+        self.conflicts = None
+        if self._grams:  # of a batch each with scope features, where each has its share of the loss only
+            gram = torch.stack(self._grams).mean(0) * len(self._grams) ** 2
+            goals = {branch: values.clone() for branch, values in self.goals.items()}
+            self.conflicts = Conflicts(tuple(self.heads), tuple(self.branches.values()), gram, goals)
+        self._grams = []
         self._shared_sum, self._heads_sum, self._apart = [], [], {}
 
     def commit(self, applied: bool = True) -> None:
@@ -212,12 +215,10 @@ class Combiner:
 
     def _combine(self, by_objective: Sequence[Sequence[Tensor]], gram: Tensor) -> list[Tensor]:
         """The reconciled gradient from those of the objectives, in the order of `heads`."""
-        names, branches = tuple(self.heads), tuple(self.branches.values())
-        gram = gram.double().cpu()
+        names = list(self.heads)
+        gram = gram.double().cpu() / self._scale**2
         if self._observing:
-            self.conflicts = Conflicts(
-                names, branches, gram, {name: goals.clone() for name, goals in self.goals.items()}
-            )
+            self._grams.append(gram)
         weights = torch.ones(len(names), dtype=torch.float64)
         added: list[list[Tensor]] = []
         for branch, members in self._members().items():

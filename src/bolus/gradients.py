@@ -18,7 +18,7 @@ from torch import Tensor
 
 LIMIT = 0.99  # goals and cosines beyond it leave nothing to divide by
 NOTHING = 1e-12  # a gradient shorter than this share of the longest has no direction
-CANCELLED = 1e-6  # likewise one of which injections have left less than this share
+CANCELLED = 1e-3  # likewise one of which injections have left less than this share, the rounding of float32 included
 
 
 def mitigation_weights(

@@ -45,7 +45,8 @@ def numbers(text: str, option: str, kind: type[int] | type[float]) -> list[Any]:
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"{option} expects numbers by commas, found {text!r}") from None
+        whole = "whole " if kind is int else ""
+        raise UsageError(f"{option} expects {whole}numbers by commas, found {text!r}") from None
 
 
 def segment_arguments(given: dict[str, Any]) -> dict[str, Any]:
@@ -58,8 +59,24 @@ def segment_arguments(given: dict[str, Any]) -> dict[str, Any]:
     if "labelled_patients" in given:
         found["labelled"] = numbers(given["labelled_patients"], "--labelled-patients", int)
     if "class" in given:
-        named = pairs(given["class"], "--class")
-        found["classes"] = {numbers(label, "--class LABEL=NAME", int)[0]: name for label, name in named}
+        found["classes"] = class_names(given["class"])
+    return found
+
+
+def class_names(items: list[str]) -> dict[int, str]:
+    """--class LABEL=NAME options, each label once.
+
+    >>> class_names(["1=organ", "2=lesion"])
+    {1: 'organ', 2: 'lesion'}
+    """
+    found: dict[int, str] = {}
+    for item in items:
+        label, _, name = (part.strip() for part in item.partition("="))
+        if not name or not label.removeprefix("-").isdecimal():
+            raise UsageError(f"--class expects LABEL=NAME with a whole-number label, found {item!r}")
+        if int(label) in found:
+            raise UsageError(f"--class names the label {int(label)} twice: {found[int(label)]!r} and {name!r}")
+        found[int(label)] = name
     return found
 
 

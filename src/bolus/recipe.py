@@ -85,7 +85,7 @@ class ObjectiveSpec(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     kind: str
-    weight: float = 1.0
+    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     head: str | None = None  # objectives of a kind that name the same head share it
 
     @property
@@ -102,7 +102,7 @@ class CombinerSpec(_Spec):
 
     kind: Literal["sum", "mean", "pcgrad", "grad_mitigator", "torchjd"] = "sum"
     scope: Literal["encoder", "features"] = "encoder"  # reconciled in the encoder's parameters, or at its features
-    rate: float = Field(0.01, ge=0, le=1)  # grad_mitigator: of the goals' moving average
+    rate: float = Field(0.01, ge=0, le=1)  # grad_mitigator: of the goals' moving average (scope features: a batch)
     aggregator: str | None = None  # torchjd: its name, such as MGDA
     parameters: dict[str, Any] = {}  # torchjd: the aggregator's own
     conflict_steps: int | None = Field(100, ge=1)  # how often conflicts are logged; null: never

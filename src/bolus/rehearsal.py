@@ -74,7 +74,9 @@ def dry_run(
         for step in range(2):
             began = time.perf_counter()
             for number in range(step * spec.accumulate, (step + 1) * spec.accumulate):
-                training_step(model, loader, loader.fetch(number), recipe, 0.0)
+                # As in the run, the first step looks at conflicts, which takes most memory.
+                observe = step == 0 and recipe.combiner.conflict_steps is not None
+                training_step(model, loader, loader.fetch(number), recipe, 0.0, observe=observe)
             apply_gradients(model, spec.clip).item()  # .item() waits for the device
             seconds.append(time.perf_counter() - began)
     total = total_steps(recipe, loader)

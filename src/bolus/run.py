@@ -195,6 +195,13 @@ class Run:
         kept = [line for line in self.metrics() if line["step"] <= step]
         write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
 
+    def since_health(self, kind: str) -> list[dict[str, Any]]:
+        """The lines of a kind since the run last looked at its health."""
+        found: list[dict[str, Any]] = []
+        for line in self.metrics():
+            found = [] if line["kind"] == "health" else [*found, line] if line["kind"] == kind else found
+        return found
+
     def card(self) -> str:
         """What a person should know before using the encoder, as Markdown."""
         record, recipe = self.record, self.recipe

@@ -86,6 +86,7 @@ def pretrain(
     loader = build_loader(samples.cohort, samples, store, recipe, model.needs, state)
 
     step, spent, warnings = 0, 0.0, []
+    looked: list[dict[str, Any]] = []  # at conflicts, since the last look at the run's health
     facts = {
         "num_training_samples": len(loader.positions),
         "data_hash": data_hash(samples.cohort, loader),
@@ -112,6 +113,7 @@ def pretrain(
             ancestors = lineage_of(Path(recipe.encoder.backbone)) if recipe.encoder.pretrained else []
             run.create(cohort, recipe, store.quarantined, {**facts, "ancestors": ancestors})
         run.rewind(step)
+        looked = run.since_health("conflicts")
 
     total, steps_per_epoch = total_steps(recipe, loader), loader.batches_per_epoch / spec.accumulate
     peak = peak_lr(recipe.optimizer, recipe.sampling.batch_size * spec.accumulate)
@@ -119,7 +121,6 @@ def pretrain(
     batches = loader.iterate(step * spec.accumulate, total * spec.accumulate)
     began = saved = time.monotonic()
     window, stopped = Window(), False
-    conflicts: list[dict[str, Any]] = []  # since the last look at the run's health
     hours = spec.max_hours if spec.max_hours is not None else math.inf
 
     with explain_memory(recipe), Meter(recipe.name, total, done=step, quiet=quiet) as meter:
@@ -156,11 +157,11 @@ def pretrain(
                 speed, wait = line["images_per_second"], 100 * line["data_wait"]
                 meter.update(step, f"loss {line['loss']:.4f}, {speed:.0f} images/s, data wait {wait:.1f} %")
             if model.combiner.conflicts is not None and state.is_main_process:
-                conflicts.append(model.combiner.conflicts.to_json())
-                run.append({"kind": "conflicts", "step": step, **conflicts[-1]})
+                looked.append(model.combiner.conflicts.to_json())
+                run.append({"kind": "conflicts", "step": step, **looked[-1]})
             if looks and state.is_main_process:
-                findings = [*watch(model.encoder, store, samples, recipe), *weigh_conflicts(conflicts)]
-                conflicts = []
+                findings = [*watch(model.encoder, store, samples, recipe), *weigh_conflicts(looked)]
+                looked = []
                 run.append({"kind": "health", "step": step, "findings": [finding.to_json() for finding in findings]})
                 for finding in findings:
                     meter.say(("  " if finding.good else "! ") + finding.sentence)
@@ -225,6 +226,7 @@ def training_step(
         },
         seed=whole.seed,
         observe=observe,
+        loss_scale=model.scaler.get_scale(),
     )
     values = {name: loss.value.detach() for name, loss in losses.items()}
     counts = {name: {"anchors": loss.num_anchors, **loss.counts} for name, loss in losses.items()}
@@ -234,7 +236,7 @@ def training_step(
 def apply_gradients(model: Model, clip: float | None) -> Tensor:
     """Reconcile, unscale, clip and step; returns the norm of the whole gradient before clipping."""
     scale = model.scaler.get_scale()
-    model.combiner.reconcile(loss_scale=scale)
+    model.combiner.reconcile()
     model.scaler.unscale_(model.optimizer)
     gradients = [parameter.grad for parameter in model.combiner.parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
@@ -258,7 +260,12 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
         widths = [f"objectives.{name}.width" for name, spec in recipe.objectives.items() if spec.kind == "varcov"]
         clips = recipe.images.unit == "clip"
         frames = ["images.frames"] if clips else []
-        keys = ["sampling.batch_size", "images.size", *frames, *widths, "training.precision=bf16"]
+        anchors = [f"objectives.{n}.anchors" for n, spec in recipe.objectives.items() if spec.kind == "pixel_contrast"]
+        keys = ["sampling.batch_size", "images.size", *frames, *widths, *anchors, "training.precision=bf16"]
+        if len(recipe.objectives) > 1:
+            apart = recipe.combiner.kind != "sum" and recipe.combiner.scope == "encoder"
+            keys += ["combiner.scope=features"] if apart else []
+            keys += ["combiner.conflict_steps=null"] if recipe.combiner.conflict_steps is not None else []
         shape = f"{recipe.sampling.batch_size} samples x {recipe.images.views} views"
         shape += f" x {recipe.images.frames} frames" if clips else ""
         raise OutOfMemoryError(

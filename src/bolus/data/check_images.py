@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bolus.data.check_masks import look_at_masks
 from bolus.data.check_pixels import look_at_pixels
 from bolus.data.check_report import Finding, Severity, frames_in_words
 from bolus.data.cohort import Cohort
@@ -29,13 +30,13 @@ def look_at_images(
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, tuple[float, float]]]:
-    """Read every image once, see `look_at_pixels`, and append to `findings`.
+    """Read every image once, see `look_at_pixels`, and the masks beside them, and append to `findings`.
 
     Returns:
         The record of each modality (see `CheckReport`), and the cohort's ranges with those that it lacked.
     """
     looks = look_at_pixels(cohort, workers=workers, on_progress=on_progress)
-    findings += _unreadable(looks) + _clip_files(looks)
+    findings += _unreadable(looks) + _clip_files(looks) + look_at_masks(cohort, looks)
     seen = pd.DataFrame([look for look in looks if not look["reason"]])
     ranges, modalities = dict(cohort.spec.ranges), []
     if len(seen):

@@ -42,7 +42,8 @@ def look_at_pixels(
 
     Returns:
         `row`; `reason`, why it cannot be used, else empty; `frames`, how many the row stands for; `lost`, why some of
-        them cannot be read, else empty; and what `_measure` says, where there is no reason.
+        them cannot be read, else empty; and, where there is no reason, `height`, `width` (of the first frame) and what
+        `_measure` says.
     """
     modality, ranges, clips = cohort.modality, cohort.spec.ranges, rows_are_files(cohort)
     files: dict[int, list[int]] = {}
@@ -98,7 +99,8 @@ def _look_at_frame(path: Path, image: Image | BolusError, stated: Stated) -> Loo
             raise image
         if image.array.ndim != 3:
             raise ImageError(f"expected one frame, found {image.array.shape[1]}: {ONE_FRAME}")
-        return {"reason": "", "frames": 1, "lost": "", **_measure(image, stated)}
+        height, width = image.array.shape[-2:]
+        return {"reason": "", "frames": 1, "lost": "", "height": height, "width": width, **_measure(image, stated)}
     except BolusError as error:
         return _unusable(reason_without_name(error, path))
 

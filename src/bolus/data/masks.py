@@ -143,6 +143,20 @@ def from_square(scores: Tensor, shape: tuple[int, int], *, fit: Fit) -> IntArray
     return labels if scores.ndim == 4 else labels[0]
 
 
+def kept_part(shape: tuple[int, int], *, fit: Fit) -> tuple[slice, slice]:
+    """The rows and columns of an image that its square has: all of them, unless `fit` crops.
+
+    Raises:
+        UsageError: an unknown fit.
+
+    Example:
+        >>> kept_part((4, 8), fit="crop"), kept_part((4, 8), fit="pad")
+        ((slice(0, 4, None), slice(2, 6, None)), (slice(0, 4, None), slice(0, 8, None)))
+    """
+    rows, columns = (_placing(length, shape, fit) for length in shape)
+    return rows.image, columns.image
+
+
 class _Placing(NamedTuple):
     """Along one axis, before resampling: the square's length, and the part that image and square share, in each."""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import numpy.typing as npt
 
 from bolus.data.image import Image, check_frame, own_range
 from bolus.errors import ImageError
@@ -42,14 +45,58 @@ def read_nifti(path: Path, *, frame: int | None = None) -> Image:
         >>> image.array.shape, image.spacing, image.array[0, 0, 0, 0]
         ((1, 2, 3, 4), (5.0, 1.0, 1.0), np.float32(22.0))
     """
+    with _opened(path) as volume:
+        return _axial(volume, frame)
+
+
+def read_affine(path: Path) -> npt.NDArray[np.float64]:
+    """Where the voxels of a NIfTI file lie, once turned to the closest anatomical axes; only the header is read.
+
+    Two files with one such affine, and voxels of one number along each axis, lie on each other as `read_nifti` reads
+    them, whatever the order of axes in either file. Without an orientation in the header it is the assumed one.
+
+    Args:
+        path: a NIfTI file.
+
+    Returns:
+        float64 `[4, 4]`, from (x, y, z, 1) of the closest canonical (RAS) image to mm.
+
+    Raises:
+        ValueError: a damaged header; a degenerate affine gives NaN.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     volume = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.diag([-1, 1, 5, 1]))
+        ...     nibabel.save(volume, Path(folder) / "a.nii")
+        ...     read_affine(Path(folder) / "a.nii")[0].tolist()
+        [1.0, 0.0, 0.0, -3.0]
+    """
+    with _opened(path) as volume:
+        shape = (*volume.shape, 1, 1)[:3]
+        affine = np.asarray(volume.affine, np.float64)
+        orientation = nibabel.io_orientation(affine)
+        if np.isnan(orientation).any():
+            return np.full((4, 4), np.nan)
+        found: npt.NDArray[np.float64] = affine @ nibabel.orientations.inv_ornt_aff(orientation, shape)
+        found[:3] *= _to_mm(volume.header)
+        return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The volume in a file, whose voxels are not read yet."""
     with path.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as stream:
         second = stream.read(8)[4:] == b"n+2\0"
         stream.seek(0)
         version = nibabel.Nifti2Image if second else nibabel.Nifti1Image
-        volume = version.from_file_map({"image": nibabel.FileHolder(fileobj=stream)}, mmap=False)
-        return _axial(volume, frame)
+        yield version.from_file_map({"image": nibabel.FileHolder(fileobj=stream)}, mmap=False)
+
+
+def _to_mm(header: Any) -> float:
+    return {"meter": 1000.0, "micron": 0.001}.get(header.get_xyzt_units()[0], 1.0)
 
 
 def _axial(volume: Any, frame: int | None) -> Image:
@@ -73,7 +120,7 @@ def _axial(volume: Any, frame: int | None) -> Image:
     ras = nibabel.apply_orientation(voxels.reshape((*voxels.shape, 1, 1)[:3]), orientation)
     array = np.ascontiguousarray(ras[::-1, ::-1].transpose(2, 1, 0), dtype=np.float32)[None]
     header = volume.header
-    factor = {"meter": 1000.0, "micron": 0.001}.get(header.get_xyzt_units()[0], 1.0)
+    factor = _to_mm(header)
     zooms = (*(float(zoom) * factor for zoom in header.get_zooms()[:3]), math.nan, math.nan)[:3]
     spacing: tuple[float, ...] = tuple(zooms[stored[axis]] or math.nan for axis in (2, 1, 0))
     notes = []

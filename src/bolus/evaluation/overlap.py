@@ -1,7 +1,7 @@
 """How well a predicted segmentation of a volume lies on the true one: Dice and the distance between surfaces.
 
-Classes are numbered from 0, which is the background and never scored. A class that a volume does not have has no
-value (NaN) there, rather than a perfect one.
+Classes are numbered from 0, which is the background and never scored. Where the truth of a volume lacks a class, the
+class has no value (NaN) there, whatever was predicted: every prediction is scored on the same volumes.
 """
 
 from __future__ import annotations
@@ -23,30 +23,35 @@ Labels = npt.NDArray[Any]
 def volume_dice(predicted: Labels, truth: Labels, num_classes: int) -> FloatArray:
     """Dice of each foreground class over a whole volume, `2 |P and T| / (|P| + |T|)` in voxels.
 
+    Where the truth lacks a class, Dice would be 0 or undefined by a single voxel of the prediction, so it is undefined
+    there; whoever reports it should count the volumes in which such a class was predicted.
+
     Args:
         predicted: integers 0..K-1, `[T, H, W]` or `[H, W]`.
         truth: likewise, of the same shape.
         num_classes: K, with the background.
 
     Returns:
-        float64 `[K - 1]` of classes 1..K-1: NaN where neither has the class, 0 where only one has it.
+        float64 `[K - 1]` of classes 1..K-1: NaN where the truth lacks the class, 0 where only the truth has it.
 
     Raises:
         UsageError: two shapes, or labels outside 0..K-1.
 
     Example:
-        >>> volume_dice(np.array([[[0, 1, 1]]]), np.array([[[0, 0, 1]]]), 3)
+        >>> volume_dice(np.array([[[2, 1, 1]]]), np.array([[[0, 0, 1]]]), 3)
         array([0.66666667,        nan])
     """
     both, sizes = _count(predicted, truth, num_classes)
-    return _ratio(both, sizes)
+    there = np.bincount(truth.astype(np.int64).ravel(), minlength=num_classes)[1:] > 0
+    return np.where(there, _ratio(both, sizes), np.nan)
 
 
 def pooled_dice(predicted: Sequence[Labels], truth: Sequence[Labels], num_classes: int) -> float:
     """Dice over all voxels of all volumes together, class by class, then the mean over the foreground classes.
 
-    The evaluation of PCL's published code; large organs and long volumes weigh more than in `volume_dice`. The mean
-    passes over classes that no volume has, true or predicted.
+    The evaluation of PCL's published code; large organs and long volumes weigh more than in `volume_dice`, and voxels
+    of a class that the truth of a volume lacks count against it. The mean passes over classes that no volume has, true
+    or predicted.
 
     Args:
         predicted: volumes of integers 0..K-1, `[T, H, W]` or `[H, W]` each, of any sizes.

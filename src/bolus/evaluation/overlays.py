@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TRUTH = (0, 200, 80)  # green
-PREDICTED = (255, 60, 200)  # pink
-BOTH = (255, 255, 255)
+# Blue and orange are told apart by the colour-blind too; class after class takes the next tone, then the first again.
+TRUTH = ((86, 180, 233), (0, 114, 178), (190, 225, 255), (60, 90, 220))
+PREDICTED = ((230, 159, 0), (213, 94, 0), (255, 220, 150), (160, 80, 20))
+BOTH = (255, 255, 255)  # of one class
 ENLARGED = 4  # screen pixels for one of the image, so that an outline does not hide what it is about
 
 
 def draw_overlay(image: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.uint8]:
-    """The image in grey with the outlines of every class: truth green, prediction pink, both white.
+    """The image in grey with the outlines of every class: truth in blue, prediction in orange, white where they agree.
+
+    Each class has a tone of its own of either; they come again after four.
 
     Args:
         image: `[C, H, W]` in [0, 1]; channels are averaged.
@@ -30,18 +33,25 @@ def draw_overlay(image: NDArray[Any], truth: NDArray[Any], predicted: NDArray[An
     >>> picture.shape, picture[4, 4].tolist(), picture[8, 8].tolist()
     ((16, 16, 3), [255, 255, 255], [0, 0, 0])
     """
-    grey = np.repeat(np.repeat(np.asarray(image).mean(0), ENLARGED, 0), ENLARGED, 1)
+    grey = enlarged(np.asarray(image).mean(0))
     picture = np.repeat((255 * grey.clip(0, 1)).round().astype(np.uint8)[..., None], 3, axis=2)
     of_truth, of_prediction = outline(truth), outline(predicted)
-    picture[of_truth] = TRUTH
-    picture[of_prediction] = PREDICTED
-    picture[of_truth & of_prediction] = BOTH
+    for labels, here, tones in ((truth, of_truth, TRUTH), (predicted, of_prediction, PREDICTED)):
+        large = enlarged(labels)
+        for label in np.unique(labels[labels > 0]):
+            picture[here & (large == label)] = tones[(int(label) - 1) % len(tones)]
+    picture[of_truth & of_prediction & (enlarged(truth) == enlarged(predicted))] = BOTH
     return picture
+
+
+def enlarged(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Each pixel as a square of pixels, `[4 H, 4 W]`."""
+    return np.repeat(np.repeat(pixels, ENLARGED, 0), ENLARGED, 1)
 
 
 def outline(labels: NDArray[Any]) -> NDArray[np.bool_]:
     """Where the enlarged label map has a foreground pixel next to another class, bool `[4 H, 4 W]`."""
-    large = np.repeat(np.repeat(labels, ENLARGED, 0), ENLARGED, 1)
+    large = enlarged(labels)
     framed = np.pad(large, 1)
     height, width = large.shape
     differs = np.zeros(large.shape, np.bool_)

@@ -70,7 +70,9 @@ def prepare(
     size: int | None = None,
     cache: Path | None = None,
 ) -> Prepared[Asked]:
-    """Open both, and refuse what cannot be judged before an image is read.
+    """Open both, and refuse what cannot be judged: first an encoder that saw these patients, then what `ask` refuses.
+
+    `ask` may read files of the cohort (as for masks); images are read into the cache after that.
 
     Args:
         source: run folder, encoder folder or hub name.
@@ -86,8 +88,8 @@ def prepare(
     """
     judged = open_encoder(source, size=size)
     samples = samples_of(judged, Cohort.open(cohort))
-    asked = ask(samples)
     refuse_seen_patients(judged, samples.cohort)
+    asked = ask(samples)
     notes = []
     if not judged.lineage:
         notes.append(f"{judged.name}: which patients it was trained on is not known here, so overlap was not checked.")

@@ -7,8 +7,9 @@ each; what is judged is whole test volumes, beside the same network with random 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bolus.data.batch import seed_for
+from bolus.data.cache import ImageStore
 from bolus.data.cohort import Cohort
 from bolus.data.masks import to_square
 from bolus.data.samples import Samples
 from bolus.errors import EvaluationError, UsageError
-from bolus.evaluation.annotation import Annotations, Volume, find_volumes, read_annotations
+from bolus.evaluation.annotation import Annotations, check_classes, read_annotations, why_without
 from bolus.evaluation.judging import PROBES_BY_DEFAULT, evaluation_folder
 from bolus.evaluation.metrics import IntArray
 from bolus.evaluation.overlays import draw_overlay
 from bolus.evaluation.preparation import Prepared, encoders_of, prepare
 from bolus.evaluation.results import Result, write_results
-from bolus.evaluation.segmenter import Segmenter, SegmentSpec, draw_patients, fit_segmenter
+from bolus.evaluation.segment_notes import classes_invented, classes_not_drawn, count, notes_on_data
+from bolus.evaluation.segmenter import SegmentSpec, draw_labelled, fit_segmenter
+from bolus.evaluation.stacks import Volume, find_volumes
 from bolus.evaluation.verdict import verdict_of
-from bolus.evaluation.volume_scores import Key, VolumeScores, predict_volume, results_of, score_volumes
+from bolus.evaluation.volume_scores import Key, VolumeScores, results_of, score_volumes, tabulate_scores
 from bolus.progress import Meter
 
 TARGET = "mask"
@@ -42,7 +46,7 @@ class Segmentation:
     Args:
         results: of task `segment`: target `mask` (mean over classes) and, of several classes, `mask=CLASS`.
         volumes: a line for each number of labelled patients, repeat, encoder, test volume and class: `row` of the
-            table (from 1) of its first slice, `dice`, `hd95`.
+            table (from 1) of its first slice, `dice`, and the distance, named as its metric.
         folder: where results, volumes, notes and overlays were written.
         notes: what a reader must know, in sentences.
     """
@@ -66,7 +70,7 @@ class Segmentation:
                 lines.append(f"{result.labelled_patients:>8}  {result.encoder:<28}{value} [{low}, {high}]")
         most = max(each.labelled_patients or 0 for each in main)
         chosen = next(each for each in main if each.baseline and each.labelled_patients == most)
-        return "\n".join([*lines, f"{TARGET}, {most} labelled patients: {verdict_of(chosen)}"])
+        return "\n".join([*lines, f"{TARGET}, {count(most, 'labelled patient')}: {verdict_of(chosen)}"])
 
 
 def evaluate_segment(
@@ -90,10 +94,10 @@ def evaluate_segment(
 
     Training slices are those of M training patients with masks (all their slices that have one); draws are nested in M,
     and every encoder is trained on the same patients, batches and views. Test volumes are `find_volumes`'. Each
-    class's 3-D Dice and 95 % Hausdorff distance (`hd95_mm` where every file of every test volume says its spacing, else
-    `hd95_voxels`) are averaged over the classes that a volume has, then over volumes and repeats; `dice_pcl` pools all
-    voxels of all volumes, as PCL's code does. The last weights are taken: nothing is chosen, and validation
-    patients are not used.
+    class's 3-D Dice and 95 % Hausdorff distance (`hd95_mm` where the spacing of every test volume is known, else
+    `hd95_voxels`) are averaged over the classes that the truth of a volume has (for the distance, that the prediction
+    has too), then over volumes and repeats; `dice_pcl` pools all voxels of all volumes, as PCL's code does. The last
+    weights are taken: nothing is chosen, and validation patients are not used.
 
     Args:
         source: run folder, encoder folder or hub name; of single images.
@@ -114,14 +118,17 @@ def evaluate_segment(
         quiet: show no progress.
 
     Raises:
-        EvaluationError: no role mask, an encoder of clips, fewer training patients with masks than the largest M, or no
-            test volume.
-        CohortError: masks that cannot be used, with their rows (see `read_annotations`).
+        EvaluationError: no role mask, an encoder of clips, fewer training patients with masks than the largest M, no
+            test volume, or a training whose loss is not finite, with its encoder, M, draw and step.
+        CohortError: masks that cannot be used, or slices without a place in their volume, with their rows (see
+            `read_annotations`, `find_volumes`).
         LeakageError: the encoder was trained on validation or test patients of the cohort.
-        UsageError: numbers out of range, another target, or a size for an encoder that states its own.
+        UsageError: numbers out of range, another target or classes that cannot be, before anything is read; or a size
+            for an encoder that states its own.
         EncoderError: the encoder cannot be opened.
     """
-    spec, numbers = spec or SegmentSpec(), _check_call(target, labelled, repeats, draws, overlays)
+    spec, numbers = spec or SegmentSpec(), _check_call(target, labelled, repeats, draws, overlays, seed)
+    check_classes(classes)
 
     def ask(samples: Samples) -> Annotations:
         if samples.unit == "clip":
@@ -141,16 +148,25 @@ def evaluate_segment(
     num_labelled = len(np.unique(patients[training]))
     encoders = encoders_of(judged, source, seed)
     folder = evaluation_folder(out, judged, cohort, f"segment-{TARGET}", PROBES_BY_DEFAULT)
-    squares = _Squares(annotations, prepared)
+    squares, fit = _Squares(annotations, prepared), store.preprocessing.fit
     scores: dict[Key, list[VolumeScores]] = {(name, number): [] for number in numbers for name in encoders}
+    drawn = dict[tuple[int, int], IntArray]()
     tables, pictures = [], list[tuple[str, NDArray[np.uint8]]]()
     first = cohort.origin[[volume.rows[0] for volume in volumes]] + 1
+    distance = "hd95_mm" if in_mm else "hd95_voxels"
+
+    def draw(number: int, predicted: IntArray) -> None:
+        if number < overlays:
+            picture = _draw(store, volumes[number], predicted)
+            pictures.append((f"overlay-row{first[number]}.png", picture))
+
     with Meter("training segmenters, step", len(scores) * repeats * spec.steps, quiet=quiet) as meter:
-        for number in numbers:
-            for repeat in range(repeats):
-                chosen = draw_patients(patients[training], number, seed=seed, repeat=repeat)
-                rows = training[np.isin(patients[training], chosen)]
-                for name, encoder in encoders.items():
+        for number, repeat in product(numbers, range(repeats)):
+            chosen = draw_labelled(patients[training], number, seed=seed, repeat=repeat)
+            drawn[number, repeat] = rows = training[np.isin(patients[training], chosen)]
+            for name, encoder in encoders.items():
+                where = f"{name}, {count(number, 'labelled patient')}, draw {repeat + 1}"
+                try:
                     trained = fit_segmenter(
                         encoder,
                         store,
@@ -160,14 +176,15 @@ def evaluate_segment(
                         num_classes=annotations.num_classes,
                         spec=spec,
                         seed=seed_for(seed, "segment", repeat),
-                        on_step=_counter(meter, f"{name}, {number} labelled patients, draw {repeat + 1}"),
+                        on_step=_counter(meter, where),
                     )
-                    found = score_volumes(trained, volumes, in_mm=in_mm)
-                    scores[name, number].append(found)
-                    about: dict[str, int | str] = {"labelled_patients": number, "repeat": repeat, "encoder": name}
-                    tables.append(_tabulate(found, first, annotations.names, about))
-                    if (number, repeat, name) == (numbers[-1], 0, next(iter(encoders))):
-                        pictures = _draw(trained, volumes[:overlays], first)
+                except EvaluationError as error:
+                    raise EvaluationError(f"{where}: {error}") from error
+                shown = (number, repeat, name) == (numbers[-1], 0, next(iter(encoders)))
+                found = score_volumes(trained, volumes, in_mm=in_mm, on_volume=draw if shown else None)
+                scores[name, number].append(found)
+                about: dict[str, int | str] = {"labelled_patients": number, "repeat": repeat, "encoder": name}
+                tables.append(tabulate_scores(found, first, annotations.names, about, distance))
     blank = Result(
         "segment", TARGET, "dice", np.nan, np.nan, np.nan, 0, 0,
         seed=seed, split_hash=cohort.split_hash, probe="finetune" if spec.whole else "frozen",
@@ -178,12 +195,13 @@ def evaluate_segment(
         annotations.names,
         blank,
         judged=next(iter(encoders)),
-        distance="hd95_mm" if in_mm else "hd95_voxels",
+        distance=distance,
         num_labelled=num_labelled,
         draws=draws,
         recipe_hash=prepared.recipe_hash,
     )
-    notes = [*_said(annotations, volumes, num_labelled, numbers, spec), *notes, *prepared.notes]
+    said = notes_on_data(annotations, volumes, num_labelled, numbers, spec, fit)
+    notes = [*said, *classes_not_drawn(annotations, drawn), *classes_invented(scores), *notes, *prepared.notes]
     evaluation = Segmentation(results, pd.concat(tables, ignore_index=True), folder, notes)
     _write(evaluation, pictures)
     return evaluation
@@ -210,16 +228,28 @@ def _counter(meter: Meter, note: str) -> Callable[[int], None]:
     return lambda done: meter.update(before + done, note)
 
 
-def _check_call(target: str, labelled: Sequence[int], repeats: int, draws: int, overlays: int) -> list[int]:
+def _check_call(target: str, labelled: Sequence[int], repeats: int, draws: int, overlays: int, seed: int) -> list[int]:
     """The numbers of labelled patients, ascending; a wrong call is found here, before hours of training."""
     if target != TARGET:
         raise UsageError(f"segment is about the role mask: expected the target {TARGET!r}, found {target!r}")
-    if not labelled or not all(number == int(number) >= 1 for number in labelled):
-        raise UsageError(f"labelled: expected numbers of training patients, each at least 1; found {tuple(labelled)}")
-    for name, value, least in (("repeats", repeats, 1), ("draws", draws, 1), ("overlays", overlays, 0)):
-        if value < least:
-            raise UsageError(f"segment: {name} must be at least {least}, found {value}")
+    many = isinstance(labelled, Iterable) and not isinstance(labelled, str)
+    if not many or not len(labelled) or not all(_is_whole(number) and number >= 1 for number in labelled):
+        raise UsageError(
+            f"labelled: expected numbers of training patients, each at least 1, such as (1, 2, 6); found {labelled!r}"
+        )
+    for name, value, least in (
+        ("repeats", repeats, 1),
+        ("draws", draws, 1),
+        ("overlays", overlays, 0),
+        ("seed", seed, 0),
+    ):
+        if not _is_whole(value) or value < least:
+            raise UsageError(f"segment: {name} must be a whole number, at least {least}; found {value!r}")
     return sorted({int(number) for number in labelled})
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _labelled_rows(cohort: Cohort, annotations: Annotations, readable: NDArray[np.bool_] | None, most: int) -> IntArray:
@@ -231,52 +261,19 @@ def _labelled_rows(cohort: Cohort, annotations: Annotations, readable: NDArray[n
     found = len(np.unique(cohort.encoded("patient")[rows]))
     if found < most:
         raise EvaluationError(
-            f"expected at least {most} training patients with masks, found {found}; ask for fewer labelled patients"
+            f"labelled patients (--labelled-patients): {most} asked for, and {count(found, 'training patient')} "
+            f"{'has' if found == 1 else 'have'} a mask and an image; {why_without(cohort, 'train', rows.tolist())}"
         )
     return rows
 
 
-def _tabulate(
-    scores: VolumeScores, first: IntArray, names: Sequence[str], about: Mapping[str, int | str]
-) -> pd.DataFrame:
-    """One trained segmenter's scores, a line for each volume and class."""
-    columns = {"row": np.repeat(first, len(names)), **about, "class": np.tile(np.array(names, object), len(first))}
-    return pd.DataFrame({**columns, "dice": scores.dice.ravel(), "hd95": scores.hd95.ravel()})
-
-
-def _said(
-    annotations: Annotations, volumes: Sequence[Volume], num_labelled: int, numbers: Sequence[int], spec: SegmentSpec
-) -> list[str]:
-    """What a reader must know of data and training."""
-    people = len({volume.patient for volume in volumes})
-    trained = "encoder and decoder" if spec.whole else "the decoder alone"
-    notes = [
-        f"{num_labelled} training patients have masks; {len(volumes)} test volumes of {people} patients",
-        f"classes: {', '.join(annotations.names)}",
-        f"{trained} learnt for {spec.steps} steps of {spec.batch_size} slices, however many patients were labelled",
-        "nothing was chosen: the last weights are judged, and validation patients are not used",
-    ]
-    unstated = sum(volume.spacing is None for volume in volumes)
-    if unstated:
-        notes.append(
-            f"hd95 is in voxels: the files of {unstated} of {len(volumes)} test volumes do not state row, column and "
-            "slice spacing"
-        )
-    if numbers[-1] == num_labelled:
-        notes.append(f"with {num_labelled} labelled patients all draws are of the same patients")
-    return notes
-
-
-def _draw(segmenter: Segmenter, volumes: Sequence[Volume], first: IntArray) -> list[tuple[str, NDArray[np.uint8]]]:
-    """File names and pictures of the middle slices of these volumes."""
-    pictures, preprocessing = [], segmenter.store.preprocessing
-    for volume, row in zip(volumes, first.tolist(), strict=False):
-        middle = len(volume.rows) // 2
-        image = segmenter.store.gather(volume.rows[middle : middle + 1]).unit()[0].numpy()
-        both = (volume.truth[middle], predict_volume(segmenter, volume)[middle])
-        truth, predicted = (to_square(each, fit=preprocessing.fit, size=image.shape[-1]) for each in both)
-        pictures.append((f"overlay-row{row}.png", draw_overlay(image, truth, predicted)))
-    return pictures
+def _draw(store: ImageStore, volume: Volume, predicted: IntArray) -> NDArray[np.uint8]:
+    """A picture of the middle slice of a volume."""
+    middle = len(volume.rows) // 2
+    image = store.gather(volume.rows[middle : middle + 1]).unit()[0].numpy()
+    both = (volume.truth[middle], predicted[middle])
+    truth, guess = (to_square(each, fit=store.preprocessing.fit, size=image.shape[-1]) for each in both)
+    return draw_overlay(image, truth, guess)
 
 
 def _write(found: Segmentation, pictures: Sequence[tuple[str, NDArray[np.uint8]]]) -> None:

@@ -6,6 +6,7 @@ Dimension letters: N slices, K classes with the background, S the side of the en
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,16 +16,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from bolus.data.augment import augment, augment_labels, plain
+from bolus.data.augment import augment, augment_labels, plain, resolve
 from bolus.data.batch import seed_for
 from bolus.data.cache import ImageStore
 from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.unet import MaskDecoder
-from bolus.errors import EvaluationError, UsageError
+from bolus.errors import EvaluationError, RecipeError, UsageError
 from bolus.evaluation.metrics import IntArray
 from bolus.optimization import build_optimizer, lr_factor
 from bolus.recipe import AugmentSpec, OptimizerSpec, ScheduleSpec
+
+LOWER = "a lower learning rate (SegmentSpec.lr) may help"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class SegmentSpec:
         warmup: share of the steps in which the learning rate rises linearly.
 
     Raises:
-        UsageError: a number that is out of range.
+        UsageError: a number that is out of range or not whole where it must be, or an augmentation that cannot be.
 
     >>> SegmentSpec(steps=0)
     Traceback (most recent call last):
@@ -62,6 +65,16 @@ class SegmentSpec:
     warmup: float = 0.05
 
     def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise UsageError(f"segmentation: {name} must be a whole number, found {value!r}")
+        for name in ("lr", "weight_decay", "warmup"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+                raise UsageError(f"segmentation: {name} must be a number, found {value!r}")
+        if not isinstance(self.augment, AugmentSpec):
+            raise UsageError(f"segmentation: augment must be an AugmentSpec, found {type(self.augment).__name__}")
         least = {"steps": 1, "batch_size": 2, "weight_decay": 0.0, "warmup": 0.0}
         for name, low in least.items():
             if not getattr(self, name) >= low:
@@ -70,6 +83,10 @@ class SegmentSpec:
             raise UsageError(f"segmentation: lr must be above 0, found {self.lr}")
         if not self.warmup < 1:
             raise UsageError(f"segmentation: warmup is a share of the steps, below 1; found {self.warmup}")
+        try:
+            resolve(self.augment)
+        except RecipeError as error:
+            raise UsageError(f"segmentation: {str(error).removeprefix('images.')}") from error
 
 
 @dataclass(eq=False)
@@ -150,7 +167,8 @@ def fit_segmenter(
         on_step: called with the number of steps done.
 
     Raises:
-        EvaluationError: no slice to train on.
+        EvaluationError: no slice to train on; or a loss or weights that are not finite, with the step (an accelerator
+            is asked at the end).
         UsageError: fewer than two classes.
     """
     spec = spec or SegmentSpec()
@@ -175,6 +193,8 @@ def fit_segmenter(
     schedule = ScheduleSpec(kind="cosine", warmup_epochs=spec.warmup)  # all steps are one epoch
     loss_of = mask_loss()
     order = _order(len(chosen), spec.steps * spec.batch_size, seed).reshape(spec.steps, spec.batch_size)
+    never = torch.tensor(spec.steps, device=device)
+    failed = never.clone()  # the first step whose loss is not finite
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed_for(seed, "dropout"))
         for step, batch in enumerate(order):
@@ -186,11 +206,19 @@ def fit_segmenter(
             images = augment(stored, spec.augment, size=size, views=1, seed=view)[0]
             target = augment_labels(masks[batch].to(device), spec.augment, size=size, seed=view)
             loss = loss_of(model.logits(images).float(), target[:, None])
+            failed = torch.where(loss.detach().isfinite(), failed, failed.clamp(max=step))
+            if device.type == "cpu" and failed < never:  # elsewhere to look is to wait
+                break
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if on_step is not None:
                 on_step(step + 1)
+    if failed < never:
+        raise EvaluationError(f"the loss is not finite at step {int(failed) + 1} of {spec.steps}: {LOWER}")
+    weights = [*model.encoder.state_dict().values(), *model.decoder.state_dict().values()]
+    if not all(bool(each.isfinite().all()) for each in weights):
+        raise EvaluationError(f"the weights are not finite after step {spec.steps}, the last one: {LOWER}")
     model.encoder.eval()
     model.decoder.eval()
     return model
@@ -208,7 +236,7 @@ def mask_loss() -> nn.Module:
     return loss
 
 
-def draw_patients(patients: ArrayLike, k: int, *, seed: int, repeat: int) -> NDArray[Any]:
+def draw_labelled(patients: ArrayLike, k: int, *, seed: int, repeat: int) -> NDArray[Any]:
     """Which training patients are labelled: the first k of one permutation for each repeat, so that draws are nested.
 
     Args:
@@ -220,7 +248,7 @@ def draw_patients(patients: ArrayLike, k: int, *, seed: int, repeat: int) -> NDA
     Raises:
         EvaluationError: fewer patients than k.
 
-    >>> draw_patients([4, 4, 7, 9], 2, seed=0, repeat=1).tolist() == draw_patients([9, 7, 4], 3, seed=0,
+    >>> draw_labelled([4, 4, 7, 9], 2, seed=0, repeat=1).tolist() == draw_labelled([9, 7, 4], 3, seed=0,
     ...     repeat=1).tolist()[:2]
     True
     """

@@ -81,15 +81,17 @@ def build_objectives(recipe: Recipe, shape: FeatureShape, table: Table, *, seed:
 
 def _share(objectives: dict[str, Objective], name: str, head: str, heads: dict[str, tuple[str, nn.Module]]) -> None:
     """Give an objective the head of that name, or make its own the one."""
-    own = getattr(objectives[name], "head", None)
-    if not isinstance(own, nn.Module):
-        raise RecipeError(f"objectives.{name}.head: {type(objectives[name]).__name__} has no head to share")
-    first, shared = heads.setdefault(head, (name, own))
-    if repr(own) != repr(shared):  # layers and widths
+    mine = objectives[name]
+    if not mine.shares_head:
+        raise RecipeError(f"objectives.{name}.head: {type(mine).__name__} has no head that others may share")
+    first, shared = heads.setdefault(head, (name, mine.head))
+    if type(mine) is not type(objectives[first]):
+        raise RecipeError(f"objectives.{name}.head: {head!r} is that of objectives.{first}, which is of another kind")
+    if repr(mine.head) != repr(shared):  # layers and widths
         raise RecipeError(
             f"objectives.{name}.head: {head!r} is the head of objectives.{first}, of other layers or widths"
         )
-    objectives[name].head = shared
+    mine.head = shared
 
 
 def resolve_objectives(recipe: Recipe) -> dict[str, ObjectiveSpec]:

@@ -56,6 +56,8 @@ class Contrast(Objective):
         (torch.Size([2, 3, 4]), 6)
     """
 
+    shares_head = True
+
     def __init__(
         self,
         shape: FeatureShape,

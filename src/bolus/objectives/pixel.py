@@ -155,6 +155,7 @@ class PixelContrast(Objective):
     """
 
     branch = "pixel"
+    shares_head = True
 
     def __init__(
         self,
