@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from bolus.data import augment as module
-from bolus.data.augment import PRESETS, augment, plain, resolve, to_unit
+from bolus.data.augment import augment, plain, to_unit
+from bolus.data.presets import PRESETS, resolve
 from bolus.errors import RecipeError, UsageError
 from bolus.recipe import AugmentSpec
 

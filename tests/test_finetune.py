@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from bolus.data.augment import resolve
 from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.presets import resolve
 from bolus.data.samples import Samples
 from bolus.embedding import embed_samples
 from bolus.encoders.backbone import Encoder

@@ -16,7 +16,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bolus.combiner import Combiner
-from bolus.data.augment import resolve as resolve_augment
 from bolus.data.batch import Sampler
 from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.clips import open_samples
@@ -24,6 +23,7 @@ from bolus.data.cohort import Cohort
 from bolus.data.columns import meta_label_problem, require_one_class, sample_columns
 from bolus.data.loading import Loader
 from bolus.data.partners import PartnerIndex
+from bolus.data.presets import resolve as resolve_augment
 from bolus.data.relation import Needs, Relation
 from bolus.data.roles import BIN, NUMBERS, is_role
 from bolus.data.samples import Samples

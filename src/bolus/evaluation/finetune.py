@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from bolus.data.augment import resolve
 from bolus.data.batch import seed_for
 from bolus.data.cache import ImageStore
+from bolus.data.presets import resolve
 from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.folder import save_encoder

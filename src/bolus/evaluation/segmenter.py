@@ -16,9 +16,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from bolus.data.augment import augment, augment_labels, plain, resolve
+from bolus.data.augment import augment, augment_labels, plain
 from bolus.data.batch import seed_for
 from bolus.data.cache import ImageStore
+from bolus.data.presets import resolve
 from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.unet import MaskDecoder

@@ -84,10 +84,12 @@ def _share(objectives: dict[str, Objective], name: str, head: str, heads: dict[s
     mine = objectives[name]
     if not mine.shares_head:
         raise RecipeError(f"objectives.{name}.head: {type(mine).__name__} has no head that others may share")
-    first, shared = heads.setdefault(head, (name, mine.head))
+    own = mine.head
+    assert isinstance(own, nn.Module), "shares_head says that there is one"
+    first, shared = heads.setdefault(head, (name, own))
     if type(mine) is not type(objectives[first]):
         raise RecipeError(f"objectives.{name}.head: {head!r} is that of objectives.{first}, which is of another kind")
-    if repr(mine.head) != repr(shared):  # layers and widths
+    if repr(own) != repr(shared):  # layers and widths
         raise RecipeError(
             f"objectives.{name}.head: {head!r} is the head of objectives.{first}, of other layers or widths"
         )
