@@ -95,6 +95,34 @@ def differences_table(name: str, metrics: tuple[str, ...], by: str) -> str:
     return markdown([by, "difference", "metric", "[95 %]", "as a share", "detectable", "verdict"], rows)
 
 
+def pivot_table(name: str, task: str, column: str, kind: str = "arm") -> str:
+    """Arms, or differences, of one task: a row for each with its target, a column for each value of a key.
+
+    Differences that are decided by several seeds are marked.
+    """
+    lines = [line for line in results_of(name) if kind in line and line["task"] == task]
+    values = list(dict.fromkeys(line[column] for line in lines))
+    rows = []
+    for key in dict.fromkeys((_target(line), line[kind]) for line in lines):
+        mine = {line[column]: line for line in lines if (_target(line), line[kind]) == key}
+        found = []
+        for line in (mine.get(value) for value in values):
+            decided = line is not None and line.get("verdict") == "decided" and line["seeds"] > 1
+            found.append("" if line is None else span(line, "+" * (kind == "difference")) + " *" * decided)
+        rows.append([*key, str(next(iter(mine.values()))["seeds"]), *found])
+    shown = [
+        f"{100 * value:g} % of labels" if column == "fraction" else str(value).replace("_", " ") for value in values
+    ]
+    return markdown(["target", kind, "seeds", *shown], rows)
+
+
+def _target(line: dict[str, Any]) -> str:
+    """What was asked, of whom, with the prevalence and what chance gives where the line says it."""
+    cohort = f"{line['cohort']} " if line.get("cohort") in ("nih1000", "cxr") else ""
+    said = f", {100 * line['prevalence']:.0f} % of {line['num_samples']} positive" if "prevalence" in line else ""
+    return f"{cohort}{line['target']}{said}"
+
+
 def gcl_table() -> str:
     """Dice of every arm, a column for each number of labelled patients."""
     lines = [line for line in results_of("gcl") if "arm" in line and line["metric"] == "dice"]
@@ -227,6 +255,18 @@ def opening_table() -> str:
     return markdown(["rows", "patients", "open and validate", "split", "peak of the process"], rows)
 
 
+def vit_step_table() -> str:
+    """A step of a large vision transformer with and without activation checkpointing."""
+    rows = []
+    for line in read_cells(RESULTS / "vit_step.jsonl"):
+        cell, found = line["cell"], line["result"]
+        what = f"{cell['backbone']}, {cell['size']} px, {cell['precision']} on {cell['device']}"
+        how = "checkpointed" if cell["checkpointing"] else "plain"
+        numbers = [f"{found['gib']:.1f} GiB", f"{found['seconds']:.1f} s"] if "gib" in found else [found["error"], ""]
+        rows.append([what, str(cell["images"]), how, *numbers])
+    return markdown(["step", "images", "activations", "peak", "time"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "opening": opening_table,
     "mlvicx": mlvicx_table,
@@ -239,6 +279,16 @@ TABLES: dict[str, Callable[[], str]] = {
     "gcl": gcl_table,
     "gcl-differences": gcl_differences,
     "gcl-conflicts": conflicts_table,
+    "comprer-phantom": lambda: pivot_table("comprer-phantom", "regress", "metric"),
+    "comprer-phantom-differences": lambda: pivot_table("comprer-phantom", "regress", "metric", "difference"),
+    "comprer-phantom-retrieval": lambda: pivot_table("comprer-phantom", "retrieve", "metric"),
+    "comprer-odir": lambda: pivot_table("comprer-odir", "classify", "fraction"),
+    "comprer-odir-differences": lambda: pivot_table("comprer-odir", "classify", "fraction", "difference"),
+    "comprer-odir-retrieval": lambda: pivot_table("comprer-odir", "retrieve", "metric"),
+    "comprer-chest": lambda: pivot_table("comprer-chest", "classify", "metric"),
+    "comprer-chest-differences": lambda: pivot_table("comprer-chest", "classify", "metric", "difference"),
+    "comprer-chest-site": lambda: pivot_table("comprer-chest", "site", "metric"),
+    "vit_step": vit_step_table,
     "meta_labels": meta_labels_table,
     "meta_labels-filter": filter_table,
     "losses": losses_table,

@@ -25,6 +25,7 @@ LEVELS = [
     ["training"],
     ["demonstration", "rehearsal"],
     ["options"],
+    ["evaluate_command"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -106,6 +106,32 @@ def test_a_score_is_pretrained_on_judged_and_predicted(bolus: Any, tiny_cohort: 
     assert frame["row"].tolist() == list(range(1, 61))
 
 
+def test_an_encoder_is_asked_for_people_groups_visits_and_another_cohort(
+    bolus: Any, tiny_cohort: Path, tmp_path: Path
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other.yaml"
+    keys = ["encoder.backbone=r18w32", "images.size=32", "sampling.batch_size=8", "training.max_steps=1"]
+    found = bolus("pretrain", tiny_cohort, *keys, "--recipe", "comprer_temporal", "--out", run)
+    assert found.code == 0, found.out
+    found = bolus("evaluate", run, tiny_cohort, "--task", "retrieve", "--across", "visit", "--baselines",
+                  run / "encoder")  # fmt: skip
+    assert found.code == 0, found.out
+    assert "visit: earlier to later" in found.out
+    assert re.search(r"^ +\d+ +encoder +[01]\.", found.out, flags=re.MULTILINE)
+    found = bolus("evaluate", run, tiny_cohort, "--target", "sick", "--audit", "--by", "attribute:sex")
+    assert found.code == 0, found.out
+    assert "sick, linear: auroc" in found.out
+    assert "decode:sex" in found.out
+    found = bolus("evaluate", run, tiny_cohort, "--target", "sick", "--horizon", "next", "--probes", "linear")
+    assert found.code == 0, found.out
+    assert "present label" in found.out
+    other.write_text(f"{tiny_cohort.read_text()}namespace: elsewhere\nroot: {tiny_cohort.parent}\n")
+    other.write_text(other.read_text().replace("table.csv", str(tiny_cohort.parent / "table.csv")))
+    found = bolus("evaluate", run, tiny_cohort, "--target", "sick", "--elsewhere", other, "--probes", "linear")
+    assert found.code == 0, found.out
+    assert "sick elsewhere" in found.out
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -143,6 +169,13 @@ def test_a_score_is_pretrained_on_judged_and_predicted(bolus: Any, tiny_cohort: 
         (["evaluate", "nothing", "TABLE", "--target", "x", "--overlays", "1"], 2, "--overlays is for --task segment"),
         (["evaluate", "nothing", "TABLE", "--task", "segment", "--class", "x=a"], 2, "--class expects LABEL=NAME"),
         (["evaluate", "nothing", "absent.csv", "--task", "segment", "--steps", "0"], 2, "steps must be at least 1"),
+        (["evaluate", "nothing", "TABLE", "--task", "retrieve"], 2, "--across is needed"),
+        (["evaluate", "nothing", "TABLE", "--target", "x", "--across", "visit"], 2, "--across is for --task retrieve"),
+        (["evaluate", "nothing", "TABLE", "--target", "x", "--by", "site"], 2, "--by is for --audit"),
+        (["evaluate", "nothing", "TABLE", "--target", "x", "--elsewhere-target", "y"], 2, "is for --elsewhere"),
+        (["evaluate", "nothing", "TABLE", "--target", "x", "--audit", "--horizon", "next"], 2, "leave out"),
+        (["evaluate", "nothing", "TABLE", "--target", "x", "--horizon", "nxt"], 2, "did you mean 'next'"),
+        (["evaluate", "nothing", "TABLE", "--task", "segment", "--baselines", "b"], 2, "not --task segment"),
         (["evaluate", "nothing", "TABLE", "--target", "x", "--probes", "liner"], 2, "did you mean 'linear'"),
         (["evaluate", "nothing", "TABLE", "--target", "x", "--fractions", "0,1"], 2, "fractions above 0"),
         (["evaluate", "nothing", "TABLE", "--target", "x", "--probes", "frozen", "--epochs", "0"], 2, "epochs must be"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -245,4 +246,5 @@ def test_shipped_recipes_build() -> None:
         recipe = Recipe.load(name)
         small = [f"objectives.{key}.width=8" for key, spec in recipe.objectives.items() if spec.kind == "varcov"]
         table = {"score:any": np.arange(5.0)}
-        assert list(build_objectives(recipe.override(small), SHAPE, table, seed=0)) == list(recipe.objectives)
+        shape = replace(SHAPE, inputs={"XR": (1, 32)})
+        assert list(build_objectives(recipe.override(small), shape, table, seed=0)) == list(recipe.objectives)

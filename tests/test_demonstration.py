@@ -8,24 +8,29 @@ import pytest
 
 from bolus import demonstration
 
+SMALL = ("training.epochs=1", "training.health_epochs=null", "images.size=32")
 
-def test_the_demo_leaves_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = ("training.epochs=1", "training.health_epochs=null", "sampling.batch_size=32", "images.size=32")
-    monkeypatch.setattr(demonstration, "OVERRIDES", (*demonstration.OVERRIDES, *small))
+
+@pytest.mark.parametrize("recipe", ["mlvicx", "comprer"])
+def test_the_demo_leaves_what_it_says(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fewer = {"mlvicx": "sampling.batch_size=32", "comprer": "sampling={participants: 8, batch_size: 32}"}
+    small = (*demonstration.OVERRIDES[recipe], *SMALL, fewer[recipe])
+    monkeypatch.setitem(demonstration.OVERRIDES, recipe, small)
     monkeypatch.setattr(demonstration, "NUM_PATIENTS", 60)
     lines: list[str] = []
-    run = demonstration.demonstrate(tmp_path / "demo", say=lines.append)
+    run = demonstration.demonstrate(tmp_path / "demo", recipe=recipe, say=lines.append)
     said = "\n".join(lines)
     assert run.status == "finished"
     assert "disease, linear:" in said
     assert "severity, linear:" in said
+    assert ("visit: earlier to later" in said) == (recipe == "comprer")
     for name in (
         "cohort/table.csv",
         "cohort/truth.csv",
         "check.json",
-        "run/encoder/encoder.json",
+        "run/encoder/encoder.json" if recipe == "mlvicx" else "run/encoder/encoders.json",
         "embeddings.parquet",
     ):
         assert (tmp_path / "demo" / name).exists(), name
     weights = run.record["weights"]
-    assert demonstration.demonstrate(tmp_path / "demo", say=lines.append).record["weights"] == weights
+    assert demonstration.demonstrate(tmp_path / "demo", recipe=recipe, say=lines.append).record["weights"] == weights

@@ -134,6 +134,21 @@ def test_a_frozen_encoder_stays_and_its_head_learns(encoder, pictures):
     assert np.abs(found.predictions[12:] - number[TEST]).mean() < constant
 
 
+@pytest.mark.parametrize("unfrozen", [0, 2])
+def test_an_encoder_of_which_only_a_part_was_pretrained_is_fine_tuned_whole(pictures, unfrozen):
+    encoders = [
+        build_encoder(EncoderSpec(backbone="r18w32", stem_pool=False, unfrozen=blocks), seed=0)
+        for blocks in (None, unfrozen)
+    ]
+    whole, part = (fit(encoder, pictures, spec={"epochs": 2, "whole": True}) for encoder in encoders)
+    assert np.array_equal(whole.predictions, part.predictions)
+    assert part.encoder.spec == whole.encoder.spec
+    for name, tensor in whole.encoder.state_dict().items():
+        assert torch.equal(part.encoder.state_dict()[name], tensor), name
+    assert encoders[1].spec.unfrozen == unfrozen
+    assert not all(parameter.requires_grad for parameter in encoders[1].parameters()), "the one given stays as it was"
+
+
 @pytest.mark.parametrize("spec", [{}, {"whole": True}, {"augment": AugmentSpec(preset="xray")}])
 def test_it_is_a_function_of_its_seed_and_leaves_everything_alone(encoder, pictures, spec):
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}

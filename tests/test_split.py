@@ -9,17 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.checking import _left_out_site
+from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
 from bolus.data.split import (
     fold_patients,
     identifier_text,
+    leave_site_out,
     overlap,
     patient_keys,
     refuse_overlap,
+    site_names,
     split_digest,
     split_patients,
 )
 from bolus.errors import CohortError, LeakageError, UsageError
+from bolus.options import open_cohort
 
 SHARES = {"seed": 0, "val": 0.1, "test": 0.2}
 
@@ -195,3 +199,107 @@ def test_digest_knows_sides_but_not_order():
     moved = np.where(patients == patients[0], "val" if sides[0] != "val" else "test", sides)
     assert split_digest(moved, patients) != digest
     assert split_digest(sides, np.array(["x" + text for text in patients])) != digest
+
+
+SITES = ["north", "south", "east"]
+
+
+def make_sites(patients, seed=1):
+    """A site for each row, mostly that of the patient; some patients have rows at several, some rows none."""
+    rng = np.random.default_rng(seed)
+    home = rng.integers(0, 3, int(np.max(patients.astype(int))) + 1)
+    sites = np.array(SITES, dtype=object)[home[patients.astype(int)]]
+    moved = rng.random(len(patients)) < 0.1
+    sites[moved] = rng.choice(np.array(SITES, dtype=object), moved.sum())
+    sites[rng.random(len(patients)) < 0.1] = None
+    return sites
+
+
+def test_a_site_left_out_is_the_test_with_its_patients_whole():
+    patients = make_patients()
+    sites = make_sites(patients)
+    sides = leave_site_out(patients, sites, site="north", seed=0, val=0.2)
+    of_site = {patient for patient, site in zip(patients, sites, strict=True) if site == "north"}
+    for patient, side in zip(patients, sides, strict=True):
+        assert (side == "test") == (patient in of_site)
+    assert sides_by_patient(sides, patients).map(len).eq(1).all()
+    others = sides_by_patient(sides, patients).map(lambda found: next(iter(found)))
+    others = others[others != "test"]
+    assert abs((others == "val").mean() - 0.2) < 0.05
+    plain = split_patients(patients, seed=0, val=0.2, test=0)
+    np.testing.assert_array_equal(sides[sides != "test"], plain[sides != "test"])  # the others stay where they were
+
+
+def test_sites_left_out_in_turn_test_every_patient_with_a_site():
+    patients = make_patients()
+    sites = make_sites(patients)
+    assert site_names(sites) == sorted(SITES)
+    tested = np.zeros(len(patients), bool)
+    for name in site_names(sites):
+        tested |= leave_site_out(patients, sites, site=name, val=0) == "test"
+    located = set(patients[pd.notna(sites)])
+    np.testing.assert_array_equal(tested, np.isin(patients, list(located)))
+
+
+def test_sites_that_are_numbers_are_compared_as_text():
+    patients, sites = np.array(["a", "b", "c"]), np.array([3.0, 4.0, np.nan])
+    assert leave_site_out(patients, sites, site="3", val=0).tolist() == ["test", "train", "train"]
+
+
+def test_a_site_that_cannot_be_left_out_is_an_error():
+    patients, sites = np.array(["a", "a", "b"]), np.array(["north", "south", "south"])
+    with pytest.raises(CohortError, match="no site 'nort'; did you mean 'north'"):
+        leave_site_out(patients, sites, site="nort")
+    with pytest.raises(CohortError, match="every patient has rows at 'south'"):
+        leave_site_out(patients, sites, site="south")
+    with pytest.raises(CohortError, match=r"all patients left \(1\) fall into validation"):
+        leave_site_out(patients, sites, site="north", val=0.999999)
+
+
+def site_table(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "image": [f"{row}.png" for row in range(8)],
+            "patient": list("aabbccdd"),
+            "site": ["north", "south", "south", "south", "south", "east", "", ""],
+        }
+    )
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    return tmp_path / "table.csv"
+
+
+def test_a_cohort_leaves_a_site_out_and_says_so(tmp_path):
+    table = site_table(tmp_path)
+    cohort = open_cohort(table, [], [], None, ["leave_out_site=north", "val=0", "test=0.999"])  # no share of the test
+    assert cohort.split.tolist() == ["test"] * 2 + ["train"] * 6
+    assert cohort.split_hash == split_digest(cohort.split, cohort.patients)
+    assert cohort.split_hash != Cohort.open(table, split={"leave_out_site": "east", "val": 0}).split_hash
+    assert cohort.split_hash != Cohort.open(table, split={"val": 0, "test": 0}).split_hash
+    cohort.save(tmp_path / "again.yaml")
+    assert Cohort.open(tmp_path / "again.yaml").split_hash == cohort.split_hash
+    found = {finding.kind: finding for finding in _left_out_site(cohort)}
+    assert found["site_left_out"].severity == "note"
+    assert "1 patients are the test; 1 of them have 1 rows at other sites" in found["site_left_out"].message
+    assert found["site_left_out"].rows == (2,)
+    assert found["site_unknown"].severity == "warning"
+    assert found["site_unknown"].rows == (7, 8)
+    assert not _left_out_site(Cohort.open(table))
+
+
+def test_a_site_in_yaml_may_be_a_number(tmp_path):
+    assert SplitSpec(leave_out_site=3).leave_out_site == SplitSpec(leave_out_site=3.0).leave_out_site == "3"
+    with pytest.raises(ValueError, match="valid string"):
+        SplitSpec(leave_out_site=True)
+
+
+def test_opening_a_cohort_refuses_a_site_that_cannot_be_left_out(tmp_path):
+    table = site_table(tmp_path)
+    with pytest.raises(CohortError, match="no site 'nroth'; did you mean 'north'"):
+        Cohort.open(table, split={"leave_out_site": "nroth"})
+    with pytest.raises(CohortError, match="no column has the role site"):
+        Cohort.open(table, roles={"attribute:where": "site"}, split={"leave_out_site": "north"})
+    frame = pd.read_csv(table).assign(split="train")
+    frame.to_csv(table, index=False)
+    with pytest.raises(CohortError, match="fixed split of column 'split' exclude each other"):
+        Cohort.open(table, split={"leave_out_site": "north"})
+    assert Cohort.open(table, roles={"attribute:split": "split"}, split={"leave_out_site": "north"}).split[0] == "test"

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from bolus.embedding import embed as embed
     from bolus.encoders.folder import load_encoder as load_encoder
     from bolus.errors import BolusError as BolusError
+    from bolus.evaluation.audit import evaluate_audit as evaluate_audit
     from bolus.evaluation.change import evaluate_change as evaluate_change
+    from bolus.evaluation.elsewhere import evaluate_elsewhere as evaluate_elsewhere
     from bolus.evaluation.finetune import FinetuneSpec as FinetuneSpec
     from bolus.evaluation.judging import evaluate as evaluate
+    from bolus.evaluation.retrieve import evaluate_retrieve as evaluate_retrieve
+    from bolus.evaluation.retrieve import top_k as top_k
     from bolus.evaluation.segment import evaluate_segment as evaluate_segment
     from bolus.evaluation.segmenter import SegmentSpec as SegmentSpec
     from bolus.gradients import grad_mitigator as grad_mitigator
@@ -50,7 +54,10 @@ _HOMES = {
     "dry_run": "bolus.rehearsal",
     "embed": "bolus.embedding",
     "evaluate": "bolus.evaluation.judging",
+    "evaluate_audit": "bolus.evaluation.audit",
     "evaluate_change": "bolus.evaluation.change",
+    "evaluate_elsewhere": "bolus.evaluation.elsewhere",
+    "evaluate_retrieve": "bolus.evaluation.retrieve",
     "evaluate_segment": "bolus.evaluation.segment",
     "grad_filter": "bolus.objectives.pixel",
     "grad_mitigator": "bolus.gradients",
@@ -62,6 +69,7 @@ _HOMES = {
     "read_image": "bolus.data.readers",
     "score_contrast_loss": "bolus.objectives.score",
     "supremix_loss": "bolus.objectives.supremix",
+    "top_k": "bolus.evaluation.retrieve",
     "varcov_loss": "bolus.objectives.varcov",
 }
 

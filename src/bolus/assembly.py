@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,16 @@ from bolus.data.batch import Sampler
 from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.clips import open_samples
 from bolus.data.cohort import Cohort
-from bolus.data.columns import meta_label_problem, require_one_class, sample_columns
+from bolus.data.columns import TrainingColumns, meta_label_problem, require_one_class, sample_columns
 from bolus.data.loading import Loader
+from bolus.data.participants import ParticipantSampler, combine_codes
 from bolus.data.partners import PartnerIndex
 from bolus.data.presets import resolve as resolve_augment
 from bolus.data.relation import Needs, Relation
 from bolus.data.roles import BIN, NUMBERS, is_role
 from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
-from bolus.encoders.building import build_encoder
+from bolus.encoders.modalities import ModalityEncoders, recipe_encoder
 from bolus.errors import CohortError, RecipeError, suggest
 from bolus.objectives import build_objectives, resolve_objectives
 from bolus.objectives.base import Objective, Table
@@ -43,7 +44,7 @@ AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 class Model:
     """Everything that is trained, and how; `modules` are encoder and objectives by the names checkpoints use."""
 
-    encoder: Encoder
+    encoder: Encoder | ModalityEncoders
     objectives: dict[str, Objective]
     needs: Needs
     modules: dict[str, nn.Module]
@@ -64,21 +65,29 @@ def launched() -> PartialState:
 def build_model(recipe: Recipe, device: torch.device, table: Table) -> Model:
     """Encoder, objectives, optimiser and combiner, all from the recipe, its seed and the training samples' columns.
 
+    Args:
+        recipe: resolved or not.
+        device: where all of it goes.
+        table: `TrainingColumns`, which knows the modalities; plain columns will do where one encoder sees all.
+
     Raises:
         RecipeError, EncoderError: a key that cannot be met.
+        CohortError: an encoder for each modality, and no column says which an image is of.
     """
-    if recipe.encoder.temporal_shift is not None and recipe.images.unit != "clip":
-        raise RecipeError(
-            f"encoder.temporal_shift acts between the frames of clips, and images.unit is {recipe.images.unit}; "
-            "set encoder.temporal_shift=null, or images.unit=clip"
-        )
-    encoder = build_encoder(recipe.encoder, seed=recipe.training.seed).to(device)
-    objectives = build_objectives(recipe, encoder.shape, table, seed=recipe.training.seed)
+    modalities = []
+    if isinstance(table, TrainingColumns):
+        check_modalities(recipe, table.cohort)
+        modalities = table.modalities
+    encoder = recipe_encoder(recipe, modalities).to(device)
+    inputs = {name: (recipe.encoder_of(name).in_channels, recipe.images_of(name).size) for name in modalities}
+    objectives = build_objectives(recipe, replace(encoder.shape, inputs=inputs), table, seed=recipe.training.seed)
     needs = Needs().merge(*(objective.needs for objective in objectives.values()))
     if recipe.images.views < needs.views:
         raise RecipeError(f"images.views: the objectives need {needs.views} views, found {recipe.images.views}")
     if needs.levels and not encoder.shape.levels:
         raise RecipeError(f"an objective reads the encoder's levels, and {recipe.encoder.backbone!r} has none")
+    if needs.pixels and recipe.images.unit == "clip":
+        raise RecipeError("an objective reads the pixels of single images, and images.unit is clip")
     modules: dict[str, nn.Module] = {"encoder": encoder}
     for name, objective in objectives.items():
         modules[f"objective.{name}"] = objective.to(device)
@@ -108,14 +117,54 @@ def resolve(recipe: Recipe) -> Recipe:
     """
     augment = resolve_augment(recipe.images.augment)
     images = recipe.images.model_copy(update={"augment": augment})
-    return recipe.model_copy(update={"images": images, "objectives": resolve_objectives(recipe)})
+    modalities = {
+        name: spec
+        if spec.augment is None
+        else spec.model_copy(update={"augment": resolve_augment(spec.augment, f"modalities.{name}.augment")})
+        for name, spec in recipe.modalities.items()
+    }
+    objectives = resolve_objectives(recipe)
+    return recipe.model_copy(update={"images": images, "modalities": modalities, "objectives": objectives})
+
+
+def check_modalities(recipe: Recipe, cohort: Cohort) -> None:
+    """Raise where the recipe speaks of modalities that the cohort does not have.
+
+    Raises:
+        RecipeError: a name under `modalities` that is no value of the modality column.
+        CohortError: an encoder for each modality, and no such column.
+    """
+    if recipe.encoders == "per_modality" and "modality" not in cohort.roles:
+        raise CohortError(
+            "encoders is per_modality, but no column has the role modality; name it with --role modality=COLUMN, or "
+            "set encoders=shared"
+        )
+    known = sorted(set(cohort.modality.tolist()))
+    for name in recipe.modalities:
+        if name not in known:
+            raise RecipeError(f"modalities: the cohort has no images of modality {name!r}; {suggest(name, known)}")
 
 
 def contract_of(cohort: Cohort, recipe: Recipe) -> Preprocessing:
-    """What the recipe asks of the images, with the ranges that the cohort states."""
+    """What the recipe asks of the images, with the ranges that the cohort states.
+
+    Raises:
+        CohortError: a side to mirror, and no column says which side an image shows.
+    """
     images = recipe.images
+    if images.mirror is not None and "laterality" not in cohort.roles:
+        raise CohortError(
+            f"images.mirror is {images.mirror}, but no column has the role laterality; name it with "
+            "--role laterality=COLUMN, or set images.mirror=null"
+        )
     frames = images.frames if images.unit == "clip" else None
-    return Preprocessing(images.size, recipe.encoder.in_channels, images.fit, cohort.spec.ranges, frames)
+    base = Preprocessing(images.size, recipe.encoder.in_channels, images.fit, {}, frames, images.mirror)
+    modalities = {}
+    for name in sorted(set(cohort.modality.tolist())):
+        own, channels = recipe.images_of(name), recipe.encoder_of(name).in_channels
+        modalities[name] = replace(base, size=own.size, channels=channels, fit=own.fit)
+    differing = {name: each for name, each in modalities.items() if each != base}
+    return replace(base, ranges=cohort.spec.ranges, modalities=differing)
 
 
 def open_images(cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool) -> ImageStore:
@@ -192,15 +241,27 @@ def build_loader(
         if not index.counts().any():
             raise RecipeError(f"no two training samples are related by: {relation.describe()}")
         indexes.append(index)
-    sampler = Sampler(
-        len(positions),
-        batch_size=batch_size,
-        seed=recipe.training.seed,
-        indexes=indexes,
-        partners=recipe.sampling.partners,
-        patients=train["patient"],
-        balance=recipe.sampling.balance,
-    )
+    sampler: Sampler | ParticipantSampler
+    if recipe.sampling.participants is not None:
+        differ = {role for relation in needs.relations for role in relation.differ} - {"sample", "patient"}
+        sampler = ParticipantSampler(
+            len(positions),
+            patients=train["patient"],
+            batch_size=batch_size,
+            participants=recipe.sampling.participants,
+            seed=recipe.training.seed,
+            strata=combine_codes([train[role] for role in sorted(differ)], len(positions)),
+        )
+    else:
+        sampler = Sampler(
+            len(positions),
+            batch_size=batch_size,
+            seed=recipe.training.seed,
+            indexes=indexes,
+            partners=recipe.sampling.partners,
+            patients=train["patient"],
+            balance=recipe.sampling.balance,
+        )
     return Loader(
         samples,
         store,
@@ -212,6 +273,7 @@ def build_loader(
         rank=state.process_index,
         processes=state.num_processes,
         readable=usable,
+        images_of=recipe.images_of,
     )
 
 
@@ -250,6 +312,8 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
     else:
         digest.update(lengths.tobytes())
     digest.update(json.dumps(contract, sort_keys=True).encode())
+    if loader.store.mirrored is not None:
+        digest.update(loader.store.mirrored[rows].tobytes())
     return digest.hexdigest()
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from bolus.errors import BolusError, UsageError
+from bolus.evaluate_command import evaluate
 from bolus.options import (
     CacheOption,
     CohortArgument,
@@ -19,10 +20,9 @@ from bolus.options import (
     RoleOption,
     RootOption,
     SplitOption,
-    numbers,
-    only_for,
+    console,
     open_cohort,
-    segment_arguments,
+    say,
 )
 
 app = typer.Typer(
@@ -33,24 +33,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console()
-
-
-def _say(*lines: str) -> None:
-    """Lines as they are, neither coloured nor broken."""
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="folder to make")] = Path("bolus-demo"),
+    recipe: Annotated[str, typer.Option(help="mlvicx, or comprer")] = "mlvicx",
     seed: Annotated[int, typer.Option(help="of the phantom and the training")] = 0,
 ) -> None:
     """Make a synthetic cohort, check it, pretrain on it, and judge the encoder: a few minutes on a laptop."""
     from bolus.demonstration import demonstrate
 
-    demonstrate(out, seed=seed, say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+    demonstrate(out, recipe=recipe, seed=seed, say=say)
 
 
 @app.command()
@@ -137,101 +131,7 @@ def embed(
         console.print(f"note: {remark}", highlight=False, markup=False, soft_wrap=True)
 
 
-@app.command()
-def evaluate(
-    encoder_or_cohort: Annotated[str, typer.Argument(metavar="[RUN] COHORT", help="run folder, then the cohort")],
-    cohort: Annotated[Path | None, typer.Argument(metavar="", hidden=True)] = None,
-    encoder: Annotated[str | None, typer.Option(help="any encoder instead of a run: folder or hub name")] = None,
-    task: Annotated[
-        str,
-        typer.Option(help="classify, regress, change (of a score within patients), or segment (masks from few labels)"),
-    ] = "classify",
-    target: Annotated[str, typer.Option(help="a label or score, or LABEL=CLASS (not needed for segment)")] = "",
-    fractions: Annotated[
-        str | None, typer.Option(help="shares of the training patients, by commas (default: 1)")
-    ] = None,
-    repeats: Annotated[int, typer.Option(help="draws of each fraction below 1, or of labelled patients")] = 3,
-    probes: Annotated[
-        str | None, typer.Option(help="of linear, knn (default: both), frozen and finetune, which train on images")
-    ] = None,
-    min_patients: Annotated[
-        int | None, typer.Option(help="classify: positive patients that each class needs (default: 20)")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="frozen, finetune: at most (default: 30)")] = None,
-    class_weights: Annotated[str | None, typer.Option(help="frozen, finetune: none (default) or balanced")] = None,
-    tolerance: Annotated[
-        float | None, typer.Option(help="change: differences up to this are stable, in the score's unit (default: 0)")
-    ] = None,
-    higher_is_worse: Annotated[
-        bool | None, typer.Option("--higher-is-worse/--higher-is-better", help="change (default: worse)")
-    ] = None,
-    adjacent_only: Annotated[
-        bool | None, typer.Option("--adjacent-only", help="change: pairs of consecutive visits only")
-    ] = None,
-    labelled_patients: Annotated[
-        str | None,
-        typer.Option(help="segment: numbers of training patients to learn from, by commas (default: 1,2,6,10)"),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="segment: steps of each training (default: 1000)")] = None,
-    overlays: Annotated[
-        int | None,
-        typer.Option(help="segment: pictures of so many test volumes, truth blue, prediction orange (default: 0)"),
-    ] = None,
-    class_: Annotated[
-        list[str], typer.Option("--class", metavar="LABEL=NAME", help="segment: name a class of the masks; repeatable")
-    ] = [],  # noqa: B006
-    seed: Annotated[int, typer.Option(help="of draws, fine-tuning and the random-init twin")] = 0,
-    size: Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="folder (default: in the run)")] = None,
-    role: RoleOption = [],  # noqa: B006
-    missing: MissingOption = [],  # noqa: B006
-    root: RootOption = None,
-    split: SplitOption = [],  # noqa: B006
-    cache: CacheOption = None,
-) -> None:
-    """Judge an encoder on patients it has not seen, beside its random-init twin and the majority class."""
-    from bolus.evaluation.change import evaluate_change
-    from bolus.evaluation.finetune import FinetuneSpec
-    from bolus.evaluation.judging import evaluate as run_evaluate
-    from bolus.evaluation.segment import evaluate_segment
-
-    if encoder is None and cohort is None:
-        raise UsageError("expected a run folder and a cohort, or --encoder NAME and a cohort")
-    if encoder is not None and cohort is not None:
-        raise UsageError("give a run folder or --encoder, not both")
-    if not target and task != "segment":
-        raise UsageError("--target is needed: a label or score of the cohort, or LABEL=CLASS")
-    read_off: dict[str, Any] = {"fractions": fractions, "probes": probes}
-    read_off = only_for("--task classify, regress or change", task != "segment", read_off)
-    shares = numbers(read_off.get("fractions", "1"), "--fractions", float)
-    kinds = [part.strip() for part in read_off.get("probes", "linear,knn").split(",")]
-    training: dict[str, Any] = {"epochs": epochs, "class_weights": class_weights}
-    training = only_for("--task classify or regress", task not in ("segment", "change"), training)
-    change: dict[str, Any] = {"tolerance": tolerance, "higher_is_worse": higher_is_worse}
-    change = only_for("--task change", task == "change", change | {"adjacent_only": adjacent_only})
-    classes = only_for("--task classify", task == "classify", {"min_patients": min_patients})
-    training = only_for("--probes frozen or finetune", bool({"frozen", "finetune"} & set(kinds)), training)
-    segment: dict[str, Any] = {"labelled_patients": labelled_patients, "steps": steps, "overlays": overlays}
-    segment = only_for("--task segment", task == "segment", segment | {"class": class_ or None})
-    segmenting = segment_arguments(segment)
-    table = Path(encoder_or_cohort) if cohort is None else cohort
-    source, opened = encoder or encoder_or_cohort, open_cohort(table, role, missing, root, split)
-    common: dict[str, Any] = {"out": out, "repeats": repeats, "seed": seed, "size": size, "cache": cache}
-    if task == "segment":
-        segmented = evaluate_segment(source, opened, target=target or "mask", **segmenting, **common)
-        _say(segmented.summary(), "", *(f"note: {note}" for note in segmented.notes))
-        drawn = ", volumes and overlays" if overlays else " and volumes"
-        _say(f"wrote results{drawn} to {segmented.folder}")
-        return
-    common |= {"target": target, "probes": kinds, "fractions": shares}
-    if task == "change":
-        found = evaluate_change(source, opened, **change, **common)
-    else:
-        spec = FinetuneSpec(seed=seed, **training)
-        found = run_evaluate(source, opened, task=task, finetune=spec, **classes, **common)
-    for report in found.reports.values():
-        _say(report.summary(), *(f"note: {note}" for note in report.notes), "")
-    _say(*(f"note: {note}" for note in found.notes), f"wrote results, predictions and heads to {found.folder}")
+app.command()(evaluate)
 
 
 @app.command()
@@ -254,8 +154,8 @@ def predict(
     frame = run_predict(
         encoder, open_cohort(cohort, role, missing, root, []), head=head, out=out, size=size, cache=cache
     )
-    _say(f"{int(frame['reason'].isna().sum())} predictions for {len(frame)} rows in {out}")
-    _say(*(f"note: {remark}" for remark in frame.attrs["remarks"]))
+    say(f"{int(frame['reason'].isna().sum())} predictions for {len(frame)} rows in {out}")
+    say(*(f"note: {remark}" for remark in frame.attrs["remarks"]))
 
 
 @app.command()

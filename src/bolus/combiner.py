@@ -187,8 +187,8 @@ class Combiner:
                 self.goals[branch] = torch.tensor(state[branch]["goals"], dtype=torch.float64)
 
     def _separate(self, observe: bool) -> bool:
-        """Whether each objective has a backward pass of its own."""
-        return len(self.heads) > 1 and (observe or self.spec.kind != "sum")
+        """Whether each objective has a backward pass of its own; none needs it where nothing is shared."""
+        return bool(self.shared) and len(self.heads) > 1 and (observe or self.spec.kind != "sum")
 
     def _members(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}

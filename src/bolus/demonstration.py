@@ -10,39 +10,59 @@ from bolus.data.checking import check
 from bolus.data.cohort import Cohort
 from bolus.data.phantom import make_phantom
 from bolus.embedding import embed
+from bolus.errors import UsageError, suggest
 from bolus.evaluation.judging import evaluate
+from bolus.evaluation.retrieve import evaluate_retrieve
 from bolus.recipe import Recipe
 from bolus.run import Run
 from bolus.training import pretrain
 
 NUM_PATIENTS = 200
-# Small enough for two CPU cores: a half-width ResNet-18 at 64 pixels, narrow heads, an optimiser that needs few steps.
-OVERRIDES = (
-    "encoder.backbone=r18w32",
+# Small enough for two CPU cores: small encoders at 64 pixels, narrow heads, an optimiser that needs few steps.
+COMMON = (
     "images.size=64",
     "images.augment.preset=mri",
-    "objectives.global.width=256",
-    "objectives.levels.width=256",
-    "objectives.levels.level_channels=64",
     "optimizer={kind: adamw, lr: 0.001}",
     "schedule={warmup_epochs: 1}",
-    "training.epochs=15",
     "training.health_epochs=5",
 )
+OVERRIDES = {
+    "mlvicx": (
+        "encoder.backbone=r18w32",
+        "objectives.global.width=256",
+        "objectives.levels.width=256",
+        "objectives.levels.level_channels=64",
+        "training.epochs=15",
+    ),
+    "comprer": (
+        "encoder={backbone: vit_tiny}",
+        "sampling={participants: 16, batch_size: 128}",
+        "objectives.reconstruction.channels=64",
+        "training.epochs=20",
+        "training.precision=fp32",
+        "training.activation_checkpointing=false",
+    ),
+}
+USES = {"mlvicx": "without any label", "comprer": "from modality, visit, side, age and severity"}
+ACROSS = {"mlvicx": (), "comprer": ("modality", "laterality", "visit")}
 QUESTIONS = (("classify", "disease"), ("regress", "severity"))
 
 
-def demonstrate(folder: Path, *, seed: int = 0, say: Callable[[str], None] = print) -> Run:
+def demonstrate(folder: Path, *, recipe: str = "mlvicx", seed: int = 0, say: Callable[[str], None] = print) -> Run:
     """Everything a person does with bolus, once, on a phantom.
 
     Args:
         folder: made if absent; an unfinished demo there is gone on with.
+        recipe: `mlvicx`, or `comprer`, which also shows retrieval of the same person.
         seed: of the phantom and the training.
         say: how to print a line.
 
     Raises:
+        UsageError: another recipe.
         BolusError: as its steps do.
     """
+    if recipe not in OVERRIDES:
+        raise UsageError(f"there is no demo of {recipe!r}; {suggest(recipe, OVERRIDES)}")
     began, cache = time.monotonic(), folder / "cache"
     say(f"1. A synthetic cohort with known truth in {folder / 'cohort'} (bolus.make_phantom)")
     cohort_file = folder / "cohort" / "cohort.yaml"
@@ -57,9 +77,9 @@ def demonstrate(folder: Path, *, seed: int = 0, say: Callable[[str], None] = pri
     say(f"   {len(found.errors)} errors, {len(found.warnings)} warnings; written to {folder / 'check.json'}")
     found.write(folder / "check.json")
 
-    recipe = Recipe.load("mlvicx").override([*OVERRIDES, f"training.seed={seed}"])
-    say(f"3. bolus pretrain --recipe mlvicx, {recipe.training.epochs} epochs, without any label")
-    run = pretrain(cohort, recipe=recipe, out=folder / "run", cache=cache, resume=(folder / "run").exists())
+    plan = Recipe.load(recipe).override([*COMMON, *OVERRIDES[recipe], f"training.seed={seed}"])
+    say(f"3. bolus pretrain --recipe {recipe}, {plan.training.epochs} epochs, {USES[recipe]}")
+    run = pretrain(cohort, recipe=plan, out=folder / "run", cache=cache, resume=(folder / "run").exists())
 
     say("4. bolus embed: one vector an image, joined to the table")
     embed(run.folder, cohort, out=folder / "embeddings.parquet", cache=cache)
@@ -70,6 +90,9 @@ def demonstrate(folder: Path, *, seed: int = 0, say: Callable[[str], None] = pri
         for report in evaluation.reports.values():
             for line in report.summary().splitlines():
                 say(f"   {line}")
+    for role in ACROSS[recipe]:
+        for line in evaluate_retrieve(run.folder, cohort, across=role, cache=cache, draws=500).summary().splitlines():
+            say(f"   {line}")
     say(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. {folder} now holds:")
     say("   cohort/               images, table.csv, cohort.yaml, and truth.csv that nothing read")
     say("   check.json            what bolus check found")
@@ -77,5 +100,5 @@ def demonstrate(folder: Path, *, seed: int = 0, say: Callable[[str], None] = pri
     say("   embeddings.parquet    embeddings joined to the table")
     say("\nNext, with your own table:")
     say("   bolus check table.csv --role patient=PATIENT_COLUMN -o cohort.yaml")
-    say("   bolus pretrain cohort.yaml --recipe mlvicx --out runs/a --dry-run")
+    say(f"   bolus pretrain cohort.yaml --recipe {recipe} --out runs/a --dry-run")
     return run

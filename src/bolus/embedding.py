@@ -22,6 +22,8 @@ from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import external_encoder
 from bolus.encoders.folder import lineage_of, load_encoder
+from bolus.encoders.modalities import ModalityEncoders, parts_of
+from bolus.encoders.modality_folder import is_modality_folder, load_encoders
 from bolus.errors import EncoderError, UsageError
 from bolus.run import Run
 
@@ -32,7 +34,7 @@ class Judged:
 
     Args:
         name: for display.
-        encoder: architecture and weights.
+        encoder: architecture and weights; or those of several modalities.
         preprocessing: the input it expects.
         run: where it came from, if it was opened as one.
         lineage: whom it and the encoders it was initialised from were trained on, as `lineage_of` says; empty where
@@ -40,18 +42,18 @@ class Judged:
     """
 
     name: str
-    encoder: Encoder
+    encoder: Encoder | ModalityEncoders
     preprocessing: Preprocessing
     run: Run | None
     lineage: Sequence[Mapping[str, Any]] = ()
 
-    def random_twin(self, seed: int) -> Encoder:
+    def random_twin(self, seed: int) -> Encoder | ModalityEncoders:
         """The same architecture with fresh weights: what the pixels alone give away."""
         return self.encoder.twin(seed=seed)
 
 
 def open_encoder(source: str | Path, *, keep_context: bool = True, size: int | None = None) -> Judged:
-    """A run folder, an encoder folder, or a hub name.
+    """A run folder, an encoder folder, or a hub name; of encoders per modality, the folder of all or of one.
 
     Args:
         source: what to open; a hub name is asked for on the network unless HF_HUB_OFFLINE is set.
@@ -67,17 +69,27 @@ def open_encoder(source: str | Path, *, keep_context: bool = True, size: int | N
         run = Run.open(folder)
         if not run.encoder.is_dir():
             raise EncoderError(f"{folder}: training has not ended; go on with bolus pretrain ... --resume")
-        encoder, contract = load_encoder(run.encoder, keep_context=keep_context)
+        opened = _open_folder(name, run.encoder, keep_context, size)
         # A run from before encoder folders had a lineage still knows its own patients.
-        lineage = lineage_of(run.encoder) or [{"salt": run.record["salt"], "keys": run.record["training_patients"]}]
-        return Judged(name, encoder, _as_stated(folder, contract, size), run, lineage)
-    if (folder / "encoder.json").is_file():
-        encoder, contract = load_encoder(folder, keep_context=keep_context)
-        return Judged(name, encoder, _as_stated(folder, contract, size), None, lineage_of(folder))
+        own = [{"salt": run.record["salt"], "keys": run.record["training_patients"]}]
+        return replace(opened, run=run, lineage=opened.lineage or own)
+    if is_modality_folder(folder) or (folder / "encoder.json").is_file():
+        return _open_folder(name, folder, keep_context, size)
     encoder, contract = external_encoder(str(source))
     fit = cast(Literal["pad", "stretch", "crop"], contract.get("fit", "pad"))
     preprocessing = Preprocessing(size or int(contract.get("size", 224)), encoder.spec.in_channels, fit)
     return Judged(name, encoder, preprocessing, None)
+
+
+def _open_folder(name: str, folder: Path, keep_context: bool, size: int | None) -> Judged:
+    """An encoder folder, or one that holds those of several modalities."""
+    if is_modality_folder(folder):
+        if size is not None:
+            raise UsageError(f"{folder} holds encoders that state their own input size; leave out the size {size}")
+        encoders, preprocessing, lineage = load_encoders(folder, keep_context=keep_context)
+        return Judged(name, encoders, preprocessing, None, lineage)
+    encoder, contract = load_encoder(folder, keep_context=keep_context)
+    return Judged(name, encoder, _as_stated(folder, contract, size), None, lineage_of(folder))
 
 
 def _as_stated(folder: Path, contract: Mapping[str, Any], size: int | None) -> Preprocessing:
@@ -101,7 +113,7 @@ def samples_of(judged: Judged, cohort: Cohort) -> Samples:
 
 
 def embed_samples(
-    encoder: Encoder,
+    encoder: Encoder | ModalityEncoders,
     store: ImageStore,
     samples: Samples,
     positions: npt.NDArray[np.int64],
@@ -119,27 +131,47 @@ def embed_samples(
         batch_size: images, or frames, at a time.
 
     Returns:
-        float32 `[n, D]`.
+        float32 `[n, D]`, in the order of the positions.
+
+    Raises:
+        EncoderError: a modality for which there is no encoder, where each has its own.
     """
-    device, frames = next(encoder.parameters()).device, store.preprocessing.frames
+    frames = store.preprocessing.frames
     assert (frames is not None) == (samples.unit == "clip"), f"{frames} frames of unit {samples.unit}"
-    step = batch_size if frames is None else max(1, batch_size // frames)
     was_training = encoder.training
     encoder.eval()
+    vectors = np.zeros((len(positions), encoder.shape.dim), np.float32)
+    modality = samples.cohort.modality[samples.first_row[positions]]
+    for part, contract, places in parts_of(encoder, store.preprocessing, modality):
+        vectors[places] = _embed_alike(part, contract, store, samples, positions[places], batch_size)
+    encoder.train(was_training)
+    return vectors
+
+
+def _embed_alike(
+    encoder: Encoder,
+    contract: Preprocessing,
+    store: ImageStore,
+    samples: Samples,
+    positions: npt.NDArray[np.int64],
+    batch_size: int,
+) -> npt.NDArray[np.float32]:
+    """Pooled features `[n, D]` of samples that one encoder sees at one size, in evaluation mode."""
+    device, frames, size = next(encoder.parameters()).device, contract.frames, contract.size
+    step = batch_size if frames is None else max(1, batch_size // frames)
     parts = []
     with torch.inference_mode():
         for start in range(0, len(positions), step):
             some = positions[start : start + step]
             mask = None
             if frames is None:
-                images = plain(store.gather(samples.first_row[some]).unit(device), size=store.preprocessing.size)
+                images = plain(store.gather(samples.first_row[some]).unit(device), size=size)
             else:
                 rows, real = pick_frames(samples, some, store.readable, frames)
-                images = plain(store.gather(rows.ravel()).unit(device), size=store.preprocessing.size)
+                images = plain(store.gather(rows.ravel()).unit(device), size=size)
                 images = images.view(len(some), frames, *images.shape[1:]).transpose(1, 2)
                 mask = torch.from_numpy(real).to(device)
             parts.append(encoder(images, frame_mask=mask).pooled.float().cpu().numpy())
-    encoder.train(was_training)
     return np.concatenate(parts) if parts else np.zeros((0, encoder.shape.dim), np.float32)
 
 
@@ -149,9 +181,23 @@ def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> 
     A modality that needs a range and whose name the encoder does not know takes the encoder's only range, where it has
     one and the cohort has one modality; otherwise the range that the cohort states, or the one that covers its images.
     `remarks_on` says so.
+
+    Raises:
+        CohortError: as `build_store`.
+        EncoderError: images of a modality for which there is no encoder, where each modality has its own.
     """
     known = judged.preprocessing.ranges
-    store = build_store(cohort, judged.preprocessing, folder=cache)
+    if isinstance(judged.encoder, ModalityEncoders):
+        unseen = sorted(set(cohort.modality.tolist()) - set(judged.encoder.names))
+        if unseen:
+            names = ", ".join(judged.encoder.names)
+            raise EncoderError(
+                f"{judged.name} has encoders for {names}, and the cohort has images of {', '.join(unseen)}"
+                f"{' (no column has the role modality)' if 'modality' not in cohort.roles else ''}; leave those rows "
+                "out, or open one encoder for all rows: a folder in that of the encoders"
+            )
+    contract = judged.preprocessing.seen_by(cohort.modality)
+    store = build_store(cohort, contract, folder=cache)
     unknown = set(store.preprocessing.ranges) - set(known)
     if len(known) == 1 and len(set(cohort.modality)) == 1:
         (only,) = known.values()
@@ -160,7 +206,7 @@ def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> 
         ranges = {name: cohort.spec.ranges[name] for name in unknown & set(cohort.spec.ranges)}
     if not ranges:
         return store
-    return build_store(cohort, replace(judged.preprocessing, ranges={**known, **ranges}), folder=cache)
+    return build_store(cohort, replace(contract, ranges={**known, **ranges}), folder=cache)
 
 
 def remarks_on(judged: Judged, store: ImageStore) -> list[str]:
@@ -173,6 +219,9 @@ def remarks_on(judged: Judged, store: ImageStore) -> list[str]:
         same = [other for other, values in known.items() if tuple(values) == (low, high)]
         origin = f"the range it knows for {same[0]}" if same else "not a range it was trained with"
         said.append(f"The encoder does not know modality {name!r}: values {low:g} to {high:g} are used, {origin}.")
+    if judged.preprocessing.mirror is not None and store.mirrored is None:
+        side = judged.preprocessing.mirror
+        said.append(f"The encoder expects images of the {side} mirrored; no column has the role laterality: none was.")
     return said
 
 

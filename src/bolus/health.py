@@ -25,9 +25,10 @@ from bolus.data.cohort import Cohort
 from bolus.data.samples import Samples
 from bolus.embedding import embed_samples
 from bolus.encoders.backbone import Encoder
+from bolus.encoders.modalities import ModalityEncoders
 from bolus.errors import RecipeError, suggest
 from bolus.evaluation.metrics import auroc, spearman
-from bolus.recipe import Recipe
+from bolus.recipe import ImagesSpec, Recipe
 
 WATCHED = 1024  # samples at most
 NEIGHBOURS = 10
@@ -139,7 +140,7 @@ def check_probe(cohort: Cohort, recipe: Recipe) -> str | None:
     return role
 
 
-def watch(encoder: Encoder, store: ImageStore, samples: Samples, recipe: Recipe) -> list[Finding]:
+def watch(encoder: Encoder | ModalityEncoders, store: ImageStore, samples: Samples, recipe: Recipe) -> list[Finding]:
     """Every measure on the validation patients (on nobody's labels but theirs); a few seconds.
 
     Without validation patients the geometry is measured on training images, and the sentence says so. What the data
@@ -155,6 +156,8 @@ def watch(encoder: Encoder, store: ImageStore, samples: Samples, recipe: Recipe)
         RecipeError: as `check_probe`.
     """
     readable, split = samples.readable(store.readable), samples.cohort.split[samples.first_row]
+    if isinstance(encoder, ModalityEncoders):  # of other modalities none was trained on
+        readable &= np.isin(samples.cohort.modality[samples.first_row], encoder.names)
     held_out = np.flatnonzero((split == "val") & readable)
     where = "validation" if len(held_out) >= 2 else "training"
     pool = held_out if len(held_out) >= 2 else np.flatnonzero((split == "train") & readable)
@@ -237,25 +240,22 @@ def _geometry(z: Tensor, where: str) -> list[Finding]:
 
 
 def _alignment(
-    encoder: Encoder,
+    encoder: Encoder | ModalityEncoders,
     store: ImageStore,
     samples: Samples,
     positions: npt.NDArray[np.int64],
     recipe: Recipe,
     where: str,
 ) -> Finding:
-    device = next(encoder.parameters()).device
     was_training = encoder.training
     encoder.eval()
-    with torch.inference_mode():
-        seed = seed_for(recipe.training.seed, "health", "views")
-        rows, mask, frames = samples.first_row[positions], None, store.preprocessing.frames
-        if frames is not None:
-            rows, real = pick_frames(samples, positions, store.readable, frames)
-            mask = torch.from_numpy(real).to(device)
-        images = store.gather(rows.ravel()).unit(device)
-        views = augment(images, recipe.images.augment, size=recipe.images.size, views=2, seed=seed, frames=frames)
-        first, second = (encoder(view, frame_mask=mask).pooled.float().cpu() for view in views)
+    seed = seed_for(recipe.training.seed, "health", "views")
+    first, second = torch.zeros(2, len(positions), encoder.shape.dim)
+    modality = samples.cohort.modality[samples.first_row[positions]]
+    for name in np.unique(modality).tolist() if _apart(encoder, recipe) else [""]:
+        places = np.flatnonzero(modality == name) if name else np.arange(len(positions))
+        views = _two_views(encoder.of(name), store, samples, positions[places], recipe.images_of(name), seed)
+        first[places], second[places] = views
     encoder.train(was_training)
     value = alignment(first, second)
     other = alignment(first, second.roll(1, 0))
@@ -264,6 +264,32 @@ def _alignment(
     return Finding(
         "alignment", value, share < 0.9, sentence + ("." if share < 0.9 else f": augmentation hides the {what}.")
     )
+
+
+def _apart(encoder: Encoder | ModalityEncoders, recipe: Recipe) -> bool:
+    """Whether modalities are seen by themselves: other encoders, sizes or augmentations."""
+    return isinstance(encoder, ModalityEncoders) or bool(recipe.modalities)
+
+
+def _two_views(
+    encoder: Encoder,
+    store: ImageStore,
+    samples: Samples,
+    positions: npt.NDArray[np.int64],
+    images: ImagesSpec,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """Features `[n, D]` of two augmented views of samples of one encoder and size."""
+    device, frames = next(encoder.parameters()).device, store.preprocessing.frames
+    rows, mask = samples.first_row[positions], None
+    with torch.inference_mode():
+        if frames is not None:
+            rows, real = pick_frames(samples, positions, store.readable, frames)
+            mask = torch.from_numpy(real).to(device)
+        stored = store.gather(rows.ravel()).unit(device)
+        views = augment(stored, images.augment, size=images.size, views=2, seed=seed, frames=frames)
+        first, second = (encoder(view, frame_mask=mask).pooled.float().cpu() for view in views)
+    return first, second
 
 
 def _probe(

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from bolus.encoders.backbone import Encoder
+from bolus.errors import EncoderError, RecipeError
 from bolus.recipe import OptimizerSpec, ScheduleSpec
 
 
@@ -79,14 +81,38 @@ def peak_lr(spec: OptimizerSpec, batch_size: int) -> float:
 
 
 def build_optimizer(modules: Mapping[str, nn.Module], spec: OptimizerSpec, lr: float) -> Optimizer:
-    """The optimiser over every trained parameter; biases and norm scales (1-D) are neither decayed nor adapted."""
+    """The optimiser over every trained parameter; biases and norm scales (1-D) are neither decayed nor adapted.
+
+    Every group says by `lr_scale` what share of a step's learning rate is its own: `lr_scales`. The order of groups and
+    parameters is a function of modules and spec, as checkpoints need it.
+
+    Args:
+        modules: what is trained, by name; they may share parameters.
+        spec: kind and parameters.
+        lr: of a group with `lr_scale` 1; a loop that has a schedule sets `lr_scale` times its rate at every step.
+
+    Raises:
+        RecipeError: nothing is trained, or layer_decay below 1 for an encoder whose blocks are not known.
+    """
     every = (p for module in modules.values() for p in module.parameters() if p.requires_grad)
     parameters = list(dict.fromkeys(every))  # modules may share a head
+    if not parameters:
+        raise RecipeError(
+            "nothing is trained: encoder.unfrozen leaves the encoder as it is, and no objective has a head of its own"
+        )
+    scales = lr_scales(modules, spec.layer_decay)
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        found.setdefault((scales.get(parameter, 1.0), parameter.ndim > 1), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": spec.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": found[key],
+            "weight_decay": spec.weight_decay if key[1] else 0.0,
+            "lr": lr * key[0],
+            "lr_scale": key[0],
+        }
+        for key in sorted(found, reverse=True)
     ]
-    groups = [group for group in groups if group["params"]]
     if spec.kind == "adamw":
         return AdamW(groups, lr=lr, betas=spec.betas)
     if spec.kind == "sgd":
@@ -94,6 +120,41 @@ def build_optimizer(modules: Mapping[str, nn.Module], spec: OptimizerSpec, lr: f
     for group in groups:
         group["adapt"] = group["params"][0].ndim > 1
     return Lars(groups, lr=lr, momentum=spec.momentum, trust=spec.trust)
+
+
+def lr_scales(modules: Mapping[str, nn.Module], layer_decay: float) -> dict[nn.Parameter, float]:
+    """What share of the learning rate each parameter of the encoders in these modules has, by its depth.
+
+    Layer-wise decay as in ELECTRA (arXiv:2003.10555) and, for vision transformers, BEiT (arXiv:2106.08254): of L blocks
+    counted from 0, block b has `layer_decay ** (L - b)`, the embeddings or the stem `layer_decay ** (L + 1)`, and what
+    follows the blocks 1: see `Encoder.depth_of`. Parameters that belong to no encoder are not in the answer; they
+    have 1.
+
+    Raises:
+        RecipeError: a factor below 1, and no encoder, or one whose blocks are not known.
+
+    Example:
+        >>> from bolus.encoders.building import build_encoder
+        >>> from bolus.recipe import EncoderSpec
+        >>> encoder = build_encoder(EncoderSpec(backbone="vit_tiny"), seed=0)
+        >>> scales = lr_scales({"encoder": encoder}, 0.5)
+        >>> [scales[p] for p in (encoder.backbone.embeddings.cls_token, encoder.backbone.layernorm.weight)]
+        [0.125, 1.0]
+    """
+    if layer_decay == 1:
+        return {}
+    encoders = [part for module in modules.values() for part in module.modules() if isinstance(part, Encoder)]
+    if not encoders:
+        raise RecipeError(f"optimizer.layer_decay: {layer_decay} decays along an encoder, and there is none")
+    scales: dict[nn.Parameter, float] = {}
+    for encoder in encoders:
+        try:
+            depths = {parameter: encoder.depth_of(name) for name, parameter in encoder.named_parameters()}
+        except EncoderError as error:
+            raise RecipeError(f"optimizer.layer_decay: {error}; set it to 1") from None
+        assert encoder.num_blocks is not None
+        scales |= {parameter: layer_decay ** (encoder.num_blocks + 1 - depth) for parameter, depth in depths.items()}
+    return scales
 
 
 def lr_factor(spec: ScheduleSpec, step: int, *, total_steps: int, steps_per_epoch: float) -> float:

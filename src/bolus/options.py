@@ -1,4 +1,4 @@
-"""What several commands share: the options about the cohort, and options that hold pairs or numbers."""
+"""What several commands share: printing, the options about the cohort, and options that hold pairs or numbers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from bolus.errors import UsageError
+
+console = Console()
 
 CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="cohort.yaml, or a CSV, TSV or Parquet table")]
 RoleOption = Annotated[list[str], typer.Option("--role", metavar="ROLE=COLUMN", help="what a column is; repeatable")]
@@ -16,9 +19,27 @@ MissingOption = Annotated[
 ]
 RootOption = Annotated[str | None, typer.Option(help="folder that image paths are relative to (default: the table's)")]
 SplitOption = Annotated[
-    list[str], typer.Option("--split", metavar="KEY=VALUE", help="seed, val or test share of the patients; repeatable")
+    list[str],
+    typer.Option(
+        "--split", metavar="KEY=VALUE", help="seed, val or test share of the patients, or leave_out_site; repeatable"
+    ),
 ]
 CacheOption = Annotated[Path | None, typer.Option(help="cache folder (default: BOLUS_CACHE, or the user's)")]
+
+
+def say(*lines: str) -> None:
+    """Lines as they are, neither coloured nor broken."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def names(text: str | None) -> list[str] | None:
+    """Names by commas.
+
+    >>> names("sex, site")
+    ['sex', 'site']
+    """
+    return None if text is None else [part.strip() for part in text.split(",")]
 
 
 def pairs(items: list[str], option: str) -> list[tuple[str, str]]:

@@ -187,7 +187,7 @@ def _encoder_for(head: Path, source: str | Path, size: int | None) -> tuple[Judg
     """The encoder that a head goes with, and whether it is one that lies beside the head and not the source."""
     if not (head.parent / "encoder.json").is_file() or head.parent.resolve() == Path(source).resolve():
         return open_encoder(source, size=size), False
-    if not any((Path(source) / name).is_file() for name in ("run.json", "encoder.json")):
+    if not any((Path(source) / name).is_file() for name in ("run.json", "encoder.json", "encoders.json")):
         open_encoder(source)  # raises where there is no such thing, on the hub either
     return open_encoder(head.parent, size=size), True
 

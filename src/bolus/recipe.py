@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -26,8 +26,8 @@ class _Spec(BaseModel):
 class EncoderSpec(_Spec):
     """What turns an image into features.
 
-    `backbone` is a named configuration (`resnet18`, `resnet50`, `r18w32`), a folder, or a hub name; with
-    `pretrained: false` a folder or hub name gives the architecture only.
+    `backbone` is a named configuration (`resnet18`, `resnet50`, `r18w32`, `dinov2_small`, `dinov2_base`,
+    `dinov2_large`), a folder, or a hub name; with `pretrained: false` a folder or hub name gives the architecture only.
     """
 
     backbone: str = "resnet18"
@@ -37,6 +37,7 @@ class EncoderSpec(_Spec):
     context: bool = False  # MLVICX context-bottleneck blocks, inline
     context_reduction: int = Field(2, ge=1)
     temporal_shift: int | None = Field(None, ge=2)  # clips: one in so many channels moves a frame on, one back (TSM: 8)
+    unfrozen: int | None = Field(None, ge=0)  # train only the last so many blocks and what follows; 0: none
     neck: int | None = Field(None, ge=1)  # width of a linear layer after pooling, part of the encoder (LEARNER's u)
     mean: list[float] = [0.5]  # of images in [0, 1]; one value, or one a channel
     std: list[float] = [0.25]
@@ -68,16 +69,38 @@ class ImagesSpec(_Spec):
     frames: int = Field(8, ge=1)  # of a clip, one from each of so many equal parts of it
     size: int = Field(224, ge=8)  # pixels, square
     fit: Literal["pad", "stretch", "crop"] = "pad"  # how an image that is not square becomes so
+    mirror: Literal["left", "right"] | None = None  # images of this side, so that both sides look alike (laterality)
     views: int = Field(2, ge=1)
     augment: AugmentSpec = AugmentSpec()
 
 
+class ModalitySpec(_Spec):
+    """What differs from `encoder` and `images` for the images of one modality; a key that is not given is theirs."""
+
+    encoder: EncoderSpec | None = None  # as a whole, for encoders: per_modality
+    size: int | None = Field(None, ge=8)
+    fit: Literal["pad", "stretch", "crop"] | None = None
+    augment: AugmentSpec | None = None
+
+
 class SamplingSpec(_Spec):
-    """How a batch is composed: seeded anchors, partners for each relation, random fill."""
+    """How a batch is composed: seeded anchors, partners for each relation, random fill; or so many participants."""
 
     batch_size: int = Field(64, ge=1)  # samples; each is seen in `images.views` views
     partners: int = Field(1, ge=0)  # drawn for each anchor and each relation of the objectives
     balance: Literal["none", "patient"] = "none"  # "patient": anchors drawn evenly over patients
+    # Batches of so many patients, each with at most batch_size / participants images, in place of anchors and partners.
+    participants: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _anchors_or_participants(self) -> SamplingSpec:
+        default = {name: type(self).model_fields[name].default for name in ("partners", "balance")}
+        given = [name for name, value in default.items() if getattr(self, name) != value]
+        if self.participants is not None and given:
+            raise ValueError(
+                f"participants take the place of anchors and partners: leave out {' and '.join(given)}, or participants"
+            )
+        return self
 
 
 class ObjectiveSpec(BaseModel):
@@ -124,6 +147,7 @@ class OptimizerSpec(_Spec):
     momentum: float = Field(0.9, ge=0, lt=1)  # sgd, lars
     betas: tuple[float, float] = (0.9, 0.999)  # adamw
     trust: float = Field(0.001, gt=0)  # lars: trust coefficient (eta)
+    layer_decay: float = Field(1.0, gt=0, le=1)  # factor of lr for each block of the encoder towards its input
 
 
 class ScheduleSpec(_Spec):
@@ -143,6 +167,7 @@ class TrainingSpec(_Spec):
     max_steps: int | None = Field(None, ge=1)
     max_hours: float | None = Field(None, gt=0)  # of one call: stop, save, go on with --resume
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    activation_checkpointing: bool = False  # compute the encoder's blocks again in the backward pass: less memory
     accumulate: int = Field(1, ge=1)  # batches whose gradients meet in one step
     clip: float | None = Field(None, gt=0)  # norm of the whole gradient
     seed: int = 0
@@ -173,7 +198,9 @@ class Recipe(_Spec):
     summary: str = ""
     source: str = ""
     encoder: EncoderSpec = EncoderSpec()
+    encoders: Literal["shared", "per_modality"] = "shared"  # one for all images, or each modality has its own
     images: ImagesSpec = ImagesSpec()
+    modalities: dict[str, ModalitySpec] = {}  # value of the modality column -> what differs for it
     bins: dict[str, int | list[float]] = {}  # role -> quantile bins over training samples, or edges; makes bin:ROLE
     sampling: SamplingSpec = SamplingSpec()
     objectives: dict[str, ObjectiveSpec]
@@ -187,6 +214,34 @@ class Recipe(_Spec):
         if not self.objectives:
             raise ValueError("a recipe needs at least one objective")
         return self
+
+    @model_validator(mode="after")
+    def _has_encoders_of_modalities_where_each_has_its_own(self) -> Recipe:
+        own = [name for name, spec in self.modalities.items() if spec.encoder is not None]
+        if own and self.encoders == "shared":
+            raise ValueError(f"modalities.{own[0]}.encoder: an encoder of its own needs encoders: per_modality")
+        return self
+
+    def encoder_of(self, modality: str) -> EncoderSpec:
+        """The encoder that sees a modality; the same spec for two modalities is two encoders where each has its own.
+
+        >>> own = {"MR": {"encoder": {"backbone": "vit_tiny"}}}
+        >>> recipe = Recipe.load("simclr").override(["encoders=per_modality", f"modalities={own}"])
+        >>> recipe.encoder_of("MR").backbone, recipe.encoder_of("XR").backbone
+        ('vit_tiny', 'resnet18')
+        """
+        spec = self.modalities.get(modality)
+        return self.encoder if spec is None or spec.encoder is None else spec.encoder
+
+    def images_of(self, modality: str) -> ImagesSpec:
+        """The images of a modality: `images` with what `modalities` says of it.
+
+        >>> Recipe.load("simclr").override(["modalities.MR.size=96"]).images_of("MR").size
+        96
+        """
+        spec = self.modalities.get(modality, ModalitySpec())
+        given = {"size": spec.size, "fit": spec.fit, "augment": spec.augment}
+        return self.images.model_copy(update={key: value for key, value in given.items() if value is not None})
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
@@ -264,7 +319,9 @@ def recipe_names() -> list[str]:
 
 
 def _assign(data: dict[str, Any], path: list[str], value: Any, key: str) -> None:
-    for part in path[:-1]:
+    for place, part in enumerate(path[:-1]):
+        if place and path[0] == "modalities" and data.get(part) is None:
+            data[part] = {}  # of a modality nothing is written down before it is said
         if not isinstance(data.get(part), dict):
             raise RecipeError(f"unknown key {key!r}: no section {part!r}; {suggest(part, data)}")
         data = data[part]
@@ -276,14 +333,20 @@ def _assign(data: dict[str, Any], path: list[str], value: Any, key: str) -> None
         data[path[-1]] = value
 
 
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in a field's type, be it `Model`, `Model | None` or `dict[str, Model]`."""
+    found = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+    return next((each for each in found if issubclass(each, BaseModel)), None)
+
+
 def _explain(model: type[BaseModel], problem: dict[str, Any]) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         for part in location[:-1]:
             field = model.model_fields.get(part)
-            if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                model = field.annotation
+            if field is not None:
+                model = _model_in(field.annotation) or model
         return f"unknown key {key!r}; {suggest(location[-1], model.model_fields)}"
     found = problem.get("input")
     shown = "" if isinstance(found, Mapping) else f" (found {found!r})"

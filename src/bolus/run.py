@@ -6,7 +6,7 @@ run.json           versions, hashes, the salt and keyed hashes of the training p
 metrics.jsonl      losses, speed, health
 quarantine.jsonl   rows that could not be read, with reasons
 checkpoints/       the last whole checkpoint
-encoder/           weights, configuration, preprocessing contract, card
+encoder/           weights, configuration, preprocessing contract, card; of encoders per modality a folder each
 evaluations/       one folder for each question asked of the encoder
 """
 
@@ -202,9 +202,16 @@ class Run:
             found = [] if line["kind"] == "health" else [*found, line] if line["kind"] == kind else found
         return found
 
-    def card(self) -> str:
-        """What a person should know before using the encoder, as Markdown."""
+    def card(self, modality: str | None = None) -> str:
+        """What a person should know before using the encoder, or that of a modality, as Markdown."""
         record, recipe = self.record, self.recipe
+        if modality is None:
+            seen, channels = f"{recipe.images.size} x {recipe.images.size} pixels", recipe.encoder.in_channels
+            other = {f"{name} {each.size} x {each.size}" for name, each in recipe.modalities.items() if each.size}
+            seen += f" ({', '.join(sorted(other))})" if other else ""
+        else:
+            size, channels = recipe.images_of(modality).size, recipe.encoder_of(modality).in_channels
+            seen = f"{size} x {size} pixels, of modality {modality}"
         objectives = ", ".join(
             f"{name} ({spec.kind}, weight {spec.weight:g})" for name, spec in recipe.objectives.items()
         )
@@ -218,8 +225,7 @@ class Run:
             f"- Trained on {record['num_training_samples']} {'clips' if clips else 'images'} of "
             f"{len(record['training_patients'])} patients, split "
             f"{record['split_hash']}\n"
-            f"- Input: {sample}, in [0, 1], {recipe.images.size} x {recipe.images.size} pixels, "
-            f"{recipe.encoder.in_channels} channel(s); ranges and fit are in encoder.json\n"
+            f"- Input: {sample}, in [0, 1], {seen}, {channels} channel(s); ranges and fit are in encoder.json\n"
             "- Not a medical device. Judge it on patients it has not seen: bolus evaluate.\n"
         )
 

@@ -28,7 +28,10 @@ from bolus.data.clips import open_samples
 from bolus.data.cohort import Cohort
 from bolus.data.columns import TrainingColumns
 from bolus.data.loading import Fetched, Loader
-from bolus.encoders.folder import lineage_of, save_encoder
+from bolus.encoders.folder import lineage_of
+from bolus.encoders.hub import can_checkpoint, find_config, is_named
+from bolus.encoders.modalities import each_encoder
+from bolus.encoders.modality_folder import save_encoders
 from bolus.errors import OutOfMemoryError, TrainingError
 from bolus.health import check_probe, watch, weigh_conflicts
 from bolus.objectives.base import Loss
@@ -110,7 +113,9 @@ def pretrain(
     if state.is_main_process:
         if run.status == "new":
             # Read now: the folder it starts from may be gone when this run ends.
-            ancestors = lineage_of(Path(recipe.encoder.backbone)) if recipe.encoder.pretrained else []
+            specs = [each.spec for each in each_encoder(model.encoder)]
+            begun = dict.fromkeys(spec.backbone for spec in specs if spec.pretrained)
+            ancestors = [training for folder in begun for training in lineage_of(Path(folder))]
             run.create(cohort, recipe, store.quarantined, {**facts, "ancestors": ancestors})
         run.rewind(step)
         looked = run.since_health("conflicts")
@@ -129,7 +134,7 @@ def pretrain(
         while step < total and not stopped:
             lr = peak * lr_factor(recipe.schedule, step, total_steps=total, steps_per_epoch=steps_per_epoch)
             for group in model.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_scale"]
             every = recipe.combiner.conflict_steps
             observe = every is not None and step % every == 0
             for _ in range(spec.accumulate):
@@ -184,8 +189,7 @@ def pretrain(
         if not stopped:
             own = {"salt": run.record["salt"], "keys": run.record["training_patients"]}
             lineage = [own, *run.record["ancestors"]]
-            contract = store.preprocessing.to_json()
-            save_encoder(model.encoder, run.encoder, preprocessing=contract, card=run.card(), lineage=lineage)
+            save_encoders(model.encoder, run.encoder, store.preprocessing, card=run.card, lineage=lineage)
         spent += time.monotonic() - began
         status = "stopped" if stopped else "finished"
         run.finish(status, steps=step, hours=spent / 3600, weights=digest_of(model.modules))
@@ -261,7 +265,13 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
         clips = recipe.images.unit == "clip"
         frames = ["images.frames"] if clips else []
         anchors = [f"objectives.{n}.anchors" for n, spec in recipe.objectives.items() if spec.kind == "pixel_contrast"]
-        keys = ["sampling.batch_size", "images.size", *frames, *widths, *anchors, "training.precision=bf16"]
+        sizes = ["images.size", *(f"modalities.{name}.size" for name, spec in recipe.modalities.items() if spec.size)]
+        keys = ["sampling.batch_size", *sizes, *frames, *widths, *anchors, "training.precision=bf16"]
+        # Of what is not named, it is not known here.
+        named = filter(is_named, {recipe.encoder_of(name).backbone for name in ["", *recipe.modalities]})
+        again = all(can_checkpoint(find_config(name), name) for name in named)
+        if again and not recipe.training.activation_checkpointing:
+            keys.append("training.activation_checkpointing=true")
         if len(recipe.objectives) > 1:
             apart = recipe.combiner.kind != "sum" and recipe.combiner.scope == "encoder"
             keys += ["combiner.scope=features"] if apart else []

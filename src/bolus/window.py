@@ -22,6 +22,7 @@ class Window:
     losses: list[dict[str, Tensor]] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     samples: int = 0
+    patients: int = 0
     wait: float = 0.0
     began: float = field(default_factory=time.perf_counter)
 
@@ -29,6 +30,7 @@ class Window:
         """Count one batch."""
         self.losses.append(losses)
         self.samples += len(fetched.local)
+        self.patients += fetched.patients
         self.wait += fetched.wait
         for name, found in counts.items():
             total = self.counts.setdefault(name, {})
@@ -63,6 +65,7 @@ class Window:
                 for name, found in self.counts.items()
             },
             "gradient_norm": float(norm),
+            "patients": self.patients / len(self.losses),  # different ones in a batch, on average
             "images_per_second": self.samples * views * processes / seconds,
             "data_wait": self.wait / seconds,
         }

@@ -102,7 +102,7 @@ class Sampler:
         self.batch_size = batch_size
         self.seed = seed
         self.partners = partners
-        self.patients = _without_missing(patients) if patients is not None and balance == "patient" else None
+        self.patients = without_missing(patients) if patients is not None and balance == "patient" else None
         self.indexes = tuple(index for index in indexes if partners and index.counts().any())
         self.anchors_per_batch = max(1, batch_size // (1 + partners * len(self.indexes)))
         self._cached: tuple[int, Positions] | None = None
@@ -127,14 +127,7 @@ class Sampler:
         drawn = [each.draw_each(anchors, self.partners, rng).ravel() for each in self.indexes]
         partners = rng.permutation(np.concatenate([np.empty(0, dtype=np.int64), *drawn]))
         chosen = _distinct(np.concatenate([anchors, partners[partners >= 0]]))[: self.batch_size]
-        missing = self.batch_size - len(chosen)
-        if missing and 2 * self.batch_size > self.num_samples:
-            left = np.setdiff1d(np.arange(self.num_samples), chosen, assume_unique=True)
-            chosen = np.concatenate([chosen, rng.choice(left, missing, replace=False)])
-        while len(chosen) < self.batch_size:  # at most half of the samples are taken, so this soon ends
-            fill = rng.integers(self.num_samples, size=2 * (self.batch_size - len(chosen)) + 8)
-            chosen = _distinct(np.concatenate([chosen, fill]))[: self.batch_size]
-        return rng.permutation(chosen)
+        return rng.permutation(fill_at_random(chosen, self.batch_size, self.num_samples, rng))
 
     def _epoch(self, epoch: int) -> Positions:
         """The anchors of an epoch, in order."""
@@ -160,8 +153,36 @@ def _distinct(positions: Positions) -> Positions:
     return kept
 
 
-def _without_missing(patients: Positions) -> Positions:
-    """Codes 0, 1, ... without gaps, in which every missing patient is one of its own."""
+def fill_at_random(chosen: Positions, size: int, num_samples: int, rng: np.random.Generator) -> Positions:
+    """The chosen samples, and after them random others until there are `size`, all distinct.
+
+    Args:
+        chosen: int64 `[n]`, distinct, n at most `size`.
+        size: samples wanted, at most `num_samples`.
+        num_samples: how many there are to draw from.
+        rng: a seeded generator; the result is a function of its state.
+
+    Example:
+        >>> filled = fill_at_random(np.array([4, 2]), 5, 6, np.random.default_rng(0))
+        >>> filled[:2].tolist(), len(set(filled.tolist()))
+        ([4, 2], 5)
+    """
+    missing = size - len(chosen)
+    if missing and 2 * size > num_samples:
+        left = np.setdiff1d(np.arange(num_samples), chosen, assume_unique=True)
+        chosen = np.concatenate([chosen, rng.choice(left, missing, replace=False)])
+    while len(chosen) < size:  # at most half of the samples are taken, so this soon ends
+        fill = rng.integers(num_samples, size=2 * (size - len(chosen)) + 8)
+        chosen = _distinct(np.concatenate([chosen, fill]))[:size]
+    return chosen
+
+
+def without_missing(patients: Positions) -> Positions:
+    """Codes 0, 1, ... without gaps, in which every missing patient (-1) is one of its own.
+
+    >>> without_missing(np.array([7, -1, 3, -1, 7])).tolist()
+    [1, 2, 0, 3, 1]
+    """
     known = np.unique(patients, return_inverse=True)[1].astype(np.int64)
     missing = np.flatnonzero(patients == -1)
     known[missing] = known.max(initial=-1) + 1 + np.arange(len(missing))

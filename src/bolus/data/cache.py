@@ -24,6 +24,7 @@ from torch import Tensor
 from bolus.data.cohort import Cohort
 from bolus.data.frames import read_frames, reason_without_name
 from bolus.data.image import covering_range
+from bolus.data.laterality import SIDES, sides_of_rows
 from bolus.data.preprocessing import ONE_FRAME, Preprocessing, range_waits, shrink
 from bolus.data.shards import Manifest, ShardWriter, read_manifest, remove_orphans
 from bolus.data.sources import Sources, find_sources, identify, in_threads
@@ -89,6 +90,9 @@ class ImageStore:
         preprocessing: the contract, with the range of every modality that needed one.
         quarantined: rows of the table as given that could not be read, with reasons.
         out_of_range: likewise rows with values outside a range that was given, which are shown as black or white there.
+        mirrored: bool `[rows]`, which images are mirrored as they are handed out; None where the contract mirrors no
+            side, or the cohort has no sides.
+        sideless: where a side is mirrored, rows of the table as given that have none and stay as they are.
     """
 
     preprocessing: Preprocessing
@@ -99,6 +103,8 @@ class ImageStore:
     _offset: npt.NDArray[np.int64] = field(repr=False)
     _gain: npt.NDArray[np.float32] = field(repr=False)
     _bias: npt.NDArray[np.float32] = field(repr=False)
+    mirrored: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
+    sideless: list[int] = field(default_factory=list)
 
     @property
     def readable(self) -> npt.NDArray[np.bool_]:
@@ -120,17 +126,24 @@ class ImageStore:
             ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in self.preprocessing.ranges.items())
             rows = name_rows(self.out_of_range)
             said.append(f"{len(self.out_of_range)} images have values outside {ranges}, clipped there ({rows}).")
+        if self.sideless:
+            what = f"{len(self.sideless)} images have neither side and stay as they are"
+            said.append(f"{what}, while those of the {self.preprocessing.mirror} are mirrored.")
         return said
 
     def gather(self, rows: npt.NDArray[np.int64]) -> Stored:
-        """The images of these rows, in order; every row must be readable."""
+        """The images of these rows, in order; every row must be readable, and have the contract of the others."""
         assert (self._shard[rows] >= 0).all(), "a quarantined row was asked for"
         shards = [self._shards[shard] for shard in np.unique(self._shard[rows])]
+        assert len({shard.shape[1:] for shard in shards}) == 1, "rows of modalities that differ in size were asked for"
         wide = any(shard.dtype == np.uint16 for shard in shards)
         values = np.empty((len(rows), *shards[0].shape[1:]), np.uint16 if wide else np.uint8)
         for shard in np.unique(self._shard[rows]):
             here = np.flatnonzero(self._shard[rows] == shard)
             values[here] = self._shards[shard][self._offset[rows[here]]]
+        if self.mirrored is not None:
+            turned = self.mirrored[rows]
+            values[turned] = values[turned][..., ::-1]
         return Stored(
             torch.from_numpy(values),
             torch.from_numpy(self._gain[rows]).view(-1, 1, 1, 1),
@@ -151,22 +164,78 @@ def build_store(
     rows: npt.NDArray[np.int64] | None = None,
     on_progress: Progress | None = None,
 ) -> ImageStore:
-    """Decode what is not cached yet and open the rest.
+    """Decode what is not cached yet and open the rest; modalities with contracts of their own lie in other folders.
 
     Args:
         cohort: whose images.
         preprocessing: what the encoder will see; ranges that it lacks are found here.
         folder: of all caches; `cache_folder()` where None.
         rows: which rows are needed; all where None. The others count as absent, not as quarantined.
-        on_progress: called with (done, total) while images are decoded.
+        on_progress: called with (done, total) while images are decoded; where contracts are several, the total grows
+            as each is begun.
 
     Raises:
-        CohortError: more than half of the images cannot be read; a file with several frames weighs as one image.
+        CohortError: more than half of the images cannot be read (a file with several frames weighs as one image), or
+            a side is mirrored and a row's laterality is none.
     """
-    folder = (folder or cache_folder()) / preprocessing.key
+    rows = np.arange(len(cohort), dtype=np.int64) if rows is None else rows
+    sides = None if preprocessing.mirror is None else sides_of_rows(cohort)
+    found: list[_Found] = []
+    for contract, places in preprocessing.groups(cohort.modality[rows]):
+        done = sum(each.decoded for each in found)
+        found.append(_find(cohort, contract, folder or cache_folder(), rows[places], _onwards(on_progress, done)))
+    rows = np.concatenate([each.rows for each in found])
+    lacking = np.concatenate([each.entries < 0 for each in found])
+    starts = np.cumsum([0, *(len(each.rows) for each in found)]).tolist()
+    begun = list(zip(starts, found, strict=False))
+    unread = {start + item: reason for start, each in begun for item, reason in each.unread.items()}
+    files = np.concatenate([start + each.file for start, each in begun])
+    quarantined = _quarantine(cohort.origin[rows], lacking, unread)
+    _refuse_the_larger_part(np.unique(files, return_inverse=True)[1], lacking, quarantined)
+    store = _open(cohort, preprocessing, found, quarantined)
+    if preprocessing.mirror is not None and sides is not None:
+        store.mirrored = sides == SIDES.index(preprocessing.mirror)
+        store.sideless = np.unique(cohort.origin[rows[sides[rows] < 0]]).tolist()
+    return store
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one cache folder holds of some rows.
+
+    Args:
+        rows: int64 `[items]`.
+        file: int64 `[items]`, which file an item is of.
+        manifest: of the folder.
+        entries: int64 `[items]`, where in the manifest; -1 where it is lacking.
+        unread: item -> why it is lacking.
+        decoded: images that were decoded now.
+    """
+
+    rows: npt.NDArray[np.int64]
+    file: npt.NDArray[np.int64]
+    manifest: Manifest
+    entries: npt.NDArray[np.int64]
+    unread: dict[int, str]
+    decoded: int
+
+
+def _onwards(on_progress: Progress | None, before: int) -> Progress | None:
+    """Progress that goes on from what was done before."""
+    return None if on_progress is None else lambda done, total: on_progress(before + done, before + total)
+
+
+def _find(
+    cohort: Cohort,
+    preprocessing: Preprocessing,
+    folder: Path,
+    rows: npt.NDArray[np.int64],
+    on_progress: Progress | None,
+) -> _Found:
+    """The images of rows that have this one contract, decoded where they are not in its folder yet."""
+    folder = folder / preprocessing.key
     folder.mkdir(parents=True, exist_ok=True)
     remove_orphans(folder)
-    rows = np.arange(len(cohort), dtype=np.int64) if rows is None else rows
     sources = find_sources(cohort, rows)
     manifest = read_manifest(folder, preprocessing.stored_shape)
     digests, known, unopened = identify(sources.paths, manifest, folder)
@@ -179,9 +248,7 @@ def build_store(
         manifest = read_manifest(folder, preprocessing.stored_shape)
         entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
     unread |= {item: unopened[sources.file[item]] for item in np.flatnonzero(~known).tolist()}
-    quarantined = _quarantine(cohort.origin[rows], entries < 0, unread)
-    _refuse_the_larger_part(sources.file, entries < 0, quarantined)
-    return _open(cohort, preprocessing, manifest, rows[entries >= 0], entries[entries >= 0], quarantined)
+    return _Found(rows, sources.file, manifest, entries, unread, len(absent))
 
 
 def _quarantine(
@@ -258,13 +325,13 @@ def _decode(
 def _open(
     cohort: Cohort,
     preprocessing: Preprocessing,
-    manifest: Manifest,
-    rows: npt.NDArray[np.int64],
-    entries: npt.NDArray[np.int64],
+    found: list[_Found],
     quarantined: list[Quarantined],
 ) -> ImageStore:
-    """The store of these rows, whose images are these entries of the manifest."""
-    records = manifest.records[entries]
+    """The store of the images that were found."""
+    there = [each.entries[each.entries >= 0] for each in found]
+    rows = np.concatenate([each.rows[each.entries >= 0] for each in found])
+    records = np.concatenate([each.manifest.records[some] for each, some in zip(found, there, strict=True)])
     ranges = {name: (float(low), float(high)) for name, (low, high) in preprocessing.ranges.items()}
     low, high = np.zeros(len(rows)), np.ones(len(rows))
     waiting = records["waits"]
@@ -282,13 +349,17 @@ def _open(
     gain[rows] = np.where(records["inverted"], -slope, slope)
     bias[rows] = np.where(records["inverted"], 1.0 - shift, shift)
     shard, offset = np.full(len(cohort), -1, np.int64), np.zeros(len(cohort), np.int64)
-    used, shard[rows] = np.unique(manifest.shard[entries], return_inverse=True)
-    offset[rows] = manifest.offset[entries]
+    offset[rows] = np.concatenate([each.manifest.offset[some] for each, some in zip(found, there, strict=True)])
+    arrays: list[npt.NDArray[Any]] = []
+    for each, some in zip(found, there, strict=True):
+        used, number = np.unique(each.manifest.shard[some], return_inverse=True)
+        shard[each.rows[each.entries >= 0]] = len(arrays) + number
+        arrays += [each.manifest.arrays[one] for one in used]
     return ImageStore(
         replace(preprocessing, ranges=ranges),
         quarantined,
         np.unique(cohort.origin[rows[outside]]).tolist(),
-        [manifest.arrays[number] for number in used],
+        arrays,
         shard,
         offset,
         gain,

@@ -20,6 +20,7 @@ from bolus.data.clips import rows_are_files
 from bolus.data.cohort import Cohort
 from bolus.data.roles import is_number_role
 from bolus.data.samples import series_problems
+from bolus.data.split import identifier_text
 
 MIN_POSITIVE_PATIENTS = 20  # of a class; with fewer, an evaluation says little
 MAX_CLASSES = 1000  # above which a label is not looked at class by class
@@ -66,6 +67,7 @@ def check(
     columns = _columns(cohort, findings)
     findings += _series(cohort)
     splits = _splits(cohort, findings)
+    findings += _left_out_site(cohort)
     if ranges != cohort.spec.ranges:
         cohort = Cohort(cohort.table, cohort.spec.model_copy(update={"ranges": ranges}), cohort.folder)
     findings.sort(key=lambda finding: ("error", "warning", "note").index(finding.severity))
@@ -142,3 +144,27 @@ def _splits(cohort: Cohort, findings: list[Finding]) -> list[dict[str, Any]]:
         if not len(part) and (side == "train" or "split" in cohort.roles or getattr(cohort.spec.split, side) > 0):
             findings.append(Finding("error" if side == "train" else "warning", "empty_side", f"no patient in {side}"))
     return records
+
+
+def _left_out_site(cohort: Cohort) -> list[Finding]:
+    """Who is in the test because one site is left out, and what of it a person may not expect."""
+    site = cohort.spec.split.leave_out_site
+    if site is None:
+        return []
+    sites = cohort.values("site").map(identifier_text, na_action="ignore").to_numpy(dtype=object)
+    patients, test = cohort.encoded("patient"), cohort.split == "test"
+    known = ~pd.isna(sites)
+    there, elsewhere = test & (sites == site.strip()), test & known & (sites != site.strip())
+    message = f"site {site!r} is left out of training: {len(np.unique(patients[test]))} patients are the test"
+    if elsewhere.any():
+        message += (
+            f"; {len(np.unique(patients[elsewhere]))} of them have {elsewhere.sum()} rows at other sites, which are in "
+            f"the test as well, beside {there.sum()} rows at {site!r}"
+        )
+    found = [Finding("note", "site_left_out", message, tuple((np.flatnonzero(elsewhere) + 1).tolist()))]
+    unknown = np.setdiff1d(patients[~known], patients[known])
+    if len(unknown):
+        rows = np.flatnonzero(np.isin(patients, unknown))
+        message = f"{len(unknown)} patients have no site at all and are not in the test, though they may be of {site!r}"
+        found.append(Finding("warning", "site_unknown", message, tuple((rows + 1).tolist())))
+    return found

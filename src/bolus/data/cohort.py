@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bolus.data.roles import binned_role, infer_roles, is_number_role, is_role
 from bolus.data.samples import Samples, take_samples
-from bolus.data.split import identifier_text, split_digest, split_patients
+from bolus.data.split import identifier_text, leave_site_out, split_digest, split_patients
 from bolus.data.table import as_number, is_numeric, read_table, strip_text, to_days
 from bolus.data.violations import find_violations
 from bolus.data.volumes import slice_positions, volume_codes
@@ -31,16 +31,27 @@ DEFAULT_MODALITY = "image"
 
 
 class SplitSpec(BaseModel):
-    """Shares of the patients in validation and test; a patient's side is a hash of (seed, patient)."""
+    """Shares of the patients in validation and test; a patient's side is a hash of (seed, patient).
+
+    With `leave_out_site`, all patients of that site are the test, whole, and `test` is not looked at; of the others
+    the share `val` is in validation.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     seed: int = 0
     val: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, ge=0, lt=1)
+    leave_out_site: str | None = None
+
+    @field_validator("leave_out_site", mode="before")
+    @classmethod
+    def _site_as_text(cls, site: Any) -> Any:
+        number = isinstance(site, (int, float)) and not isinstance(site, bool)
+        return identifier_text(site) if number else site  # YAML reads the site 3 as a number
 
     @model_validator(mode="after")
     def _leaves_training_patients(self) -> SplitSpec:
-        if self.val + self.test >= 1:
+        if self.leave_out_site is None and self.val + self.test >= 1:
             raise ValueError(f"val {self.val:g} and test {self.test:g} leave no patient to train on")
         return self
 
@@ -272,8 +283,19 @@ class Cohort:
 
     @cached_property
     def split(self) -> npt.NDArray[np.str_]:
-        """`train`, `val` or `test` for each row, disjoint in patients: the fixed column, else a hash."""
+        """`train`, `val` or `test` for each row, disjoint in patients: a site left out, the fixed column, or a hash."""
         spec = self.spec.split
+        if spec.leave_out_site is not None:
+            if "site" not in self.roles:
+                raise CohortError(f"split.leave_out_site is {spec.leave_out_site!r}, but no column has the role site")
+            if "split" in self.roles:
+                raise CohortError(
+                    f"split.leave_out_site and the fixed split of column {self.roles['split']!r} exclude each other; "
+                    "leave out the site, or give the column another role, such as attribute:split"
+                )
+            return leave_site_out(
+                self.patients, self.values("site"), site=spec.leave_out_site, seed=spec.seed, val=spec.val
+            )
         fixed = self.values("split") if "split" in self.roles else None
         return split_patients(self.patients, seed=spec.seed, val=spec.val, test=spec.test, fixed=fixed)
 

@@ -170,6 +170,11 @@ class TrainingColumns(Mapping[str, npt.NDArray[Any]]):
         self.taught = self.cohort.split[first] == "train"
         self.rows = first[self.taught]
 
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities of these samples, sorted."""
+        return sorted(set(self.cohort.modality[self.rows].tolist()))
+
     def __getitem__(self, role: str) -> Array:
         if binned_role(role) is not None:
             codes: Array = _binned(self.samples, role, self.bins)[self.taught]

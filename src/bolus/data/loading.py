@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +16,7 @@ from bolus.data.augment import augment
 from bolus.data.batch import Batch, Sampler, seed_for
 from bolus.data.cache import ImageStore, Stored
 from bolus.data.clips import pick_frames
+from bolus.data.participants import ParticipantSampler
 from bolus.data.samples import Samples
 from bolus.recipe import ImagesSpec
 
@@ -32,6 +33,7 @@ class Fetched:
         rows: modality -> int64, their places among the local samples.
         wait: seconds that the consumer waited for it.
         frame_mask: bool `[len(local), T]`, true at real frames; None for images.
+        patients: how many different patients the global batch holds; a sample without one counts as one of its own.
     """
 
     number: int
@@ -41,6 +43,7 @@ class Fetched:
     rows: dict[str, npt.NDArray[np.int64]]
     wait: float = 0.0
     frame_mask: npt.NDArray[np.bool_] | None = None
+    patients: int = 0
 
 
 class Loader:
@@ -53,6 +56,7 @@ class Loader:
         columns: role -> `[len(samples)]`, what objectives read.
         images: size, views, and of clips how many frames.
         readable: bool, rows of the cohort whose pixels may be asked for; the store's where None.
+        images_of: modality -> its size and augmentation; those of `images` where None.
         rank: this process.
         processes: how many there are; each forwards an equal, contiguous part of a batch.
     """
@@ -62,7 +66,7 @@ class Loader:
         samples: Samples,
         store: ImageStore,
         positions: npt.NDArray[np.int64],
-        sampler: Sampler,
+        sampler: Sampler | ParticipantSampler,
         columns: Mapping[str, npt.NDArray[Any]],
         images: ImagesSpec,
         *,
@@ -70,16 +74,18 @@ class Loader:
         rank: int = 0,
         processes: int = 1,
         readable: npt.NDArray[np.bool_] | None = None,
+        images_of: Callable[[str], ImagesSpec] | None = None,
     ) -> None:
         self.samples, self.store, self.positions, self.sampler = samples, store, positions, sampler
         self.columns, self.images, self.seed = columns, images, seed
         self.rank, self.processes = rank, processes
         self.readable = store.readable if readable is None else readable
+        self.images_of = images_of or (lambda modality: images)
         self.frames = images.frames if samples.unit == "clip" else None
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches until every sample was an anchor once."""
+        """Batches of an epoch: until every sample was an anchor once, or every patient was drawn once."""
         return self.sampler.batches_per_epoch
 
     def draw(self, number: int) -> npt.NDArray[np.int64]:
@@ -117,7 +123,9 @@ class Loader:
         modality = self.samples.cohort.modality[self.samples.first_row[positions[local]]]
         rows = {str(name): np.flatnonzero(modality == name) for name in np.unique(modality)}
         stored = {name: self.store.gather(table_rows[where].ravel()) for name, where in rows.items()}
-        return Fetched(number, positions, local, stored, rows, frame_mask=mask)
+        patient = self.columns["patient"][positions]
+        patients = len(np.unique(patient[patient >= 0])) + int((patient < 0).sum())
+        return Fetched(number, positions, local, stored, rows, frame_mask=mask, patients=patients)
 
     def iterate(self, start: int, stop: int) -> Iterator[Fetched]:
         """Batches `start` to `stop - 1`, each read while the one before is used."""
@@ -140,8 +148,8 @@ class Loader:
         views = {
             name: augment(
                 stored.unit(device),
-                self.images.augment,
-                size=self.images.size,
+                self.images_of(name).augment,
+                size=self.images_of(name).size,
                 views=self.images.views,
                 seed=seed_for(seed, "augment", name, self.rank),
                 frames=self.frames,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bolus.data.image import Image
+from bolus.data.laterality import Side
 from bolus.data.samples import IF_FILES
 from bolus.errors import ImageError
 
@@ -39,10 +40,16 @@ class Preprocessing:
         ranges: modality -> the values that become 0 and 1, for images whose file does not say it (no window, no
             BitsStored, more than eight bits).
         frames: T, of the clips that the encoder sees; None for single images.
+        mirror: images of this side are handed out mirrored left to right, so that both sides look alike; the cache
+            holds them as they are. None: none.
+        modalities: modality -> its own contract, of those that are read otherwise than this says; empty where one
+            holds for all. Theirs have no ranges: all are in `ranges`.
 
     Example:
         >>> Preprocessing(64).stored_shape
         (1, 80, 80)
+        >>> Preprocessing(64, modalities={"CFP": Preprocessing(96, 3)}).of("CFP").stored_shape
+        (3, 120, 120)
     """
 
     size: int
@@ -50,6 +57,40 @@ class Preprocessing:
     fit: Literal["pad", "stretch", "crop"] = "pad"
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     frames: int | None = None
+    mirror: Side | None = None
+    modalities: Mapping[str, Preprocessing] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        read = {
+            name: each if isinstance(each, Preprocessing) else Preprocessing(**each)
+            for name, each in self.modalities.items()
+        }
+        object.__setattr__(self, "modalities", read)
+        object.__setattr__(self, "ranges", {name: (low, high) for name, (low, high) in self.ranges.items()})
+
+    def of(self, modality: str) -> Preprocessing:
+        """The contract for a modality alone, with all ranges; a side is mirrored in all or none."""
+        return replace(self.modalities.get(modality, self), ranges=self.ranges, mirror=self.mirror, modalities={})
+
+    def groups(self, modality: npt.NDArray[np.str_]) -> list[tuple[Preprocessing, npt.NDArray[np.int64]]]:
+        """Each contract that holds for some of these modalities `[n]`, and where it does; together each place once.
+
+        >>> mixed = Preprocessing(64, modalities={"CFP": Preprocessing(96, 3)})
+        >>> [(each.size, places.tolist()) for each, places in mixed.groups(np.array(["MR", "CFP", "XR"]))]
+        [(96, [1]), (64, [0, 2])]
+        """
+        found: dict[str, tuple[Preprocessing, list[str]]] = {}
+        for name in np.unique(modality).tolist() if self.modalities else []:
+            contract = self.of(name)
+            found.setdefault(repr(contract), (contract, []))[1].append(name)
+        if not found:
+            return [(replace(self, modalities={}), np.arange(len(modality)))]
+        return [(contract, np.flatnonzero(np.isin(modality, names))) for contract, names in found.values()]
+
+    def seen_by(self, modality: npt.NDArray[np.str_]) -> Preprocessing:
+        """The one contract of these modalities, or this whole one where they have several."""
+        groups = self.groups(modality)
+        return groups[0][0] if len(groups) == 1 else self
 
     @property
     def cached_size(self) -> int:
@@ -71,7 +112,24 @@ class Preprocessing:
         """As plain data; `Preprocessing(**data)` reads it back."""
         data = asdict(self)
         data["ranges"] = {name: [float(low), float(high)] for name, (low, high) in self.ranges.items()}
+        data["modalities"] = {name: each.to_json() for name, each in sorted(self.modalities.items())}
+        if not self.modalities:  # likewise
+            del data["modalities"]
+        if self.mirror is None:  # as contracts were written before there was such a key
+            del data["mirror"]
         return data
+
+
+def join_contracts(contracts: Mapping[str, Preprocessing]) -> Preprocessing:
+    """One contract from those of several modalities; what is not named is read as the first says.
+
+    >>> join_contracts({"MR": Preprocessing(64), "CFP": Preprocessing(96, 3), "XR": Preprocessing(64)}).modalities
+    {'CFP': Preprocessing(size=96, channels=3, fit='pad', ranges={}, frames=None, mirror=None, modalities={})}
+    """
+    ranges = {name: values for each in contracts.values() for name, values in each.ranges.items()}
+    alone = {name: replace(each, ranges={}, modalities={}) for name, each in contracts.items()}
+    first = next(iter(alone.values()))
+    return replace(first, ranges=ranges, modalities={name: each for name, each in alone.items() if each != first})
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,8 @@ PRESETS: Final[dict[str, AugmentSpec]] = {
 }
 
 
-def resolve(spec: AugmentSpec) -> AugmentSpec:
-    """The spec with every key that was not given taken from its preset.
+def resolve(spec: AugmentSpec, key: str = "images.augment") -> AugmentSpec:
+    """The spec with every key that was not given taken from its preset; `key` is where it stands in the recipe.
 
     Raises:
         RecipeError: a range whose ends are exchanged or out of bounds.
@@ -97,17 +97,17 @@ def resolve(spec: AugmentSpec) -> AugmentSpec:
         >>> full.rotation, full.hue, full.flip_horizontal
         (5.0, 0.02, 0.0)
     """
-    given = {key: value for key, value in spec.model_dump().items() if value is not None}
+    given = {name: value for name, value in spec.model_dump().items() if value is not None}
     full = PRESETS[spec.preset].model_copy(update=given)
     assert full.crop_scale is not None
     assert full.crop_ratio is not None
     assert full.blur_sigma is not None
-    for key, (low, high), most in (
+    for name, (low, high), most in (
         ("crop_scale", full.crop_scale, 1.0),
         ("crop_ratio", full.crop_ratio, math.inf),
         ("blur_sigma", full.blur_sigma, math.inf),
     ):
         if not (0 < low <= high <= most and math.isfinite(high)):
             bound = f" <= {most:g}" if math.isfinite(most) else ""
-            raise RecipeError(f"images.augment.{key}: expected 0 < low <= high{bound}, found [{low:g}, {high:g}]")
+            raise RecipeError(f"{key}.{name}: expected 0 < low <= high{bound}, found [{low:g}, {high:g}]")
     return full

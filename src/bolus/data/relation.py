@@ -200,10 +200,11 @@ class Needs:
         relations: rules whose partners the sampler should bring into a batch.
         levels: feature maps of every level of the encoder.
         grid: the last feature map.
+        pixels: the views themselves, of single images.
 
     Example:
         >>> Needs(views=2).merge(Needs(roles=frozenset({"patient"}), grid=True))
-        Needs(views=2, roles=frozenset({'patient'}), relations=(), levels=False, grid=True)
+        Needs(views=2, roles=frozenset({'patient'}), relations=(), levels=False, grid=True, pixels=False)
     """
 
     views: int = 1
@@ -211,6 +212,7 @@ class Needs:
     relations: tuple[Relation, ...] = ()
     levels: bool = False
     grid: bool = False
+    pixels: bool = False
 
     def merge(self, *needs: Needs) -> Needs:
         """What satisfies this and all the others: the most views, and everything that any of them asks for."""
@@ -221,6 +223,7 @@ class Needs:
             relations=tuple(dict.fromkeys(relation for need in every for relation in need.relations)),
             levels=any(need.levels for need in every),
             grid=any(need.grid for need in every),
+            pixels=any(need.pixels for need in every),
         )
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bolus.data.table import shape_of
-from bolus.errors import CohortError, LeakageError, UsageError, name_rows
+from bolus.errors import CohortError, LeakageError, UsageError, name_rows, suggest
 
 Labels: TypeAlias = "npt.NDArray[Any] | pd.Series[Any]"
 SIDES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
@@ -55,6 +55,60 @@ def split_patients(
     share = _uniform(texts, seed, b"bolus.split")
     sides = np.where(share < test, "test", np.where(share < test + val, "val", "train"))
     return sides[codes]
+
+
+def leave_site_out(
+    patients: Labels, sites: Labels, *, site: str, seed: int = 0, val: float = 0.1
+) -> npt.NDArray[np.str_]:
+    """The side of every row where one site is kept for the test: its patients whole, with their rows at other sites.
+
+    Args:
+        patients: `[rows]` identifiers; NaN, None and blank text are missing.
+        sites: `[rows]` sites, compared as text: 3, 3.0 and "3" are one; missing is no site, so that a patient of whom
+            no site is known is not in the test.
+        site: the one that is left out.
+        seed: of the hash that divides the other patients into training and validation.
+        val: expected share of the other patients in validation.
+
+    Returns:
+        str `[rows]`: `train`, `val` or `test`.
+
+    Raises:
+        CohortError: rows without a patient, no such site, or nobody left to train on.
+        UsageError: a share below 0, or that leaves nothing to train on.
+
+    Example:
+        >>> patients, sites = np.array(["a", "a", "b"]), np.array(["north", "south", "south"])
+        >>> leave_site_out(patients, sites, site="north", val=0).tolist()
+        ['test', 'test', 'train']
+    """
+    sides = split_patients(patients, seed=seed, val=val, test=0)
+    known, names = _identify(sites)
+    assert known.shape == sides.shape, f"{len(known)} sites for {len(sides)} rows"
+    if site.strip() not in names:
+        raise CohortError(f"split.leave_out_site: no site {site!r}; {suggest(site, names)}")
+    codes, _ = _identify(patients)
+    sides[np.isin(codes, codes[known == names.index(site.strip())])] = "test"
+    if not (sides == "train").any():
+        if (sides == "test").all():
+            raise CohortError(
+                f"split.leave_out_site: every patient has rows at {site!r}, so that nobody is left to train on"
+            )
+        others = len(np.unique(codes[sides == "val"]))
+        raise CohortError(
+            f"split.leave_out_site: without {site!r}, all patients left ({others}) fall into validation and nobody is "
+            "left to train on; lower split.val, or take another split.seed"
+        )
+    return sides
+
+
+def site_names(sites: Labels) -> list[str]:
+    """The sites, sorted, as `leave_site_out` takes them: one after the other left out is a cross-validation over sites.
+
+    >>> site_names(np.array([3.0, np.nan, 1.0, 3.0]))
+    ['1', '3']
+    """
+    return sorted(_identify(sites)[1])
 
 
 def fold_patients(patients: Labels, *, seed: int, folds: int) -> npt.NDArray[np.int64]:

@@ -86,7 +86,7 @@ def find_violations(cohort: Cohort) -> list[str]:
             twice = pd.DataFrame({"image": cohort.table[cohort.roles["image"]], "order": order}).duplicated().to_numpy()
             if twice.any():
                 found.append(f"{name_rows(np.flatnonzero(twice))}: the same image and frame as an earlier row")
-    if not found and "split" in cohort.roles:
+    if not found and ("split" in cohort.roles or cohort.spec.split.leave_out_site is not None):
         try:
             _ = cohort.split
         except CohortError as error:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from bolus.encoders.context import ContextBlock
+from bolus.encoders.depth import find_blocks, require_blocks
 from bolus.encoders.families import FAMILIES, Family
-from bolus.encoders.features import Features, FeatureShape, LevelShape, Maps
-from bolus.encoders.hub import config_side, make_backbone
+from bolus.encoders.features import Features, FeatureShape, LevelShape, Maps, encode_views
+from bolus.encoders.hub import can_checkpoint, config_patch, config_side, make_backbone
 from bolus.encoders.video import fold_frames, frame_mean, running_frames, shift_blocks
 from bolus.errors import EncoderError
 from bolus.recipe import EncoderSpec
@@ -57,6 +58,10 @@ class Encoder(nn.Module):
     Build one by `build_encoder`, `load_encoder` or `external_encoder`; the constructor draws context blocks, then the
     neck, from the global random state and leaves the encoder in training mode.
 
+    With `spec.unfrozen` only the last so many blocks and what lies after them are trained (the last norm, the neck, the
+    context blocks of those stages); with 0 only the neck. The rest has no gradients and stays in evaluation mode
+    whatever `train` says, so that neither BatchNorm statistics nor dropped paths change it.
+
     Args:
         spec: what was asked for; `mean` and `std` hold for images in [0, 1].
         backbone: a transformers backbone; it is taken over, not copied.
@@ -64,10 +69,12 @@ class Encoder(nn.Module):
     Attributes:
         shape: FeatureShape, found without running the weights.
         neck: the linear layer after pooling, or nothing.
+        num_blocks: blocks of the backbone, transformer blocks or stages of a ResNet; None where they are not known.
 
     Raises:
         EncoderError: channels, mean or std that do not fit the backbone; context, temporal_shift or
-            `stem_pool: false` for a backbone that is no ResNet; a backbone whose last map is not `[B, C, h, w]`.
+            `stem_pool: false` for a backbone that is no ResNet; more unfrozen blocks than there are, or than are
+            known; a backbone whose last map is not `[B, C, h, w]`.
 
     Example:
         >>> from bolus.encoders.building import build_encoder
@@ -84,6 +91,7 @@ class Encoder(nn.Module):
     def __init__(self, spec: EncoderSpec, backbone: nn.Module) -> None:
         super().__init__()
         self.spec, self.backbone = spec, backbone
+        self._still: list[str] = []  # modules that stay in evaluation mode
         self.num_channels = int(getattr(self.config, "num_channels", 3))
         if spec.in_channels not in (1, self.num_channels):
             raise EncoderError(
@@ -100,6 +108,9 @@ class Encoder(nn.Module):
         self.family = FAMILIES.get(self.config.model_type)
         if self.family is not None:  # it reads the last stage itself, whatever the configuration selects
             self.config.out_features = list(self.config.stage_names)[-1:]
+        self._blocks = find_blocks(backbone, self.family)
+        self.num_blocks = None if self._blocks is None else self._blocks.number
+        self._patch = None if self.family is None else config_patch(self.config)
         self._drop_stem_pool()
         self.context = nn.ModuleList()
         self._tap()
@@ -108,6 +119,7 @@ class Encoder(nn.Module):
         if spec.neck is not None:
             self.neck = nn.Linear(self.shape.dim, spec.neck)
             self.shape = replace(self.shape, dim=spec.neck)
+        self._freeze()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def twin(self, *, seed: int) -> Encoder:
@@ -119,6 +131,97 @@ class Encoder(nn.Module):
     def config(self) -> Any:
         """The backbone's transformers configuration."""
         return self.backbone.config
+
+    def depth_of(self, name: str) -> int:
+        """How far from the image a parameter or module of this encoder lies.
+
+        Args:
+            name: as `named_parameters` or `named_modules` gives it.
+
+        Returns:
+            0 for the embeddings or the stem, 1 .. L for the L blocks, L + 1 for what follows them. A context block
+            lies where the stage that it refines does.
+
+        Raises:
+            EncoderError: the blocks of this backbone are not known.
+
+        Example:
+            >>> from bolus.encoders.building import build_encoder
+            >>> encoder = build_encoder(EncoderSpec(backbone="vit_tiny"), seed=0)
+            >>> names = ["embeddings.cls_token", "encoder.layer.0.norm1.bias", "encoder.layer.1", "layernorm"]
+            >>> [encoder.depth_of(f"backbone.{name}") for name in names]
+            [0, 1, 2, 3]
+        """
+        return require_blocks(self._blocks, self.config.model_type).depth_of(name)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Set the mode, as of any module; what `spec.unfrozen` leaves as it is stays in evaluation mode."""
+        super().train(mode)
+        for name in self._still:
+            self.get_submodule(name).eval()
+        return self
+
+    def unfreeze(self) -> Encoder:
+        """Train everything from now on; the spec says so afterwards.
+
+        >>> from bolus.encoders.building import build_encoder
+        >>> encoder = build_encoder(EncoderSpec(backbone="vit_tiny", unfrozen=1), seed=0)
+        >>> encoder.backbone.embeddings.training, encoder.unfreeze().backbone.embeddings.training
+        (False, True)
+        """
+        self.spec, self._still = self.spec.model_copy(update={"unfrozen": None}), []
+        return self.requires_grad_(True).train(self.training)
+
+    def checkpoint_activations(self) -> None:
+        """From now on, keep only what goes into each block in training, and compute the block again on the way back.
+
+        Gradients are the same; a step takes a second forward and much less memory. Never reentrant, so that several
+        objectives may go back through one forward.
+
+        Raises:
+            EncoderError: transformers cannot do so for this backbone.
+        """
+        if not can_checkpoint(self.config, self.spec.backbone):
+            raise EncoderError(
+                f"training.activation_checkpointing: a {self.config.model_type} backbone cannot compute its "
+                "activations again; set it to false"
+            )
+        model: Any = self.backbone
+        # Called so since transformers 5.23, which warns of the old name.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+
+    def check_sides(self, height: int, width: int) -> None:
+        """Raise EncoderError for images that patches do not cover: a border would be cut off at the far sides."""
+        patch = self._patch
+        if patch is None or (height % patch == 0 and width % patch == 0):
+            return
+        side = height if height % patch else width
+        near = [multiple for multiple in (side // patch * patch, (side // patch + 1) * patch) if multiple]
+        raise EncoderError(
+            f"expected images whose sides are multiples of {patch} pixels, the patch of {self.spec.backbone}, "
+            f"found {height} x {width}; near {side} there {'is' if len(near) == 1 else 'are'} "
+            f"{' and '.join(str(multiple) for multiple in near)}"
+        )
+
+    def _freeze(self) -> None:
+        """Leave out of training what `spec.unfrozen` says."""
+        unfrozen = self.spec.unfrozen
+        if unfrozen is None:
+            return
+        try:
+            blocks = require_blocks(self._blocks, self.config.model_type)
+        except EncoderError as error:
+            raise EncoderError(f"encoder.unfrozen: {error}; set it to null") from None
+        if unfrozen > blocks.number:
+            raise EncoderError(
+                f"encoder.unfrozen: expected at most {blocks.number}, the blocks of {self.spec.backbone}, "
+                f"found {unfrozen}"
+            )
+        self._still = blocks.left_out(unfrozen, num_context=len(self.context))
+        for name in self._still:
+            self.get_submodule(name).requires_grad_(False)
+        self.train(self.training)
 
     def _drop_stem_pool(self) -> None:
         if self.spec.stem_pool:
@@ -163,11 +266,14 @@ class Encoder(nn.Module):
             levels: also give every level.
 
         Raises:
-            EncoderError: images or a mask of another shape or dtype; levels of a backbone that has none.
+            EncoderError: images or a mask of another shape or dtype; sides that are no multiples of the patch of a
+                vision transformer, whose positions are interpolated to any that are; levels of a backbone that has
+                none.
         """
         if levels and self.family is not None and not self._level_names:
             raise EncoderError(f"{self.config.model_type} has no levels; an objective that needs levels wants a ResNet")
         images, num_frames = fold_frames(images, frame_mask, channels=self.spec.in_channels)
+        self.check_sides(*images.shape[-2:])
         pixels = (images.expand(-1, self.num_channels, -1, -1) - self.mean) / self.std
         pixels = pixels.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest with
         kept: dict[str, Tensor] = {}
@@ -217,35 +323,22 @@ class Encoder(nn.Module):
             >>> features.pooled.shape, features.grid["XR"].shape
             (torch.Size([2, 3, 256]), torch.Size([2, 3, 256, 1, 1]))
         """
-        if not views or set(views) != set(rows):
-            raise EncoderError(f"expected views and rows of the same modalities, found {sorted(views)}, {sorted(rows)}")
-        num_views, num_rows = next(iter(views.values())).shape[0], sum(map(len, rows.values()))
-        if frame_mask is not None and (frame_mask.ndim != 2 or len(frame_mask) != num_rows):
-            raise EncoderError(f"expected a frame_mask [{num_rows}, T] as the rows say, found {list(frame_mask.shape)}")
-        pooled: list[Tensor] = []
-        features = Features(pooled=torch.empty(0))
-        for modality, images in views.items():
-            if images.ndim not in (5, 6) or images.shape[0] != num_views or images.shape[1] != len(rows[modality]):
-                raise EncoderError(
-                    f"{modality}: expected views [{num_views}, {len(rows[modality])}, C, H, W] as V and the rows say "
-                    f"(C, T, H, W for clips), found {list(images.shape)}"
-                )
-            by_view = images.shape[:2]
-            mask = None if frame_mask is None else frame_mask[rows[modality].to(frame_mask.device)].repeat(num_views, 1)
-            maps = self(images.flatten(0, 1), frame_mask=mask, levels=levels)
-            pooled.append(maps.pooled.unflatten(0, by_view))
-            if levels:
-                features.levels[modality] = [level.unflatten(0, by_view) for level in maps.levels]
-            if grid:
-                features.grid[modality] = maps.grid.unflatten(0, by_view)
-        together = torch.cat(pooled, dim=1)
-        order = torch.cat([rows[modality].to(together.device) for modality in views])
-        features.pooled = torch.zeros_like(together).index_copy(1, order, together)
-        return features
+        return encode_views(lambda modality: self, views, rows, frame_mask=frame_mask, levels=levels, grid=grid)
+
+    def of(self, modality: str) -> Encoder:
+        """The encoder that sees a modality: this one, whichever it is."""
+        return self
+
+    @property
+    def has_context(self) -> bool:
+        """Whether it has context blocks, without which it may be judged as well."""
+        return self.spec.context
 
     def _find_shape(self) -> FeatureShape:
         """Channels and strides from one forward on the meta device, which runs no arithmetic."""
         side = config_side(self.config) or 224
+        if self._patch is not None:
+            side = max(1, side // self._patch) * self._patch
         has_levels = self.family is None or bool(self._level_names)
         images = torch.empty(1, self.spec.in_channels, side, side, device="meta")
         state = {**dict(self.named_parameters()), **dict(self.named_buffers())}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.folder import OPTIONAL, fill_encoder, is_encoder_folder, read_config, read_spec
 from bolus.encoders.hub import config_side, find_config, load_backbone, make_backbone, processor_side, read_processor
+from bolus.errors import EncoderError
 from bolus.recipe import EncoderSpec
 
 _log = logging.getLogger(__name__)
@@ -17,7 +21,8 @@ _log = logging.getLogger(__name__)
 def build_encoder(spec: EncoderSpec, *, seed: int) -> Encoder:
     """An encoder in training mode, the same for the same spec and seed; the global random state stays as it was.
 
-    A named configuration with `pretrained: true` takes its ImageNet weights from the hub; a bolus encoder folder with
+    A named configuration with `pretrained: true` takes its published weights from the hub, and where its
+    `preprocessor_config.json` normalises otherwise than the spec, a log line says so; a bolus encoder folder with
     `pretrained: true` gives its backbone and, of context blocks and neck, what both the spec asks for and the folder
     has; what the folder lacks starts fresh.
 
@@ -36,10 +41,14 @@ def build_encoder(spec: EncoderSpec, *, seed: int) -> Encoder:
         (5, True)
     """
     name = spec.backbone
+    if (Path(name) / "encoders.json").is_file():
+        raise EncoderError(f"{name} holds an encoder for each of several modalities; name one of its folders")
     ours = is_encoder_folder(name)
     with seeded(seed):
         if spec.pretrained and not ours:
-            return Encoder(spec, load_backbone(name))
+            encoder = Encoder(spec, load_backbone(name))
+            _compare_normalisation(spec, name)
+            return encoder
         config = read_config(Path(name)) if ours else find_config(name)
         if not spec.pretrained and hasattr(config, "num_channels"):
             config.num_channels = spec.in_channels
@@ -78,17 +87,31 @@ def external_encoder(name_or_folder: str | Path) -> tuple[Encoder, dict[str, Any
         backbone = load_backbone(name)
     config: Any = backbone.config
     processor = read_processor(name)
-    normalisation: dict[str, list[float]] = {}
+    normalisation = _normalisation(processor)
     if not processor:
         _log.warning("%s has no preprocessor_config.json: images are normalised by mean 0.5 and std 0.25", name)
-    elif not processor.get("do_normalize", True):
-        normalisation = {"mean": [0.0], "std": [1.0]}
-    elif "image_mean" in processor and "image_std" in processor:
-        normalisation = {"mean": _as_list(processor["image_mean"]), "std": _as_list(processor["image_std"])}
     channels: Literal[1, 3] = 1 if getattr(config, "num_channels", 3) == 1 else 3
     spec = EncoderSpec(backbone=name, pretrained=True, in_channels=channels, **normalisation)
     size = processor_side(processor) or config_side(config)
     return Encoder(spec, backbone).eval(), {} if size is None else {"size": size}
+
+
+def _compare_normalisation(spec: EncoderSpec, name: str) -> None:
+    """Say where pretrained weights are fed otherwise than they were trained; the spec holds, as it is written down."""
+    for key, theirs in _normalisation(read_processor(name)).items():
+        ours = getattr(spec, key)
+        theirs_c, ours_c = (torch.tensor(values).expand(3) for values in (theirs, ours))
+        if not torch.allclose(theirs_c, ours_c, rtol=0, atol=0.05):
+            _log.warning("%s was trained with %s %s and goes on with %s: set encoder.%s", name, key, theirs, ours, key)
+
+
+def _normalisation(processor: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Mean and standard deviation that a processor takes; empty where it does not say."""
+    if processor and not processor.get("do_normalize", True):
+        return {"mean": [0.0], "std": [1.0]}
+    if "image_mean" in processor and "image_std" in processor:
+        return {"mean": _as_list(processor["image_mean"]), "std": _as_list(processor["image_std"])}
+    return {}
 
 
 def _as_list(value: Any) -> list[float]:

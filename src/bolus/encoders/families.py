@@ -14,19 +14,24 @@ class Family:
         stem_pool: the max-pool after it.
         stages: a list of modules; each output is a level and feeds the next stage.
         tokens: the last norm, whose output `[B, tokens, D]` starts with the CLS token.
+        blocks: the list of modules that the backbone runs one after the other: transformer blocks, stages of a ResNet.
+            What is registered before it is run before it, and what is registered after it, after it.
     """
 
     stem: str | None = None
     stem_pool: str | None = None
     stages: str | None = None
     tokens: str | None = None
+    blocks: str | None = None
 
 
 # By transformers model type. A backbone that is not here gives the maps of its own `out_features` as levels.
 FAMILIES: dict[str, Family] = {
-    "resnet": Family(stem="embedder.embedder", stem_pool="embedder.pooler", stages="encoder.stages"),
-    "dinov2": Family(tokens="layernorm"),
-    "dinov2_with_registers": Family(tokens="layernorm"),
-    "dinov3_vit": Family(tokens="norm"),
-    "vitdet": Family(),
+    "resnet": Family(
+        stem="embedder.embedder", stem_pool="embedder.pooler", stages="encoder.stages", blocks="encoder.stages"
+    ),
+    "dinov2": Family(tokens="layernorm", blocks="encoder.layer"),
+    "dinov2_with_registers": Family(tokens="layernorm", blocks="encoder.layer"),
+    "dinov3_vit": Family(tokens="norm", blocks="model.layer"),
+    "vitdet": Family(blocks="encoder.layer"),
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from bolus.errors import EncoderError
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class FeatureShape:
         grid_channels: channels of the last map.
         grid_stride: input pixels for one pixel of the last map.
         levels: the encoder's levels, shallow to deep; empty where it has none.
+        inputs: modality -> channels and side in pixels of the images that are trained on; empty where not known.
     """
 
     dim: int
     grid_channels: int
     grid_stride: int
     levels: tuple[LevelShape, ...] = ()
+    inputs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,6 +73,66 @@ class Features:
     pooled: Tensor
     levels: dict[str, list[Tensor]] = field(default_factory=dict)
     grid: dict[str, Tensor] = field(default_factory=dict)
+
+
+def encode_views(
+    encoder_of: Callable[[str], Callable[..., Maps]],
+    views: Mapping[str, Tensor],
+    rows: Mapping[str, Tensor],
+    *,
+    frame_mask: Tensor | None = None,
+    levels: bool = False,
+    grid: bool = False,
+) -> Features:
+    """Features of a batch, one forward for each modality over all its views, through the encoder that sees it.
+
+    Args:
+        encoder_of: modality -> its encoder, called as `Encoder.forward` is; all give pooled features of one width.
+        views: modality -> `[V, N_m, C, H, W]`, or clips `[V, N_m, C, T, H, W]`, float32 in [0, 1]; V is the same for
+            all, C, H and W need not be.
+        rows: modality -> int64 `[N_m]`, positions among the N samples; together they are each of 0 .. N-1 once.
+        frame_mask: of clips, bool `[N, T]`, true at real frames; None: all are.
+        levels: also give every level.
+        grid: also give the last map.
+
+    Returns:
+        Features with pooled `[V, N, D]` in the batch's order.
+
+    Raises:
+        EncoderError: views, rows and mask that do not fit each other, or no images.
+
+    >>> def mean(images, **kw):
+    ...     return Maps(images.mean((2, 3)), [], images)
+    >>> views, rows = {"XR": torch.ones(1, 2, 1, 4, 4), "CT": torch.zeros(1, 1, 1, 6, 6)}, {"XR": [0, 2], "CT": [1]}
+    >>> rows = {modality: torch.tensor(places) for modality, places in rows.items()}
+    >>> encode_views(lambda modality: mean, views, rows).pooled.tolist()
+    [[[1.0], [0.0], [1.0]]]
+    """
+    if not views or set(views) != set(rows):
+        raise EncoderError(f"expected views and rows of the same modalities, found {sorted(views)}, {sorted(rows)}")
+    num_views, num_rows = next(iter(views.values())).shape[0], sum(map(len, rows.values()))
+    if frame_mask is not None and (frame_mask.ndim != 2 or len(frame_mask) != num_rows):
+        raise EncoderError(f"expected a frame_mask [{num_rows}, T] as the rows say, found {list(frame_mask.shape)}")
+    pooled: list[Tensor] = []
+    features = Features(pooled=torch.empty(0))
+    for modality, images in views.items():
+        if images.ndim not in (5, 6) or images.shape[0] != num_views or images.shape[1] != len(rows[modality]):
+            raise EncoderError(
+                f"{modality}: expected views [{num_views}, {len(rows[modality])}, C, H, W] as V and the rows say "
+                f"(C, T, H, W for clips), found {list(images.shape)}"
+            )
+        by_view = (num_views, len(rows[modality]))
+        mask = None if frame_mask is None else frame_mask[rows[modality].to(frame_mask.device)].repeat(num_views, 1)
+        maps = encoder_of(modality)(images.flatten(0, 1), frame_mask=mask, levels=levels)
+        pooled.append(maps.pooled.view(*by_view, *maps.pooled.shape[1:]))
+        if levels:
+            features.levels[modality] = [level.view(*by_view, *level.shape[1:]) for level in maps.levels]
+        if grid:
+            features.grid[modality] = maps.grid.view(*by_view, *maps.grid.shape[1:])
+    together = torch.cat(pooled, dim=1)
+    order = torch.cat([rows[modality].to(together.device) for modality in views])
+    features.pooled = torch.zeros_like(together).index_copy(1, order, together)
+    return features
 
 
 def in_batch_order(by_modality: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Tensor:

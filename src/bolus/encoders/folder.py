@@ -81,13 +81,13 @@ def save_encoder(
     folder.mkdir(parents=True, exist_ok=True)
     # Clones, because safetensors refuses tensors that share memory.
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.state_dict().items()}
-    with _replacing(folder / WEIGHTS) as temporary:
+    with replacing(folder / WEIGHTS) as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
     description["weights"] = _digest(folder / WEIGHTS)
     if card:
-        with _replacing(folder / CARD) as temporary:
+        with replacing(folder / CARD) as temporary:
             temporary.write_text(card, encoding="utf-8")
-    with _replacing(folder / DESCRIPTION) as temporary:
+    with replacing(folder / DESCRIPTION) as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
@@ -138,6 +138,15 @@ def lineage_of(folder: Path) -> list[dict[str, Any]]:
         return [{"salt": str(each["salt"]), "keys": [str(key) for key in each["keys"]]} for each in lineage]
     except (KeyError, TypeError) as error:
         raise EncoderError(f"{folder / DESCRIPTION}: a lineage needs salt and keys") from error
+
+
+def stated_weights(folder: Path) -> str:
+    """The digest of the weights that an encoder folder's description speaks of.
+
+    Raises:
+        EncoderError: no encoder folder, or one of a later format.
+    """
+    return str(_read_description(folder).get("weights"))
 
 
 def is_encoder_folder(name: str) -> bool:
@@ -233,7 +242,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A temporary path that takes the place of `path` in one step once it has been written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

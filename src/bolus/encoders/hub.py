@@ -28,6 +28,17 @@ def _basic_resnet(embedding_size: int, hidden_sizes: list[int]) -> Any:
     )
 
 
+def _dinov2(hidden_size: int, num_hidden_layers: int, num_attention_heads: int) -> Any:
+    """DINOv2's ViT with patches of 14 pixels; positions are of 518 pixels, as published, and interpolated to others."""
+    return Dinov2Config(
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        patch_size=14,
+        image_size=518,
+    )
+
+
 NAMED: dict[str, Callable[[], Any]] = {
     "resnet18": lambda: _basic_resnet(64, [64, 128, 256, 512]),
     "resnet50": ResNetConfig,
@@ -35,9 +46,18 @@ NAMED: dict[str, Callable[[], Any]] = {
     "vit_tiny": lambda: Dinov2Config(
         hidden_size=64, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=2, patch_size=8, image_size=64
     ),
+    "dinov2_small": lambda: _dinov2(384, 12, 6),
+    "dinov2_base": lambda: _dinov2(768, 12, 12),
+    "dinov2_large": lambda: _dinov2(1024, 24, 16),
 }
 UNET = re.compile(r"unet([1-9]\d*)")  # PCL's encoder with so many filters at full size
-IMAGENET = {"resnet18": "microsoft/resnet-18", "resnet50": "microsoft/resnet-50"}  # whose weights stand on the hub
+PUBLISHED = {  # whose weights stand on the hub: ResNets of ImageNet, and DINOv2 (arXiv:2304.07193)
+    "resnet18": "microsoft/resnet-18",
+    "resnet50": "microsoft/resnet-50",
+    "dinov2_small": "facebook/dinov2-small",
+    "dinov2_base": "facebook/dinov2-base",
+    "dinov2_large": "facebook/dinov2-large",
+}
 
 
 def is_named(name: str) -> bool:
@@ -91,9 +111,9 @@ def load_backbone(name: str) -> nn.Module:
     Raises:
         EncoderError: nothing there that can be loaded, or a file that lacks weights.
     """
-    if is_named(name) and name not in IMAGENET:
+    if is_named(name) and name not in PUBLISHED:
         raise EncoderError(f"encoder.pretrained: {name!r} has no published weights; leave pretrained false")
-    name = IMAGENET.get(name, name)
+    name = PUBLISHED.get(name, name)
     where, config = _where(name), find_config(name)
     try:
         # Through the class and not AutoBackbone.from_pretrained, which asks the hub first, even for a folder.
@@ -118,7 +138,7 @@ def read_processor(name: str) -> dict[str, Any]:
         EncoderError: it is not JSON.
     """
     path = cached_file(
-        IMAGENET.get(name, name),
+        PUBLISHED.get(name, name),
         "preprocessor_config.json",
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
@@ -130,6 +150,27 @@ def read_processor(name: str) -> dict[str, Any]:
     except ValueError as error:
         raise EncoderError(f"{name}: preprocessor_config.json is not JSON: {error}") from error
     return dict(values)
+
+
+def can_checkpoint(config: Any, name: str) -> bool:
+    """Whether transformers can compute this architecture's activations a second time; `name` is for the message.
+
+    Raises:
+        EncoderError: transformers has no backbone of this architecture.
+
+    >>> can_checkpoint(find_config("vit_tiny"), "vit_tiny"), can_checkpoint(find_config("resnet18"), "resnet18")
+    (True, False)
+    """
+    return bool(_backbone_class(config, name).supports_gradient_checkpointing)
+
+
+def config_patch(config: Any) -> int | None:
+    """Pixels of the side of an architecture's patches, where it has patches.
+
+    >>> config_patch(find_config("dinov2_base")), config_patch(find_config("resnet18"))
+    (14, None)
+    """
+    return _first_int(getattr(config, "patch_size", None))
 
 
 def config_side(config: Any) -> int | None:

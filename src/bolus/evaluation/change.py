@@ -55,6 +55,7 @@ def evaluate_change(
     out: str | Path | None = None,
     size: int | None = None,
     cache: Path | None = None,
+    baselines: Sequence[str | Path] = (),
 ) -> Evaluation:
     """Judge what the difference of two embeddings of a patient tells of the change of a score between them.
 
@@ -81,12 +82,13 @@ def evaluate_change(
         out: folder, as of `evaluate`; `row` in its predictions is the earlier sample, `later_row` the later one.
         size: input pixels of an encoder that does not state them.
         cache: cache folder; the user's where None.
+        baselines: other encoders, as of `evaluate`.
 
     Raises:
         EvaluationError: no such score, or no pair among the training or the test patients.
         UsageError: `adjacent_only` without a time or visit, a negative tolerance, a probe that is unknown or trained on
             images, other numbers out of range, or a size for an encoder that states its own.
-        LeakageError: the encoder was trained on validation or test patients of the cohort.
+        LeakageError: the encoder or a baseline was trained on validation or test patients of the cohort.
         EncoderError, CohortError: encoder or cohort cannot be opened.
     """
     classify_change([], tolerance, higher_is_worse)  # refuses a wrong call before hours of embedding
@@ -98,7 +100,7 @@ def evaluate_change(
         _check_pairs(found.name, pairs, samples)
         return found.name, pairs
 
-    prepared = prepare(source, cohort, ask, size=size, cache=cache)
+    prepared = prepare(source, cohort, ask, size=size, cache=cache, baselines=baselines)
     judged, samples, kept = prepared.judged, prepared.samples, prepared.kept
     cohort, (name, pairs), rows = samples.cohort, prepared.asked, prepared.rows
     if len(kept) < len(samples):

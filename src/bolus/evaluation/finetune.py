@@ -190,7 +190,7 @@ def fit_finetuned(
     spec.check_for(task)
     y = np.asarray(y, dtype=np.float64)
     train, val = (rows[fitting.has_target(y[rows], task)] for rows in (train, val))
-    encoder = copy.deepcopy(encoder).eval().requires_grad_(spec.whole)
+    encoder = copy.deepcopy(encoder).unfreeze().eval().requires_grad_(spec.whole)
     if len(train) == 0 or np.ptp(y[train]) == 0:  # an error, or a constant
         blank = np.zeros((max(len(train), len(held)), encoder.shape.dim))
         nobody = fitting.Samples(blank[:0], y[:0], y[:0])

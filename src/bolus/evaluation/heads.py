@@ -18,6 +18,7 @@ from scipy.special import expit, softmax
 from bolus.checkpoint import digest_of
 from bolus.data.split import Labels, overlap, patient_keys
 from bolus.encoders.backbone import Encoder
+from bolus.encoders.modalities import ModalityEncoders
 from bolus.errors import EvaluationError
 from bolus.evaluation.metrics import FloatArray, IntArray
 
@@ -81,7 +82,7 @@ class Head:
         keys = tuple(sorted(patient_keys(patients, salt)))
         return replace(self, encoder=weights, salt=salt, patients=keys)
 
-    def fits(self, encoder: Encoder) -> bool | None:
+    def fits(self, encoder: Encoder | ModalityEncoders) -> bool | None:
         """Whether it was fitted on embeddings of these very weights; None where the head does not say."""
         return self.encoder == digest_of_encoder(encoder) if self.encoder else None
 
@@ -166,7 +167,7 @@ class Head:
         return cls(**values)
 
 
-def digest_of_encoder(encoder: Encoder) -> str:
+def digest_of_encoder(encoder: Encoder | ModalityEncoders) -> str:
     """A hash of all weights, those of context blocks included, which stays the same in a file and on any device."""
     return digest_of({"encoder": encoder})
 

@@ -17,10 +17,12 @@ from bolus.data.cohort import Cohort
 from bolus.data.samples import Samples
 from bolus.data.split import patient_keys
 from bolus.embedding import Judged
+from bolus.errors import UsageError
 from bolus.evaluation.finetune import Finetuned, FinetuneSpec
 from bolus.evaluation.fitting import PROBES, has_target
+from bolus.evaluation.future import Ahead, beside_present, check_horizon, look_ahead, present_columns
 from bolus.evaluation.heads import digest_of_encoder
-from bolus.evaluation.preparation import embed_all, encoders_of, prepare
+from bolus.evaluation.preparation import PRESENT, embed_all, encoders_of, prepare
 from bolus.evaluation.probe import ProbeReport, check_probes, probe
 from bolus.evaluation.results import Result, write_results
 from bolus.evaluation.targets import Target, file_name, find_targets, shown
@@ -66,6 +68,8 @@ def evaluate(
     cache: Path | None = None,
     finetune: FinetuneSpec | None = None,
     shots: tuple[int, int] = (20, 100),
+    baselines: Sequence[str | Path] = (),
+    horizon: str | None = None,
 ) -> Evaluation:
     """Judge an encoder by what is read off it, beside a random-init twin and the majority.
 
@@ -94,27 +98,41 @@ def evaluate(
         finetune: how `frozen` and `finetune` train; `whole` is what the probe's name says. Without an augmentation,
             `finetune` takes a milder form of the run's own, where there is a run.
         shots: see `probe`.
+        baselines: run folders, encoder folders or hub names: each a column beside the random-init twin, embedded at its
+            own size, with paired differences against it. Only `linear` and `knn` read them.
+        horizon: None: the target as it is. `next`: that of the patient's next visit or time; `incident`: likewise, of
+            those only who are negative now (`future.look_ahead`). The target is then called `next:NAME`; beside
+            `next` stands the column `present label`, which knows the target's value now and no image.
 
     Raises:
-        LeakageError: the encoder, or one that it was initialised from, was trained on validation or test patients of
-            the cohort.
+        LeakageError: the encoder or a baseline, or one that it was initialised from, was trained on validation or test
+            patients of the cohort.
         EvaluationError: a question that the cohort cannot answer.
-        UsageError: an unknown task or probe, numbers out of range, or a size for an encoder that states it.
+        UsageError: an unknown task, probe or horizon, numbers out of range, a size for an encoder that states it, or
+            baselines with a probe that is trained on images.
         EncoderError, CohortError: encoder or cohort cannot be opened.
     """
     spec = finetune or FinetuneSpec()
     spec.check_for(task)
     probes = check_probes(probes, fractions, repeats, shots, known=(*PROBES, *TRAINED))
+    check_horizon(horizon, task)
+    check_baselines(baselines, probes)
 
-    def ask(samples: Samples) -> tuple[list[Target], list[str]]:
-        return find_targets(samples.cohort, task, target, min_patients=min_patients)
+    def ask(samples: Samples) -> Ahead:
+        found, left_out = find_targets(samples.cohort, task, target, min_patients=min_patients)
+        if horizon is None:
+            return Ahead(found, notes=left_out)
+        ahead = look_ahead(samples, found, horizon, task=task, min_patients=min_patients, alone="=" in target)
+        return replace(ahead, notes=[*left_out, *ahead.notes])
 
-    prepared = prepare(source, cohort, ask, size=size, cache=cache)
+    trained_on_images = next((f"the probe {kind!r}" for kind in probes if kind in TRAINED), "")
+    prepared = prepare(source, cohort, ask, size=size, cache=cache, baselines=baselines, wants_one=trained_on_images)
     judged, cohort, rows = prepared.judged, prepared.samples.cohort, prepared.rows
-    targets, notes = prepared.asked
+    targets, notes = prepared.asked.targets, prepared.asked.notes
+    prefix = "" if horizon is None else f"{horizon}:"
     encoders = encoders_of(judged, source, seed)
     embeddings = embed_all(encoders, prepared)
-    folder = evaluation_folder(out, judged, cohort, f"{task}-{shown(target)}", probes)
+    folder = evaluation_folder(out, judged, cohort, f"{task}-{prefix.replace(':', '-')}{shown(target)}", probes)
     weights = digest_of_encoder(judged.encoder)
     fitted = {each.name: _fitted_on(cohort, rows, each, task) for each in targets}
 
@@ -139,8 +157,14 @@ def evaluate(
     )
     reports = {}
     for question in targets:
+        columns: dict[str, npt.NDArray[Any]] = dict(embeddings)
+        trained = trainers
+        if question.name in prepared.asked.present:
+            now, classes = prepared.asked.present[question.name][rows], question.classes
+            known = present_columns(now, cohort.split[rows] == "train", num_classes=len(classes) if classes else None)
+            columns[PRESENT], trained = known, beside_present(trainers, known)
         report = probe(
-            embeddings,
+            columns,
             question.y[rows],
             cohort.encoded("patient")[rows],
             cohort.split[rows],
@@ -154,15 +178,32 @@ def evaluate(
             draws=draws,
             split_hash=cohort.split_hash,
             recipe_hash=prepared.recipe_hash,
-            trained=trainers,
+            trained=trained,
             shots=shots,
         )
         heads = {kind: head.signed(weights, fitted[question.name]) for kind, head in report.heads.items()}
         reports[question.name] = replace(report, heads=heads)
+    target = f"{prefix}{shown(target)}" if prefix else target
     _remove_finetuned(folder, target, kept)
     found = Evaluation(reports, folder, [*notes, *prepared.notes])
     write_evaluation(found, cohort.origin[rows], target)
     return found
+
+
+def check_baselines(baselines: Sequence[str | Path], probes: Sequence[str]) -> None:
+    """Raise UsageError where a baseline would have to be trained on images.
+
+    >>> check_baselines(["facebook/dinov2-base"], ["linear", "finetune"])
+    Traceback (most recent call last):
+    bolus.errors.UsageError: the probe 'finetune' is trained on images and baselines are only embedded: take linear or
+    knn, or judge the baseline by itself
+    """
+    for kind in probes if len(baselines) else ():
+        if kind in TRAINED:
+            raise UsageError(
+                f"the probe {kind!r} is trained on images and baselines are only embedded: take linear or knn, or "
+                "judge the baseline by itself"
+            )
 
 
 def evaluation_folder(

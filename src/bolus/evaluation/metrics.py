@@ -23,6 +23,7 @@ from bolus.evaluation.weighting import AnyArray, FloatArray, IntArray, Metric
 
 __all__ = [
     "METRICS",
+    "RETRIEVAL",
     "SEGMENTATION",
     "AnyArray",
     "FloatArray",
@@ -68,7 +69,20 @@ METRICS: dict[str, dict[str, Metric]] = {
 SEGMENTATION = ("dice", "hd95_mm", "hd95_voxels", "dice_pcl")
 """Metrics of volumes, which `bolus.evaluation.volume_scores` computes."""
 
-_LOWER_IS_BETTER = ("brier", "mae", "mse", "gm", "hd95_mm", "hd95_voxels")
+RETRIEVAL = (
+    "top_1",
+    "top_5",
+    "top_10",
+    "top_1_percent",
+    "median_rank",
+    "recall_1",
+    "recall_5",
+    "recall_10",
+    "ndcg_10",
+)
+"""Metrics of finding a participant again, which `bolus.evaluation.retrieve` computes."""
+
+_LOWER_IS_BETTER = ("brier", "mae", "mse", "gm", "hd95_mm", "hd95_voxels", "median_rank")
 
 
 def metrics_of(task: str, num_classes: int) -> dict[str, Metric]:
@@ -89,7 +103,7 @@ def higher_is_better(metric: str) -> bool:
     >>> higher_is_better("auroc"), higher_is_better("mae")
     (True, False)
     """
-    known = {name for group in METRICS.values() for name in group} | {*SEGMENTATION}
+    known = {name for group in METRICS.values() for name in group} | {*SEGMENTATION, *RETRIEVAL}
     if metric not in known:
         raise EvaluationError(f"unknown metric {metric!r}; {suggest(metric, known)}")
     return metric not in _LOWER_IS_BETTER

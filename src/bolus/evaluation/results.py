@@ -45,8 +45,11 @@ class Result:
         notes: what a reader must know, in sentences.
         subset: of which test samples: empty for all of them; `many`, `medium` or `few`, by how common their target is
             in training (`shots.shot_ranges`); or, of pairs, `adjacent` or `non-adjacent`, by whether another time of
-            the patient lies between. The sample and patient numbers are the subset's.
+            the patient lies between; or, of an audit, the group (`sex=F`) or the two whose gap it is (`sex: M against
+            F`). The sample and patient numbers are the subset's.
         labelled_patients: number of training patients whose masks were used, in segmentation; None elsewhere.
+        chance: what is expected where the encoder tells nothing, in the metric's unit: of a retrieval, of a random
+            order; of a gap between groups, of groups drawn at random over patients. None where nothing says so.
     """
 
     task: str
@@ -73,6 +76,7 @@ class Result:
     notes: tuple[str, ...] = ()
     subset: str = ""
     labelled_patients: int | None = None
+    chance: float | None = None
 
     def to_json(self) -> str:
         """One line of strict JSON; what is not finite is written as null.

@@ -22,6 +22,8 @@ from bolus.data.cache import ImageStore
 from bolus.data.cohort import Cohort
 from bolus.data.masks import to_square
 from bolus.data.samples import Samples
+from bolus.embedding import open_encoder
+from bolus.encoders.modalities import one_encoder
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.annotation import Annotations, check_classes, read_annotations, why_without
 from bolus.evaluation.judging import PROBES_BY_DEFAULT, evaluation_folder
@@ -118,8 +120,8 @@ def evaluate_segment(
         quiet: show no progress.
 
     Raises:
-        EvaluationError: no role mask, an encoder of clips, fewer training patients with masks than the largest M, no
-            test volume, or a training whose loss is not finite, with its encoder, M, draw and step.
+        EvaluationError: no role mask, an encoder of clips or of mirrored sides, fewer training patients with masks than
+            the largest M, no test volume, or a training whose loss is not finite, with its encoder, M, draw and step.
         CohortError: masks that cannot be used, or slices without a place in their volume, with their rows (see
             `read_annotations`, `find_volumes`).
         LeakageError: the encoder was trained on validation or test patients of the cohort.
@@ -138,7 +140,12 @@ def evaluate_segment(
         find_volumes(samples.cohort, found)
         return found
 
-    prepared = prepare(source, cohort, ask, size=size, cache=cache)
+    if open_encoder(source, size=size).preprocessing.mirror is not None:  # said before a mask or image is read
+        raise EvaluationError(
+            "this encoder sees images of one side mirrored, and masks are not mirrored with them; segment with an "
+            "encoder that was trained with images.mirror=null"
+        )
+    prepared = prepare(source, cohort, ask, size=size, cache=cache, wants_one="segmentation")
     judged, store, samples, annotations = prepared.judged, prepared.store, prepared.samples, prepared.asked
     cohort = samples.cohort
     training = _labelled_rows(cohort, annotations, store.readable, numbers[-1])
@@ -146,7 +153,8 @@ def evaluate_segment(
     in_mm = all(volume.spacing is not None for volume in volumes)
     patients = cohort.encoded("patient")
     num_labelled = len(np.unique(patients[training]))
-    encoders = encoders_of(judged, source, seed)
+    opened = encoders_of(judged, source, seed)
+    encoders = {name: one_encoder(each, wanted_by="segmentation") for name, each in opened.items()}
     folder = evaluation_folder(out, judged, cohort, f"segment-{TARGET}", PROBES_BY_DEFAULT)
     squares, fit = _Squares(annotations, prepared), store.preprocessing.fit
     scores: dict[Key, list[VolumeScores]] = {(name, number): [] for number in numbers for name in encoders}

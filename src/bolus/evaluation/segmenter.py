@@ -183,7 +183,7 @@ def fit_segmenter(
     assert masks.shape[1:] == store.preprocessing.stored_shape[1:], f"labels {list(masks.shape)} at another size"
     with seeded(seed_for(seed, "decoder")):
         decoder = MaskDecoder(encoder.shape, num_classes)
-    model = Segmenter(copy.deepcopy(encoder), decoder.to(device), store, samples, num_classes)
+    model = Segmenter(copy.deepcopy(encoder).unfreeze(), decoder.to(device), store, samples, num_classes)
     model.encoder.requires_grad_(spec.whole).train(spec.whole)
     model.decoder.train()
     optimizer = build_optimizer(

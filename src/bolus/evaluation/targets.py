@@ -14,7 +14,7 @@ from bolus.data.roles import NAMED
 from bolus.errors import EvaluationError, UsageError, suggest
 
 TASKS = ("classify", "regress")
-OTHERS = ("change", "segment")  # which have functions of their own
+OTHERS = ("change", "segment", "retrieve")  # which have functions of their own
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def check_task(task: str) -> None:
     >>> check_task("chnge")
     Traceback (most recent call last):
     bolus.errors.UsageError: unknown task 'chnge'; did you mean 'change'? The tasks are classify, regress, change,
-    segment
+    segment, retrieve
     """
     if task in OTHERS:
         raise UsageError(f"the task {task} is judged by evaluate_{task}")

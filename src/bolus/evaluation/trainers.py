@@ -12,6 +12,7 @@ from bolus.data.batch import seed_for
 from bolus.data.cache import ImageStore
 from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
+from bolus.encoders.modalities import ModalityEncoders, one_encoder
 from bolus.evaluation.finetune import Finetuned, FinetuneSpec, fit_finetuned, mild
 from bolus.evaluation.metrics import FloatArray, IntArray
 from bolus.evaluation.probe import Trainer
@@ -23,7 +24,7 @@ TRAINED = ("frozen", "finetune")
 
 
 def trainers_of(
-    encoders: Mapping[str, Encoder],
+    encoders: Mapping[str, Encoder | ModalityEncoders],
     store: ImageStore,
     samples: Samples,
     positions: IntArray,
@@ -39,7 +40,8 @@ def trainers_of(
     Every encoder meets the same order of samples, the same views and the same number of epochs at most.
 
     Args:
-        encoders: name -> encoder, on the device that is trained on; the first is judged.
+        encoders: name -> encoder, on the device that is trained on; the first is judged. One for each modality is
+            refused when it is to be trained.
         store: images in their preprocessing.
         samples: of the store's cohort.
         positions: int64 `[n]`, the sample of each row that `probe` speaks of.
@@ -59,7 +61,7 @@ def trainers_of(
         y = np.full(len(samples), np.nan)
         y[positions] = question.y
         found = fit_finetuned(
-            encoders[name],
+            one_encoder(encoders[name], wanted_by="the probe 'finetune'" if whole else "the probe 'frozen'"),
             store,
             samples,
             y,

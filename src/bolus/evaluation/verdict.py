@@ -35,7 +35,8 @@ def verdict_of(difference: Result) -> str:
     ...     baseline="random-init", se=0.02, detectable=0.056))
     'undecided: -0.008 [-0.050, +0.030] AUROC over random-init; this test set can show 0.056 or more'
     """
-    name = difference.metric.upper() if len(difference.metric) < 6 else difference.metric.replace("_", " ")
+    name = difference.metric.replace("_", " ")
+    name = name.upper() if len(name) < 6 and name.isalnum() else name
     low, high, other = difference.ci_low, difference.ci_high, difference.baseline
     if not math.isfinite(difference.estimate + low + high):
         return f"undecided: the difference in {name} from {other} is undefined on this test set"

@@ -45,7 +45,7 @@ class Objective(nn.Module, ABC):
 
     needs: Needs
     branch: str = "image"  # only objectives of one branch are reconciled with each other (GCL: image and pixel level)
-    shares_head: bool = False  # whether its `head` is all that it owns, so that objectives of its kind may share one
+    shares_head: bool = False  # whether objectives of its kind may share its `head`
     name: str = ""  # in the recipe; whatever is drawn at random depends on it and on the seed of the step
 
     @property

@@ -179,6 +179,8 @@ class PixelContrast(Objective):
         for name, share in (("keep", keep), ("pace_start", pace_start), ("pace_until", pace_until)):
             if share is not None and not 0 < share <= 1:
                 raise RecipeError(f"{name}: expected a share above 0 and at most 1, found {share}")
+        if shape.grid_channels < 1:
+            raise RecipeError("pixels of the last maps are compared, which differ between the encoders of modalities")
         hidden = shape.grid_channels if hidden is None else hidden
         for name, size in (("dim", dim), ("hidden", hidden), ("anchors", anchors)):
             if size < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
@@ -29,12 +30,13 @@ class Predict(Objective):
         shape: the encoder's shapes.
         table: role -> values of the training samples: scales, and how many classes there are.
         targets: roles; scores, numeric attributes and other numbers are regressed, labels and other categories
-            classified. By default the table's only score.
+            classified. `score:*` stands for all roles that begin so, in alphabetical order. By default the table's only
+            score.
         hidden: width of a hidden layer with ReLU, one for all targets; by default the predictions are linear.
 
     Raises:
-        RecipeError: a role that no column has, a target that is constant or missing in all training samples, or nothing
-            named where the table has no score or several.
+        RecipeError: a role that no column has, a pattern that no role matches, a target that is constant or missing in
+            all training samples, or nothing named where the table has no score or several.
 
     Example:
         >>> table = {"score:age": np.array([40.0, 60.0]), "attribute:sex": np.array([0, 1])}
@@ -57,7 +59,7 @@ class Predict(Objective):
         if hidden is not None and hidden < 1:
             raise RecipeError(f"hidden: expected a width of 1 or more, found {hidden}")
         named = (targets,) if isinstance(targets, str) else targets
-        self.targets = scores_among(table, None) if named is None else tuple(named)
+        self.targets = scores_among(table, None) if named is None else tuple(_expand(named, table))
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise RecipeError(f"targets: expected different roles, found {list(self.targets)}")
         self.widths, scales = [], []
@@ -111,3 +113,14 @@ class Predict(Objective):
         rows = known.sum((0, 1))
         by_target = losses.sum((0, 1)) / rows.clamp(min=1)
         return Loss(by_target.sum() / (rows > 0).sum().clamp(min=1), int((known.sum(2) > 0).sum()))
+
+
+def _expand(named: Sequence[str], table: Table) -> list[str]:
+    """The roles, a pattern such as `score:*` replaced by those of the table that match it."""
+    found = []
+    for role in named:
+        matching = sorted(each for each in table if fnmatchcase(each, role)) if "*" in role else [role]
+        if not matching:
+            raise RecipeError(f"targets: no column has a role like {role!r}; {suggest(role, table)}")
+        found += matching
+    return found
