@@ -3,14 +3,15 @@
     python benchmarks/comprer_chest.py                 # r18w32 at 64 pixels, for a CPU
     python benchmarks/comprer_chest.py --tier full     # ResNet-18 at 224 pixels, for a GPU
 
-Two cohorts, 40 % of the patients of each for testing: nih1000 (abnormal or not) and cxr (COVID-19 or another finding;
-rows without a finding are left out). Encoders are trained on one of them and judged on both by the AUROC of a linear
-probe on frozen embeddings, fitted on the training patients of the cohort that is judged on, its strength chosen on
-validation patients: `of nih1000` and `of cxr` say where an encoder was trained. Questions are the label of the image
-and that of the patient's next visit, beside which stands what the present label alone predicts; and how well an encoder
-tells the cohorts apart. Cells are trainings of 128 images a step; finished ones are skipped. Estimates are means over
-seeds; intervals are over patients, differences on the same draws, decided where the interval excludes 0 and every seed
-points the same way. Keys were fixed beforehand and are the same for every arm.
+Two cohorts, 40 % of the patients of each for testing: nih1000 (abnormal or not) and cxr (COVID-19 or not, 13 images
+without any finding among the others; the 84 images of unknown finding are trained on, not judged on). Encoders are
+trained on one of them and judged on both by the AUROC of a linear probe on frozen embeddings, fitted on the training
+patients of the cohort that is judged on, its strength chosen on validation patients: `of nih1000` and `of cxr` say
+where an encoder was trained. Questions are the label of the image and that of the patient's next visit, beside which
+stands what the present label alone predicts; and how well an encoder tells the cohorts apart. Cells are trainings of
+128 images a step; finished ones are skipped. Estimates are means over seeds; intervals are over patients, differences
+on the same draws, decided where the interval excludes 0 and every seed points the same way. Keys were fixed beforehand
+and are the same for every arm.
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ Cohort: odir by `group`, 40 % of the patients for testing; age (1 is a missing c
 trainings; finished ones are skipped. Every arm sees 128 images a step: comprer's arms both eyes of 64 patients once,
 SimCLR 64 images in two views, the supervised arm 128 images with their labels. Arms are judged on the same test
 patients by the AUROC of a linear probe on frozen embeddings, its strength chosen on validation patients, with the
-labels of 1, 10 and 100 % of the training patients, and by how well an eye finds its fellow. The draw of labelled
-patients changes with the seed of the training. Estimates are means over seeds; intervals are over patients, differences
-on the same draws, decided where the interval excludes 0 and every seed points the same way. Keys were fixed beforehand
-and are the same for every arm.
+labels of 1, 10 and 100 % of the training patients, and by how well an eye finds its fellow. (The supervised arm's
+encoder has seen all training labels at every share, and strengths are chosen with the labels of all validation
+patients.) The draw of labelled patients changes with the seed of the training. Estimates are means over seeds;
+intervals are over patients, differences on the same draws, decided where the interval excludes 0 and every seed points
+the same way. Keys were fixed beforehand and are the same for every arm.
 """
 
 from __future__ import annotations

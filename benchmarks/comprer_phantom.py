@@ -6,10 +6,13 @@
 The phantom has 300 patients with one to three visits of two sides in two modalities, 40 % of them for testing; what is
 measured are age and lesion load (`score:severity`), which the hidden disease drives with errors. Cells are trainings;
 finished ones are skipped. Every arm sees 128 images a step: comprer and its subsets up to 8 images of 16 patients,
-SimCLR 64 images in two views. Arms are judged on test patients by how well a ridge regression on frozen embeddings
-recovers the hidden disease (R2, strength chosen on validation patients) and by Top-K retrieval of the same participant
-across modality, side and visit. Estimates are means over seeds; intervals are over patients, differences on the same
-draws, decided where the interval excludes 0 and every seed points the same way. The phantom is one draw.
+SimCLR 64 images in two views. Comprer and its subsets have an encoder for each modality, SimCLR one for both, and so
+has `one encoder`, the bridge between them; each kind has random weights of its own beside it. Arms are judged on test
+patients by how well a ridge regression on frozen embeddings recovers the hidden disease (R2, strength chosen on
+validation patients) and by Top-K retrieval of the same participant across modality, side and visit; both images of a
+pair share what else structures a patient, of which an embedding may know without knowing who it is. Estimates are means
+over seeds; intervals are over patients, differences on the same draws, decided where the interval excludes 0 and every
+seed points the same way. The phantom is one draw.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from bolus.training import pretrain
 from grid import RESULTS, condense, read_cells, run_grid
 
 SEEDS = (0, 1, 2)
-RANDOM = "random init"
+RANDOM, SHARED = "random init", "random init, one encoder"
 LOSSES = ("modality", "temporal", "bilateral", "measures", "reconstruction")
 
 
@@ -50,14 +53,17 @@ def _drop(*losses: str) -> tuple[str, ...]:
 
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "comprer": ("comprer", ()),
+    "one encoder": ("comprer", ("encoders=shared",)),
     "simclr": ("simclr", ("sampling={batch_size: 64, partners: 0}",)),
     **{f"without {name}": ("comprer", _drop(name)) for name in LOSSES},
     **{f"{name} only": ("comprer", _drop(*(other for other in LOSSES if other != name))) for name in LOSSES},
 }
-ABLATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "one encoder": ("comprer", ("encoders=shared",)),
-}
-PAIRS = tuple(("comprer", arm) for arm in [RANDOM, *list(ARMS)[1:]])
+PAIRS = (
+    *(("comprer", arm) for arm in [RANDOM, *list(ARMS)[1:]]),
+    ("one encoder", "simclr"),
+    ("one encoder", SHARED),
+    ("simclr", SHARED),
+)
 
 # The same for every arm.
 COMMON = (
@@ -94,7 +100,7 @@ def run_folder(work: Path, arm: str, seed: int) -> Path:
 
 def train(work: Path, tier: str, arm: str, seed: int) -> dict[str, Any]:
     """One cell."""
-    recipe, changes = (ARMS | ABLATIONS)[arm]
+    recipe, changes = ARMS[arm]
     spec = TIERS[tier]
     keys = [*COMMON, *spec["keys"], f"training.max_steps={spec['steps']}", f"training.seed={seed}"]
     if recipe == "comprer":
@@ -122,17 +128,16 @@ def compare(work: Path, tier: str, done: list[dict[str, Any]]) -> list[dict[str,
     seeds = [seed for seed in SEEDS if all((arm, seed) in have for arm in ARMS)]
     if not seeds:
         return []
-    arms = dict.fromkeys(ARMS, seeds) | {arm: [0] for arm in ABLATIONS if (arm, 0) in have}
     found: dict[str, list[NDArray[Any]]] = {}
-    for arm, trained in arms.items():
-        for seed in trained:
+    for arm in ARMS:
+        for seed in seeds:
             judged = open_encoder(run_folder(work, arm, seed))
             samples = samples_of(judged, Cohort.open(prepared(work, tier)))
             store = open_store(judged, samples.cohort, cache=work / "cache")
             positions = np.flatnonzero(samples.readable(store.readable))
             encoders = {arm: judged.encoder}
-            if arm == "comprer":
-                encoders[RANDOM] = judged.random_twin(seed)
+            if arm in ("comprer", "simclr"):
+                encoders[RANDOM if arm == "comprer" else SHARED] = judged.random_twin(seed)
             for name, encoder in encoders.items():
                 found.setdefault(name, []).append(embed_samples(encoder, store, samples, positions))
     cohort, rows = samples.cohort, samples.first_row[positions]
@@ -140,7 +145,6 @@ def compare(work: Path, tier: str, done: list[dict[str, Any]]) -> list[dict[str,
     patients, split = cohort.encoded("patient")[rows], cohort.split[rows]
     train, val, test = (np.flatnonzero(split == side) for side in ("train", "val", "test"))
     facts = {"cohort": "phantom", "tier": tier, "split_hash": cohort.split_hash}
-    same_seed = [("comprer", arm) for arm in ABLATIONS if arm in found]
     predictions = {
         arm: [
             fit_linear(*(Samples(x[at], truth[at], patients[at]) for at in (train, val)), "regress").predict(x[test])
@@ -155,7 +159,6 @@ def compare(work: Path, tier: str, done: list[dict[str, Any]]) -> list[dict[str,
         patients[test],
         predictions,
         pairs=PAIRS,
-        same_seed=same_seed,
     )
     for across in ("modality", "laterality", "visit"):
         (sides,), _ = find_sides(samples, positions, across, seed=0)
@@ -180,7 +183,6 @@ def compare(work: Path, tier: str, done: list[dict[str, Any]]) -> list[dict[str,
                 patients[u],
                 found_ranks,
                 pairs=PAIRS,
-                same_seed=same_seed,
             )
     return lines
 
@@ -194,7 +196,6 @@ def main() -> None:
     arguments = parser.parse_args()
     tier, work = arguments.tier, arguments.work / arguments.tier
     cells = [{"tier": tier, "arm": arm, "seed": seed} for seed in SEEDS for arm in ARMS]
-    cells[len(ARMS) : len(ARMS)] = [{"tier": tier, "arm": arm, "seed": 0} for arm in ABLATIONS]
     path = RESULTS / "comprer-phantom-cells.jsonl"
     if not arguments.compare_only:
         run_grid(path, cells, lambda **cell: train(work, **cell))

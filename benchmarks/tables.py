@@ -117,9 +117,10 @@ def pivot_table(name: str, task: str, column: str, kind: str = "arm") -> str:
 
 
 def _target(line: dict[str, Any]) -> str:
-    """What was asked, of whom, with the prevalence and what chance gives where the line says it."""
+    """What was asked, of whom, with the prevalence or the number of pairs where the line says it."""
     cohort = f"{line['cohort']} " if line.get("cohort") in ("nih1000", "cxr") else ""
     said = f", {100 * line['prevalence']:.0f} % of {line['num_samples']} positive" if "prevalence" in line else ""
+    said += f", {line['num_samples']} pairs" if "chance" in line else ""
     return f"{cohort}{line['target']}{said}"
 
 

@@ -270,3 +270,18 @@ def test_segmentation_refuses_mirrored_sides_before_reading_anything(tmp_path, m
     monkeypatch.setattr("bolus.data.cache.shrink", refuse)
     with pytest.raises(EvaluationError, match=r"sees images of one side mirrored, .* images\.mirror=null"):
         evaluate_segment(folder, cohort, cache=tmp_path / "cache")
+
+
+def test_one_side_is_one_value_however_it_is_written(tmp_path: Path) -> None:
+    cohort = Cohort.open(write_eyes(tmp_path / "eyes", laterality=["OD", "OS", "R", "left", "r", "L", "B", "sinister"]))
+    assert cohort.values("laterality").fillna("none").tolist() == [
+        "right",
+        "left",
+        "right",
+        "left",
+        "right",
+        "left",
+        "none",
+        "left",
+    ]
+    assert cohort.encoded("laterality").tolist() == [1, 0, 1, 0, 1, 0, -1, 0]

@@ -16,6 +16,7 @@ from PIL import Image as PillowImage
 
 from bolus.assembly import build_loader, build_model, contract_of, launched, open_images, resolve
 from bolus.data.augment import plain
+from bolus.data.batch import Batch
 from bolus.data.cache import build_store
 from bolus.data.cohort import Cohort
 from bolus.data.columns import TrainingColumns
@@ -31,6 +32,7 @@ from bolus.evaluation.heads import digest_of_encoder
 from bolus.evaluation.judging import evaluate
 from bolus.evaluation.segment import evaluate_segment
 from bolus.health import watch
+from bolus.objectives.contrast import Contrast
 from bolus.objectives.pixel import PixelContrast
 from bolus.prediction import predict
 from bolus.recipe import EncoderSpec, Recipe
@@ -146,6 +148,60 @@ def test_a_modality_s_keys_are_overridden_one_by_one(shared: dict[str, Any]) -> 
 def test_a_modality_s_keys_are_checked(shared: dict[str, Any], keys: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Recipe.load(shared).override(keys)
+
+
+def test_a_modality_s_own_keys_stand_on_those_of_all() -> None:
+    recipe = Recipe.load("comprer").override(
+        [
+            "images.augment={preset: fundus, blur: 0.0}",
+            "modalities.MR.encoder.unfrozen=1",
+            "modalities.MR.augment.rotation=3",
+            "modalities.US.encoder.backbone=vit_tiny",
+        ]
+    )
+    assert recipe.encoder_of("MR") == recipe.encoder.model_copy(update={"unfrozen": 1})
+    assert recipe.images_of("MR").augment == recipe.images.augment.model_copy(update={"rotation": 3})
+    assert recipe.encoder_of("US") == EncoderSpec(backbone="vit_tiny")  # a whole one
+
+
+def test_rows_without_a_modality_are_refused_where_each_has_an_encoder(two: Path, apart: dict[str, Any]) -> None:
+    table = pd.read_csv(two.parent / "table.csv", dtype=str)
+    table.loc[4, "modality"] = ""
+    table.to_csv(two.parent / "table.csv", index=False)
+    with pytest.raises(CohortError, match="row 5 have no modality"):
+        build_model(Recipe.load(apart), CPU, TrainingColumns(Cohort.open(two).samples("image"), {}))
+
+
+def test_one_image_of_a_modality_is_normalised_by_what_was_seen_before() -> None:
+    encoder = build_encoder(EncoderSpec(backbone="r18w32"), seed=0)
+    seen = encoder.backbone.embedder.embedder.normalization.running_mean.clone()
+    found = encoder(torch.rand(1, 1, 32, 32)).pooled
+    found.sum().backward()
+    assert encoder.training
+    assert encoder.backbone.embedder.embedder.normalization.training
+    assert torch.equal(encoder.backbone.embedder.embedder.normalization.running_mean, seen)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+
+def test_a_batch_of_a_frozen_modality_alone_leaves_the_others_be(two: Path, apart: dict[str, Any]) -> None:
+    frozen = ["modalities.CFP.encoder.unfrozen=0", "combiner={kind: pcgrad, scope: features}"]
+    more = ["objectives.two={kind: contrast, relation: views, dim: 8}"]
+    recipe = Recipe.load(apart).override([*frozen, *more, "sampling.batch_size=4"])
+    cohort = Cohort.open(two)
+    samples = cohort.samples("image")
+    model = build_model(recipe, CPU, TrainingColumns(samples, {}))
+    views, rows = {"CFP": torch.rand(2, 3, 3, 48, 48)}, {"CFP": torch.arange(3)}
+    batch = Batch(views, rows, {"sample": torch.arange(3), "patient": torch.arange(3)})
+    features = model.combiner.open(model.encoder.encode(views, rows), observe=True)
+    names = [name for name, each in model.objectives.items() if isinstance(each, Contrast)]
+    losses = {
+        name: each.loss(each.embed(features, batch), batch).value if name in names else features.pooled.sum() * 0.0
+        for name, each in model.objectives.items()
+    }
+    model.combiner.accumulate(losses, observe=True)
+    model.combiner.reconcile()
+    of_mr = list(model.encoder.of("MR").parameters())
+    assert all(p.grad is not None and not p.grad.any() for p in of_mr)
 
 
 def test_presets_are_written_out_for_each_modality(shared: dict[str, Any]) -> None:

@@ -84,10 +84,13 @@ def test_a_pattern_is_the_same_as_the_names_written_out() -> None:
     torch.testing.assert_close(found[0][2], found[1][2], rtol=0, atol=0)
 
 
-def test_what_a_pattern_finds_must_be_learnable_too() -> None:
+def test_what_a_pattern_finds_must_be_learnable_too(caplog: pytest.LogCaptureFixture) -> None:
     """A measure that is missing throughout is named, not passed over in silence."""
-    with pytest.raises(RecipeError, match="score:empty"):
-        Predict(SHAPE, {**TABLE, "score:empty": np.full(4, np.nan)}, targets="score:*")
+    empty = {"score:empty": np.full(4, np.nan)}
+    assert Predict(SHAPE, {**TABLE, **empty}, targets="score:*").targets == predict("score:*").targets
+    assert "score:empty is missing" in caplog.text
+    with pytest.raises(RecipeError, match="nothing can be learnt"):
+        Predict(SHAPE, empty, targets="score:*")
 
 
 def test_one_role_named_twice_is_still_an_error() -> None:

@@ -331,7 +331,10 @@ def test_a_question_without_an_answer_says_what_was_found() -> None:
     columns = {"patient": list("ppqrrs"), "eye": list("LRLLLR"), "age": list("123456"), "visit": list("111112")}
     for across, said in (
         ("lateralty", "no column has this role; did you mean 'laterality'"),
-        ("laterality", r"images of two values of one visit, found 1; values found: L \(3 test patients\), R \(2 test"),
+        (
+            "laterality",
+            r"images of two values of one visit, found 1; values found: left \(3 test patients\), right \(2 test",
+        ),
         ("visit", "images of two times of one laterality, found 0; of 4 test patients 0 have several values of visit"),
         ("attribute:age", "this one holds numbers"),
         ("patient", "expected a role whose values are sides"),
@@ -465,7 +468,9 @@ def test_an_evaluation_writes_its_files(encoder: Path, phantom: Path, tmp_path: 
     assert list(notes["targets"]) == ["laterality: left to right", "laterality: right to left"]
     number = len(pairs[0])
     assert any(f"{number} pairs, one a test patient, so that chance of Top-K is K / {number}" in n for n in found.notes)
-    assert "both images of a pair have the same modality and phase and visit" in found.notes
+    shared = "both images of a pair have the same modality and phase and visit, of which the N partners have any"
+    assert shared in found.notes
+    assert any(note.startswith("laterality, left and right: an embedding that told only") for note in found.notes)
     text = (found.folder / "notes.json").read_text() + (found.folder / "results.jsonl").read_text()
     assert not any(name in text for name in set(cohort.values("patient")))
     again = evaluate_retrieve(encoder, phantom, out=tmp_path / "again", **options)

@@ -29,14 +29,15 @@ from bolus.data.relation import Needs, Relation
 from bolus.data.roles import BIN, NUMBERS, is_role
 from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
-from bolus.encoders.modalities import ModalityEncoders, recipe_encoder
-from bolus.errors import CohortError, RecipeError, suggest
+from bolus.encoders.modalities import ModalityEncoders, each_encoder, recipe_encoder
+from bolus.errors import CohortError, RecipeError, name_rows, suggest
 from bolus.objectives import build_objectives, resolve_objectives
 from bolus.objectives.base import Objective, Table
 from bolus.optimization import build_optimizer
 from bolus.progress import Meter
 from bolus.recipe import Recipe
 
+WITHOUT = "; or leave that objective out with objectives.NAME=null"
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -85,7 +86,8 @@ def build_model(recipe: Recipe, device: torch.device, table: Table) -> Model:
     if recipe.images.views < needs.views:
         raise RecipeError(f"images.views: the objectives need {needs.views} views, found {recipe.images.views}")
     if needs.levels and not encoder.shape.levels:
-        raise RecipeError(f"an objective reads the encoder's levels, and {recipe.encoder.backbone!r} has none")
+        which = repr(recipe.encoder.backbone) if len(each_encoder(encoder)) == 1 else "what all modalities have alike"
+        raise RecipeError(f"an objective reads the encoder's levels, and {which} has none")
     if needs.pixels and recipe.images.unit == "clip":
         raise RecipeError("an objective reads the pixels of single images, and images.unit is clip")
     modules: dict[str, nn.Module] = {"encoder": encoder}
@@ -132,13 +134,16 @@ def check_modalities(recipe: Recipe, cohort: Cohort) -> None:
 
     Raises:
         RecipeError: a name under `modalities` that is no value of the modality column.
-        CohortError: an encoder for each modality, and no such column.
+        CohortError: an encoder for each modality, and no such column, or rows without a value there.
     """
     if recipe.encoders == "per_modality" and "modality" not in cohort.roles:
         raise CohortError(
             "encoders is per_modality, but no column has the role modality; name it with --role modality=COLUMN, or "
             "set encoders=shared"
         )
+    if recipe.encoders == "per_modality" and (cohort.encoded("modality") == -1).any():
+        rows = name_rows(np.unique(cohort.origin[cohort.encoded("modality") == -1]))
+        raise CohortError(f"encoders is per_modality, and {rows} have no modality; fill it in, or leave them out")
     known = sorted(set(cohort.modality.tolist()))
     for name in recipe.modalities:
         if name not in known:
@@ -212,7 +217,8 @@ def build_loader(
     roles = sorted((needs.roles | {"patient"}) - {"sample"})
     for role in roles:
         if not cohort.has(role):
-            raise CohortError(f"an objective needs a column with the role {role!r}; {suggest(role, cohort.roles)}")
+            near = suggest(role, cohort.roles)
+            raise CohortError(f"an objective needs a column with the role {role!r}; {near}{WITHOUT}")
         require_one_class(cohort, role)
     usable = store.readable if readable is None else readable
     positions = np.flatnonzero((cohort.split[samples.first_row] == "train") & samples.readable(usable))
@@ -239,7 +245,7 @@ def build_loader(
             raise RecipeError(f"the meta label {relation.same[0]} {problem}")
         index = PartnerIndex(relation, train)
         if not index.counts().any():
-            raise RecipeError(f"no two training samples are related by: {relation.describe()}")
+            raise RecipeError(f"no two training samples are related by: {relation.describe()}{WITHOUT}")
         indexes.append(index)
     sampler: Sampler | ParticipantSampler
     if recipe.sampling.participants is not None:

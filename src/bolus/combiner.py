@@ -205,11 +205,14 @@ class Combiner:
             found = _gradients(losses[name], [*leaves, *self.heads[name]], keep=name != last)
             by_objective.append(found[: len(leaves)])
             self._add_heads(name, found[len(leaves) :])
-        local = sum(_gram([grads[place] for grads in by_objective]) for place in range(len(leaves)))
-        assert isinstance(local, Tensor)
+        device = self._all_heads[0].device if self._all_heads else self.shared[0].device
+        local = torch.zeros(len(self.heads), len(self.heads), dtype=torch.float64, device=device)
+        for place in range(len(leaves)):  # none where the samples of this process see frozen encoders only
+            local += _gram([grads[place] for grads in by_objective])
         # Each process holds its samples' part of the gradient, times the number of processes: see `processes.gather`.
         combined = self._combine(by_objective, all_reduce_sum(local) / world_size() ** 2)
-        found_shared = torch.autograd.grad(outputs, self.shared, combined, allow_unused=True)
+        nothing = (None,) * len(self.shared)
+        found_shared = torch.autograd.grad(outputs, self.shared, combined, allow_unused=True) if outputs else nothing
         self._add(self._shared_sum, _own(self.shared, found_shared))
         self._cut = None
 
@@ -224,7 +227,8 @@ class Combiner:
         for branch, members in self._members().items():
             places = torch.tensor([names.index(name) for name in members])
             block = gram[places][:, places]
-            if self._aggregate is not None and self._aggregate.by_matrix and block.isfinite().all():
+            whole = self._aggregate is not None and self._aggregate.by_matrix and bool(by_objective[0])
+            if self._aggregate is not None and whole and block.isfinite().all():
                 weights[places] = 0.0
                 added.append(self._aggregate.combine([by_objective[place] for place in places.tolist()], self._seed))
             else:

@@ -58,7 +58,8 @@ def evaluate(
         str | None, typer.Option(help="classify, regress: next visit's target, or incident: of who is negative now")
     ] = None,
     elsewhere: Annotated[
-        Path | None, typer.Option(help="classify, regress: another cohort to judge the same heads on")
+        Path | None,
+        typer.Option(help="classify, regress: judge the same heads there too; a cohort.yaml, or conventional columns"),
     ] = None,
     elsewhere_target: Annotated[str | None, typer.Option(help="what the target is called there")] = None,
     audit: Annotated[
@@ -102,12 +103,17 @@ def evaluate(
     cache: CacheOption = None,
 ) -> None:
     """Judge an encoder on patients it has not seen, beside its random-init twin and the majority class."""
+    from bolus.evaluation.targets import OTHERS, check_task
+
     if encoder is None and cohort is None:
         raise UsageError("expected a run folder and a cohort, or --encoder NAME and a cohort")
     if encoder is not None and cohort is not None:
         raise UsageError("give a run folder or --encoder, not both")
     if not target and task not in ("segment", "retrieve"):
         raise UsageError("--target is needed: a label or score of the cohort, or LABEL=CLASS")
+    if task not in (*READ_OFF, *OTHERS):
+        check_task(task)
+    _given("a label or score: not --task retrieve", task != "retrieve", target=target or None)
     read_off = task in READ_OFF
     fitted = _given("--task classify, regress or change", read_off or task == "change", fractions=fractions)
     kinds = _given("--task classify, regress or change", read_off or task == "change", probes=probes)
@@ -198,5 +204,7 @@ def _audit(source: str, opened: Any, **arguments: Any) -> None:
     from bolus.evaluation.audit import evaluate_audit
 
     found = evaluate_audit(source, opened, **arguments)
-    said = [*found.notes, *dict.fromkeys(note for notes in found.target_notes.values() for note in notes)]
+    said = [*found.notes]
+    for target, notes in found.target_notes.items():
+        said += [note if target in note else f"{target}: {note}" for note in notes]
     say(found.summary(), "", *(f"note: {note}" for note in said), f"wrote results to {found.folder}")

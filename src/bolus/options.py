@@ -34,12 +34,15 @@ def say(*lines: str) -> None:
 
 
 def names(text: str | None) -> list[str] | None:
-    """Names by commas.
+    """Names by commas, none of them empty.
 
     >>> names("sex, site")
     ['sex', 'site']
     """
-    return None if text is None else [part.strip() for part in text.split(",")]
+    found = None if text is None else [part.strip() for part in text.split(",")]
+    if found is not None and not all(found):
+        raise UsageError(f"expected names by commas, found {text!r}")
+    return found
 
 
 def pairs(items: list[str], option: str) -> list[tuple[str, str]]:

@@ -75,9 +75,12 @@ class ImagesSpec(_Spec):
 
 
 class ModalitySpec(_Spec):
-    """What differs from `encoder` and `images` for the images of one modality; a key that is not given is theirs."""
+    """What differs from `encoder` and `images` for the images of one modality; a key that is not given is theirs.
 
-    encoder: EncoderSpec | None = None  # as a whole, for encoders: per_modality
+    Only an encoder with a `backbone` of its own, or an augmentation with a `preset` of its own, is taken as a whole.
+    """
+
+    encoder: EncoderSpec | None = None  # for encoders: per_modality
     size: int | None = Field(None, ge=8)
     fit: Literal["pad", "stretch", "crop"] | None = None
     augment: AugmentSpec | None = None
@@ -208,6 +211,25 @@ class Recipe(_Spec):
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     training: TrainingSpec = TrainingSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _modalities_differ_from_the_rest(cls, data: Any) -> Any:
+        """Without a backbone, or preset, of its own a modality has those of all, and the keys that it gives."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("modalities"), Mapping):
+            return data
+        images = data.get("images")
+        of_all = {
+            "encoder": ("backbone", data.get("encoder")),
+            "augment": ("preset", images.get("augment") if isinstance(images, Mapping) else None),
+        }
+        modalities = dict(data["modalities"])
+        for name, spec in modalities.items():
+            for part, (own, base) in of_all.items():
+                given = spec.get(part) if isinstance(spec, Mapping) else None
+                if isinstance(given, Mapping) and own not in given and isinstance(base, Mapping):
+                    modalities[name] = {**modalities[name], part: {**base, **given}}
+        return {**data, "modalities": modalities}
 
     @model_validator(mode="after")
     def _has_objectives(self) -> Recipe:

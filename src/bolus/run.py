@@ -27,6 +27,7 @@ from bolus.data.cache import Quarantined
 from bolus.data.cohort import Cohort
 from bolus.data.split import patient_keys
 from bolus.errors import BolusError, TrainingError
+from bolus.objectives import resolve_objectives
 from bolus.provenance import versions
 from bolus.recipe import Recipe
 
@@ -241,6 +242,8 @@ class Run:
 
 
 def _changed(before: Recipe, after: Recipe) -> list[str]:
+    # A run that was begun before a key existed had its default.
+    before = before.model_copy(update={"objectives": resolve_objectives(before)})
     one, other = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
     free = {f"training.{key}" for key in FREE}
     return sorted(key for key in one.keys() | other.keys() if key not in free and one.get(key) != other.get(key))

@@ -19,6 +19,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bolus.data.laterality import spell_sides
 from bolus.data.roles import binned_role, infer_roles, is_number_role, is_role
 from bolus.data.samples import Samples, take_samples
 from bolus.data.split import identifier_text, leave_site_out, split_digest, split_patients
@@ -214,6 +215,8 @@ class Cohort:
     def values(self, role: str) -> pd.Series[Any]:
         """The role's column with every declared missing code made missing.
 
+        Sides have one spelling, `left` or `right`, and are missing where they are neither: `bolus.data.laterality`.
+
         Raises:
             CohortError: no column has this role.
         """
@@ -224,13 +227,13 @@ class Cohort:
         if role in self._made:
             return series
         codes = {str(code) for key in ("*", role, column) for code in self.spec.missing.get(key, [])}
-        if not codes:
-            return series
-        missing = series.astype(str).isin(codes)
-        numbers = {number for number in map(as_number, codes) if number is not None}
-        if numbers:
-            missing |= pd.to_numeric(series, errors="coerce").isin(numbers)
-        return series.mask(missing)
+        if codes:
+            missing = series.astype(str).isin(codes)
+            numbers = {number for number in map(as_number, codes) if number is not None}
+            if numbers:
+                missing |= pd.to_numeric(series, errors="coerce").isin(numbers)
+            series = series.mask(missing)
+        return spell_sides(series) if role == "laterality" else series
 
     def encoded(self, role: str) -> npt.NDArray[Any]:
         """The role as int64 codes (-1 missing, categories sorted) or float64 numbers (NaN missing), `[rows]`.

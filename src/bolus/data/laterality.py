@@ -61,6 +61,22 @@ def side_of(
     return np.array([*(side for side in sides if side is not None), -1], dtype=np.int64)[kinds]
 
 
+def spell_sides(values: pd.Series[Any]) -> pd.Series[Any]:
+    """The column with each side in one spelling, `left` or `right`, and neither side missing.
+
+    As it is where a value names no side: some other vocabulary.
+
+    Example:
+        >>> spell_sides(pd.Series(["OS", "R", "B"])).tolist(), spell_sides(pd.Series(["upper", "L"])).tolist()
+        (['left', 'right', None], ['upper', 'L'])
+    """
+    try:
+        sides = side_of(values)
+    except CohortError:
+        return values
+    return pd.Series(np.array(["left", "right", None], dtype=object)[sides], index=values.index, name=values.name)
+
+
 def sides_of_rows(cohort: Cohort) -> npt.NDArray[np.int64] | None:
     """The side of each row, int64 `[rows]` as `side_of` gives it; None where no column has the role laterality.
 

@@ -278,11 +278,16 @@ class Encoder(nn.Module):
         pixels = pixels.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest with
         kept: dict[str, Tensor] = {}
         token = _KEPT.set(kept if levels or self._cls_name is not None else None)
+        lone = self.training and len(pixels) == 1
+        if lone:  # one image has no statistics: norms use the running ones, as in evaluation, and leave them alone
+            self.eval()
         try:
             with running_frames(num_frames):
                 maps: tuple[Tensor, ...] = self.backbone(pixels, return_dict=True).feature_maps
         finally:
             _KEPT.reset(token)
+            if lone:
+                self.train()
         found = [maps[-1].mean(dim=(2, 3)) if self._cls_name is None else kept[self._cls_name][:, 0], maps[-1]]
         if levels:
             found += maps if self.family is None else [kept[name] for name in self._level_names]

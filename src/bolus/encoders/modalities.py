@@ -21,7 +21,8 @@ from bolus.recipe import EncoderSpec, ModalitySpec, Recipe
 class ModalityEncoders(nn.Module):
     """An encoder for each modality; together they are called and asked for shapes like one.
 
-    Build one by `build_encoders` or `load_encoders`.
+    Build one by `build_encoders` or `load_encoders`. An encoder whose modality a batch lacks has zero gradients there:
+    momentum and weight decay still move it.
 
     Args:
         encoders: modality -> encoder, at least one; their pooled features are of one width.

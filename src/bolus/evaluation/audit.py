@@ -70,16 +70,16 @@ def summarise_audit(groups: Sequence[Result], gaps: Sequence[Result], decoding: 
         main = [r for r in groups if r.target == target and r.probe in (kind, "none")]
         main = [r for r in main if r.metric == main[0].metric and not r.baseline]
         columns = [name for name in (judged, RANDOM) if name in {r.encoder for r in main}]
-        named = "".join(f"{name:<22}" for name in columns).rstrip()
+        named = "".join(f"{name:<27}" for name in columns).rstrip()
         lines += [f"{target}, {kind}: {main[0].metric} [95 % interval over patients]"]
         lines += [f"{'group':<24}{'patients':>9}{'positive':>9}  {named}"]
         for result in (r for r in main if r.encoder == judged):
             row = {r.encoder: r for r in main if r.subset == result.subset}
             positive = "" if result.num_positive_patients is None else result.num_positive_patients
-            values = "".join(f"{_span(row[name]):<22}" for name in columns).rstrip()
+            values = "".join(f"{_span(row[name]):<27}" for name in columns).rstrip()
             lines.append(f"{result.subset or 'all':<24}{result.num_patients:>9}{positive:>9}  {values}")
         found = [r for r in gaps if (r.target, r.probe, r.metric, r.encoder) == (target, kind, main[0].metric, judged)]
-        lines += [f"{gap.subset.partition(':')[0]}: {gap.notes[0]}" for gap in found]
+        lines += [f"{gap.subset.rpartition(': ')[0]}: {gap.notes[0]}" for gap in found]
         num = len(found) // 2
         if num > 1:
             lines.append(f"by chance alone up to 1 in 20 gaps is decided; {num} attributes were looked at")
@@ -167,9 +167,12 @@ def evaluate_audit(
         "recipe_hash": prepared.recipe_hash,
     }
     groups = f" by {' '.join(by)}" if by else ""
-    asked = f"{TASK}-{task}-{shown(target)}{groups}"
-    named = PROBES_BY_DEFAULT if probes == ("linear",) else probes
-    audit = Audit([], [], [], evaluation_folder(out, judged, cohort, asked, named), [*notes, *prepared.notes], {})
+    bands = f" bands {' '.join(f'{edge:g}' for edge in age_bands)}" if age_bands else ""
+    fitted = "" if probes == ("linear",) else f" {' '.join(probes)}"
+    asked = f"{TASK}-{task}-{shown(target)}{groups}{bands}{fitted}"
+    audit = Audit(
+        [], [], [], evaluation_folder(out, judged, cohort, asked, PROBES_BY_DEFAULT), [*notes, *prepared.notes], {}
+    )
     audit.notes.append(
         "random groups exchange the groups of patients with like outcomes, and within a patient those of its samples: "
         "a group keeps its size and, by patients, its outcomes"

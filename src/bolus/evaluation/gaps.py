@@ -262,6 +262,8 @@ def _verdict(gap: Result, worst: str, other: str, high: float, few: Sequence[str
     span = f"{worst} is worse than {other} by {value} [{low}, {higher}] {metric}"
     if not np.isfinite(high):
         return f"undecided: {span}; most random groups of these sizes do not define it"
+    if abs(gap.estimate - high) <= 1e-9 * max(1.0, abs(high)):
+        return f"undecided: {span}; groups follow the target so closely that random ones are the same"
     random = f"random groups reach {high:.3f} in 1 of 20 ({gap.chance:.3f} on average)"
     if gap.estimate <= high:
         shown = "" if gap.detectable is None else f"; this test set can show {gap.detectable:.3f} or more"

@@ -21,6 +21,7 @@ from bolus.data.cohort import Cohort
 from bolus.data.samples import Samples
 from bolus.errors import UsageError
 from bolus.evaluation.judging import PROBES_BY_DEFAULT, evaluation_folder
+from bolus.evaluation.metrics import IntArray
 from bolus.evaluation.preparation import RANDOM, embed_all, encoders_of, prepare
 from bolus.evaluation.ranking import ranks, top_k
 from bolus.evaluation.results import Result, write_results
@@ -154,27 +155,34 @@ def evaluate_retrieve(
             "direction": found["direction"],
         }
     )
-    notes = [*notes_on_sides(cohort, sides, across), *left_out, *prepared.notes]
+    notes = [*notes_on_sides(cohort, rows, sides, across), *left_out, *prepared.notes]
     folder = evaluation_folder(out, judged, cohort, f"retrieve-{across}", PROBES_BY_DEFAULT)
     retrieval = Retrieval(results, table, folder, notes)
     _write(retrieval)
     return retrieval
 
 
-def notes_on_sides(cohort: Cohort, sides: Sequence[Sides], across: str) -> list[str]:
-    """How much there is to search, what chance gives, and what both images of a pair share."""
-    said = []
+def notes_on_sides(cohort: Cohort, rows: IntArray, sides: Sequence[Sides], across: str) -> list[str]:
+    """How much there is to search, what chance gives, and what both images of a pair share; `rows` of the positions."""
+    said, shared = [], shared_roles(cohort, across)
     for each in sides:
         (one, other), (first, second) = each.names, each.members
         said.append(
             f"{across}, {one} and {other}: {len(each.pairs)} pairs, one a test patient, so that chance of Top-K is "
             f"K / {len(each.pairs)}; {len(first)} and {len(second)} test images in the full galleries"
         )
-    shared = shared_roles(cohort, across)
     if shared:
-        said.append(f"both images of a pair have the same {' and '.join(shared)}")
+        said.append(f"both images of a pair have the same {' and '.join(shared)}, of which the N partners have any")
     else:
         said.append(f"nothing but the patient is the same in both images of a pair: no column but {across} says more")
+    for each in sides if shared else []:
+        known = np.stack([cohort.encoded(role)[rows[each.pairs[:, 0]]] for role in shared], axis=1).astype(np.float64)
+        _, number = np.unique(np.nan_to_num(known, nan=-1), axis=0, return_counts=True)
+        if len(number) > 1:
+            said.append(
+                f"{across}, {' and '.join(each.names)}: an embedding that told only what a pair shares would reach "
+                f"Top-1 {len(number) / number.sum():.3f}, where K / N is {1 / number.sum():.3f}"
+            )
     if across == "modality" and len(shared) > len({"visit", "time"} & set(shared)):
         said.append("laterality, region, view position or phase may be missing in one image of a pair")
     said.append(

@@ -1,7 +1,8 @@
 """What stands on the two sides of a retrieval: images of two eyes, two modalities, two visits of the same participants.
 
 Beside the role that differs, everything else that structures a participant is the same in both images of a pair, so
-that a pair is found by who it is and not by another thing that happens to agree.
+that a pair is two views of one thing. The other partners that are searched need not share it, so that an embedding may
+find a pair by that alone: see what `bolus.evaluation.retrieve` notes of it.
 """
 
 from __future__ import annotations

@@ -43,10 +43,11 @@ class Contrast(Objective):
     `between` makes it the symmetric contrast of CLIP (arXiv:2103.00020, figure 3) between the values of a role, as
     COMPRER (arXiv:2403.09672) has it between modalities, visits and eyes; that it is symmetric is our reading. Two
     values a and b give one term: the mean of InfoNCE from the rows of a to those of b, and from b to a. Rows without a
-    partner on the other side take no part in a term, not even as negatives; a term of fewer than two samples on a side
-    is 0. The loss is the sum over all pairs of values, so that any number of modalities can meet. `among` keeps what is
-    contrasted apart: rows only meet rows of the same value of that role, and the terms of its values are added (visits
-    of one eye in one modality each). A row without a value in `between` or `among` takes no part.
+    partner on the other side take no part in a term, not even as negatives; a term of fewer than two samples on a side,
+    or without a single negative, is 0. The loss is the sum over all pairs of values, so that any number of modalities
+    can meet. `among` keeps what is contrasted apart: rows only meet rows of the same value of that role, and the terms
+    of its values are added (visits of one eye in one modality each). A row without a value in `between` or `among`
+    takes no part.
 
     Args:
         shape: the encoder's shapes.
@@ -153,7 +154,7 @@ class Contrast(Objective):
         terms, num_anchors = [], 0
         with torch.autocast(device_type=z_VND.device.type, enabled=False):
             z = at_least_float32(z_VND).reshape(num_views * num_rows, -1)
-            for pair in self._terms(batch, positives[:num_rows, :num_rows]):
+            for pair in self._terms(batch, positives[:num_rows, :num_rows], negatives[:num_rows, :num_rows]):
                 a, b = ((starts + rows).flatten() for rows in pair)
                 logits = z[a.to(z.device)] @ z[b.to(z.device)].T
                 logits = logits if self.log_scale is not None else logits / self.temperature
@@ -171,7 +172,7 @@ class Contrast(Objective):
             value = torch.stack(terms).sum() if terms else z.sum() * 0.0
         return Loss(value, num_anchors, {} if self.between is None and self.among is None else {"terms": len(terms)})
 
-    def _terms(self, batch: Batch, related: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _terms(self, batch: Batch, related: Tensor, opposed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The samples on either side of each term, as positions; the same ones twice where all meet all."""
         for rows in _groups(self.among, batch, torch.arange(batch.num_samples, device=related.device)):
             if self.between is None:
@@ -180,7 +181,7 @@ class Contrast(Objective):
             for a, b in combinations(_groups(self.between, batch, rows), 2):
                 pairs = related[a[:, None], b]
                 a, b = a[pairs.any(1)], b[pairs.any(0)]
-                if min(len(a), len(b)) >= 2:
+                if min(len(a), len(b)) >= 2 and opposed[a[:, None], b].any():
                     yield a, b
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +19,8 @@ from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError, suggest
 from bolus.objectives.base import Loss, Objective, Table, scores_among, standardisation
 from bolus.objectives.heads import at_least_float32
+
+_log = logging.getLogger(__name__)
 
 
 class Predict(Objective):
@@ -35,8 +40,8 @@ class Predict(Objective):
         hidden: width of a hidden layer with ReLU, one for all targets; by default the predictions are linear.
 
     Raises:
-        RecipeError: a role that no column has, a pattern that no role matches, a target that is constant or missing in
-            all training samples, or nothing named where the table has no score or several.
+        RecipeError: a role that no column has, a pattern of which nothing can be predicted, a target that is constant
+            or missing in all training samples, or nothing named where the table has no score or several.
 
     Example:
         >>> table = {"score:age": np.array([40.0, 60.0]), "attribute:sex": np.array([0, 1])}
@@ -116,11 +121,26 @@ class Predict(Objective):
 
 
 def _expand(named: Sequence[str], table: Table) -> list[str]:
-    """The roles, a pattern such as `score:*` replaced by those of the table that match it."""
+    """The roles, a pattern such as `score:*` replaced by those of the table that match it and can be predicted."""
     found = []
     for role in named:
-        matching = sorted(each for each in table if fnmatchcase(each, role)) if "*" in role else [role]
-        if not matching:
-            raise RecipeError(f"targets: no column has a role like {role!r}; {suggest(role, table)}")
-        found += matching
+        if "*" not in role:
+            found.append(role)
+            continue
+        matching = sorted(each for each in table if fnmatchcase(each, role))
+        useful = [each for each in matching if _varies(table[each])]
+        for each in sorted(set(matching) - set(useful)):
+            _log.warning("%s is missing or the same in every training sample, and is left out of %s", each, role)
+        if not useful:
+            there = "no column has a role like" if not matching else "nothing can be learnt of"
+            raise RecipeError(
+                f"targets: {there} {role!r}; give one with --role score:NAME=COLUMN, or leave the objective out with "
+                "objectives.NAME=null"
+            )
+        found += useful
     return found
+
+
+def _varies(values: npt.NDArray[Any]) -> bool:
+    known = values[np.isfinite(values)] if values.dtype.kind == "f" else values[values != -1]
+    return len(np.unique(known)) > 1

@@ -144,7 +144,10 @@ class VarCov(Objective):
         if source not in ("pooled", "levels"):
             raise RecipeError(f"source: expected 'pooled' or 'levels', found {source!r}")
         if source == "levels" and not shape.levels:
-            raise RecipeError("source: 'levels' needs an encoder with levels, and this one has none; use 'pooled'")
+            raise RecipeError(
+                "source: 'levels' needs an encoder with levels; this one has none, or those of several differ; "
+                "use 'pooled'"
+            )
         sizes = {"width": width, "depth": depth, "level_channels": level_channels, "grid": grid}
         for name, size in {**sizes, "level_size": 1 if level_size is None else level_size}.items():
             if size < 1:
