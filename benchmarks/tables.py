@@ -98,22 +98,28 @@ def differences_table(name: str, metrics: tuple[str, ...], by: str) -> str:
 def pivot_table(name: str, task: str, column: str, kind: str = "arm") -> str:
     """Arms, or differences, of one task: a row for each with its target, a column for each value of a key.
 
-    Differences that are decided by several seeds are marked.
+    Differences that are decided by several seeds are marked *, those of too few patients (few).
     """
     lines = [line for line in results_of(name) if kind in line and line["task"] == task]
     values = list(dict.fromkeys(line[column] for line in lines))
     rows = []
-    for key in dict.fromkeys((_target(line), line[kind]) for line in lines):
-        mine = {line[column]: line for line in lines if (_target(line), line[kind]) == key}
-        found = []
-        for line in (mine.get(value) for value in values):
-            decided = line is not None and line.get("verdict") == "decided" and line["seeds"] > 1
-            found.append("" if line is None else span(line, "+" * (kind == "difference")) + " *" * decided)
-        rows.append([*key, str(next(iter(mine.values()))["seeds"]), *found])
-    shown = [
-        f"{100 * value:g} % of labels" if column == "fraction" else str(value).replace("_", " ") for value in values
-    ]
+    for target in dict.fromkeys(_target(line) for line in lines):
+        about = [line for line in lines if _target(line) == target]
+        for arm in dict.fromkeys(line[kind] for line in about):
+            mine = {line[column]: line for line in about if line[kind] == arm}
+            found = [_marked(mine[value], kind) if value in mine else "" for value in values]
+            rows.append([target, arm, str(next(iter(mine.values()))["seeds"]), *found])
+        chance = {line[column]: line["chance"] for line in about if "chance" in line}
+        if kind == "arm" and chance:
+            rows.append([target, "chance", "", *(f"{chance[value]:.3f}" for value in values)])
+    shown = [f"{100 * v:g} % of labels" if column == "fraction" else str(v).replace("_", " ") for v in values]
     return markdown(["target", kind, "seeds", *shown], rows)
+
+
+def _marked(line: dict[str, Any], kind: str) -> str:
+    """An estimate with its interval, and what its verdict is."""
+    marks = {"decided": " *" if line["seeds"] > 1 else "", "too few patients": " (few)"}
+    return span(line, "+" if kind == "difference" else "") + marks.get(line.get("verdict", ""), "")
 
 
 def _target(line: dict[str, Any]) -> str:
@@ -283,6 +289,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "comprer-phantom": lambda: pivot_table("comprer-phantom", "regress", "metric"),
     "comprer-phantom-differences": lambda: pivot_table("comprer-phantom", "regress", "metric", "difference"),
     "comprer-phantom-retrieval": lambda: pivot_table("comprer-phantom", "retrieve", "metric"),
+    "comprer-phantom-found": lambda: pivot_table("comprer-phantom", "retrieve", "metric", "difference"),
+    "comprer-odir-found": lambda: pivot_table("comprer-odir", "retrieve", "metric", "difference"),
     "comprer-odir": lambda: pivot_table("comprer-odir", "classify", "fraction"),
     "comprer-odir-differences": lambda: pivot_table("comprer-odir", "classify", "fraction", "difference"),
     "comprer-odir-retrieval": lambda: pivot_table("comprer-odir", "retrieve", "metric"),

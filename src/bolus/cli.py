@@ -94,7 +94,7 @@ def pretrain(
     if dry:
         found = dry_run(opened, recipe=recipe, overrides=overrides or [], cache=cache)
         console.print(
-            f"{found.images_per_second:.0f} images/s, {found.memory_gib:.2f} GiB at the peak, {found.steps} steps, "
+            f"{found.images_per_second:.3g} images/s, {found.memory_gib:.2f} GiB at the peak, {found.steps} steps, "
             f"about {found.hours:.2f} h once images are cached"
             + (f"; {found.unreadable} of the first images cannot be read: bolus check" if found.unreadable else ""),
             highlight=False,
