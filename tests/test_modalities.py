@@ -191,7 +191,8 @@ def test_a_batch_of_a_frozen_modality_alone_leaves_the_others_be(two: Path, apar
     samples = cohort.samples("image")
     model = build_model(recipe, CPU, TrainingColumns(samples, {}))
     views, rows = {"CFP": torch.rand(2, 3, 3, 48, 48)}, {"CFP": torch.arange(3)}
-    batch = Batch(views, rows, {"sample": torch.arange(3), "patient": torch.arange(3)})
+    columns = {"sample": torch.arange(3), "patient": torch.arange(3), "visit": torch.zeros(3)}
+    batch = Batch(views, rows, {**columns, "modality": torch.zeros(3, dtype=torch.int64)})
     features = model.combiner.open(model.encoder.encode(views, rows), observe=True)
     names = [name for name, each in model.objectives.items() if isinstance(each, Contrast)]
     losses = {

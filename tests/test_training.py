@@ -16,12 +16,13 @@ import pytest
 import torch
 import yaml
 
+from bolus.assembly import resolve
 from bolus.checkpoint import last_checkpoint
 from bolus.data.cohort import Cohort
 from bolus.errors import CohortError, NonFiniteLossError, OutOfMemoryError, RecipeError, TrainingError
-from bolus.recipe import Recipe
+from bolus.recipe import ObjectiveSpec, Recipe
 from bolus.rehearsal import dry_run
-from bolus.run import Run
+from bolus.run import Run, _changed
 from bolus.training import explain_memory, pretrain
 
 Small = dict[str, Any]
@@ -362,3 +363,13 @@ def test_running_out_of_memory_names_the_frames_of_clips(small_recipe: Small) ->
         explain_memory(recipe),
     ):
         raise MemoryError
+
+
+def test_a_run_from_before_a_key_existed_has_its_default() -> None:
+    now = resolve(Recipe.load("simclr"))
+    views = now.objectives["views"].model_dump()
+    earlier = now.model_copy(
+        update={"objectives": {"views": ObjectiveSpec(**{k: v for k, v in views.items() if k != "learnable"})}}
+    )
+    assert _changed(earlier, now) == []
+    assert _changed(earlier, now.override(["objectives.views.learnable=true"])) == ["objectives.views.learnable"]
