@@ -67,8 +67,8 @@ def spell_sides(values: pd.Series[Any]) -> pd.Series[Any]:
     As it is where a value names no side: some other vocabulary.
 
     Example:
-        >>> spell_sides(pd.Series(["OS", "R", "B"])).tolist(), spell_sides(pd.Series(["upper", "L"])).tolist()
-        (['left', 'right', None], ['upper', 'L'])
+        >>> spell_sides(pd.Series(["OS", "R", "B"])).isna().tolist(), spell_sides(pd.Series(["upper", "L"])).tolist()
+        ([False, False, True], ['upper', 'L'])
     """
     try:
         sides = side_of(values)

@@ -76,7 +76,7 @@ def find_sides(samples: Samples, positions: IntArray, across: str, *, seed: int 
         >>> samples = Cohort(pd.DataFrame(columns), CohortSpec(table="t.csv")).samples("image")
         >>> (sides,), _ = find_sides(samples, np.arange(5), "laterality")
         >>> sides.names, sides.pairs.tolist(), [members.tolist() for members in sides.members]
-        (('L', 'R'), [[0, 1], [2, 3]], [[0, 2, 4], [1, 3]])
+        (('left', 'right'), [[0, 1], [2, 3]], [[0, 2, 4], [1, 3]])
     """
     cohort = samples.cohort
     _check_role(cohort, across)
