@@ -27,9 +27,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from arms import compare_arms
 from bolus.data.cohort import Cohort
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
+from bolus.evaluation.arms import compare_arms
 from bolus.evaluation.elsewhere import Side, tell_apart
 from bolus.evaluation.fitting import Samples, fit_linear
 from bolus.evaluation.future import next_values, present_columns

@@ -28,9 +28,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from arms import compare_arms
 from bolus.data.cohort import Cohort
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
+from bolus.evaluation.arms import compare_arms
 from bolus.evaluation.fitting import Samples, fit_linear
 from bolus.evaluation.metrics import auroc
 from bolus.evaluation.probe import draw_patients

@@ -30,10 +30,10 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from arms import compare_arms
 from bolus.data.cohort import Cohort
 from bolus.data.phantom import make_phantom
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
+from bolus.evaluation.arms import compare_arms
 from bolus.evaluation.fitting import Samples, fit_linear
 from bolus.evaluation.metrics import METRICS
 from bolus.evaluation.ranking import ranks

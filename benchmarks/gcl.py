@@ -30,11 +30,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from arms import compare_arms
 from bolus.data.cohort import Cohort
 from bolus.data.masks import from_square, read_labels, to_square
 from bolus.data.volumes import volume_codes
 from bolus.embedding import open_encoder, open_store, samples_of
+from bolus.evaluation.arms import compare_arms
 from bolus.evaluation.overlap import pooled_dice, volume_dice, volume_hd95
 from bolus.evaluation.segmenter import SegmentSpec, draw_labelled, fit_segmenter
 from bolus.provenance import machine, versions

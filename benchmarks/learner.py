@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from arms import compare_arms
 from bolus.data.cohort import Cohort, CohortSpec
 from bolus.data.split import fold_patients
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
+from bolus.evaluation.arms import compare_arms
 from bolus.evaluation.distance import cosine_distance
 from bolus.evaluation.fitting import Samples, fit_linear, fit_majority
 from bolus.evaluation.metrics import METRICS

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arms import compare_arms
 from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
+from bolus.evaluation.arms import compare_arms
 from bolus.evaluation.fitting import Samples, fit_linear
 from bolus.evaluation.metrics import auroc
 from bolus.evaluation.targets import find_targets

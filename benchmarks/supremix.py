@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arms import compare_arms
 from bolus.data.cohort import Cohort
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
+from bolus.evaluation.arms import compare_arms
 from bolus.evaluation.finetune import FinetuneSpec, fit_finetuned, mild
 from bolus.evaluation.fitting import Samples, fit_linear, fit_majority
 from bolus.evaluation.metrics import METRICS
