@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bolus.gradients import grad_mitigator as grad_mitigator
     from bolus.objectives.infonce import infonce as infonce
     from bolus.objectives.pixel import grad_filter as grad_filter
+    from bolus.objectives.rank_n_contrast import rank_n_contrast_loss as rank_n_contrast_loss
     from bolus.objectives.score import score_contrast_loss as score_contrast_loss
     from bolus.objectives.supremix import supremix_loss as supremix_loss
     from bolus.objectives.varcov import varcov_loss as varcov_loss
@@ -66,6 +67,7 @@ _HOMES = {
     "make_phantom": "bolus.data.phantom",
     "predict": "bolus.prediction",
     "pretrain": "bolus.training",
+    "rank_n_contrast_loss": "bolus.objectives.rank_n_contrast",
     "read_image": "bolus.data.readers",
     "score_contrast_loss": "bolus.objectives.score",
     "supremix_loss": "bolus.objectives.supremix",

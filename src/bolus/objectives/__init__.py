@@ -16,6 +16,7 @@ from bolus.objectives.base import Objective, Table
 from bolus.objectives.contrast import Contrast
 from bolus.objectives.pixel import PixelContrast
 from bolus.objectives.predict import Predict
+from bolus.objectives.rank_n_contrast import RankNContrast
 from bolus.objectives.reconstruct import Reconstruct
 from bolus.objectives.score import ScoreContrast
 from bolus.objectives.supremix import SupReMix
@@ -26,6 +27,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "contrast": Contrast,
     "pixel_contrast": PixelContrast,
     "predict": Predict,
+    "rank_n_contrast": RankNContrast,
     "reconstruct": Reconstruct,
     "score_contrast": ScoreContrast,
     "supremix": SupReMix,
