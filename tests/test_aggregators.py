@@ -129,6 +129,29 @@ def test_weights_and_combinations_are_torchjds() -> None:
     torch.testing.assert_close(torch.cat([part.flatten() for part in found]), ConFIG()(rows))
 
 
+@pytest.mark.parametrize("name", ["MGDA", "AlignedMTL", "IMTLG", "CAGrad", "PCGrad"])
+def test_who_has_no_gradient_has_no_say(name: str) -> None:
+    if name == "CAGrad":
+        pytest.importorskip("cvxpy")
+    rows = torch.randn(2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with_nothing = torch.stack([rows[0], torch.zeros(6, dtype=torch.float64), rows[1]])
+    found = find(name, **{"c": 0.4} if name == "CAGrad" else {})
+    expected = found.weigh(rows @ rows.T, 0) @ rows
+    assert expected.norm() > 0.1
+    torch.testing.assert_close(found.weigh(with_nothing @ with_nothing.T, 0) @ with_nothing, expected)
+    alone = with_nothing[:2]
+    assert (found.weigh(alone @ alone.T, 0) @ alone).norm() > 0.1, "one is left"
+    nothing = torch.zeros(3, 3, dtype=torch.float64)
+    assert found.weigh(nothing, 0).shape == (3,)
+
+
+def test_a_preference_for_each_keeps_those_without_a_gradient() -> None:
+    rows = torch.tensor([[1.0, 2.0], [0.0, 0.0], [2.0, -1.0]], dtype=torch.float64)
+    found = find("AlignedMTL", pref_vector=[1.0, 2.0, 3.0]).weigh(rows @ rows.T, 0)
+    preferred = aggregation.AlignedMTL(pref_vector=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    torch.testing.assert_close(found @ rows, preferred(rows))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_combinations_have_the_dtype_of_the_gradients(dtype: torch.dtype) -> None:
     rows = [[torch.tensor([1.0, 2.0], dtype=dtype)], [torch.tensor([-1.0, 3.0], dtype=dtype)]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,6 @@ from bolus.data.cohort import Cohort, CohortSpec
 from bolus.data.columns import TrainingColumns
 from bolus.data.loading import Loader
 from bolus.errors import CohortError, RecipeError
-from bolus.health import weigh_conflicts
 from bolus.recipe import Recipe
 
 PATIENTS, PHASES, SLICES = 6, ("ED", "ES"), 8
@@ -79,23 +77,3 @@ def test_what_teaches_nothing_is_refused_before_an_image_is_read(
 ) -> None:
     with pytest.raises(error, match=message):
         loader_of(cohort, tmp_path, *keys)
-
-
-def test_conflicts_are_told_in_words_within_branches_only() -> None:
-    def look(cosine: float, alike: float) -> dict[str, Any]:
-        cosines = [[1.0, cosine, -0.9], [cosine, 1.0, alike], [-0.9, alike, 1.0]]
-        return {
-            "objectives": ["patient", "phase", "pixel"],
-            "branches": ["image", "image", "pixel"],
-            "cosines": cosines,
-        }
-
-    (finding,) = weigh_conflicts([look(-0.4, 0.95), look(0.2, 0.95)])
-    assert finding.sentence.startswith("patient and phase pull apart in 50 % of 2 looks")
-    assert finding.value == pytest.approx(-0.1)
-    assert not finding.good
-    together = weigh_conflicts([{**look(0.95, 0.0), "branches": ["image"] * 3}])
-    assert [each.name for each in together] == ["conflict", "alike patient phase"]
-    assert weigh_conflicts([]) == []
-    nothing = {"objectives": ["a", "b"], "branches": ["image"] * 2, "cosines": [[None, None], [None, None]]}
-    assert weigh_conflicts([nothing]) == []

@@ -21,16 +21,29 @@ class Aggregate:
     """One aggregator: weights from a Gram matrix, or, where it needs the gradients themselves, their combination.
 
     Whatever it draws is drawn from the seed; the global random state stays as it was.
+
+    Args:
+        aggregator: torchjd's.
+        by_matrix: whether it needs the gradients themselves.
+        fixed: whether its parameters hold for a certain number of objectives.
     """
 
-    def __init__(self, aggregator: Any, by_matrix: bool) -> None:
-        self._aggregator, self.by_matrix = aggregator, by_matrix
+    def __init__(self, aggregator: Any, by_matrix: bool, fixed: bool = False) -> None:
+        self._aggregator, self.by_matrix, self._fixed = aggregator, by_matrix, fixed
 
     def weigh(self, gram: Tensor, seed: int) -> Tensor:
-        """How much of each gradient goes into the sum: float64 `[M]` of a Gram matrix `[M, M]`."""
+        """How much of each gradient goes into the sum: float64 `[M]` of a Gram matrix `[M, M]`.
+
+        An objective without a gradient, as of a batch that has nothing for it, has no say, unless the aggregator's
+        parameters are one for each objective: MGDA would take it for an optimum, and the encoder would stand still.
+        """
+        moving = gram.diagonal() > 0
+        if self._fixed or not moving.any():
+            moving = torch.ones_like(moving)
+        weights = torch.ones(len(gram), dtype=torch.float64, device=gram.device)
         with seeded(seed):
-            weights: Tensor = self._aggregator.gramian_weighting(gram)
-        return weights.double()
+            weights[moving] = self._aggregator.gramian_weighting(gram[moving][:, moving]).double()
+        return weights
 
     def combine(self, by_objective: Sequence[Sequence[Tensor]], seed: int) -> list[Tensor]:
         """The combined gradient, from those of M objectives as lists of tensors; worked out on the CPU."""
@@ -102,4 +115,4 @@ def find_aggregator(spec: CombinerSpec) -> Aggregate:
     by_matrix = not isinstance(aggregator, aggregation.GramianWeightedAggregator)
     if by_matrix and spec.scope == "features":
         raise RecipeError(f"combiner.aggregator: {spec.aggregator} needs whole gradients, so scope encoder")
-    return Aggregate(aggregator, by_matrix)
+    return Aggregate(aggregator, by_matrix, fixed=bool(lists) or spec.aggregator == "Krum")

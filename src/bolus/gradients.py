@@ -127,7 +127,7 @@ class Conflicts:
         return {
             "objectives": self.names,
             "branches": self.branches,
-            "norms": [_plain(value) for value in norms.tolist()],
+            "norms": [float(f"{value:.9g}") if math.isfinite(value) else None for value in norms.tolist()],
             "cosines": [[_plain(value) for value in row] for row in cosines.tolist()],
             "share": sum(cosine < 0 for cosine in met) / len(met) if met else None,
             "goals": {branch: goals.tolist() for branch, goals in self.goals.items()},

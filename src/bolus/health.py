@@ -1,4 +1,4 @@
-"""Is it working? Collapse, rank, alignment, uniformity, conflicts, an online probe; each ends in one sentence.
+"""Is it working? Collapse, rank, alignment, uniformity, an online probe; each ends in one sentence.
 
 Everything is measured on validation patients, whom the training never sees, in evaluation mode, with seeds of its own:
 looking at a run does not change it.
@@ -6,9 +6,7 @@ looking at a run does not change it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -32,7 +30,6 @@ from bolus.recipe import ImagesSpec, Recipe
 
 WATCHED = 1024  # samples at most
 NEIGHBOURS = 10
-ALIKE = 0.9  # mean cosine of gradients above which two objectives ask for much the same
 
 
 @dataclass(frozen=True)
@@ -174,41 +171,6 @@ def watch(encoder: Encoder | ModalityEncoders, store: ImageStore, samples: Sampl
     findings.append(_alignment(encoder, store, samples, positions[:256], recipe, where))
     if where == "validation":
         findings += _probe(vectors, samples.cohort, samples.first_row[positions], recipe)
-    return findings
-
-
-def weigh_conflicts(looks: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Which objectives of a branch pull apart most, and which all but coincide, over looks at their gradients.
-
-    Args:
-        looks: as `bolus.gradients.Conflicts.to_json` gives them, all of the same objectives.
-
-    Example:
-        >>> look = {"objectives": ["a", "b"], "branches": ["image"] * 2, "cosines": [[1.0, -0.2], [-0.2, 1.0]]}
-        >>> weigh_conflicts([look])[0].sentence
-        'a and b pull apart in 100 % of 1 looks at their gradients (mean cosine -0.20).'
-    """
-    if not looks:
-        return []
-    names, branches = looks[0]["objectives"], looks[0]["branches"]
-    cosines = np.array([look["cosines"] for look in looks], np.float64)  # null, of no gradient, becomes NaN
-    findings, lowest = [], None
-    for a, b in combinations(range(len(names)), 2):
-        met = cosines[:, a, b][np.isfinite(cosines[:, a, b])]
-        if branches[a] != branches[b] or not len(met):
-            continue
-        pair, mean, apart = f"{names[a]} and {names[b]}", float(met.mean()), float((met < 0).mean())
-        if lowest is None or mean < lowest[0]:
-            lowest = (mean, apart, len(met), pair)
-        if mean > ALIKE:
-            sentence = f"{pair} pull alike (mean cosine {mean:.2f}): one of them may do."
-            findings.append(Finding(f"alike {names[a]} {names[b]}", mean, True, sentence))
-    if lowest is not None:
-        mean, apart, count, pair = lowest
-        sentence = (
-            f"{pair} pull apart in {100 * apart:.0f} % of {count} looks at their gradients (mean cosine {mean:.2f})."
-        )
-        findings.insert(0, Finding("conflict", mean, mean >= 0, sentence))
     return findings
 
 

@@ -24,6 +24,7 @@ from bolus.assembly import (
     total_steps,
 )
 from bolus.checkpoint import digest_of, last_checkpoint, load_checkpoint, save_checkpoint
+from bolus.conflicts import weigh_conflicts
 from bolus.data.clips import open_samples
 from bolus.data.cohort import Cohort
 from bolus.data.columns import TrainingColumns
@@ -33,7 +34,7 @@ from bolus.encoders.hub import can_checkpoint, find_config, is_named
 from bolus.encoders.modalities import each_encoder
 from bolus.encoders.modality_folder import save_encoders
 from bolus.errors import OutOfMemoryError, TrainingError
-from bolus.health import check_probe, watch, weigh_conflicts
+from bolus.health import check_probe, watch
 from bolus.objectives.base import Loss
 from bolus.optimization import lr_factor, peak_lr
 from bolus.processes import any_process, broadcast_parameters, gather, same_everywhere
