@@ -166,10 +166,10 @@ def embed_arms(work: Path, arms: dict[str, list[int]]) -> dict[str, Any]:
     return {"cohort": samples.cohort, "rows": rows, "embeddings": found}
 
 
-def fellows(cohort: Cohort, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def fellows(cohort: Cohort, rows: NDArray[np.int64], part: str = "test") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the left and right eyes of test patients with both, one pair a patient, the first of each side."""
     patient, side = cohort.encoded("patient")[rows], cohort.encoded("laterality")[rows]
-    test = cohort.split[rows] == "test"
+    test = cohort.split[rows] == part
     first = [dict(reversed([*zip(patient[at], at, strict=True)])) for at in
              (np.flatnonzero(test & (side == code)) for code in (0, 1))]  # fmt: skip
     both = sorted(set(first[0]) & set(first[1]))

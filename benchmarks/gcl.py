@@ -7,7 +7,8 @@ Cohort: acdc, 99 patients (patient076 has the images of patient074 and is left o
 pixels, where the heart lies in every image; 40 % of the patients for testing. The arms are those of the paper
 (arXiv:2309.08888): every meta label alone, their sum, PCGrad, GradMitigator, and pixel contrast without and with
 GradFilter, beside SimCLR and the encoder as it was drawn. Every arm is pretrained for the same number of steps of 32
-slices in two views, which are as many forward passes; the arms that reconcile take a backward pass for each objective.
+slices in two views, which are as many forward passes; the arms that reconcile take a backward pass for each objective,
+but for `planned`, which reconciles at the features.
 
 Then a U-Net on each encoder is trained whole on the slices of M labelled patients, for the same number of steps for
 every M. Seed s pretrains, draws the labelled patients and trains: three seeds are three encoders and three draws.
@@ -37,7 +38,9 @@ from bolus.embedding import open_encoder, open_store, samples_of
 from bolus.evaluation.arms import compare_arms
 from bolus.evaluation.overlap import pooled_dice, volume_dice, volume_hd95
 from bolus.evaluation.segmenter import SegmentSpec, draw_labelled, fit_segmenter
+from bolus.planning.planner import plan
 from bolus.provenance import machine, versions
+from bolus.recipe import Recipe
 from bolus.run import Run
 from bolus.training import pretrain
 from grid import DATA, RESULTS, condense, read_cells, run_grid
@@ -61,6 +64,7 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "GradMitigator": ("gcl", NO_PIXELS),
     "GradMitigator + pixels": ("gcl", _keep(None)),
     "GCL": ("gcl", ()),
+    "planned": ("", ()),  # what `bolus plan` composes: two views, patient, position and phase
 }
 ABLATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "GCL, K = 0.1": ("gcl", _keep(0.1)),
@@ -82,6 +86,7 @@ PAIRS = (
     ("GradMitigator + pixels", "GradMitigator"),
     ("GCL", "GradMitigator + pixels"),
     ("GCL", "GradMitigator"),
+    *(("planned", arm) for arm in ("simclr", "pcl", "patient", "phase", "sum", "GradMitigator", "GCL")),
 )
 SAME_SEED = (
     ("GCL, K = 0.1", "GCL"),
@@ -153,10 +158,11 @@ def run_folder(work: Path, arm: str, seed: int) -> Path:
 
 def train(work: Path, tier: str, arm: str, seed: int, settings: str) -> dict[str, Any]:
     """One cell of pretraining."""
-    recipe, changes = (ARMS | ABLATIONS)[arm]
+    name, changes = (ARMS | ABLATIONS)[arm]
     spec = TIERS[tier]
-    named = ["views"] if recipe == "simclr" else ["patient", "position", "phase"] if recipe == "gcl" else []
-    named = named or [{"pcl": "position"}.get(recipe, recipe.removeprefix("gcl_"))]
+    recipe = Recipe.load(name) if name else plan(Cohort.open(prepared(work))).recipe
+    assert recipe is not None
+    named = [name for name, each in recipe.objectives.items() if each.kind == "contrast"]
     keys = [*COMMON, *spec["keys"], *changes, f"encoder.backbone={spec['backbone']}"]
     keys += [f"objectives.{name}.dim={spec['dim']}" for name in named]
     keys += [f"training.max_steps={spec['steps']}", f"training.seed={seed}"]

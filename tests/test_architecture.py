@@ -20,12 +20,13 @@ LEVELS = [
     ["objectives", "run"],
     ["embedding"],
     ["evaluation"],
-    ["health", "prediction"],
+    ["health", "conflicts", "prediction"],
     ["assembly", "window"],
     ["training"],
     ["demonstration", "rehearsal"],
+    ["planning", "ablation"],
     ["options"],
-    ["evaluate_command"],
+    ["evaluate_command", "ablate_command"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -242,7 +242,7 @@ def test_mistakes_end_in_one_message_and_an_exit_code(
 def test_help_names_every_verb(bolus: Any) -> None:
     found = bolus("--help")
     assert found.code == 0
-    for verb in ("demo", "check", "pretrain", "embed", "evaluate", "predict", "recipes"):
+    for verb in ("demo", "check", "plan", "pretrain", "embed", "evaluate", "predict", "recipes"):
         assert verb in found.out
 
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bolus.ablation.running import ablate as ablate
     from bolus.data.checking import check as check
     from bolus.data.cohort import Cohort as Cohort
     from bolus.data.image import Image as Image
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from bolus.objectives.score import score_contrast_loss as score_contrast_loss
     from bolus.objectives.supremix import supremix_loss as supremix_loss
     from bolus.objectives.varcov import varcov_loss as varcov_loss
+    from bolus.planning.planner import plan as plan
     from bolus.prediction import predict as predict
     from bolus.recipe import Recipe as Recipe
     from bolus.rehearsal import dry_run as dry_run
@@ -51,6 +53,7 @@ _HOMES = {
     "Relation": "bolus.data.relation",
     "Run": "bolus.run",
     "SegmentSpec": "bolus.evaluation.segmenter",
+    "ablate": "bolus.ablation.running",
     "check": "bolus.data.checking",
     "dry_run": "bolus.rehearsal",
     "embed": "bolus.embedding",
@@ -65,6 +68,7 @@ _HOMES = {
     "infonce": "bolus.objectives.infonce",
     "load_encoder": "bolus.encoders.folder",
     "make_phantom": "bolus.data.phantom",
+    "plan": "bolus.planning.planner",
     "predict": "bolus.prediction",
     "pretrain": "bolus.training",
     "rank_n_contrast_loss": "bolus.objectives.rank_n_contrast",

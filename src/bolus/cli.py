@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from bolus.ablate_command import ablate
 from bolus.errors import BolusError, UsageError
 from bolus.evaluate_command import evaluate
 from bolus.options import (
@@ -20,6 +22,7 @@ from bolus.options import (
     RoleOption,
     RootOption,
     SplitOption,
+    cohort_words,
     console,
     open_cohort,
     say,
@@ -70,10 +73,34 @@ def check(
 
 
 @app.command()
+def plan(
+    cohort: CohortArgument,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="recipe keys")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="recipe to write")] = Path("recipe.yaml"),
+    unit: Annotated[str | None, typer.Option(help="image, slice or clip (default: by the columns)")] = None,
+    force: Annotated[bool, typer.Option("--force", help="write over another recipe")] = False,
+    role: RoleOption = [],  # noqa: B006
+    missing: MissingOption = [],  # noqa: B006
+    root: RootOption = None,
+    split: SplitOption = [],  # noqa: B006
+) -> None:
+    """Say which objectives a cohort's columns allow, and what it can decide; write the recipe, with every reason."""
+    from bolus.planning.advice import render
+    from bolus.planning.planner import plan as make_plan
+    from bolus.planning.writing import save_recipe
+
+    found = make_plan(open_cohort(cohort, role, missing, root, split), unit=unit, overrides=overrides or [])
+    say(render(found, cohort=cohort_words(cohort, role, missing, root, split), recipe=str(out)), "")
+    save_recipe(found, out, force=force)
+    say(f"wrote {out}")
+
+
+@app.command()
 def pretrain(
     cohort: CohortArgument,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="recipe keys")] = None,
     recipe: Annotated[str, typer.Option(help="a shipped name (bolus recipes) or a YAML file")] = "",
+    planned: Annotated[bool, typer.Option("--planned", help="the recipe that bolus plan makes, in its place")] = False,
     out: Annotated[Path, typer.Option("-o", "--out", help="run folder")] = Path("runs/a"),
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
     dry: Annotated[bool, typer.Option("--dry-run", help="two steps: memory, images/s, time to finish")] = False,
@@ -84,27 +111,39 @@ def pretrain(
     cache: CacheOption = None,
 ) -> None:
     """Pretrain an encoder on the training patients of a cohort."""
-    from bolus.recipe import recipe_names
+    from bolus.recipe import Recipe, recipe_names
     from bolus.rehearsal import dry_run
     from bolus.training import pretrain as run_pretrain
 
-    if not recipe:
-        raise UsageError(f"--recipe is needed: one of {', '.join(recipe_names())}, or a YAML file")
-    opened = open_cohort(cohort, role, missing, root, split)
-    if dry:
-        found = dry_run(opened, recipe=recipe, overrides=overrides or [], cache=cache)
-        console.print(
-            f"{found.images_per_second:.3g} images/s, {found.memory_gib:.2f} GiB at the peak, {found.steps} steps, "
-            f"about {found.hours:.2f} h once images are cached"
-            + (f"; {found.unreadable} of the first images cannot be read: bolus check" if found.unreadable else ""),
-            highlight=False,
+    if planned and recipe:
+        raise UsageError("--planned makes a recipe of its own: leave out --recipe, or --planned")
+    if not recipe and not planned:
+        raise UsageError(
+            f"--recipe is needed: one of {', '.join(recipe_names())}, or a YAML file; "
+            f"bolus plan {cohort} -o recipe.yaml writes one for this cohort, and --planned trains with it at once"
         )
-        return
-    run = run_pretrain(opened, recipe=recipe, out=out, overrides=overrides or [], resume=resume, cache=cache)
+    opened, given = open_cohort(cohort, role, missing, root, split), overrides or []
+    with _planned(opened, out, given, resume) if planned else nullcontext(Recipe.load(recipe).override(given)) as made:
+        if dry:
+            found = dry_run(opened, recipe=made, cache=cache)
+            console.print(
+                f"{found.images_per_second:.3g} images/s, {found.memory_gib:.2f} GiB at the peak, {found.steps} steps, "
+                f"about {found.hours:.2f} h once images are cached"
+                + (f"; {found.unreadable} of the first images cannot be read: bolus check" if found.unreadable else ""),
+                highlight=False,
+            )
+            return
+        run = run_pretrain(opened, recipe=made, out=out, resume=resume, cache=cache)
     if run.status == "stopped":
         console.print(f"stopped at training.max_hours; go on with the same command and --resume ({run.folder})")
     else:
         console.print(f"finished: {run.folder}; judge it with bolus evaluate {run.folder} COHORT --target ...")
+
+
+def _planned(opened: Any, out: Path, overrides: list[str], resume: bool) -> AbstractContextManager[Any]:
+    from bolus.planning.planned import planned_recipe
+
+    return planned_recipe(opened, out, overrides=overrides, resume=resume, say=say)
 
 
 @app.command()
@@ -132,6 +171,7 @@ def embed(
 
 
 app.command()(evaluate)
+app.command()(ablate)
 
 
 @app.command()
@@ -184,7 +224,7 @@ def main() -> None:
     try:
         app()
     except BolusError as error:
-        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bolus.errors import UsageError
 
-console = Console()
+console = Console(emoji=False)  # label:eye: is a label
 
 CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="cohort.yaml, or a CSV, TSV or Parquet table")]
 RoleOption = Annotated[list[str], typer.Option("--role", metavar="ROLE=COLUMN", help="what a column is; repeatable")]
@@ -113,3 +113,13 @@ def open_cohort(path: Path, role: list[str], missing: list[str], root: str | Non
         codes.setdefault(column, []).append(value)
     shares = dict(pairs(split, "--split")) or None  # numbers as text: the cohort's own check reads them
     return Cohort.open(path, roles=dict(pairs(role, "--role")), missing=codes, root=root, split=shares)
+
+
+def cohort_words(path: Path, role: list[str], missing: list[str], root: str | None, split: list[str]) -> list[str]:
+    """The words that open the same cohort on another command line.
+
+    >>> cohort_words(Path("t.csv"), ["patient=id"], [], None, ["test=0.3"])
+    ['t.csv', '--role', 'patient=id', '--split', 'test=0.3']
+    """
+    options = {"--role": role, "--missing": missing, "--root": [root] if root is not None else [], "--split": split}
+    return [str(path), *(word for option, values in options.items() for value in values for word in (option, value))]

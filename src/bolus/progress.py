@@ -26,7 +26,7 @@ class Meter:
 
     def __init__(self, task: str, total: int, *, done: int = 0, quiet: bool = False) -> None:
         self.task, self.total, self.done, self.quiet = task, total, done, quiet
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, emoji=False)
         self._began = self._said = time.monotonic()
         self._first = done
         self._live: Progress | None = None

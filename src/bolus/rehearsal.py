@@ -33,6 +33,7 @@ class DryRun:
         steps: of the whole run.
         hours: to its end, without decoding.
         unreadable: images of the first batches that cannot be read, and were left out.
+        steps_per_epoch: optimiser steps until every sample was an anchor once.
     """
 
     images_per_second: float
@@ -40,6 +41,7 @@ class DryRun:
     steps: int
     hours: float
     unreadable: int = 0
+    steps_per_epoch: float = 1.0
 
 
 def dry_run(
@@ -87,4 +89,5 @@ def dry_run(
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibi / 2**30
     # The second step is free of first-call costs.
     speed = recipe.sampling.batch_size * loader.images_per_sample * spec.accumulate / seconds[1]
-    return DryRun(speed, memory, total, seconds[1] * total / 3600, int((~readable).sum()))
+    epoch = loader.batches_per_epoch / spec.accumulate
+    return DryRun(speed, memory, total, seconds[1] * total / 3600, int((~readable).sum()), epoch)

@@ -62,8 +62,9 @@ def compare_arms(
         by_seed = [one - another for one, another in zip(values[arm][:count], values[other][:count], strict=True)]
         draws = np.mean(drawn[arm][:count], axis=0) - np.mean(drawn[other][:count], axis=0)
         gap = Estimate.from_draws(float(np.mean(by_seed)), draws, patients)
-        share = np.mean(values[arm][:count]) / np.mean(values[other][:count]) - 1
-        shares = draws / np.mean(drawn[other][:count], axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of nothing there is no share
+            share = np.mean(values[arm][:count]) / np.mean(values[other][:count]) - 1
+            shares = draws / np.mean(drawn[other][:count], axis=0)
         relative = Estimate.from_draws(float(share), shares, patients)
         decided = (gap.low > 0 and min(by_seed) > 0) or (gap.high < 0 and max(by_seed) < 0)
         lines.append(
