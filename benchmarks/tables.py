@@ -215,6 +215,36 @@ def filter_table() -> str:
     return markdown(["grid", "no filter", "K = 0.1", "K = 0.3", "K = 0.6", "K = 0.9"], rows)
 
 
+PLANNED = ("odir", "chest", "lus")  # acdc is among gcl's tables
+
+
+def planned_table(kind: str) -> str:
+    """Arms of planned.py, or what the planned recipe is above each of them: a row a question, a column an arm.
+
+    Differences that are decided by several seeds are marked *, those of too few patients (few).
+    """
+    tables = []
+    for cohort in PLANNED:
+        lines = [line for line in results_of(f"planned-{cohort}") if kind in line]
+        if kind == "difference":
+            lines = [line for line in lines if line["difference"].startswith("planned - ")]
+        names = list(dict.fromkeys(line[kind] for line in lines))
+        rows = []
+        for question in dict.fromkeys(_planned_question(line) for line in lines):
+            mine = {line[kind]: line for line in lines if _planned_question(line) == question}
+            rows.append([question, *(_marked(mine[name], kind) if name in mine else "" for name in names)])
+        if rows:
+            seeds = max(line["seeds"] for line in lines)
+            head = f"{cohort}, {seeds} seeds"
+            tables.append(markdown([head, *(name.removeprefix("planned - ") for name in names)], rows))
+    return "\n\n".join(tables)
+
+
+def _planned_question(line: dict[str, Any]) -> str:
+    share = f", {100 * line['fraction']:g} % of labels" if line.get("fraction", 1.0) < 1 else ""
+    return f"{line['target']}{share}: {line['metric'].replace('_', ' ')}, {line['num_patients']} patients"
+
+
 def losses_table() -> str:
     """Time and memory of supremix_loss beside the dense form."""
     rows = []
@@ -283,6 +313,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "supremix-differences": lambda: differences_table("supremix", ("mae",), "how"),
     "learner": lambda: arms_table("learner", ("accuracy", "balanced_accuracy", "macro_f1"), "target"),
     "learner-differences": lambda: differences_table("learner", ("accuracy", "spearman"), "target"),
+    "planned": lambda: planned_table("arm"),
+    "planned-differences": lambda: planned_table("difference"),
     "gcl": gcl_table,
     "gcl-differences": gcl_differences,
     "gcl-conflicts": conflicts_table,

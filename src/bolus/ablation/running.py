@@ -92,9 +92,7 @@ def ablate(
     """
     question = Question(task, target, across, None if labelled is None else tuple(labelled), steps, min_patients)
     if seeds < 1 or (passes is not None and passes < 1) or on not in ("test", "validation"):
-        raise UsageError(
-            f"expected seeds and passes of at least 1, on test or validation; found {seeds}, {passes}, {on}"
-        )
+        raise UsageError(f"expected seeds and passes from 1 on, on test or validation; found {seeds}, {passes}, {on}")
     if launched().num_processes > 1:
         raise UsageError("an ablation runs in one process; launch it without accelerate or torchrun")
     whole = Cohort.open(cohort)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import gammaincc
-from scipy.stats import rankdata
+from scipy.stats import hypergeom, rankdata
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -47,11 +47,11 @@ NONE = Association(0.0, 0.0, 1.0, 0)
 
 
 def associate(first: IntArray, second: IntArray) -> Association:
-    """Cramer's V without its bias for small tables (Bergsma, 2013), and the p-value of Pearson's chi-square.
+    """Cramer's V without its bias for small tables (Bergsma, 2013), and how often chance brings about such a table.
 
-    Chi-square is held against the gamma distribution with the mean and variance that it has where the margins are given
-    (Haldane, 1940), which is the chi-square distribution in large tables and still holds where most cells are empty. A
-    value on a single row of thirty is therefore no finding.
+    The p-value is exact where both have two values. Else chi-square is held against the gamma distribution with the
+    mean and variance that it has where the margins are given (Haldane, 1940): the chi-square distribution in large
+    tables, but of the right order where most cells are empty too.
 
     Args:
         first: int64 `[n]` codes, -1 missing.
@@ -78,6 +78,9 @@ def associate(first: IntArray, second: IntArray) -> Association:
         min(1.0, math.sqrt(excess / freedom)) if freedom > 0 else 0.0
         for freedom in (size - 1 - (size - 1) ** 2 / (num - 1) for size in (rows, columns))
     )
+    if rows == columns == 2:
+        both = int(((a == 0) & (b == 0)).sum())
+        return Association(gives_first, gives_second, _by_chance(both, int(sizes_1[0]), int(sizes_2[0]), num), num)
     mean = num * (rows - 1) * (columns - 1) / (num - 1)
     (even_1, odd_1), (even_2, odd_2) = (
         (
@@ -91,6 +94,12 @@ def associate(first: IntArray, second: IntArray) -> Association:
         return Association(gives_first, gives_second, 1.0, num)
     p = float(gammaincc(mean**2 / variance, num * phi_squared * mean / variance))
     return Association(gives_first, gives_second, p, num)
+
+
+def _by_chance(both: int, first: int, second: int, num: int) -> float:
+    """Twice the exact probability of the nearer tail, of `both` rows that have the one and the other (Fisher)."""
+    odds = hypergeom(num, first, second)
+    return float(min(1.0, 2 * min(odds.cdf(both), odds.sf(both - 1))))
 
 
 def _count(cells: IntArray, num_cells: int) -> tuple[IntArray, IntArray]:

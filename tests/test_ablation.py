@@ -1,0 +1,757 @@
+"""Ablation: arms, encoder passes counted in a real model, cells that are stopped and gone on with, one comparison."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerate import PartialState
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as PillowImage
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+import bolus.training as training_module
+from bolus.ablation import running, schedule
+from bolus.ablation.answers import Answer, mean_auroc, mean_of_known, read_answers
+from bolus.ablation.arms import COMBINERS, find_arms, orphan
+from bolus.ablation.budget import Pace, fit_to_budget, passes_of_run, passes_of_step, steps_within
+from bolus.ablation.comparison import RANDOM_INIT, Comparison, Line, compare_cells, results_of
+from bolus.ablation.question import Question, check_question
+from bolus.ablation.running import ablate
+from bolus.ablation.wording import beside, sentences, table
+from bolus.assembly import build_loader, build_model, open_images, resolve
+from bolus.cli import main
+from bolus.data.cohort import Cohort
+from bolus.data.columns import TrainingColumns
+from bolus.errors import EvaluationError, NonFiniteLossError, OutOfMemoryError, RecipeError, TrainingError, UsageError
+from bolus.evaluation.intervals import patient_bootstrap
+from bolus.evaluation.metrics import auroc, mae
+from bolus.evaluation.results import MAJORITY, read_results
+from bolus.evaluation.verdict import verdict_of
+from bolus.optimization import lr_factor
+from bolus.recipe import Recipe
+from bolus.training import apply_gradients, training_step
+
+VIEWS = {"kind": "contrast", "relation": "views", "dim": 8, "hidden": 8, "hidden_norm": False}
+GLOBAL = {"kind": "varcov", "width": 8}
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "encoder": {"backbone": "r18w32", "stem_pool": False},
+    "images": {"size": 16, "views": 2},
+    "sampling": {"batch_size": 4, "partners": 0},
+    "objectives": {"views": VIEWS, "global": GLOBAL},
+    "combiner": {"conflict_steps": None},
+    "optimizer": {"kind": "adamw", "lr": 0.001},
+    "training": {"epochs": 1, "max_steps": 2, "log_steps": 1, "health_epochs": None, "checkpoint_steps": 1},
+}
+
+
+@dataclass
+class Ground:
+    """A cohort of 14 patients with a fixed split, and its cache."""
+
+    table: Path
+    cache: Path
+
+    @property
+    def cohort(self) -> Cohort:
+        return Cohort.open(self.table)
+
+
+def make_cohort(folder: Path, *, strange_test: bool = False) -> Path:
+    """With `strange_test` the test patients have other pictures and the opposite labels."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    lines = ["image,patient,visit,sick,severity,eye,split"]
+    for patient in range(14):
+        split = "train" if patient < 6 else "val" if patient < 10 else "test"
+        for visit in range(3):
+            sick = patient % 2
+            pixels = rng.integers(0, 120, (16, 16))
+            if sick:
+                pixels[4:10, 4:10] += 100
+            if split == "test" and strange_test:
+                pixels, sick = 200 - pixels, 1 - sick
+            PillowImage.fromarray(pixels.astype(np.uint8)).save(folder / f"{patient}_{visit}.png")
+            eye = "left" if visit % 2 else "right"
+            lines.append(f"{patient}_{visit}.png,P{patient:03d},{visit},{'ny'[sick]},{sick + visit},{eye},{split}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    (folder / "cohort.yaml").write_text(
+        "table: table.csv\nroles: {'label:sick': sick, 'score:severity': severity, laterality: eye}\n"
+    )
+    return folder / "cohort.yaml"
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    folder = tmp_path_factory.mktemp("ablation")
+    return Ground(make_cohort(folder / "cohort"), folder / "cache")
+
+
+def run(ground: Ground, out: Path, **changes: Any) -> Any:
+    said: list[str] = []
+    given: dict[str, Any] = {
+        "recipe": Recipe.load(TINY), "over": "optimizer.lr=0.001,0.01", "task": "classify", "target": "sick",
+        "seeds": 2, "min_patients": 1, "cache": ground.cache, "quiet": True, "say": said.append, "out": out,
+    }  # fmt: skip
+    cohort = changes.pop("cohort", ground.table)
+    return ablate(cohort, **{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def done(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return run(ground, tmp_path_factory.mktemp("done") / "a")
+
+
+def cells_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "cells.jsonl").read_text().splitlines()]
+
+
+def weights_of(folder: Path) -> dict[str, str]:
+    return {path.parent.name: json.loads(path.read_text())["weights"] for path in folder.glob("runs/*/run.json")}
+
+
+# --- arms
+
+
+def names(*args: Any, **kwargs: Any) -> list[str]:
+    return [arm.name for arm in find_arms(*args, **kwargs).arms]
+
+
+def test_objectives_stand_together_alone_and_left_out() -> None:
+    assert names("comprer_bilateral") == [
+        "all", "only bilateral", "only measures", "only reconstruction",
+        "without bilateral", "without measures", "without reconstruction",
+    ]  # fmt: skip
+    arms = {arm.name: arm.recipe for arm in find_arms("comprer_bilateral").arms}
+    assert list(arms["without measures"].objectives) == ["bilateral", "reconstruction"]
+    assert arms["only measures"].objectives["measures"] == arms["all"].objectives["measures"]
+    assert arms["only measures"].optimizer == arms["all"].optimizer
+
+
+def test_of_two_objectives_without_one_is_only_the_other() -> None:
+    assert names(Recipe.load(TINY)) == ["all", "only views", "only global"]
+
+
+def test_an_arm_whose_shared_head_lost_its_owner_is_left_out_with_a_note() -> None:
+    found = find_arms("gcl")
+    left_out = [note for note in found.notes if "reads the head 'image'" in note]
+    assert [note.split(" is left out")[0] for note in left_out] == [
+        "only patient_pixel", "only position_pixel", "only phase_pixel",
+    ]  # fmt: skip
+    assert "without patient" in [arm.name for arm in found.arms], "others still own the head"
+    assert not any(orphan(arm.recipe) for arm in found.arms)
+
+
+def test_combiners() -> None:
+    found = find_arms("gcl", over="combiners")
+    assert [arm.name for arm in found.arms] == list(COMBINERS)
+    assert found.reference.name == "sum"
+    assert [(a.recipe.combiner.kind, a.recipe.combiner.scope) for a in found.arms][-1] == ("grad_mitigator", "features")
+    assert all(arm.recipe.objectives == found.reference.recipe.objectives for arm in found.arms)
+
+
+@pytest.mark.parametrize("over", ["encoder.mean=[0.5],[0.4]", "images.augment={preset: xray},{preset: mri}"])
+def test_values_may_be_lists_or_mappings(over: str) -> None:
+    assert len(find_arms("simclr", over=over).arms) == 2
+
+
+def test_recipes_are_arms_by_their_names_and_overrides_hold_for_each(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(Recipe.load(TINY).to_yaml())
+    found = find_arms(recipes=["simclr", str(tmp_path / "mine.yaml")], overrides=["images.size=32"])
+    assert [arm.name for arm in found.arms] == ["simclr", "mine"]
+    assert all(arm.recipe.images.size == 32 for arm in found.arms)
+    with pytest.raises(RecipeError, match=r"arm 'simclr': .*global"):
+        find_arms(recipes=["simclr", str(tmp_path / "mine.yaml")], overrides=["objectives.global=null"])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"recipe": "simclr"}, UsageError, "one objective"),
+        ({"recipe": "simclr", "over": "combiners"}, UsageError, "nothing to reconcile"),
+        ({"recipe": "simclr", "over": "objective"}, UsageError, "expected objectives, combiners, or KEY=V1,V2"),
+        ({"recipe": "simclr", "over": "optimizer.lr=0.1"}, UsageError, "two arms or more"),
+        ({"recipe": "simclr", "over": "optimizer.lr=0.1,0.1"}, UsageError, "are the same"),
+        ({"recipe": "simclr", "over": "optimizer.kind=sgd,adam"}, RecipeError, "optimizer.kind"),
+        ({"recipe": "simclr", "over": "optimiser.lr=1,2"}, RecipeError, "did you mean 'optimizer'"),
+        ({"recipe": "simclr", "over": "objectives.views.tau=1,2"}, RecipeError, "unknown key 'objectives.views.tau'"),
+        ({"recipe": "simclr", "over": "training.epochs=1,2"}, UsageError, "same number of encoder passes"),
+        ({"recipe": "gcl", "overrides": ["training.seed=1"]}, UsageError, "--seeds"),
+        ({"recipe": "gcl", "recipes": ["simclr"]}, UsageError, "leave out the single recipe"),
+        ({}, UsageError, "a recipe is needed"),
+    ],
+)
+def test_arms_that_cannot_be(kwargs: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        find_arms(**kwargs)
+
+
+# --- encoder passes
+
+
+class Counter:
+    """Images that go through a module, forward and backward."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.forward, self.backward = 0, 0
+        module.register_forward_hook(self.see)
+
+    def see(self, module: nn.Module, given: Any, out: torch.Tensor) -> None:
+        self.forward += len(out)
+        if out.requires_grad:
+            out.register_hook(self.back)
+
+    def back(self, gradient: torch.Tensor) -> None:
+        self.backward += len(gradient)
+
+
+def count(ground: Ground, recipe: Recipe, steps: int, watched: Callable[[nn.Module], nn.Module]) -> int:
+    """Passes of real steps, as the loop makes them."""
+    recipe, cohort = resolve(recipe), ground.cohort
+    samples = cohort.samples("image")
+    model = build_model(recipe, torch.device("cpu"), TrainingColumns(samples))
+    store = open_images(cohort, recipe, ground.cache, True)
+    loader = build_loader(cohort, samples, store, recipe, model.needs, PartialState())
+    assert isinstance(model.encoder, nn.Module)
+    counter = Counter(watched(model.encoder))
+    every = recipe.combiner.conflict_steps
+    for step in range(steps):
+        for part in range(recipe.training.accumulate):
+            fetched = loader.fetch(step * recipe.training.accumulate + part)
+            training_step(model, loader, fetched, recipe, 0.0, observe=every is not None and step % every == 0)
+        apply_gradients(model, None)
+    return counter.forward + counter.backward
+
+
+def first_convolution(encoder: nn.Module) -> nn.Module:
+    return next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
+
+
+def inside_a_block(encoder: nn.Module) -> nn.Module:
+    found = (m for name, m in encoder.named_modules() if ".layer.0." in name or ".layers.0." in name)
+    return next(module for module in found if isinstance(module, nn.Linear))
+
+
+KINDS = ("sum", "mean", "pcgrad", "grad_mitigator", "torchjd")
+
+
+@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize("scope", ["encoder", "features"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_passes_are_those_that_the_combiner_makes(ground: Ground, kind: str, scope: str, every: int | None) -> None:
+    objectives = {"views": VIEWS, "global": GLOBAL, "more": {**GLOBAL, "weight": 0.0}}
+    combiner = {"kind": kind, "scope": scope, "conflict_steps": every}
+    combiner |= {"aggregator": "MGDA"} if kind == "torchjd" else {}
+    recipe = Recipe.load({**TINY, "objectives": objectives, "combiner": combiner})
+    assert count(ground, recipe, 3, first_convolution) == passes_of_run(recipe, 3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "watched"),
+    [
+        (["objectives.global=null"], first_convolution),
+        (["objectives.global=null", "combiner={kind: pcgrad, conflict_steps: 1}"], first_convolution),
+        (["training.accumulate=2", "combiner={kind: pcgrad, conflict_steps: null}"], first_convolution),
+        (["images.views=3"], first_convolution),
+        (["encoder.unfrozen=0"], first_convolution),
+        (["encoder={backbone: vit_tiny}", "training.activation_checkpointing=true"], inside_a_block),
+        (["encoder={backbone: vit_tiny}", "training.activation_checkpointing=true",
+          "combiner={kind: pcgrad, conflict_steps: null}"], inside_a_block),
+    ],
+)  # fmt: skip
+def test_passes_with_one_objective_accumulation_views_and_checkpointing(
+    ground: Ground, keys: list[str], watched: Callable[[nn.Module], nn.Module]
+) -> None:
+    recipe = Recipe.load(TINY).override(keys)
+    assert count(ground, recipe, 2, watched) == passes_of_run(recipe, 2)
+
+
+def test_frames_of_clips_are_counted() -> None:
+    recipe = Recipe.load(TINY)
+    clips = recipe.override(["images.unit=clip", "images.frames=5"])
+    assert passes_of_run(clips, 7) == 5 * passes_of_run(recipe, 7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(["sum", "pcgrad"]),
+    scope=st.sampled_from(["encoder", "features"]),
+    every=st.sampled_from([None, 1, 3, 100]),
+    budget=st.integers(1, 10**6),
+)
+def test_the_most_steps_within_a_budget(kind: str, scope: str, every: int | None, budget: int) -> None:
+    combiner = f"combiner={{kind: {kind}, scope: {scope}, conflict_steps: {every or 'null'}}}"
+    recipe = Recipe.load(TINY).override([combiner])
+    steps = steps_within(recipe, budget)
+    assert passes_of_run(recipe, steps) <= max(budget, passes_of_run(recipe, 1))
+    assert passes_of_run(recipe, steps + 1) > budget
+    long = (every or 1) * 1000
+    assert passes_of_run(recipe, long) / long == pytest.approx(passes_of_step(recipe))
+
+
+def test_the_schedule_is_stretched_with_the_run() -> None:
+    recipe = Recipe.load("simclr").override(["sampling.batch_size=64", "training.epochs=20"])
+    pace = Pace(steps=100, steps_per_epoch=5.0, seconds=1.0, memory_gib=1.0)
+    fitted = fit_to_budget(recipe, pace, 40 * 256)
+    total = fitted.training.max_steps
+    assert total == 40
+    assert math.ceil(fitted.training.epochs * 5) >= 40
+    before = [lr_factor(recipe.schedule, s, total_steps=100, steps_per_epoch=5.0) for s in range(100)]
+    after = [lr_factor(fitted.schedule, s, total_steps=40, steps_per_epoch=5.0) for s in range(40)]
+    assert before.index(max(before)) / 100 == pytest.approx(after.index(max(after)) / 40, abs=0.02)
+    assert after[-1] < 0.01, "the cosine ends where the run ends"
+
+
+# --- a whole ablation
+
+
+def test_it_leaves_what_it_promises(done: Any) -> None:
+    cells = cells_of(done.folder)
+    assert [(cell["arm"], cell["seed"]) for cell in cells] == [
+        ("optimizer.lr=0.001", 0), ("optimizer.lr=0.01", 0), ("optimizer.lr=0.001", 1), ("optimizer.lr=0.01", 1),
+    ]  # fmt: skip
+    assert len(weights_of(done.folder)) == len(set(weights_of(done.folder).values())) == 4
+    for cell in cells:
+        assert 0 <= done.budget - cell["passes"] < passes_of_step(done.planned[cell["arm"]].arm.recipe)
+    assert (done.folder / "table.txt").read_text().strip() == done.summary()
+    assert json.loads((done.folder / "ablation.json").read_text())["passes"] == done.budget
+    found = {(r.encoder, r.baseline) for r in read_results(done.folder / "results.jsonl")}
+    first, second = ("optimizer.lr=0.001", "optimizer.lr=0.01")
+    assert found == {(first, ""), (second, ""), (second, first), (RANDOM_INIT, ""), (RANDOM_INIT, first),
+                     (MAJORITY, "")}  # fmt: skip
+    shown = done.summary()
+    assert "nothing can be decided here: only 2 test patients of the rarer class" in shown
+    assert "--on validation" in shown
+
+
+def test_the_comparison_is_the_mean_over_seeds_of_what_each_cell_predicted(done: Any) -> None:
+    frames = {path.parent.name: pd.read_parquet(path) for path in done.folder.glob("judged/*/*/predictions.parquet")}
+    assert len(frames) == 4
+
+    def area(cell: str, encoder: str) -> float:
+        lines = frames[cell].query("split == 'test' and probe == 'linear' and encoder == @encoder")
+        return float(roc_auc_score(lines["y"], lines["score"]))
+
+    by_arm = {arm: [area(f"{arm}-{seed}", f"{arm}-{seed}") for seed in (0, 1)] for arm in done.planned}
+    (comparison,) = done.comparisons
+    for arm, values in by_arm.items():
+        assert comparison.of(arm).value["estimate"] == pytest.approx(np.mean(values), abs=1e-4)
+        assert comparison.of(arm).value["by_seed"] == pytest.approx(values, abs=1e-4)
+    gap = comparison.of("optimizer.lr=0.01").difference
+    one, other = by_arm.values()
+    assert gap["estimate"] == pytest.approx(np.mean(other) - np.mean(one), abs=1e-4)
+    twins = [area(f"optimizer.lr=0.001-{seed}", "random-init") for seed in (0, 1)]
+    assert comparison.of(RANDOM_INIT).value["by_seed"] == pytest.approx(twins, abs=1e-4)
+
+
+def test_another_question_only_judges(ground: Ground, done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, cells = weights_of(done.folder), cells_of(done.folder)
+    monkeypatch.setattr(training_module, "training_step", forbidden)
+    monkeypatch.setattr(schedule, "dry_run", forbidden)
+    found = run(ground, done.folder, task="regress", target="severity", min_patients=None)
+    assert found.comparisons[0].metric == "mae"
+    assert found.hours == 0
+    found = run(ground, done.folder, task="retrieve", target="", across="laterality", min_patients=None)
+    assert [each.metric for each in found.comparisons] == ["top_1", "top_5", "top_10"]
+    assert found.comparisons[0].facts["chance"] == pytest.approx(1 / 4)
+    assert weights_of(done.folder) == before
+    assert cells_of(done.folder) == cells
+    monkeypatch.setattr(running, "judge", lambda *a, **k: pytest.fail("judged twice") if False else None)
+    again = run(ground, done.folder)  # reads what was judged
+    assert again.comparisons == done.comparisons
+
+
+def forbidden(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("nothing is trained or measured twice")
+
+
+def test_judging_is_not_done_twice(ground: Ground, done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bolus.ablation.question.evaluate", forbidden)
+    assert run(ground, done.folder).comparisons == done.comparisons
+
+
+def test_a_folder_of_other_recipes_or_of_something_else_is_refused(
+    ground: Ground, done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_module, "training_step", forbidden)
+    with pytest.raises(TrainingError, match="training.max_steps"):
+        run(ground, done.folder, passes=3 * done.budget)
+    monkeypatch.undo()
+    with pytest.raises(TrainingError, match="optimizer.weight_decay"):
+        run(ground, done.folder, overrides=["optimizer.weight_decay=0.1"])
+    (tmp_path / "letter.txt").write_text("not an ablation")
+    with pytest.raises(UsageError, match="neither empty nor an ablation"):
+        run(ground, tmp_path)
+
+
+def test_stopped_between_and_within_cells_and_gone_on_with(
+    ground: Ground, done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def stops(*args: Any, **kwargs: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 4:  # the second step of the second cell
+            raise KeyboardInterrupt
+        return apply_gradients(*args, **kwargs)
+
+    monkeypatch.setattr(training_module, "apply_gradients", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(ground, tmp_path / "b")
+    assert steps == 4
+    assert [cell["arm"] for cell in cells_of(tmp_path / "b")] == ["optimizer.lr=0.001"]
+    record = json.loads((tmp_path / "b" / "runs" / "optimizer.lr=0.01-0" / "run.json").read_text())
+    assert record["status"] == "running"
+    steps, real = 10, training_module.pretrain
+
+    def between(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["out"].name == "optimizer.lr=0.001-1":
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(running, "pretrain", between)
+    with pytest.raises(KeyboardInterrupt):
+        run(ground, tmp_path / "b")
+    assert steps == 11, "the first cell is not trained again, the second takes the step that is left"
+    monkeypatch.setattr(running, "pretrain", real)
+    found = run(ground, tmp_path / "b")
+    assert steps == 15
+    assert weights_of(tmp_path / "b") == weights_of(done.folder)
+    assert found.comparisons == done.comparisons
+
+
+def test_a_cell_that_fails_is_reported_and_the_others_go_on(
+    ground: Ground, done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = training_module.pretrain
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["out"].name == "optimizer.lr=0.01-1":
+            raise NonFiniteLossError("views became nan in step 2")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(running, "pretrain", fails)
+    found = run(ground, tmp_path / "c")
+    (comparison,) = found.comparisons
+    whole = done.comparisons[0]
+    assert comparison.of("optimizer.lr=0.001").value == whole.of("optimizer.lr=0.001").value
+    gap = comparison.of("optimizer.lr=0.01").difference
+    assert gap["of_seeds"] == [0]
+    assert gap["by_seed"] == whole.of("optimizer.lr=0.01").difference["by_seed"][:1]
+    assert "failed: seed 1, training: views became nan in step 2" in found.summary()
+    assert cells_of(tmp_path / "c")[-1]["failed"] == "training: views became nan in step 2"
+    monkeypatch.setattr(running, "pretrain", real)
+    assert run(ground, tmp_path / "c").comparisons == done.comparisons, "it is tried again"
+
+
+def test_an_arm_without_memory_for_a_step_is_reported(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = schedule.dry_run
+
+    def full(cohort: Any, *, recipe: Recipe, **kwargs: Any) -> Any:
+        if recipe.optimizer.lr == 0.01:
+            raise OutOfMemoryError("a step does not fit into memory")
+        return real(cohort, recipe=recipe, **kwargs)
+
+    monkeypatch.setattr(schedule, "dry_run", full)
+    found = run(ground, tmp_path / "d", dry=True)
+    assert list(found.planned) == ["optimizer.lr=0.001"]
+    assert "does not fit" in found.plan()
+    with pytest.raises(OutOfMemoryError, match=r"arm 'optimizer.lr=0.01'"):
+        run(ground, tmp_path / "d", dry=True, over="optimizer.lr=0.01,0.001")
+
+
+def test_every_cell_failing_is_an_error(ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise NonFiniteLossError("nan")
+
+    monkeypatch.setattr(running, "pretrain", fails)
+    with pytest.raises(EvaluationError, match="no cell could be trained and judged"):
+        run(ground, tmp_path / "e")
+
+
+def test_on_validation_says_nothing_of_test_patients(ground: Ground, tmp_path: Path) -> None:
+    strange = make_cohort(tmp_path / "strange", strange_test=True)
+    found = [
+        run(ground, tmp_path / name, cohort=cohort, on="validation", seeds=1)
+        for name, cohort in (("one", ground.table), ("other", strange))
+    ]
+    assert found[0].comparisons == found[1].comparisons
+    rows = pd.concat(pd.read_parquet(p)["row"] for p in (tmp_path / "one").glob("judged/*/*/predictions.parquet"))
+    split = ground.cohort.split[rows.to_numpy() - 1]
+    assert set(split) == {"train", "val"}
+    shown = found[0].summary()
+    assert "judged on validation patients" in shown
+    assert "validation: 4 patients, 12 samples" in shown
+    table_frame = pd.read_csv(ground.table.with_name("table.csv"))
+    assert set(table_frame["split"]) == {"train", "val", "test"}, "the person's table is as it was"
+
+
+def test_a_question_that_cannot_be_answered_is_known_before_anything_is_trained(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "dry_run", forbidden)
+    for kwargs, error, message in (
+        ({"target": "ill"}, EvaluationError, "no label named 'ill'"),
+        ({"target": "sick", "task": "clasify"}, UsageError, "did you mean 'classify'"),
+        ({"task": "segment", "target": "", "min_patients": None}, EvaluationError, "role mask"),
+        ({"task": "segment", "target": "", "min_patients": None, "labelled": [0]}, UsageError, "1 labelled patient"),
+        ({"task": "retrieve", "target": "", "min_patients": None}, UsageError, "--across"),
+        ({"task": "retrieve", "across": "site", "target": "", "min_patients": None}, EvaluationError, "site"),
+        ({"task": "regress", "target": "severity"}, UsageError, "min_patients is for the task classify"),
+        ({"target": ""}, UsageError, "--target"),
+        ({"seeds": 0}, UsageError, "from 1 on"),
+        ({"on": "train"}, UsageError, "test or validation"),
+    ):
+        with pytest.raises(error, match=message):
+            run(ground, tmp_path / "f", **kwargs)
+    assert not (tmp_path / "f").exists()
+
+
+def test_no_test_patient_with_a_target_is_an_error(ground: Ground) -> None:
+    cohort = ground.cohort
+    cohort.table.loc[cohort.split == "test", "severity"] = None
+    fresh = Cohort(cohort.table, cohort.spec, cohort.folder)
+    for question in (Question("regress", "severity"), Question("change", "severity")):
+        with pytest.raises(EvaluationError, match="no test patient has"):
+            check_question(question, fresh, Recipe.load(TINY))
+
+
+# --- answers, read from files
+
+
+def write(folder: Path, name: str, frame: pd.DataFrame) -> Path:
+    frame.to_parquet(folder / name)
+    return folder
+
+
+def test_dice_of_volumes_is_the_mean_over_classes_then_draws(ground: Ground, tmp_path: Path) -> None:
+    lines = []
+    for encoder, shift in (("all-0", 0.0), ("random-init", -0.1)):
+        for number in (1, 6):
+            for repeat in (0, 1):
+                for row, dice in ((31, (0.6, np.nan)), (40, (0.8, 0.4))):
+                    lines += [(number, repeat, encoder, row, k, d + shift + 0.02 * repeat) for k, d in enumerate(dice)]
+    frame = pd.DataFrame(lines, columns=["labelled_patients", "repeat", "encoder", "row", "class", "dice"])
+    question = Question("segment", labelled=(1, 6))
+    six, one = read_answers(question, write(tmp_path, "volumes.parquet", frame), ground.cohort, "all-0")
+    assert (six.target, one.target) == ("mask, 6 labelled patients", "mask, 1 labelled patient")
+    assert six.predictions["arm"] == pytest.approx([0.61, 0.61])
+    assert six.predictions["random-init"] == pytest.approx([0.51, 0.51])
+    assert six.patients.tolist() == ground.cohort.encoded("patient")[[30, 39]].tolist()
+    assert six.enough == 2
+
+
+def test_ranks_of_all_directions_are_one_question(ground: Ground, tmp_path: Path) -> None:
+    lines = []
+    for encoder, ranks in (("all-0", (1, 2, 1.5, 1)), ("random-init", (3, 3, 1, 1))):
+        for place, rank in enumerate(ranks):
+            lines.append((31 + 3 * (place % 2), 1, rank, encoder, "ab"[place // 2]))
+    frame = pd.DataFrame(lines, columns=["row", "partner_row", "rank", "encoder", "direction"])
+    folder = write(tmp_path, "ranks.parquet", frame)
+    one, five, _ = read_answers(Question("retrieve", across="laterality"), folder, ground.cohort, "all-0")
+    assert one.measure(one.y, one.predictions["arm"]) == 0.5
+    assert one.facts["chance"] == 0.5
+    assert five.facts["chance"] == 1.0
+    assert one.enough == 2
+
+
+def test_several_findings_have_their_mean_first_and_many_classes_their_scores(ground: Ground, tmp_path: Path) -> None:
+    lines = []
+    for encoder, probe in (("all-0", "linear"), ("random-init", "linear"), ("majority", "none"), ("all-0", "knn")):
+        for target, y in (("f=a", (0, 1, 1)), ("f=b", (1, 0, 1))):
+            lines += [(31 + 3 * i, "test", encoder, probe, target, 1.0, 0, v, 0.1 * i) for i, v in enumerate(y)]
+            lines += [(1, "val", encoder, probe, target, 1.0, 0, 0, 0.5)]
+    columns = ["row", "split", "encoder", "probe", "target", "fraction", "repeat", "y", "score"]
+    folder = write(tmp_path, "predictions.parquet", pd.DataFrame(lines, columns=columns))
+    mean, a, b = read_answers(Question("classify", "f"), folder, ground.cohort, "all-0")
+    assert (mean.target, a.target, b.target) == ("f (mean of 2 classes)", "f=a", "f=b")
+    areas = [roc_auc_score(each.y, each.predictions["arm"]) for each in (a, b)]
+    assert mean.measure(mean.y, mean.predictions["arm"]) == pytest.approx(np.mean(areas))
+    assert (a.enough, b.enough, mean.enough) == (1, 1, 3)
+    many = pd.DataFrame(lines, columns=columns).query("target == 'f=a'").drop(columns="score")
+    many = many.assign(**{"score:u": 0.2, "score:v": 0.3, "score:w": 0.5})
+    (found,) = read_answers(
+        Question("classify", "f"), write(tmp_path, "predictions.parquet", many), ground.cohort, "all-0"
+    )
+    assert found.metric == "balanced_accuracy"
+    assert found.predictions["majority"].shape == (3, 3)
+
+
+def test_metrics_that_are_made_here_under_weights_are_those_of_repeated_samples() -> None:
+    rng = np.random.default_rng(0)
+    y, p, weights = rng.integers(0, 2, (30, 2)), rng.normal(size=(30, 2)), rng.integers(0, 3, (5, 30))
+    dice = np.where(rng.random(30) < 0.2, np.nan, rng.random(30))
+    for draw, areas, means in zip(weights, mean_auroc(y, p, weights), mean_of_known(None, dice, weights), strict=True):
+        again = np.repeat(np.arange(30), draw)
+        assert areas == pytest.approx(np.mean([auroc(y[again, k], p[again, k]) for k in (0, 1)]))
+        assert means == pytest.approx(np.nanmean(dice[again]))
+    assert np.isnan(mean_of_known(None, np.full(3, np.nan), np.ones((2, 3)))).all()
+
+
+# --- comparison and words
+
+
+def answer(error: np.ndarray[Any, Any], keys: pd.Index[Any] | None = None, enough: int = 40) -> Answer:
+    y = np.arange(len(error), dtype=float)
+    patients = np.arange(len(error)) // 2
+    keys = pd.RangeIndex(len(error)) if keys is None else keys
+    predictions = {"arm": y + error, "random-init": y + 3.0, "majority": y + 5.0}
+    return Answer("regress", "age", "mae", "linear", keys, y, patients, predictions, mae, enough)
+
+
+def test_intervals_are_those_of_a_loop_over_draws_of_patients() -> None:
+    rng = np.random.default_rng(1)
+    errors = {(arm, seed): rng.random(80) + shift for arm, shift in (("all", 0.0), ("b", 0.1)) for seed in (0, 1, 2)}
+    (found,) = compare_cells({cell: [answer(error)] for cell, error in errors.items()}, ["all", "b"])
+    weights = patient_bootstrap(np.arange(80) // 2, draws=2000, seed=0)
+    drawn = []
+    for draw in weights:
+        by_seed = [
+            np.average(errors["b", s], weights=draw) - np.average(errors["all", s], weights=draw) for s in range(3)
+        ]
+        drawn.append(np.mean(by_seed))
+    gap = found.of("b").difference  # type: ignore[union-attr]
+    assert gap is not None
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert (gap["ci_low"], gap["ci_high"]) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert gap["se"] == pytest.approx(np.std(drawn, ddof=1), abs=1e-4)
+    assert found.of("b").verdict == "worse"  # type: ignore[union-attr]  # of an error, more is worse
+    assert found.of(MAJORITY).value["estimate"] == 5.0  # type: ignore[union-attr]
+    assert found.of(MAJORITY).difference is None  # type: ignore[union-attr]
+
+
+def test_seeds_that_disagree_and_few_patients_leave_a_difference_undecided() -> None:
+    base = np.random.default_rng(0).random(80)
+    cells = {("all", s): [answer(base)] for s in (0, 1)} | {
+        ("b", 0): [answer(base + 0.5)],
+        ("b", 1): [answer(base - 0.1)],
+    }
+    (found,) = compare_cells(cells, ["all", "b"])
+    assert found.of("b").verdict == "undecided"  # type: ignore[union-attr]
+    results = results_of([found], split_hash="s", recipe_hashes={})
+    (gap,) = (each for each in results if (each.encoder, each.baseline) == ("b", "all"))
+    assert gap.ci_low > 0
+    assert verdict_of(gap).startswith("undecided")
+    assert verdict_of(gap).endswith("but only 1 of 2 seeds point one way")
+    assert "undecided: only 1 of 2 seeds point one way" in table(found, "all", {})
+    few = {cell: [answer(each[0].predictions["arm"] - each[0].y, enough=7)] for cell, each in cells.items()}
+    (found,) = compare_cells(few, ["all", "b"])
+    assert found.of("b").verdict == "too few patients"  # type: ignore[union-attr]
+    assert found.few == "only 7 test patients where a finding needs 20"
+
+
+def test_samples_that_one_cell_lacks_are_left_out_of_all() -> None:
+    error = np.random.default_rng(0).random(80)
+    short = Answer(*(getattr(answer(error), name) for name in answer(error).__dataclass_fields__))
+    short = short.on(pd.RangeIndex(10, 80)[::-1])
+    (found,) = compare_cells({("all", 0): [answer(error)], ("b", 0): [short]}, ["all", "b"])
+    assert found.notes == ("10 test samples were not judged in every arm and seed, and are left out",)
+    assert {line.value["num_samples"] for line in found.lines} == {70}
+    assert found.of("b").difference["estimate"] == 0  # type: ignore[union-attr, index]
+
+
+def comparison(**verdicts: tuple[float, float, float]) -> Comparison:
+    """Of dice, arms by their differences from all: estimate, low, high."""
+    value = {"estimate": 0.7, "ci_low": 0.65, "ci_high": 0.75, "seeds": 3, "by_seed": [0.7] * 3}
+    lines = [Line("all", value)]
+    for arm, (estimate, low, high) in verdicts.items():
+        decided = "decided" if low > 0 or high < 0 else "undecided"
+        gap = {"metric": "dice", "estimate": estimate, "ci_low": low, "ci_high": high, "detectable": 0.025, "seeds": 3,
+               "by_seed": [estimate] * 3, "verdict": decided}  # fmt: skip
+        lines.append(Line(arm.replace("_", " "), value, gap))
+    return Comparison("segment", "mask, 6 labelled patients", "dice", "finetune", 30, tuple(lines))
+
+
+def test_objectives_are_said_to_earn_their_place_to_harm_or_to_be_dispensable() -> None:
+    data = {**TINY, "objectives": {name: {**VIEWS, "temperature": 0.1 + t} for t, name in enumerate("abc")}}
+    arms = find_arms(Recipe.load(data))
+    found = comparison(
+        only_a=(-0.05, -0.07, -0.03), only_b=(0.0, -0.02, 0.02), only_c=(0.04, 0.01, 0.07),
+        without_a=(-0.03, -0.05, -0.01), without_b=(-0.012, -0.03, 0.004), without_c=(0.02, 0.004, 0.04),
+    )  # fmt: skip
+    said = sentences(found, arms, on="validation")
+    assert said[:5] == [
+        "a earns its place: without it dice falls by 0.030 [-0.050, -0.010]",
+        "c harms: without it dice rises by 0.020 [+0.004, +0.040]",
+        "b could go: without it dice falls by 0.012 [-0.030, +0.004], which is undecided; this test set can show 0.025",
+        "only c is better than all together: dice rises by 0.040 [+0.010, +0.070]",
+        "not shown to be worse alone than all together: b",
+    ]
+    assert "6 differences were looked at" in said[5]
+    assert "in about 26 of 100" in said[5]
+    assert said[-1].startswith("judged on validation patients")
+    shown = table(found, "all", {"without d": "failed: seed 0, training: nan"})
+    assert (
+        "  without b  0.700 [0.650, 0.750]    -0.012 [-0.030, +0.004] undecided; this test set can show 0.025" in shown
+    )
+    assert "  without d  failed: seed 0, training: nan" in shown
+    assert "only c     0.700 [0.650, 0.750]    +0.040 [+0.010, +0.070] better" in shown
+
+
+def test_what_else_was_compared_is_said_in_one_sentence() -> None:
+    first, second = comparison(b=(0.0, -0.1, 0.1)), comparison(b=(-0.05, -0.07, -0.03))
+    assert beside([first]) == ""
+    assert "decided there: b (mask, 6 labelled patients, dice: worse)" in beside([first, second])
+    assert "no difference between arms is decided there" in beside([first, first])
+
+
+# --- the command
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], ground: Ground) -> Iterator[Any]:
+    def call(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["bolus", "ablate", *map(str, words), "--cache", str(ground.cache)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        shown = capfd.readouterr()
+        return code, shown.out + shown.err
+
+    return call
+
+
+def test_the_command_estimates_trains_and_shows(command: Any, ground: Ground, tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(Recipe.load(TINY).to_yaml())
+    words = [ground.table, "images.size=16", "--recipe", recipe, "--target", "sick", "--seeds", 1, "--passes", 48,
+             "--min-patients", 1, "-o", tmp_path / "out"]  # fmt: skip
+    code, out = command(*words, "--dry-run")
+    assert code == 0, out
+    assert "3 arms, 1 seed, 48 encoder passes each" in out
+    assert not (tmp_path / "out").exists()
+    code, out = command(*words, "--over", "objectives.views.temperature=0.1,0.2")
+    assert code == 0, out
+    assert "Ablation of tiny by classify sick: 1 seed, 48 encoder passes an arm" in out
+    assert (tmp_path / "out" / "table.txt").is_file()
+    assert [cell["steps"] for cell in cells_of(tmp_path / "out")] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--over", "combiners", "--over", "objectives"], "one at a time"),
+        (["--recipes", "simclr,gcl"], "not both"),
+        (["--labelled-patients", "a"], "whole numbers"),
+        (["--across", "visit"], "across is for the task retrieve"),
+    ],
+)
+def test_a_wrong_call_ends_with_2(command: Any, ground: Ground, words: list[str], message: str) -> None:
+    code, out = command(ground.table, "--recipe", "gcl", "--target", "sick", *words)
+    assert (code, message in out) == (2, True), out
