@@ -20,7 +20,7 @@ class Planned:
         arm: its name, and its recipe as long as the budget allows.
         passes: of the encoder, in one cell.
         hours: of one cell, without decoding and judging.
-        memory_gib: at the peak.
+        memory_gib: at the peak, of this arm and those that were looked at before it.
     """
 
     arm: Arm
@@ -77,10 +77,14 @@ class Ablation:
         for name in names:
             if name in self.planned:
                 each = self.planned[name]
-                lines.append(f"  {name:<{width}}{each.steps:>9,} steps{each.hours:>9.2f} h{each.memory_gib:>7.1f} GiB")
+                lines.append(f"  {name:<{width}}{each.steps:>9,} steps{each.hours:>9.2f} h")
             else:
                 lines.append(f"  {name:<{width}}{self.failed[name]}")
-        lines.append(f"training takes about {self.hours:.2f} h for what is not trained yet; judging comes on top")
+        memory = max(each.memory_gib for each in self.planned.values())
+        lines.append(
+            f"training takes about {self.hours:.2f} h for what is not trained yet, and up to {memory:.1f} GiB; judging "
+            "comes on top"
+        )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def summary(self) -> str:
