@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ from bolus.assembly import build_loader, build_model, open_images, resolve
 from bolus.cli import main
 from bolus.data.cohort import Cohort
 from bolus.data.columns import TrainingColumns
+from bolus.data.holdout import validation_cohort
 from bolus.errors import EvaluationError, NonFiniteLossError, OutOfMemoryError, RecipeError, TrainingError, UsageError
+from bolus.evaluation.arms import compare_arms
 from bolus.evaluation.intervals import patient_bootstrap
 from bolus.evaluation.metrics import auroc, mae
 from bolus.evaluation.results import MAJORITY, read_results
@@ -192,6 +194,7 @@ def test_recipes_are_arms_by_their_names_and_overrides_hold_for_each(tmp_path: P
         ({"recipe": "simclr", "over": "objectives.views.tau=1,2"}, RecipeError, "unknown key 'objectives.views.tau'"),
         ({"recipe": "simclr", "over": "training.epochs=1,2"}, UsageError, "same number of encoder passes"),
         ({"recipe": "gcl", "overrides": ["training.seed=1"]}, UsageError, "--seeds"),
+        ({"recipe": "gcl", "overrides": ["training={seed: 1, precision: bf16}"]}, UsageError, "one by one"),
         ({"recipe": "gcl", "recipes": ["simclr"]}, UsageError, "leave out the single recipe"),
         ({}, UsageError, "a recipe is needed"),
     ],
@@ -443,6 +446,22 @@ def test_stopped_between_and_within_cells_and_gone_on_with(
     assert found.comparisons == done.comparisons
 
 
+def test_stopped_while_a_run_is_being_made_and_gone_on_with(
+    ground: Ground, done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Cohort, "save", stops)  # after recipe.yaml, before run.json
+    with pytest.raises(KeyboardInterrupt):
+        run(ground, tmp_path / "b", seeds=1)
+    left = tmp_path / "b" / "runs" / "optimizer.lr=0.001-0"
+    assert [path.name for path in left.iterdir()] == ["recipe.yaml"]
+    monkeypatch.undo()
+    run(ground, tmp_path / "b", seeds=1)
+    assert weights_of(tmp_path / "b").items() <= weights_of(done.folder).items()
+
+
 def test_a_cell_that_fails_is_reported_and_the_others_go_on(
     ground: Ground, done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -546,12 +565,56 @@ def test_no_test_patient_with_a_target_is_an_error(ground: Ground) -> None:
             check_question(question, fresh, Recipe.load(TINY))
 
 
+def test_a_side_with_one_class_only_is_known_before_anything_is_trained(ground: Ground) -> None:
+    cohort = ground.cohort
+    cohort.table.loc[cohort.split == "test", "sick"] = "n"
+    fresh = Cohort(cohort.table, cohort.spec, cohort.folder)
+    with pytest.raises(EvaluationError, match="the test patients hold one class of 'sick' only"):
+        check_question(Question("classify", "sick"), fresh, Recipe.load(TINY))
+    several = cohort.table.assign(sick=np.where(cohort.table["sick"] == "y", "a|b", "a"))
+    several.loc[np.asarray(cohort.split == "train").nonzero()[0][:4], "sick"] = "b"
+    several.loc[np.asarray(cohort.split == "test").nonzero()[0][:4], "sick"] = "a|b"
+    fresh = Cohort(several, cohort.spec, cohort.folder)
+    check_question(Question("classify", "sick", min_patients=1), fresh, Recipe.load(TINY))  # b can be told apart
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_anything_is_trained(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "dry_run", forbidden)
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "a"):
+        with pytest.raises(UsageError, match="cannot be written to"):
+            run(ground, folder)
+
+
+def test_other_labels_of_the_same_patients_are_another_question(ground: Ground) -> None:
+    cohort, question = ground.cohort, Question("classify", "sick")
+    changed = Cohort(cohort.table.assign(sick=cohort.table["sick"].replace({"y": "n", "n": "y"})), cohort.spec)
+    missing = Cohort(cohort.table, cohort.spec.model_copy(update={"missing": {"sick": ["y"]}}))
+    names = [question.folder_name(each) for each in (cohort, ground.cohort, changed, missing)]
+    assert cohort.split_hash == changed.split_hash
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+
+
 # --- answers, read from files
 
 
 def write(folder: Path, name: str, frame: pd.DataFrame) -> Path:
     frame.to_parquet(folder / name)
     return folder
+
+
+def test_rows_of_a_part_of_a_table_lead_to_its_own_patients(ground: Ground, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"labelled_patients": 1, "repeat": 0, "class": 0, "dice": 0.5, "row": [17, 56]})
+    both = pd.concat([frame.assign(encoder=name) for name in ("all-0", "random-init")])
+    whole = Cohort(ground.cohort.table.iloc[::-1], ground.cohort.spec)  # the test patients come first
+    held = validation_cohort(whole)
+    (found,) = read_answers(Question("segment", labelled=(1,)), write(tmp_path, "volumes.parquet", both), held, "all-0")
+    codes = held.encoded("patient").tolist()
+    names = [held.values("patient").iloc[codes.index(code)] for code in found.patients.tolist()]
+    assert names == whole.values("patient").iloc[[16, 55]].tolist()
 
 
 def test_dice_of_volumes_is_the_mean_over_classes_then_draws(ground: Ground, tmp_path: Path) -> None:
@@ -598,6 +661,12 @@ def test_several_findings_have_their_mean_first_and_many_classes_their_scores(gr
     areas = [roc_auc_score(each.y, each.predictions["arm"]) for each in (a, b)]
     assert mean.measure(mean.y, mean.predictions["arm"]) == pytest.approx(np.mean(areas))
     assert (a.enough, b.enough, mean.enough) == (1, 1, 3)
+    table = pd.DataFrame(lines, columns=columns)
+    absent = table[table["target"] == "f=a"].assign(target="f=c", y=0)
+    folder = write(tmp_path, "predictions.parquet", pd.concat([table, absent]))
+    left, *each = read_answers(Question("classify", "f"), folder, ground.cohort, "all-0")
+    assert (left.target, len(each)) == ("f (mean of 2 classes)", 3), "of f=c no test sample is known"
+    assert left.measure(left.y, left.predictions["arm"]) == pytest.approx(np.mean(areas))
     many = pd.DataFrame(lines, columns=columns).query("target == 'f=a'").drop(columns="score")
     many = many.assign(**{"score:u": 0.2, "score:v": 0.3, "score:w": 0.5})
     (found,) = read_answers(
@@ -616,6 +685,12 @@ def test_metrics_that_are_made_here_under_weights_are_those_of_repeated_samples(
         assert areas == pytest.approx(np.mean([auroc(y[again, k], p[again, k]) for k in (0, 1)]))
         assert means == pytest.approx(np.nanmean(dice[again]))
     assert np.isnan(mean_of_known(None, np.full(3, np.nan), np.ones((2, 3)))).all()
+    one_class = np.array([[0, 0], [1, 0], [0, 1]])
+    p_both = np.array([[0.1, 0.2], [0.3, 0.1], [0.5, 0.3]])
+    assert mean_auroc(one_class, p_both, np.array([[1, 1, 0]])).tolist() == [1.0], "one draw, one column"
+    assert np.isnan(mean_auroc(one_class, p_both, np.array([[1, 0, 0]]))).all()
+    broken = np.where(np.arange(3)[:, None] == 0, np.nan, p_both)
+    assert np.isnan(mean_auroc(one_class, broken, np.array([[1, 1, 0]]))).all(), "never left out for its predictions"
 
 
 # --- comparison and words
@@ -706,7 +781,8 @@ def test_objectives_are_said_to_earn_their_place_to_harm_or_to_be_dispensable() 
         "not shown to be worse alone than all together: b",
     ]
     assert "6 differences were looked at" in said[5]
-    assert "in about 26 of 100" in said[5]
+    assert "in up to 26 of 100" in said[5]
+    assert "3 seeds point one way by the chance of training in 25 of 100 differences" in said[6]
     assert said[-1].startswith("judged on validation patients")
     shown = table(found, "all", {"without d": "failed: seed 0, training: nan"})
     assert (
@@ -714,6 +790,78 @@ def test_objectives_are_said_to_earn_their_place_to_harm_or_to_be_dispensable() 
     )
     assert "  without d  failed: seed 0, training: nan" in shown
     assert "only c     0.700 [0.650, 0.750]    +0.040 [+0.010, +0.070] better" in shown
+
+
+def test_what_is_undefined_is_not_said_to_be_dispensable() -> None:
+    data = {**TINY, "objectives": {name: {**VIEWS, "temperature": 0.1 + t} for t, name in enumerate("abc")}}
+    nothing: Any = (None, None, None)
+    found = comparison(only_a=(0.0, -0.02, 0.02), without_b=(0.0, -0.02, 0.02))
+    gap = {**(found.lines[1].difference or {}), **dict(zip(("estimate", "ci_low", "ci_high"), nothing, strict=True))}
+    undefined = tuple(Line(arm, found.lines[0].value, gap) for arm in ("only b", "without c"))
+    said = sentences(replace(found, lines=(*found.lines, *undefined)), find_arms(Recipe.load(data)), on="test")
+    assert said[1:4] == [
+        "only b cannot be judged: the change of dice is undefined",
+        "without c cannot be judged: the change of dice is undefined",
+        "not shown to be worse alone than all together: a",
+    ]
+    assert not any("c could go" in each for each in said)
+
+
+def test_too_few_validation_patients_are_not_called_test_patients() -> None:
+    arms, line = find_arms(Recipe.load(TINY), over="optimizer.lr=0.1,0.2"), comparison(b=(0.02, 0.01, 0.03)).lines[1]
+    found = replace(comparison(), enough=1, lines=(comparison().lines[0], replace(line, arm="optimizer.lr=0.2")))
+    said = {on: sentences(found, arms, on=on)[0] for on in ("test", "validation")}
+    assert said["test"].endswith("only 1 test patients where a finding needs 20")
+    assert said["validation"].endswith("only 1 validation patients where a finding needs 20")
+
+
+def test_seeds_that_agree_by_chance_are_spoken_of_while_they_are_few() -> None:
+    arms = find_arms(Recipe.load(TINY), over="optimizer.lr=0.1,0.2")
+    chance = {}
+    for seeds in (1, 2, 5, 6):
+        line = comparison(b=(0.02, 0.01, 0.03)).lines[1]
+        line = Line("optimizer.lr=0.2", line.value, {**(line.difference or {}), "seeds": seeds})
+        found = replace(comparison(), lines=(comparison().lines[0], line))
+        chance[seeds] = " ".join(sentences(found, arms, on="test"))
+    assert "one seed says nothing" in chance[1]
+    assert "in 50 of 100" in chance[2]
+    assert "in 6 of 100" in chance[5]
+    assert "chance of training" not in chance[6]
+    assert all("random init is" not in each for each in chance.values())
+
+
+def test_whose_random_weights_stand_beside_arms_of_other_encoders_is_said() -> None:
+    arms = find_arms(Recipe.load(TINY), over="images.size=16,32")
+    line = comparison(b=(0.02, 0.01, 0.03)).lines[1]
+    found = replace(comparison(), lines=(comparison().lines[0], Line("images.size=32", line.value, line.difference)))
+    assert "random init is the encoder of images.size=16, untrained" in sentences(found, arms, on="test")
+
+
+def test_errors_in_small_units_keep_their_direction() -> None:
+    base = np.random.default_rng(0).random(80)
+    cells = {("all", 0): [answer(2e-6 * base)], ("b", 0): [answer(2e-6 * (base + 1))]}
+    (found,) = compare_cells(cells, ["all", "b"])
+    line = found.of("b")
+    assert line is not None
+    assert line.difference is not None
+    assert line.difference["estimate"] == pytest.approx(2e-6, rel=1e-3)
+    assert line.verdict == "worse"
+    assert line.difference["detectable"] == 0, "errors that differ by a constant"
+    assert "+2e-06 [+2e-06, +2e-06] worse" in table(found, "all", {})
+
+
+def test_draws_are_taken_in_blocks_and_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, seen = np.random.default_rng(0), []
+    y, p, patients = rng.integers(0, 2, 3000), rng.random(3000), np.arange(3000) // 3
+
+    def watched(y: Any, p: Any, weights: Any = None) -> Any:
+        seen.append(0 if weights is None else weights.size)
+        return auroc(y, p, weights)
+
+    line, _ = compare_arms({}, watched, y, patients, {"a": [p], "b": [p]}, pairs=[])
+    assert max(seen) <= 1 << 20, "a large test set does not fill the memory"
+    low, high = np.percentile(auroc(y, p, patient_bootstrap(patients, draws=2000, seed=0)), [2.5, 97.5])
+    assert (line["ci_low"], line["ci_high"]) == (pytest.approx(low, rel=1e-5), pytest.approx(high, rel=1e-5))
 
 
 def test_what_else_was_compared_is_said_in_one_sentence() -> None:

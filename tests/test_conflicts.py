@@ -51,6 +51,11 @@ def test_a_pair_that_pulls_apart_is_named_with_what_to_do() -> None:
         assert cure in finding.sentence
 
 
+def test_one_look_is_one_look() -> None:
+    assert "in 100 % of 1 look at" in weigh_conflicts([look({"a": ONE, "b": at(-0.5)})])[0].sentence
+    assert weigh_conflicts([look({"a": ONE, "b": at(0.5)})])[0].sentence.endswith("in 1 look.")
+
+
 def test_who_is_reconciled_already_is_not_told_to_be() -> None:
     (finding,) = weigh_conflicts([look({"a": ONE, "b": at(-0.5)}, goals=True)])
     assert "reconciles them already" in finding.sentence

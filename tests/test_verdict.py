@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from bolus.evaluation.results import Result
-from bolus.evaluation.verdict import summarise, too_few, verdict_of
+from bolus.evaluation.verdict import decimals, summarise, too_few, verdict_of
 
 
 def difference(**changes):
@@ -50,3 +50,12 @@ def test_too_few_patients_decide_nothing():
     note = too_few(19, "test patients")
     assert verdict_of(difference(notes=(note,))) == f"undecided: +0.050 [+0.010, +0.090] AUROC over other, but {note}"
     assert verdict_of(difference(notes=("another note",))).startswith("decided")
+
+
+def test_numbers_in_small_units_keep_what_counts():
+    assert verdict_of(difference(metric="mae", estimate=-0.00012, ci_low=-0.0002, ci_high=-0.00004)).startswith(
+        "decided: -0.00012 [-0.0002, -4e-05] MAE"
+    )
+    assert [decimals(value) for value in (0.0123, 0.0, 1e-17, 9.9996, 12.34, math.nan, None)] == [
+        "0.012", "0.000", "0.000", "10.000", "12.3", "-", "-",
+    ]  # fmt: skip

@@ -43,7 +43,7 @@ def weigh_conflicts(looks: Sequence[Mapping[str, Any]]) -> list[Finding]:
         ...         "cosines": [[1.0, -0.2], [-0.2, 1.0]]}
         >>> for finding in weigh_conflicts([look]):
         ...     print(finding.name, round(finding.value, 2), finding.sentence.partition(":")[0])
-        conflict a b -0.2 a and b pull apart in 100 % of 1 looks at their gradients (mean cosine -0.20)
+        conflict a b -0.2 a and b pull apart in 100 % of 1 look at their gradients (mean cosine -0.20)
         dominant b 0.9 b has 90 % of the gradient
     """
     if not looks:
@@ -88,9 +88,9 @@ def _conflicts(
             "combiner.scope=features where both read the same features; or lower"
         )
         sentence = (
-            f"{names[a]} and {names[b]} pull apart in {100 * opposed:.0f} % of {count} looks at their gradients (mean "
-            f"cosine {mean:.2f}): {cure} objectives.{names[a]}.weight or objectives.{names[b]}.weight, or leave one "
-            f"out, as with objectives.{names[b]}=null."
+            f"{names[a]} and {names[b]} pull apart in {100 * opposed:.0f} % of {_looks(count)} at their gradients "
+            f"(mean cosine {mean:.2f}): {cure} objectives.{names[a]}.weight or objectives.{names[b]}.weight, or leave "
+            f"one out, as with objectives.{names[b]}=null."
         )
         yield Finding(f"conflict {names[a]} {names[b]}", mean, False, sentence)
     more = len(apart) - NAMED
@@ -104,7 +104,7 @@ def _conflicts(
         mean, _, count, a, b = pairs[0]
         sentence = (
             f"No two objectives pull apart: the lowest mean cosine of their gradients is {mean:.2f}, of {names[a]} and "
-            f"{names[b]} in {count} looks."
+            f"{names[b]} in {_looks(count)}."
         )
         yield Finding("no conflict", mean, True, sentence)
 
@@ -128,7 +128,7 @@ def _shares(norms_LM: Array, names: Sequence[str], where: str) -> Iterator[Findi
     for name, part, empty in zip(names, share.tolist(), mute.tolist(), strict=True):
         if empty > 0.5:
             sentence = (
-                f"{name} has no gradient in {100 * empty:.0f} % of {len(finite)} looks: its weight is 0, or its "
+                f"{name} has no gradient in {100 * empty:.0f} % of {_looks(len(finite))}: its weight is 0, or its "
                 "batches seldom hold what it needs (see its anchors in metrics.jsonl; sampling.partners brings "
                 f"partners into the batch); or leave it out with objectives.{name}=null."
             )
@@ -141,3 +141,7 @@ def _shares(norms_LM: Array, names: Sequence[str], where: str) -> Iterator[Findi
                 f"objectives.{name}=null."
             )
             yield Finding(f"silent {name}", part, False, sentence)
+
+
+def _looks(number: int) -> str:
+    return f"{number} look{'s' * (number != 1)}"

@@ -72,7 +72,7 @@ def read_answers(question: Question, folder: Path, cohort: Cohort, encoder: str)
     codes: IntArray = cohort.encoded("patient")
 
     def patient(rows: pd.Series[Any]) -> IntArray:
-        return np.asarray(codes[rows.to_numpy(np.int64) - 1])
+        return np.asarray(codes[np.searchsorted(cohort.origin, rows.to_numpy(np.int64) - 1)])
 
     if question.task == "segment":
         return _of_volumes(pd.read_parquet(folder / "volumes.parquet"), patient, encoder)
@@ -115,10 +115,12 @@ def _values(table: pd.DataFrame, columns: list[str]) -> FloatArray:
 
 
 def _mean_of_classes(answers: list[Answer], target: str) -> list[Answer]:
-    """The mean AUROC of the classes, where each is a question of its own and no question is about them all."""
+    """The mean AUROC of the classes that some test samples have and others lack; none where one question is of all."""
     first = answers[0]
-    alike = all(each.metric == "auroc" and each.keys.equals(first.keys) for each in answers)
-    if len(answers) < 2 or not alike:
+    if not all(each.metric == "auroc" and each.keys.equals(first.keys) for each in answers):
+        return []
+    answers = [each for each in answers if each.enough]  # of one class alone there is no curve
+    if len(answers) < 2:
         return []
     y = np.stack([each.y for each in answers], axis=1)
     predictions = {name: np.stack([each.predictions[name] for each in answers], axis=1) for name in first.predictions}
@@ -131,10 +133,16 @@ def _mean_of_classes(answers: list[Answer], target: str) -> list[Answer]:
 def mean_auroc(y: Any, p: Any, weights: Any = None) -> Any:
     """The mean over columns of the area under the ROC curve; a metric as of `bolus.evaluation.metrics`.
 
+    A column that a draw leaves with one class is left out of that draw.
+
     >>> float(mean_auroc(np.array([[0, 1], [1, 0]]), np.array([[0.1, 0.9], [0.8, 0.9]])))
     0.75
     """
-    return np.mean([auroc(y[:, column], p[:, column], weights) for column in range(y.shape[1])], axis=0)
+    times = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=np.float64)
+    known = (times @ (y == 1) > 0) & (times @ (y == 0) > 0)
+    areas = np.stack([auroc(y[:, column], p[:, column], weights) for column in range(y.shape[1])], axis=-1)
+    count = known.sum(-1)
+    return np.where(count > 0, np.where(known, areas, 0.0).sum(-1) / np.maximum(count, 1), np.nan)[()]
 
 
 def mean_of_known(y: Any, p: Any, weights: Any = None) -> Any:

@@ -23,6 +23,7 @@ COMBINERS = {
     "grad_mitigator at the features": {"kind": "grad_mitigator", "scope": "features"},
 }
 DECIDED_ELSEWHERE = {
+    "training": "seed and length are the same for every arm; give its other keys one by one",
     "training.seed": "every arm is trained with the same seeds, as many as --seeds says",
     "training.epochs": "every arm is trained for the same number of encoder passes, which --passes says",
     "training.max_steps": "every arm is trained for the same number of encoder passes, which --passes says",

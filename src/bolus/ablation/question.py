@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from bolus.checkpoint import write_atomically
 from bolus.data.clips import open_samples
@@ -88,8 +89,11 @@ class Question:
         return f"{self.task} {self.target or f'across {self.across}'}"
 
     def folder_name(self, cohort: Cohort) -> str:
-        """A folder of its own for this question, asked of this split."""
-        settings = json.dumps([asdict(self), cohort.split_hash], sort_keys=True)
+        """A folder of its own for this question, asked of this table, these roles and this split."""
+        columns = cohort.table[sorted(set(cohort.roles.values()))].astype("string")
+        held = hashlib.blake2b(pd.util.hash_pandas_object(columns, index=False).to_numpy().tobytes(), digest_size=8)
+        known = [cohort.spec.model_dump(mode="json", exclude={"table", "root"}), held.hexdigest()]
+        settings = json.dumps([asdict(self), cohort.split_hash, *known], sort_keys=True)
         digest = hashlib.blake2b(settings.encode(), digest_size=3).hexdigest()
         return file_name(f"{self.name.replace(' ', '-')}-{digest}")
 
@@ -116,7 +120,7 @@ def check_question(question: Question, cohort: Cohort, recipe: Recipe) -> None:
     task = "regress" if question.task == "change" else question.task
     least = {} if question.min_patients is None else {"min_patients": question.min_patients}
     targets, _ = find_targets(cohort, task, question.target, **least)
-    side = cohort.split[samples.first_row]
+    side, one_sided = cohort.split[samples.first_row], list[str]()
     for target in targets:
         y = target.y[samples.first_row].astype(np.float64)
         known = np.isfinite(y) if target.classes is None else y >= 0
@@ -124,9 +128,15 @@ def check_question(question: Question, cohort: Cohort, recipe: Recipe) -> None:
             pairs = pairs_of(samples, target.y)
             known = np.isin(np.arange(len(samples)), pairs.earlier)
         for part in ("train", "test"):
-            if not (known & (side == part)).any():
+            here = known & (side == part)
+            if not here.any():
                 what = "two samples of different times with" if question.task == "change" else "a value of"
                 raise EvaluationError(f"no {part} patient has {what} {target.name!r}")
+            if target.classes is not None and len(np.unique(y[here])) == 1:
+                one_sided.append(f"the {part} patients hold one class of {target.name!r} only")
+                break
+    if len(one_sided) == len(targets):
+        raise EvaluationError(f"nothing can be told apart: {'; '.join(one_sided)}")
 
 
 def _check_masks(question: Question, cohort: Cohort, recipe: Recipe) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ def plan_ablation(
     """Two steps of every arm, the budget, and whether the folder may be used."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / PACES).is_file():
         raise UsageError(f"{folder} is neither empty nor an ablation; choose another folder")
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UsageError(f"{folder} cannot be written to; choose another folder")
     paces, failed = _paces(cohort, arms, folder, cache, keep)
     if arms.reference.name not in paces:
         raise OutOfMemoryError(f"arm {arms.reference.name!r}: {failed[arms.reference.name]}")
@@ -54,6 +58,8 @@ def plan_ablation(
             notes.append(f"{arm.name}: one step takes {each.passes:,} encoder passes, more than the budget")
     found = Ablation(arms, planned, budget, seeds, question, on, folder, failed=failed, notes=notes)
     for (arm_name, seed), run in runs_of(found).items():  # what does not go together shows before hours of training
+        if keep:
+            _clear(run)
         run = Run.claim(run.folder, cohort, planned[arm_name].recipe(seed), resume=True)
         found.hours += 0 if run.status == "finished" else planned[arm_name].hours
     return found
@@ -82,6 +88,14 @@ def _paces(
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(known, indent=1) + "\n")
     return paces, failed
+
+
+def _clear(run: Run) -> None:
+    """Remove what is left of a run that was stopped while its folder was being made, before its first step."""
+    if run.status == "new" and run.folder.is_dir():
+        for path in run.folder.iterdir():
+            if path.name.removeprefix(".").startswith(("recipe.yaml", "cohort.yaml", "quarantine.jsonl", "run.json.")):
+                path.unlink()
 
 
 def runs_of(found: Ablation) -> dict[Cell, Run]:

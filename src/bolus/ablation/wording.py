@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from bolus.ablation.arms import Arms
+from bolus.ablation.arms import Arm, Arms
 from bolus.ablation.comparison import RANDOM_INIT, Comparison, Line, torn
 from bolus.evaluation.metrics import higher_is_better
 from bolus.evaluation.results import MAJORITY
+from bolus.evaluation.verdict import decimals
 
 MANY = 2  # differences from which on the reader is warned of their number
+SEEDS = 6  # from which on seeds that differ by chance alone point one way in fewer than 5 of 100 differences
 
 
 def table(found: Comparison, reference: str, failed: Mapping[str, str]) -> str:
@@ -26,14 +29,17 @@ def table(found: Comparison, reference: str, failed: Mapping[str, str]) -> str:
     by = "" if found.probe == "none" else f", {found.probe}"
     better = "" if higher_is_better(found.metric) else ", lower is better"
     chance = found.facts.get("chance")
-    more = "" if chance is None else f"; chance {_number(chance)}"
+    more = "" if chance is None else f"; chance {decimals(chance)}"
     what = f"{found.metric}{better} [95 % over patients]"
     lines = [f"{found.target}{by}: {what}, and the difference from {reference}{more}"]
-    for line in found.lines:
-        value = line.value
-        shown = f"{_number(value['estimate'])} [{_number(value['ci_low'])}, {_number(value['ci_high'])}]"
+    spans = [
+        f"{decimals(line.value['estimate'])} [{decimals(line.value['ci_low'])}, {decimals(line.value['ci_high'])}]"
+        for line in found.lines
+    ]
+    span_width = max(24, *(len(span) + 2 for span in spans))
+    for line, span in zip(found.lines, spans, strict=True):
         said = [each for each in (verdict(line), failed.get(line.arm, "")) if each]
-        lines.append(f"  {line.arm:<{width}}{shown:<24}{'; '.join(said)}".rstrip())
+        lines.append(f"  {line.arm:<{width}}{span:<{span_width}}{'; '.join(said)}".rstrip())
     lines += [f"  {arm:<{width}}{why}" for arm, why in failed.items() if found.of(arm) is None]
     return "\n".join(lines)
 
@@ -49,10 +55,10 @@ def verdict(line: Line) -> str:
     gap = line.difference
     if gap is None:
         return ""
-    if gap["estimate"] is None or gap["ci_low"] is None:
+    if _undefined(line):
         return "undecided: the difference is undefined on these patients"
     low, high = gap["ci_low"], gap["ci_high"]
-    shown = f"{_number(gap['estimate'], '+')} [{_number(low, '+')}, {_number(high, '+')}]"
+    shown = f"{decimals(gap['estimate'], '+')} [{decimals(low, '+')}, {decimals(high, '+')}]"
     if line.verdict in ("better", "worse"):
         return f"{shown} {line.verdict}"
     if line.verdict == "too few patients":
@@ -75,7 +81,7 @@ def sentences(found: Comparison, arms: Arms, *, on: str) -> list[str]:
     if not compared:
         said.append(f"no arm can be compared with {arms.reference.name}")
     elif found.few:
-        said.append(f"nothing can be decided here: {found.few}")
+        said.append(f"nothing can be decided here: {found.few.replace('test patients', f'{on} patients')}")
     else:
         said += _of_objectives(found, arms) if arms.over == "objectives" else _of_choices(found, arms, compared)
         twin = found.of(RANDOM_INIT)
@@ -84,11 +90,21 @@ def sentences(found: Comparison, arms: Arms, *, on: str) -> list[str]:
         if len(compared) >= MANY:
             share = 100 * (1 - 0.95 ** len(compared))
             said.append(
-                f"{len(compared)} differences were looked at: if there were none, one or more would still seem decided "
-                f"in about {share:.0f} of 100 such ablations, so that a lone finding is a hint"
+                f"{len(compared)} differences were looked at: if there were none, the draw of the patients alone would "
+                f"make one or more seem decided in up to {share:.0f} of 100 such ablations, so that a lone finding is "
+                "a hint"
             )
-        if found.lines[0].value["seeds"] == 1:
+        seeds = min(line.difference["seeds"] for line in compared if line.difference)
+        if seeds == 1:
             said.append("one seed says nothing of the chance of training: intervals are over patients alone")
+        elif seeds < SEEDS:
+            said.append(
+                f"intervals are over patients alone, and {seeds} seeds point one way by the chance of training in "
+                f"{100 * 0.5 ** (seeds - 1):.0f} of 100 differences where there is none: more --seeds make a finding "
+                "firm"
+            )
+        if any(_seen_by(arm) != _seen_by(arms.reference) for arm in arms.arms):
+            said.append(f"random init is the encoder of {arms.reference.name}, untrained")
     if on == "test":
         said.append(
             "whoever chooses an arm by this table has used the test patients up: choose with --on validation, and "
@@ -107,6 +123,9 @@ def _of_objectives(found: Comparison, arms: Arms) -> list[str]:
         line, kept = found.of(arm.name), set(arm.recipe.objectives)
         if line is None or line.difference is None:
             continue
+        if _undefined(line):
+            said.setdefault("undefined", []).append(f"{arm.name} cannot be judged: {_change(line, found)}")
+            continue
         if len(kept) == 1 and line.verdict == "better":
             said.setdefault("alone", []).append(f"{arm.name} is better than all together: {_change(line, found)}")
         elif len(kept) == 1 and line.verdict != "worse":
@@ -116,7 +135,9 @@ def _of_objectives(found: Comparison, arms: Arms) -> list[str]:
         (gone,) = whole - kept
         what = {"worse": "earns its place", "better": "harms"}.get(line.verdict, "could go")
         said.setdefault(what, []).append(f"{gone} {what}: without it {_change(line, found)}")
-    lines = [line for what in ("earns its place", "harms", "could go", "alone") for line in said.get(what, [])]
+    lines = [
+        line for what in ("earns its place", "harms", "could go", "alone", "undefined") for line in said.get(what, [])
+    ]
     if alone:
         lines.append(f"not shown to be worse alone than all together: {', '.join(alone)}")
     return lines
@@ -138,13 +159,23 @@ def _of_choices(found: Comparison, arms: Arms, compared: Sequence[Line]) -> list
 def _change(line: Line, found: Comparison) -> str:
     gap = line.difference
     assert gap is not None
-    if gap["estimate"] is None or gap["ci_low"] is None:
+    if _undefined(line):
         return f"the change of {found.metric} is undefined"
     way = "rises" if gap["estimate"] > 0 else "falls"
-    span = f"[{_number(gap['ci_low'], '+')}, {_number(gap['ci_high'], '+')}]"
+    span = f"[{decimals(gap['ci_low'], '+')}, {decimals(gap['ci_high'], '+')}]"
     decided = line.verdict in ("better", "worse")
     rest = "" if decided else f", which is undecided; {torn(gap) or _could_show(line)}"
-    return f"{found.metric} {way} by {_number(abs(gap['estimate']))} {span}{rest}"
+    return f"{found.metric} {way} by {decimals(abs(gap['estimate']))} {span}{rest}"
+
+
+def _undefined(line: Line) -> bool:
+    return line.difference is not None and None in (line.difference["estimate"], line.difference["ci_low"])
+
+
+def _seen_by(arm: Arm) -> tuple[Any, ...]:
+    """What an untrained encoder depends on, but for its seed."""
+    recipe = arm.recipe
+    return recipe.encoder, recipe.encoders, recipe.modalities, recipe.images.size, recipe.images.frames
 
 
 def _could_show(line: Line) -> str:
@@ -152,14 +183,7 @@ def _could_show(line: Line) -> str:
     detectable = line.difference["detectable"]
     if not detectable or not math.isfinite(detectable):
         return "no draw of the patients showed a difference"
-    return f"this test set can show {_number(detectable)}"
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    """Three decimals below ten, one above."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    return f"{value:{sign}.{3 if abs(value) < 10 else 1}f}"
+    return f"this test set can show {decimals(detectable)}"
 
 
 def beside(comparisons: Sequence[Comparison]) -> str:

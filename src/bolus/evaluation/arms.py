@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bolus.evaluation.intervals import Estimate, detectable_difference, patient_bootstrap
+from bolus.evaluation.intervals import Estimate, bootstrap_blocks, detectable_difference
 from bolus.evaluation.metrics import Metric
 from bolus.evaluation.verdict import ENOUGH_PATIENTS
 
@@ -43,9 +43,12 @@ def compare_arms(
         same_seed: the same for an arm with fewer seeds than the other, compared on its own ones.
         enough: patients that decide whether anything can be decided; all of the test patients where None.
     """
-    weights = patient_bootstrap(patients, draws=DRAWS, seed=0)
     values = {arm: [metric(y, p) for p in seeds] for arm, seeds in predictions.items()}
-    drawn = {arm: [metric(y, p, weights) for p in seeds] for arm, seeds in predictions.items()}
+    blocks: dict[str, list[NDArray[Any]]] = {arm: [] for arm in predictions}
+    for weights in bootstrap_blocks(patients, draws=DRAWS, seed=0):
+        for arm, seeds in predictions.items():
+            blocks[arm].append(np.stack([metric(y, p, weights) for p in seeds]))
+    drawn = {arm: np.concatenate(found, axis=1) for arm, found in blocks.items()}  # [seeds, draws]
     facts = {**facts, "num_samples": len(y), "num_patients": len(np.unique(patients))}
     few = (facts["num_patients"] if enough is None else enough) < ENOUGH_PATIENTS
     lines = []
@@ -73,7 +76,7 @@ def compare_arms(
                 "difference": name,
                 **numbers(gap),
                 "relative": rounded([relative.value, relative.low, relative.high]),
-                "detectable": round(detectable_difference(gap.se), 4),
+                "detectable": _short(detectable_difference(gap.se)),
                 "verdict": "too few patients" if few else "decided" if decided else "undecided",
                 "seeds": count,
                 "by_seed": rounded(by_seed),
@@ -85,9 +88,18 @@ def compare_arms(
 def numbers(estimate: Estimate) -> dict[str, float | None]:
     """An estimate as it is written down; None where it is undefined."""
     values = {"estimate": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high, "se": estimate.se}
-    return {name: round(value, 4) if math.isfinite(value) else None for name, value in values.items()}
+    return {name: _short(value) if math.isfinite(value) else None for name, value in values.items()}
 
 
 def rounded(values: Sequence[float]) -> list[float | None]:
-    """Four decimals; None where undefined."""
-    return [round(float(value), 4) if math.isfinite(value) else None for value in values]
+    """Values as they are written down; None where undefined."""
+    return [_short(value) if math.isfinite(value) else None for value in values]
+
+
+def _short(value: float) -> float:
+    """Six significant digits, so that errors in any unit keep their sign; what rounding alone leaves is 0.
+
+    >>> _short(0.12345678), _short(-0.0000123456789), _short(5.6e-17)
+    (0.123457, -1.23457e-05, 0.0)
+    """
+    return 0.0 if abs(value) < 1e-12 else float(f"{value:.6g}")

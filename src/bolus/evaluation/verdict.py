@@ -41,10 +41,12 @@ def verdict_of(difference: Result) -> str:
     if not math.isfinite(difference.estimate + low + high):
         return f"undecided: the difference in {name} from {other} is undefined on this test set"
     unit = "" if higher_is_better(difference.metric) else " (lower is better)"
-    span = f"{_number(difference.estimate, '+')} [{_number(low, '+')}, {_number(high, '+')}] {name}{unit} over {other}"
+    span = (
+        f"{decimals(difference.estimate, '+')} [{decimals(low, '+')}, {decimals(high, '+')}] {name}{unit} over {other}"
+    )
     if low <= 0 <= high:
         detectable = difference.detectable
-        shown = "" if detectable is None else f"; this test set can show {_number(detectable)} or more"
+        shown = "" if detectable is None else f"; this test set can show {decimals(detectable)} or more"
         if difference.se == 0:
             shown = "; no draw of the test patients showed a difference"
         return f"undecided: {span}{shown}"
@@ -66,7 +68,7 @@ def summarise(results: Sequence[Result]) -> str:
     lines = [f"{'probe':<9}{'fraction':>9}  {'encoder':<28}{main[0].metric} [95 % interval over patients]"]
     for result in main:
         if not result.baseline:
-            span = f"{_number(result.estimate)} [{_number(result.ci_low)}, {_number(result.ci_high)}]"
+            span = f"{decimals(result.estimate)} [{decimals(result.ci_low)}, {decimals(result.ci_high)}]"
             lines.append(f"{result.probe:<9}{result.fraction:>9.3g}  {result.encoder:<28}{span}")
     differences = [r for r in main if r.baseline and r.fraction == max(s.fraction for s in main)]
     if not differences:
@@ -75,6 +77,14 @@ def summarise(results: Sequence[Result]) -> str:
     return "\n".join([*lines, f"{chosen.target}, {chosen.probe}: {verdict_of(chosen)}"])
 
 
-def _number(value: float, sign: str = "") -> str:
-    """Three decimals below ten, one above."""
-    return "-" if not math.isfinite(value) else f"{value:{sign}.{3 if abs(value) < 10 else 1}f}"
+def decimals(value: float | None, sign: str = "") -> str:
+    """Three decimals below ten, one above; below a hundredth two digits that count, since units may be small.
+
+    >>> decimals(0.0714), decimals(31.42), decimals(-0.00083, "+"), decimals(0.0), decimals(None)
+    ('0.071', '31.4', '-0.00083', '0.000', '-')
+    """
+    if value is None or not math.isfinite(value):
+        return "-"
+    if 1e-9 < abs(value) < 0.01:  # below is rounding
+        return f"{value:{sign}.2g}"
+    return f"{value:{sign}.{3 if abs(value) < 10 else 1}f}"
