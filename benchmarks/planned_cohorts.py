@@ -287,6 +287,9 @@ ONE_VIEW = ("images.views=1", "sampling={batch_size: 128, partners: 1}")
 TWO_VIEWS = ("images.views=2", "sampling={batch_size: 64, partners: 0}")
 WIDTHS = ("objectives.global.width=512", "objectives.levels.width=512")
 AGE = "objectives.{}=[score:age]"
+ONES = {
+    name: ("objectives.views.weight=1", f"objectives.{name}.weight=1") for name in ("bilateral", "temporal")
+}  # the first form of the plan
 MITIGATED = "combiner={kind: grad_mitigator, scope: features}"
 REGION = "{kind: contrast, head: image, relation: region, temperature: 0.1, dim: 128, hidden_norm: false}"
 STILL = ("images.unit=image", "encoder.temporal_shift=null")
@@ -312,9 +315,9 @@ STUDIES = {
         },
         plan=("sampling={batch_size: 64, partners: 1}",),
         variants={
-            "mitigated": (MITIGATED,),
-            "even": ("objectives.views.weight=0.15", "objectives.bilateral.weight=0.3"),
-            "no views": ("objectives.views=null",),
+            "weights 1": ONES["bilateral"],
+            "weights 1, mitigated": (*ONES["bilateral"], MITIGATED),
+            "weights 1, no views": ("objectives.views=null", "objectives.bilateral.weight=1"),
         },
         tiers={"small": Tier(SMALL, 2 * 128 * 300), "full": Tier(FULL, 2 * 128 * 10000)},
         seeds=(0, 1),
@@ -332,9 +335,9 @@ STUDIES = {
         },
         plan=("sampling={batch_size: 64, partners: 1}",),
         variants={
-            "mitigated": (MITIGATED,),
-            "even": ("objectives.views.weight=0.15", "objectives.temporal.weight=0.3"),
-            "no views": ("objectives.views=null",),
+            "weights 1": ONES["temporal"],
+            "weights 1, mitigated": (*ONES["temporal"], MITIGATED),
+            "weights 1, no views": ("objectives.views=null", "objectives.temporal.weight=1"),
         },
         tiers={"small": Tier(SMALL, 2 * 128 * 150), "full": Tier(FULL, 2 * 128 * 2000)},
     ),
@@ -368,7 +371,7 @@ STUDIES = {
             ),
         },
         plan=("sampling={batch_size: 16, partners: 1}",),
-        variants={"summed": ("combiner={kind: sum}",), "no views": ("objectives.views=null",)},
+        variants={"mitigated": (MITIGATED,)},
         tiers={
             "small": Tier((*SMALL, "images.frames=4"), 2 * 4 * 32 * 225),
             "full": Tier((*FULL, "images.frames=8"), 2 * 8 * 32 * 2000),

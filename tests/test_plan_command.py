@@ -16,13 +16,13 @@ from typer.main import get_command
 
 from bolus.assembly import resolve
 from bolus.cli import app, main
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
 from bolus.errors import CohortError, UsageError
 from bolus.planning.advice import recommended, render
 from bolus.planning.hazards import Hazard
 from bolus.planning.offers import Offer
 from bolus.planning.planner import Plan, plan
-from bolus.planning.resolution import find_resolutions
+from bolus.planning.resolution import Resolution, find_resolutions
 from bolus.planning.steps import WIDTH
 from bolus.planning.writing import recipe_text, save_recipe
 from bolus.recipe import Recipe, recipe_names
@@ -212,6 +212,37 @@ def test_a_column_that_is_refused_is_not_judged_by() -> None:
     assert "--target ill" not in text
 
 
+def test_targets_that_are_refused_are_not_said_to_be_absent() -> None:
+    hazards = tuple(Hazard(role, "leak", f"{role} tells the split", True)
+                    for role in ("label:ill", "label:rare", "score:severity"))  # fmt: skip
+    decided = section(render(a_plan(hazards=hazards)), "What the test")
+    assert "no label, score or mask can be asked for" in decided
+    assert "no column" not in decided
+
+
+def test_masks_of_clips_are_not_judged_by() -> None:
+    mask = Resolution("mask", "segment", "dice", 40, None, 0.02, 0.03, "mask: a difference of 0.02 Dice can be found")
+    found = a_plan(resolutions=(mask,))
+    assert "--task segment" in render(found)
+    text = render(replace(found, samples=replace(found.samples, unit="clip")))
+    assert "segment" not in text
+    assert "Dice" not in text
+
+
+def test_a_larger_test_is_asked_for_where_shares_make_it() -> None:
+    few = a_cohort(30)
+    for side, site, said in ((None, None, "(--split test=0.4)"), ("test", None, "which column side says"),
+                             (None, "north", "put more patients on the test side, or")):  # fmt: skip
+        frame = few.table.assign(
+            side=np.where(np.arange(60) < 30, "train", "test"), site=["north", "north", "south", "south"] * 15
+        )
+        roles = {**few.roles, **({"split": "side"} if side else {})}
+        spec = CohortSpec(table="t.csv", roles=roles, split=SplitSpec(leave_out_site=site))
+        cohort = Cohort(frame, spec)
+        decided = section(render(a_plan(cohort=cohort, resolutions=tuple(find_resolutions(few)))), "What the test")
+        assert said in " ".join(decided.split())
+
+
 def test_a_long_command_goes_on_with_an_option_and_its_value_on_one_line() -> None:
     words = ["cohort.yaml", *(word for i in range(9) for word in ("--role", f"label:a long name {i}=column {i}"))]
     text = render(a_plan(), cohort=words)
@@ -357,6 +388,10 @@ def test_plan_advises_writes_and_does_not_write_over(bolus: Any, tiny_cohort: Pa
     assert "--force" in out
     assert path.read_text().endswith("# mine\n")
     assert bolus("plan", tiny_cohort, "images.size=24", "-o", path, "--force")[0] == 0
+    for words in ((), ("--force",)):
+        code, out = bolus("plan", tiny_cohort, "-o", path.parent, *words)
+        assert code == 2
+        assert "is a folder" in out
     assert not path.read_text().endswith("# mine\n")
 
 

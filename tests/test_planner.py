@@ -13,15 +13,17 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from bolus.assembly import resolve
 from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
 from bolus.data.columns import TrainingColumns
 from bolus.data.phantom import make_phantom
-from bolus.errors import CohortError, RecipeError
+from bolus.errors import CohortError, RecipeError, UsageError
 from bolus.planning.offers import Offer
 from bolus.planning.pairs import count_pairs
 from bolus.planning.planner import Plan, plan
+from bolus.rehearsal import dry_run
 from bolus.training import pretrain
 
 
@@ -126,7 +128,6 @@ def test_pairs_are_those_of_a_loop(seed: int, differ: bool) -> None:
     ]
     found = count_pairs(relation, columns)
     assert found.pairs == len(pairs)
-    assert found.samples == len({row for pair in pairs for row in pair})
     assert found.patients == len({patients[a] for a, _ in pairs})
 
 
@@ -140,7 +141,9 @@ def test_a_score_of_few_values_is_contrasted_and_a_continuous_one_predicted() ->
     rng = np.random.default_rng(0)
     ordinal = planned(table(severity=rng.integers(0, 4, 240)), {"score:severity": "severity"})
     assert verdicts(ordinal)["score"] == "recommended"
-    assert offer(ordinal, "score").entry == {"kind": "score_contrast", "target": "score:severity", "threshold": 0.0}
+    entry = offer(ordinal, "score").entry
+    assert entry is not None
+    assert (entry["kind"], entry["target"], entry["threshold"]) == ("score_contrast", "score:severity", 0.0)
     age = planned(table(years=rng.uniform(20, 80, 240)), {"score:age": "years"})
     assert (verdicts(age)["score"], verdicts(age)["supremix"], verdicts(age)["measures"]) == (
         "possible",
@@ -211,13 +214,21 @@ def test_everything_that_the_phantom_has_is_composed_and_trains(phantom: Path, t
     assert all(np.isfinite(loss) for loss in losses.values())
 
 
-def test_meta_labels_that_cross_are_reconciled_at_the_features() -> None:
-    crossing = planned(table(phase=np.tile(["ED", "ES"], 120)))
-    assert crossing.recipe is not None
-    assert (crossing.recipe.combiner.kind, crossing.recipe.combiner.scope) == ("grad_mitigator", "features")
-    alone = planned(table())
-    assert alone.recipe is not None
-    assert alone.recipe.combiner.kind == "sum"
+def test_no_negative_of_a_planned_objective_is_a_positive_of_another(phantom: Path) -> None:
+    recipe = plan(phantom / "cohort.yaml").recipe
+    assert recipe is not None
+    contrasts = [each for each in recipe.objectives.values() if each.kind == "contrast"]
+    assert len(contrasts) == 6
+    assert all(each.parameters["negatives"] == "other_patients" for each in contrasts)
+
+
+def test_views_weigh_half_of_pairs_and_predictions_most(phantom: Path) -> None:
+    recipe = plan(phantom / "cohort.yaml").recipe
+    assert recipe is not None
+    weights = {name: each.weight for name, each in recipe.objectives.items()}
+    pairs = {weights[name] for name in ("modality", "temporal", "bilateral", "position", "phase")}
+    assert pairs == {2 * weights["views"]}
+    assert weights["measures"] == 1.0 > max(pairs)
 
 
 def test_units_follow_the_columns() -> None:
@@ -251,6 +262,143 @@ def test_a_plan_is_the_same_twice(phantom: Path) -> None:
     assert first is not None
     assert second is not None
     assert resolve(first).digest == resolve(second).digest
+
+
+def written(folder: Path, frames: int, rows: int = 60) -> list[str]:
+    """Small grey files of so many pages each."""
+    pages = [Image.fromarray(np.full((20, 20), 40 * number, np.uint8)) for number in range(frames)]
+    for row in range(rows):
+        pages[0].save(folder / f"{row}.tif", save_all=True, append_images=pages[1:])
+    return [f"{row}.tif" for row in range(rows)]
+
+
+@pytest.mark.parametrize(("frames", "unit"), [(1, "image"), (3, "clip")])
+@pytest.mark.parametrize("numbered", [False, True])
+def test_files_of_their_own_are_clips_where_they_have_frames(
+    tmp_path: Path, frames: int, unit: str, numbered: bool
+) -> None:
+    columns = {"image": written(tmp_path, frames), "patient": np.arange(60).astype(str)}
+    if numbered:  # as DICOM does it
+        columns |= {"SeriesInstanceUID": [f"1.2.{row}" for row in range(60)], "InstanceNumber": ["1"] * 60}
+    pd.DataFrame(columns).to_csv(tmp_path / "t.csv", index=False)
+    found = plan(tmp_path / "t.csv", overrides=["encoder.backbone=r18w32", "images.size=16", "sampling.batch_size=4"])
+    assert found.recipe is not None
+    assert found.samples.unit == found.recipe.images.unit == unit
+    steps = dry_run(tmp_path / "t.csv", recipe=found.recipe, cache=tmp_path / "c").steps
+    assert dict(found.choices)["training.epochs"] == f"About {steps:,} steps."
+
+
+def test_radiographs_that_are_numbered_are_neither_frames_nor_slices() -> None:
+    numbers = np.tile([1, 2, 3, 4], 60)
+    for modality, first, second in (("DX", "image", "image"), ("CT", "slice", "clip")):
+        numbered = planned(table(modality=[modality] * 240, InstanceNumber=numbers))
+        series = np.repeat(np.arange(60), 4)
+        in_series = planned(table(modality=[modality] * 240, InstanceNumber=numbers, SeriesInstanceUID=series))
+        assert (numbered.samples.unit, in_series.samples.unit) == (first, second)
+        assert verdicts(numbered)["position"] == ("impossible" if modality == "DX" else "recommended")
+
+
+def test_a_unit_that_does_not_open_names_the_way_out() -> None:
+    columns = table(InstanceNumber=[1] * 240, SeriesInstanceUID=np.repeat(np.arange(60), 4))
+    with pytest.raises(CohortError, match="one value twice") as caught:
+        planned(columns)
+    assert "--unit image" in str(caught.value)
+    assert planned(columns, unit="image").samples.unit == "image"
+
+
+def test_two_units_are_one_too_many() -> None:
+    with pytest.raises(UsageError, match="asks for another unit than image"):
+        planned(table(), unit="image", overrides=["images.unit=clip"])
+
+
+def test_reasons_follow_what_is_asked_for() -> None:
+    columns = table(severity=np.random.default_rng(0).integers(0, 4, 240), phase=np.tile(["ED", "ES"], 120))
+    for overrides, keys in (([], 4), (["sampling.batch_size=8", "images.views=1", "objectives.views=null"], 4),
+                            (["objectives.score=null"], 3), (["training.accumulate=2"], 4)):  # fmt: skip
+        found = planned(columns, {"score:severity": "severity"}, overrides=overrides)
+        assert found.recipe is not None
+        samples, anchors = int(found.facts[0].split(" of ")[1].split(": ")[1]), found.recipe.sampling.batch_size // keys
+        steps = -(-300 * -(-samples // anchors) // found.recipe.training.accumulate)
+        said = dict(found.choices)
+        assert said["training.epochs"] == f"About {steps:,} steps."
+    one = planned(columns, overrides=["images.views=1", "objectives.views=null"])
+    assert dict(one.choices)["sampling.batch_size"].startswith("images, each in one view;")
+
+
+def test_a_modality_without_a_preset_of_its_own_is_a_guess() -> None:
+    assert (
+        "By the modality column" in dict(planned(table(modality=["CT", "MR"] * 120)).choices)["images.augment.preset"]
+    )
+    said = dict(planned(table(modality=["OCT", "fundus"] * 120)).choices)["images.augment.preset"]
+    assert said.startswith("A guess, from several kinds of image")
+
+
+def test_a_number_that_is_the_same_for_all_is_said_once() -> None:
+    assert "A training patient has 4 images; 40 of 40 have more than one." in planned(table()).facts[1]
+
+
+def test_sides_that_leak_are_not_paired() -> None:
+    rng = np.random.default_rng(0)
+    side = np.repeat(["train"] * 80 + ["test"] * 40, 4)
+    left = rng.random(480) < np.where(side == "train", 0.9, 0.1)
+    found = planned(table(120, split=side, laterality=np.where(left, "L", "R")))
+    assert [(each.role, each.kind) for each in found.hazards] == [("laterality", "leak")]
+    assert verdicts(found)["bilateral"] == "refused"
+    assert found.recipe is not None
+    assert "laterality" not in str(found.recipe.model_dump())
+
+
+def test_heights_that_give_one_bin_are_no_meta_label() -> None:
+    places = np.zeros(240)
+    places[::9] = np.arange(27) / 30 + 0.05
+    found = planned(table(slice=np.tile([1, 2, 3, 4], 60), slice_position=places))
+    assert verdicts(found)["position"] == "impossible"
+    assert "Nearly all" in offer(found, "position").reasons[0]
+
+
+def test_times_pair_what_visits_do_not() -> None:
+    found = planned(table(visit=np.repeat(np.arange(60) % 3, 4), time=np.tile([0, 100, 200, 300], 60)))
+    assert offer(found, "temporal").entry["relation"]["differ"] == ["time"]  # type: ignore[index]
+    both = planned(table(visit=np.tile([1, 1, 2, 2], 60), time=np.tile([0, 100, 200, 300], 60)))
+    assert offer(both, "temporal").entry["relation"]["differ"] == ["visit"]  # type: ignore[index]
+
+
+def test_a_category_that_is_unique_to_every_image_is_no_meta_label() -> None:
+    found = planned({**table(2), "split": ["train"] * 8, "region": list("abcdefgh")})
+    assert verdicts(found)["region"] == "impossible"
+    assert "unique to every training sample" in offer(found, "region").reasons[0]
+
+
+def test_an_infinite_score_has_no_part_in_the_window() -> None:
+    values = np.random.default_rng(0).uniform(0, 100, 240)
+    values[3] = np.inf
+    found = planned(table(dose=values), {"score:dose": "dose"})
+    assert offer(found, "supremix").entry["window"] == 5.0  # type: ignore[index]
+
+
+def test_a_score_that_is_refused_is_not_said_to_be_unknown() -> None:
+    side = np.repeat(["train"] * 40 + ["test"] * 20, 4)
+    dose = np.random.default_rng(0).uniform(0, 100, 240) + np.where(side == "train", 200, 0)
+    found = planned(table(split=side, dose=dose.round(1)), {"score:dose": "dose"})
+    assert offer(found, "score").reasons == ("No score that may be learnt is known of enough training patients.",)
+    assert "No score is known" in offer(planned(table()), "score").reasons[0]
+
+
+def test_a_clip_of_many_frames_is_judged_once() -> None:
+    """A patient's long clip and short ones: what the test decides is that of a table with a row a clip."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 30, 120)
+    dose, clips = rng.normal(50, 10, 120).round(2), np.repeat(np.arange(120), lengths)
+    columns = {
+        "image": [f"{row}.png" for row in range(len(clips))], "patient": clips // 2, "video": clips,
+        "frame": np.concatenate([np.arange(length) for length in lengths]), "dose": dose[clips],
+        "split": np.where(clips < 60, "train", "test"),
+    }  # fmt: skip
+    found = planned(columns, {"score:dose": "dose"})
+    assert found.samples.unit == "clip"
+    once = planned({name: np.asarray(values)[np.unique(clips, return_index=True)[1]] for name, values in columns.items()
+                    if name not in ("video", "frame")}, {"score:dose": "dose"})  # fmt: skip
+    assert found.resolutions == once.resolutions
 
 
 @pytest.mark.data

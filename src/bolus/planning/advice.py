@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from bolus.planning.offers import noun
 from bolus.planning.steps import fold, is_of, next_steps
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def render(plan: Plan, *, cohort: Sequence[str] = ("cohort.yaml",), recipe: str 
         ("Refused: learn from none of these", _items(refusals(plan))),
         ("Take care", _items(_hazards(care))),
         ("Not possible here", _items(_impossible(plan.offers))),
-        ("What the test patients can decide", _decidable(_judged(plan))),
+        ("What the test patients can decide", _decidable(plan)),
         ("Next", next_steps(plan, _judged(plan), cohort=cohort, recipe=recipe)),
     ]
     return "\n\n".join("\n".join([title, *lines]) for title, lines in sections if lines)
@@ -153,18 +154,10 @@ def _summary(plan: Plan, recipe: str) -> list[str]:
 
 
 def _judged(plan: Plan) -> list[Resolution]:
-    """What an encoder may be judged by: the targets but for columns that are refused."""
+    """What an encoder may be judged by: the targets but for columns that are refused, and for masks of clips."""
     refused = [hazard.role for hazard in plan.hazards if hazard.refuses]
+    refused += ["mask"] if plan.samples.unit == "clip" else []  # they are of single images
     return [each for each in plan.resolutions if not is_of(each, refused)]
-
-
-def noun(unit: str) -> str:
-    """Samples of a unit, in a sentence.
-
-    >>> noun("slice")
-    'slices'
-    """
-    return f"{unit}s"
 
 
 def _hazards(hazards: Iterable[Hazard]) -> list[str]:
@@ -194,20 +187,32 @@ def _impossible(offers: Iterable[Offer]) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in lacking.items()]
 
 
-def _decidable(resolutions: Sequence[Resolution]) -> list[str]:
+def _decidable(plan: Plan) -> list[str]:
+    resolutions = _judged(plan)
     if not resolutions:
-        return _paragraph(
-            ["Nothing: no column is a label, a score or a mask. Judge by retrieval, or label some patients"]
+        why = (
+            "no label, score or mask can be asked for"
+            if plan.resolutions
+            else "no column is a label, a score or a mask"
         )
+        return _paragraph([f"Nothing: {why}. Judge by retrieval, or label some patients"])
     ranked = sorted(resolutions, key=lambda each: each.alike is None)  # stable: what can be decided first
     lines = _items(sentences([each.sentence.replace(_LESS, "")]) for each in ranked[:_TARGETS])
     if len(ranked) > _TARGETS:
         lines += _items([f"and {len(ranked) - _TARGETS} targets more."])
     if ranked[0].alike is None:
-        more = ["None of it yet: put more patients on the test side (--split test=0.4), or label more"]
+        more = [f"None of it yet: put more patients on the test side{_how(plan)}, or label more"]
     else:
         more = [
             "Each with 80 % power; a smaller difference stays undecided",
             "Four times the test patients would halve these numbers",
         ]
     return [*lines, *_paragraph(more)]
+
+
+def _how(plan: Plan) -> str:
+    """The option that makes the test larger, where shares of the patients make it."""
+    if plan.cohort.spec.split.leave_out_site is not None:
+        return ""
+    fixed = plan.cohort.roles.get("split")
+    return " (--split test=0.4)" if fixed is None else f", which column {fixed} says"

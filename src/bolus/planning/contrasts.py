@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bolus.planning.offers import ENOUGH, Offer, Table, Verdict, because
+from bolus.data.columns import meta_label_problem
+from bolus.errors import CohortError
+from bolus.planning.images import stand_alone
+from bolus.planning.offers import ENOUGH, PAIRED, Offer, Table, Verdict, because
 
 
 def offer_contrasts(table: Table) -> list[Offer]:
@@ -23,8 +26,10 @@ def _views(table: Table) -> Offer:
     number, patients = len(table.columns.rows), table.patients()
     about = Offer("views", "SimCLR", f"two views of one {table.unit}", "recommended", ())
     if patients < 2:
-        return because(about, "impossible", f"There are {patients} training patients, and negatives are other people.")
-    entry = {"kind": "contrast", "relation": "views", "temperature": 0.1, "dim": 128, "negatives": "other_patients"}
+        few = "There is no training patient" if not patients else "There is one training patient"
+        return because(about, "impossible", f"{few}, and negatives are other people.")
+    entry = {"kind": "contrast", "weight": 0.15, "relation": "views", "temperature": 0.1, "dim": 128}
+    entry |= {"negatives": "other_patients"}
     images = f"It asks for nothing but {table.noun}, of which there are {number:,} of {patients:,} training patients."
     return because(about, "recommended", images, entry=entry)
 
@@ -42,7 +47,7 @@ def _levels(table: Table) -> Offer:
 def _clip(between: str, relation: Mapping[str, Any], among: Sequence[str]) -> dict[str, Any]:
     """A contrast between the values of a role, as COMPRER's."""
     apart = {"among": among[0]} if among else {}
-    return {"kind": "contrast", "relation": relation, "between": between, **apart, **CLIP}
+    return {"kind": "contrast", "weight": PAIRED, "relation": relation, "between": between, **apart, **CLIP}
 
 
 CLIP = {"negatives": "other_patients", "temperature": 0.07, "learnable": True, "dim": 128, "hidden": 0}
@@ -58,11 +63,13 @@ def _between_modalities(table: Table) -> Offer:
 
 def _temporal(table: Table) -> Offer:
     about = Offer("temporal", "COMPRER", "two visits of one person", "impossible", ())
-    role = next((role for role in ("visit", "time") if table.num_values(role) > 1), None)
-    if role is None:
+    roles = [role for role in ("visit", "time") if table.num_values(role) > 1]
+    if not roles:
         return because(about, "impossible", "No column says the visit or the time, or all images are of one.")
     same = ["patient", *table.shared("modality", "laterality")]
-    entry = {"kind": "contrast", "relation": {"same": same, "differ": [role]}, **CLIP}
+    # Where patients have one visit number each, the time may still tell their images apart.
+    role = next((role for role in roles if table.pairs(same=same, differ=[role]).patients > 1), roles[0])
+    entry = {"kind": "contrast", "weight": PAIRED, "relation": {"same": same, "differ": [role]}, **CLIP}
     return _paired(table, about, entry, same, role, f"of another {role}")
 
 
@@ -70,6 +77,8 @@ def _bilateral(table: Table) -> Offer:
     about = Offer("bilateral", "COMPRER", "the two sides of one person, such as both eyes", "impossible", ())
     if table.num_values("laterality") < 2:
         return because(about, "impossible", "No column says the side, or all images are of one.")
+    if "laterality" in table.refused:
+        return because(about, "refused", table.refused["laterality"])
     among = [role for role in table.shared("modality") if table.num_values(role) > 1]
     same = ["patient", *among, *table.shared("visit")]
     return _paired(table, about, _clip("laterality", {"same": same}, among), same, "laterality", "of the other side")
@@ -79,7 +88,7 @@ def _paired(table: Table, about: Offer, entry: Mapping[str, Any], same: list[str
     """An offer that rests on pairs of one person's samples."""
     found = table.pairs(same=same, differ=[differ])
     if found.patients < 2:
-        return because(about, "impossible", f"{found.patients} training patients have {table.noun} {what}.")
+        return because(about, "impossible", f"{_few(found.patients)} {table.noun} {what}.")
     counts = (
         f"{found.patients:,} of {table.patients():,} training patients have {table.noun} {what} "
         f"({found.pairs:,} pairs)."
@@ -89,14 +98,21 @@ def _paired(table: Table, about: Offer, entry: Mapping[str, Any], same: list[str
     return because(about, "recommended", counts, entry=entry)
 
 
-META = {"kind": "contrast", "head": "image", "temperature": 0.1, "dim": 128, "negatives": "other_patients"}
+META = {
+    "kind": "contrast",
+    "weight": PAIRED,
+    "head": "image",
+    "temperature": 0.1,
+    "dim": 128,
+    "negatives": "other_patients",
+}
 
 
 def _patient(table: Table, paired: Sequence[Offer]) -> Offer:
     about = Offer("patient", "GCL", "images of one person", "impossible", ())
     found = table.pairs(same=["patient"])
     if found.patients < 2:
-        return because(about, "impossible", f"{found.patients} training patients have two {table.noun}.")
+        return because(about, "impossible", f"{_few(found.patients)} two {table.noun}.")
     counts = f"{found.patients:,} of {table.patients():,} training patients have two {table.noun} or more."
     entry = {**META, "relation": "patient"}
     finer = [each.name for each in paired if each.verdict == "recommended"]
@@ -110,12 +126,19 @@ def _patient(table: Table, paired: Sequence[Offer]) -> Offer:
 
 def _position(table: Table) -> Offer:
     about = Offer("position", "GCL", "slices at one height of the body part", "impossible", ())
-    if table.unit == "clip" or not table.has("slice_position"):
+    alone = table.unit == "image" and stand_alone(table.columns.cohort)
+    if table.unit == "clip" or alone or not table.has("slice_position"):
         return because(about, "impossible", "No column says where in its volume a slice lies.")
     entry = {**META, "relation": "bin:slice_position"}
     patients, values = table.patients("slice_position"), table.num_values("slice_position")
     if values < 4:
         return because(about, "impossible", f"There are {values} heights, too few for quarters of a volume.")
+    try:
+        table.columns["bin:slice_position"]
+    except CohortError:
+        return because(
+            about, "impossible", "Nearly all slices lie at one height, which leaves no quarters of a volume."
+        )
     counts = f"Slices of {patients:,} training patients say where they lie; their quarters are the classes."
     verdict: Verdict = "recommended" if patients >= ENOUGH else "possible"
     return because(about, verdict, counts, entry=entry, bins={"slice_position": 4})
@@ -132,6 +155,9 @@ def _meta(table: Table, role: str, signal: str) -> Offer:
     sizes = [len(np.unique(patients[codes == code])) for code in np.unique(codes[table.known(role)])]
     if len(sizes) < 2:
         return because(about, "impossible", f"Every {table.unit} is of one {role}.")
+    problem = meta_label_problem(codes)
+    if problem is not None:
+        return because(about, "impossible", f"The {role} {problem}.")
     counts = f"{len(sizes)} values, each of {_range(sizes)} training patients."
     entry = {**META, "relation": role}
     verdict: Verdict = "recommended" if sorted(sizes)[-2] >= ENOUGH else "possible"
@@ -152,6 +178,15 @@ def _pixels(table: Table, before: list[Offer]) -> list[Offer]:
             relation = {"relation": offer.entry["relation"]}
             found.append(because(about, "possible", reason, entry={**entry, **relation}, bins=offer.bins))
     return found
+
+
+def _few(patients: int) -> str:
+    """The subject and verb of a sentence on none, or one.
+
+    >>> _few(0), _few(1)
+    ('0 training patients have', '1 training patient has')
+    """
+    return f"{patients} training patient{' has' if patients == 1 else 's have'}"
 
 
 def _range(numbers: Sequence[int]) -> str:

@@ -185,7 +185,10 @@ def _leaks(column: Column, pairs: Sequence[tuple[str, str, IntArray]]) -> list[H
         if found.cramers_v >= STRONG and found.p < CHANCE:
             shares = [f"{known[side == code].mean():.0%} of the {WORDS[of]}" for code, of in enumerate((first, second))]
             sentence = f"{role} is known for {' and '.join(shares)} patients (Cramer's V {found.cramers_v:.2f})"
-            return [Hazard(role, "leak", f"{sentence}: whether there is a value leaks the split", refuses)]
+            why = (
+                "whether there is a value leaks the split, and what is learnt from the values can hardly be judged here"
+            )
+            return [Hazard(role, "leak", f"{sentence}: {why}", False)]
     return []
 
 

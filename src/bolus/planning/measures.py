@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from bolus.data.roles import is_number_role
-from bolus.planning.offers import ENOUGH, Offer, Table, because
+from bolus.planning.offers import ENOUGH, PAIRED, Offer, Table, because
 
 FEW_LEVELS = 10  # values of a score up to which it is ordinal, and of an attribute up to which they are classes
 
 
 def offer_measures(table: Table) -> list[Offer]:
     """Prediction, LEARNER's and SupReMix's contrast by a score, labels, and COMPRER's reconstruction."""
-    return [_measures(table), _ordinal(table), _mixed(table), _labels(table), _reconstruction(table)]
+    targets, left_out = usable_targets(table)
+    scores = [role for role in targets if role.startswith("score:")]
+    learnt = [_measures(table, targets, left_out), _ordinal(table, scores), _mixed(table, scores)]
+    return [*learnt, _labels(table), _reconstruction(table)]
 
 
 def usable_targets(table: Table) -> tuple[list[str], list[str]]:
@@ -32,9 +35,8 @@ def usable_targets(table: Table) -> tuple[list[str], list[str]]:
     return found, left_out
 
 
-def _measures(table: Table) -> Offer:
+def _measures(table: Table, found: list[str], left_out: list[str]) -> Offer:
     about = Offer("measures", "COMPRER, LEARNER", "what the table measures, predicted", "impossible", ())
-    found, left_out = usable_targets(table)
     if not found:
         lacking = left_out or ["No column is a score or an attribute."]
         return because(about, "refused" if set(left_out) & set(table.refused.values()) else "impossible", *lacking)
@@ -43,34 +45,32 @@ def _measures(table: Table) -> Offer:
     return because(about, "recommended", f"Predicted: {known}.", *left_out, entry=entry)
 
 
-def _scores(table: Table) -> list[str]:
-    return [role for role in usable_targets(table)[0] if role.startswith("score:")]
+def _score(table: Table) -> str:
+    """What no score is, where some may not be learnt."""
+    return "score that may be learnt" if any(role.startswith("score:") for role in table.refused) else "score"
 
 
-def _ordinal(table: Table) -> Offer:
-    about = Offer(
-        "score", "LEARNER", "contrast that grows with the difference of a clinical score", "impossible", ()
-    )
-    scores = _scores(table)
+def _ordinal(table: Table, scores: list[str]) -> Offer:
+    about = Offer("score", "LEARNER", "contrast that grows with the difference of a clinical score", "impossible", ())
     if not scores:
-        return because(about, "impossible", "No score is known of enough training patients.")
+        return because(about, "impossible", f"No {_score(table)} is known of enough training patients.")
     score = min(scores, key=table.num_values)
     levels = table.num_values(score)
-    entry = {"kind": "score_contrast", "target": score, "threshold": 0.0 if levels <= FEW_LEVELS else 0.1}
+    entry = {"kind": "score_contrast", "weight": PAIRED, "target": score, "threshold": 0.0}
+    entry |= {} if levels <= FEW_LEVELS else {"threshold": 0.1}
     if levels <= FEW_LEVELS:
         return because(about, "recommended", f"{score} is ordinal: {levels} values.", entry=entry)
     return because(about, "possible", f"{score} is continuous, and predicting it says the same with less.", entry=entry)
 
 
-def _mixed(table: Table) -> Offer:
+def _mixed(table: Table, scores: list[str]) -> Offer:
     about = Offer("supremix", "SupReMix", "contrast over a continuous score, with mixed rows", "impossible", ())
-    scores = [role for role in _scores(table) if table.num_values(role) > FEW_LEVELS]
+    scores = [role for role in scores if table.num_values(role) > FEW_LEVELS]
     if not scores:
-        return because(about, "impossible", f"No score has more than {FEW_LEVELS} values.")
-    values = table.columns[scores[0]]
-    span = float(np.nanmax(values) - np.nanmin(values))
+        return because(about, "impossible", f"No {_score(table)} has more than {FEW_LEVELS} values.")
+    span = float(np.ptp(table.columns[scores[0]][table.known(scores[0])]))
     window = float(f"{span / 20:.1g}")  # the paper's 5 years, of about a hundred
-    entry = {"kind": "supremix", "targets": [scores[0]], "temperature": 0.5, "window": window}
+    entry = {"kind": "supremix", "weight": PAIRED, "targets": [scores[0]], "temperature": 0.5, "window": window}
     entry |= {"negatives": "other_patients"}
     reason = f"Predicting {scores[0]} was better in bolus's own benchmark on age; take it in place of measures."
     return because(about, "possible", reason, entry=entry)

@@ -15,6 +15,9 @@ from bolus.planning.hazards import Hazard
 from bolus.planning.pairs import Pairs, count_pairs
 
 ENOUGH = 20  # training patients behind an objective that is recommended
+# Weight of a contrast of pairs, where views have half of it and predictions 1: gradients of contrasts are some ten
+# times larger. Chosen on validation patients of odir; those of chest are too few to say (benchmarks/planned.py).
+PAIRED = 0.3
 
 Verdict = Literal["recommended", "possible", "refused", "impossible"]
 
@@ -77,7 +80,7 @@ class Table:
 
     def patients(self, role: str = "patient") -> int:
         """Training patients with a value of the role."""
-        return len(np.unique(self.columns["patient"][self.known(role)]))
+        return int(np.count_nonzero(np.bincount(self.columns["patient"][self.known(role)])))
 
     def pairs(self, **relation: Any) -> Pairs:
         """How often a relation holds among the training samples."""
@@ -100,7 +103,16 @@ class Table:
     @property
     def noun(self) -> str:
         """Samples in a sentence."""
-        return f"{self.unit}s"
+        return noun(self.unit)
+
+
+def noun(unit: str) -> str:
+    """Samples of a unit, in a sentence.
+
+    >>> noun("slice")
+    'slices'
+    """
+    return f"{unit}s"
 
 
 def because(

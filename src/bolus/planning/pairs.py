@@ -18,12 +18,10 @@ class Pairs:
     """Samples that are partners under a relation.
 
     Args:
-        samples: training samples with a partner.
         pairs: unordered.
         patients: training patients with a sample that has a partner.
     """
 
-    samples: int
     pairs: int
     patients: int
 
@@ -39,11 +37,9 @@ def count_pairs(relation: Mapping[str, Any] | str, columns: TrainingColumns) -> 
         >>> from bolus.data.cohort import Cohort, CohortSpec
         >>> frame = pd.DataFrame({"image": list("abc"), "patient": list("ppq"), "split": ["train"] * 3})
         >>> count_pairs("patient", TrainingColumns(Cohort(frame, CohortSpec(table="t.csv")).samples("image")))
-        Pairs(samples=2, pairs=1, patients=1)
+        Pairs(pairs=1, patients=1)
     """
     rule = Relation.parse(relation)
     table = {role: columns[role] for role in {*rule.roles, "patient"} - {"sample"}}
     counts = PartnerIndex(rule, table).counts()
-    with_partner = counts > 0
-    patients = table["patient"][with_partner]
-    return Pairs(int(with_partner.sum()), int(counts.sum()) // 2, len(np.unique(patients)))
+    return Pairs(int(counts.sum()) // 2, len(np.unique(table["patient"][counts > 0])))

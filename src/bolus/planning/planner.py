@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,24 @@ import numpy as np
 from bolus.data.clips import open_samples
 from bolus.data.cohort import Cohort
 from bolus.data.columns import TrainingColumns
-from bolus.data.readers import read_image
 from bolus.data.samples import Samples
-from bolus.errors import BolusError
+from bolus.errors import CohortError, UsageError
 from bolus.planning.contrasts import offer_contrasts
 from bolus.planning.hazards import Hazard, find_hazards
+from bolus.planning.images import choose_preset, look_at, suggest_unit
 from bolus.planning.measures import offer_measures
 from bolus.planning.offers import Offer, Table
 from bolus.planning.resolution import Resolution, find_resolutions
 from bolus.recipe import Recipe
 
-LOOKED = 16  # images whose size and channels are looked at
 STEPS = 20_000  # of a training, where the cohort is large enough to see so many batches in 300 epochs
 SIZES = (64, 96, 128, 160, 224)  # pixels of the recipe's images
-# DICOM's codes of modalities, and the words that tables have for them.
-PRESETS = {
-    "xray": ("cr", "dx", "dr", "mg", "xr", "rf", "px", "xray", "xrays"),
-    "mri": ("mr", "mri", "ct", "pt", "nm", "pet"),
-    "ultrasound": ("us", "ivus", "ultrasound", "echo", "bus"),
-    "fundus": ("op", "opt", "fundus", "cfp", "xc"),
-}
+SUMMED = (
+    "Weights make the objectives' gradients about even, and negatives of other patients leave them little to quarrel "
+    "over; where the run says that two pull apart, try grad_mitigator with scope features."
+)
+# Objectives that ask for partners of their anchors.
+PAIRING = ("contrast", "pixel_contrast", "score_contrast", "supremix")
 
 Choices = tuple[tuple[str, str], ...]
 
@@ -76,6 +74,7 @@ def plan(cohort: str | Path | Cohort, *, unit: str | None = None, overrides: Ite
     Raises:
         CohortError: the cohort cannot be opened, or not in this unit.
         RecipeError: an override that does not fit.
+        UsageError: an unknown unit, or an override that sets another one.
 
     Example:
         >>> import pandas as pd
@@ -89,8 +88,14 @@ def plan(cohort: str | Path | Cohort, *, unit: str | None = None, overrides: Ite
     cohort = Cohort.open(cohort)
     overrides = list(overrides)
     unit = unit or next((each.partition("=")[2] for each in overrides if each.startswith("images.unit=")), None)
-    chosen, why_unit = (unit, "As asked for.") if unit is not None else _unit_of(cohort)
-    samples = open_samples(cohort, chosen)
+    chosen, why_unit = (unit, "As asked for.") if unit is not None else suggest_unit(cohort)
+    try:
+        samples = open_samples(cohort, chosen)
+    except CohortError as error:
+        if unit is not None:
+            raise
+        message = f"{str(error).splitlines()[0]}; --unit image takes each row as an image"
+        raise CohortError(message, error.violations) from None
     columns = TrainingColumns(samples, {"slice_position": 4} if cohort.has("slice_position") else {})
     hazards = tuple(find_hazards(samples))
     table = Table.of(columns, hazards)
@@ -98,9 +103,12 @@ def plan(cohort: str | Path | Cohort, *, unit: str | None = None, overrides: Ite
     recipe, choices = _compose(samples, columns, offers, (("images.unit", why_unit),))
     if recipe is not None:
         planned, recipe = recipe, recipe.override(overrides)
-        choices = _as_asked(choices, planned, recipe)
+        if recipe.images.unit != samples.unit:
+            raise UsageError(f"images.unit={recipe.images.unit} asks for another unit than {samples.unit}: say it once")
+        choices = _as_asked((*choices, *_lasting(recipe, len(columns.rows))), planned, recipe)
     facts = _facts(samples, columns)
-    resolutions = tuple(find_resolutions(cohort))
+    # A clip of several rows is judged once; of clip files the table has a row each.
+    resolutions = tuple(find_resolutions(cohort, samples.first_row if samples.cohort is cohort else None))
     return Plan(cohort, samples, facts, tuple(offers), hazards, resolutions, recipe, choices)
 
 
@@ -116,17 +124,6 @@ def _at(data: Any, key: str) -> Any:
     return data
 
 
-def _unit_of(cohort: Cohort) -> tuple[str, str]:
-    """The unit that the columns suggest, and why."""
-    roles, several = set(cohort.roles), len(set(cohort.modality.tolist())) > 1
-    # Where modalities differ, places in a volume are not all that rows differ by.
-    if cohort.has("slice_position") and ({"mask", "slice_position"} & roles or "series" not in roles) and not several:
-        return "slice", "Rows have places in their volumes."
-    if {"series", "order"} <= roles:
-        return "clip", "Rows are frames, in order, of series; for slices of volumes say --unit slice."
-    return "image", "A row is an image; no columns say that rows are slices of a volume or frames of a clip."
-
-
 def _facts(samples: Samples, columns: TrainingColumns) -> tuple[str, ...]:
     cohort = samples.cohort
     sides = cohort.split[samples.first_row]
@@ -140,10 +137,10 @@ def _facts(samples: Samples, columns: TrainingColumns) -> tuple[str, ...]:
     train, number = np.unique(columns["patient"], return_counts=True)
     if len(number):
         several = int((number > 1).sum())
-        found.append(
-            f"A training patient has {number.min()} to {number.max()} {samples.unit}s "
-            f"(median {np.median(number):.0f}); {several:,} of {len(train):,} have more than one."
-        )
+        spread = f"{number.min():,} to {number.max():,} {samples.unit}s (median {np.median(number):.0f})"
+        if number.min() == number.max():
+            spread = f"{number.min():,} {samples.unit}{'s' if several else ''}"
+        found.append(f"A training patient has {spread}; {several:,} of {len(train):,} have more than one.")
     if numbers["test"][1] == 0:
         found.append("Nobody is held out for testing: nothing learnt here can be judged here.")
     elif numbers["val"][1] < 10:
@@ -159,19 +156,17 @@ def _compose(
     if not taken:
         return None, choices
     said = dict(choices)
-    channels, native = _look(samples)
+    channels, native = look_at(samples)
     size = max((size for size in SIZES if size <= native), default=SIZES[0])
-    said["images.size"] = f"Images are {native} pixels or more on their shorter side." if native else UNREAD
+    said["images.size"] = f"Of a few images, the shorter side has {native} pixels or more." if native else UNREAD
     views = 2 if any(offer.name == "views" for offer in taken) else 1
     batch = _batch(len(columns.rows), samples.unit)
-    said["sampling.batch_size"] = f"{samples.unit}s, each in {views} views; raise it as memory allows."
     related = [offer for offer in taken if offer.entry and offer.entry.get("relation", "views") != "views"]
-    preset, said["images.augment.preset"] = _preset(samples)
+    preset, said["images.augment.preset"] = choose_preset(samples)
     backbone, said["encoder.backbone"] = _backbone(samples)
-    combiner, said["combiner.kind"] = _combiner(taken)
+    said["combiner.kind"] = SUMMED
     per_epoch = max(1, -(-len(columns.rows) // batch)) * (1 + len(related))
     epochs = int(np.clip(round(STEPS / per_epoch), 30, 300))
-    said["training.epochs"] = f"About {epochs * per_epoch:,} steps."
     encoder: dict[str, Any] = {"backbone": backbone, "in_channels": channels}
     encoder |= {"stem_pool": False} if size <= 64 and not backbone.startswith("unet") else {}
     encoder |= {"temporal_shift": 8} if samples.unit == "clip" else {}
@@ -184,7 +179,7 @@ def _compose(
         "bins": {role: number for offer in taken for role, number in offer.bins.items()},
         "sampling": {"batch_size": batch, "partners": 1 if related else 0},
         "objectives": {offer.name: dict(offer.entry or {}) for offer in taken},
-        "combiner": combiner,
+        "combiner": {"kind": "sum"},
         "optimizer": {"kind": "adamw", "lr": 1e-3, "weight_decay": 1e-4},
         "schedule": {"kind": "cosine", "warmup_epochs": 1},
         "training": {"epochs": epochs},
@@ -192,21 +187,24 @@ def _compose(
     return Recipe.load(data), tuple(said.items())
 
 
+def _lasting(recipe: Recipe, number: int) -> Choices:
+    """What a batch is, and how many steps it takes to show so many samples so often, as partners fill a part of it."""
+    sampling, spec = recipe.sampling, recipe.training
+    asked = {
+        str(each.parameters.get("relation") or each.parameters.get("target") or each.parameters.get("targets"))
+        for each in recipe.objectives.values()
+        if each.kind in PAIRING and each.parameters.get("relation") != "views"
+    }
+    partners = 0 if sampling.participants is not None else sampling.partners
+    anchors = max(1, sampling.batch_size // (1 + partners * len(asked)))
+    steps = -(-spec.epochs * -(-number // anchors) // spec.accumulate)
+    steps = steps if spec.max_steps is None else min(steps, spec.max_steps)
+    views = f"each in {recipe.images.views} views" if recipe.images.views > 1 else "each in one view"
+    batch = f"{recipe.images.unit}s, {views}; raise it as memory allows."
+    return (("sampling.batch_size", batch), ("training.epochs", f"About {steps:,} steps."))
+
+
 UNREAD = "None of the first images could be read: bolus check says why."
-
-
-def _look(samples: Samples) -> tuple[int, int]:
-    """Channels for an encoder, and the shorter side of the smallest of a few images in pixels; 0 if all are unread."""
-    cohort, channels, sides = samples.cohort, 1, []
-    rows = np.unique(np.linspace(0, len(cohort) - 1, LOOKED).astype(int))
-    for row in rows.tolist():
-        try:
-            image = read_image(cohort.image_path(row), frame=cohort.frame(row))
-        except BolusError:
-            continue
-        channels = 3 if image.array.shape[0] == 3 else channels
-        sides.append(min(image.array.shape[-2:]))
-    return channels, min(sides, default=0)
 
 
 def _batch(number: int, unit: str) -> int:
@@ -217,34 +215,7 @@ def _batch(number: int, unit: str) -> int:
     return min(batch, number)
 
 
-def _preset(samples: Samples) -> tuple[str, str]:
-    """How images may be varied, by what the modality column says."""
-    said = {name.lower().replace("-", "").replace(" ", "") for name in np.unique(samples.cohort.modality).tolist()}
-    found = [preset for preset, codes in PRESETS.items() if said & set(codes)]
-    if len(found) == 1:
-        return found[0], "By the modality column."
-    if samples.cohort.has("laterality") and samples.unit == "image" and not found:
-        return "fundus", "A guess, from sides and no modality column: xray, ultrasound, mri or none fit other images."
-    if samples.unit == "slice" and not found:
-        return "mri", "A guess, from slices of volumes: xray, fundus, ultrasound or none fit other images."
-    if samples.unit == "clip" and not found:
-        return "ultrasound", "A guess, from clips: xray, fundus, mri or none fit other images."
-    which = "several kinds of image: modalities.NAME.augment sets another for one of them" if found else "no column"
-    return found[0] if found else "xray", f"A guess, from {which}: fundus, ultrasound, mri or none fit other images."
-
-
 def _backbone(samples: Samples) -> tuple[str, str]:
     if samples.unit == "slice" and "mask" in samples.cohort.roles:
         return "unet48", "A U-Net's encoder, since there are masks to segment; unet16 for less memory."
     return "resnet18", "resnet50 or dinov2_base (with encoder.pretrained=true) where memory and data allow."
-
-
-def _combiner(taken: Sequence[Offer]) -> tuple[Mapping[str, Any], str]:
-    """Plain sums, unless meta labels cross: images of one class of the one are of several classes of the other."""
-    meta = [offer.name for offer in taken if offer.entry and offer.entry.get("head") == "image"]
-    if "patient" in meta and len(meta) > 1:
-        reason = (
-            f"{', '.join(meta)} cross: what one calls alike another tells apart. One backward pass at the features."
-        )
-        return {"kind": "grad_mitigator", "scope": "features"}, reason
-    return {"kind": "sum"}, "Conflicts are logged; grad_mitigator with scope features where they are strong."

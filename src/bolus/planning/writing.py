@@ -12,7 +12,8 @@ import yaml
 
 from bolus.checkpoint import write_atomically
 from bolus.errors import CohortError, UsageError
-from bolus.planning.advice import NOTHING, noun, refusals, sentences
+from bolus.planning.advice import NOTHING, refusals, sentences
+from bolus.planning.offers import noun
 from bolus.planning.steps import WIDTH
 from bolus.provenance import versions
 from bolus.recipe import ModalitySpec, Recipe
@@ -87,9 +88,11 @@ def save_recipe(plan: Plan, path: Path, *, force: bool = False) -> None:
 
     Raises:
         CohortError: the plan has no recipe.
-        UsageError: another file is there, and `force` is false.
+        UsageError: a folder is there; or another file, and `force` is false.
     """
     text = recipe_text(plan)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; say which file in it, such as -o {path / 'recipe.yaml'}")
     if path.exists() and not force and not (path.is_file() and path.read_bytes() == text.encode()):
         raise UsageError(
             f"{path} exists, and may hold changes of yours; write over it with --force, or choose another -o"
