@@ -127,7 +127,8 @@ def main() -> None:
             cache=work / "cache",
             on=on,
             pairs=[(PLANNED, arm) for arm in ("random init", *compared) if arm != PLANNED]
-            + [(arm, "random init") for arm in compared if arm != PLANNED],
+            + [(arm, "random init") for arm in compared if arm != PLANNED]
+            + [(arm, first) for first in list(study.variants)[:1] for arm in list(study.variants)[1:]],
         )
         record = {"command": f"python {shlex.join(sys.argv)}", "machine": machine(), "versions": versions()}
         lines = [{"cohort": name, "tier": tier, "on": on, **line} for line in study.judge(judged)]

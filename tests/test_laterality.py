@@ -12,7 +12,7 @@ import torch
 from PIL import Image as PillowImage
 
 import bolus
-from bolus.assembly import build_loader, contract_of, data_hash, launched, plan
+from bolus.assembly import build_loader, contract_of, data_hash, launched, unread_loader
 from bolus.data.cache import Preprocessing, build_store
 from bolus.data.cohort import Cohort, CohortSpec
 from bolus.data.laterality import side_of, sides_of_rows
@@ -256,7 +256,7 @@ def test_a_recipe_that_mirrors_needs_sides(tmp_path, recipe):
     cohort = write_eyes(tmp_path / "eyes")
     nameless = Cohort(cohort.table.drop(columns="laterality"), CohortSpec(table="table.csv"), cohort.folder)
     with pytest.raises(CohortError, match=r"images\.mirror is left, but no column has the role laterality"):
-        plan(nameless, recipe, Needs(), tmp_path / "cache")
+        unread_loader(nameless, recipe, Needs(), tmp_path / "cache")
 
 
 def test_segmentation_refuses_mirrored_sides_before_reading_anything(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bolus.assembly import build_model, plan
+from bolus.assembly import build_model, unread_loader
 from bolus.data.cohort import Cohort, CohortSpec
 from bolus.data.columns import TrainingColumns
 from bolus.data.loading import Loader
@@ -38,7 +38,7 @@ def cohort() -> Cohort:
 def loader_of(cohort: Cohort, tmp_path: Path, *keys: str) -> Loader:
     recipe = Recipe.load("gcl").override(["encoder.backbone=unet1", "images.size=16", "sampling.batch_size=16", *keys])
     model = build_model(recipe, torch.device("cpu"), TrainingColumns(cohort.samples("slice"), recipe.bins))
-    return plan(cohort, recipe, model.needs, tmp_path)
+    return unread_loader(cohort, recipe, model.needs, tmp_path)
 
 
 def test_every_meta_label_of_gcl_has_positives_in_every_batch(cohort: Cohort, tmp_path: Path) -> None:

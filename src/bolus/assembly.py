@@ -283,7 +283,7 @@ def build_loader(
     )
 
 
-def plan(cohort: Cohort, recipe: Recipe, needs: Needs, cache: Path | None) -> Loader:
+def unread_loader(cohort: Cohort, recipe: Recipe, needs: Needs, cache: Path | None) -> Loader:
     """A loader as if every image could be read, without reading one: what does not fit shows at once.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bolus.assembly import build_loader, build_model, contract_of, launched, plan, resolve, total_steps
+from bolus.assembly import build_loader, build_model, contract_of, launched, resolve, total_steps, unread_loader
 from bolus.data.cache import build_store
 from bolus.data.clips import open_samples
 from bolus.data.cohort import Cohort
@@ -62,7 +62,7 @@ def dry_run(
     check_probe(cohort, recipe)
     samples = open_samples(cohort, recipe.images.unit)
     model = build_model(recipe, state.device, TrainingColumns(samples, recipe.bins))
-    loader, readable = plan(cohort, recipe, model.needs, cache), np.ones(len(samples.cohort), bool)
+    loader, readable = unread_loader(cohort, recipe, model.needs, cache), np.ones(len(samples.cohort), bool)
     while True:  # what cannot be read is left out, as the run will do, and other images take its place
         rows = np.unique(np.concatenate([loader.table_rows(number) for number in range(2 * spec.accumulate)]))
         loader.store = build_store(samples.cohort, contract_of(cohort, recipe), folder=cache, rows=rows)

@@ -19,9 +19,9 @@ from bolus.assembly import (
     data_hash,
     launched,
     open_images,
-    plan,
     resolve,
     total_steps,
+    unread_loader,
 )
 from bolus.checkpoint import digest_of, last_checkpoint, load_checkpoint, save_checkpoint
 from bolus.conflicts import weigh_conflicts
@@ -85,7 +85,7 @@ def pretrain(
     check_probe(cohort, recipe)
     samples = open_samples(cohort, recipe.images.unit)  # of clip files, their cohort has a row a frame
     model = build_model(recipe, state.device, TrainingColumns(samples, recipe.bins))
-    plan(cohort, recipe, model.needs, cache)
+    unread_loader(cohort, recipe, model.needs, cache)
     store = open_images(samples.cohort, recipe, cache, quiet)
     loader = build_loader(samples.cohort, samples, store, recipe, model.needs, state)
 
