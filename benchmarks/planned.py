@@ -25,6 +25,7 @@ from typing import Any
 from bolus.ablation.budget import passes_of_run, steps_within
 from bolus.assembly import resolve
 from bolus.data.cohort import Cohort
+from bolus.evaluation.results import MAJORITY
 from bolus.planning.planner import plan
 from bolus.provenance import machine, versions
 from bolus.recipe import Recipe
@@ -126,7 +127,7 @@ def main() -> None:
             seeds=full,
             cache=work / "cache",
             on=on,
-            pairs=[(PLANNED, arm) for arm in ("random init", *compared) if arm != PLANNED]
+            pairs=[(PLANNED, arm) for arm in ("random init", MAJORITY, *compared) if arm != PLANNED]
             + [(arm, "random init") for arm in compared if arm != PLANNED]
             + [(arm, first) for first in list(study.variants)[:1] for arm in list(study.variants)[1:]],
         )

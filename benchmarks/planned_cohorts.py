@@ -19,10 +19,11 @@ from bolus.data.cohort import Cohort
 from bolus.data.split import fold_patients
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
 from bolus.evaluation.arms import compare_arms
-from bolus.evaluation.fitting import Samples, fit_linear
+from bolus.evaluation.fitting import Samples, fit_linear, fit_majority
 from bolus.evaluation.metrics import METRICS, Metric, auroc, mae
 from bolus.evaluation.pairs import classify_change, difference, find_pairs
 from bolus.evaluation.ranking import ranks
+from bolus.evaluation.results import MAJORITY
 from bolus.evaluation.targets import find_targets
 from bolus.run import Run
 from grid import DATA
@@ -130,6 +131,8 @@ def probe(
                 mine = mine[comprer_odir._draw(patients[mine], y[mine], share, seed)]
             parts = [Samples(x[at], y[at], patients[at]) for at in (mine, np.flatnonzero(held))]
             predictions.setdefault(arm, []).append(fit_linear(*parts, task).predict(x[test]))
+    majority = fit_majority(y[fit], task, 2 if task == "classify" else 0)
+    predictions[MAJORITY] = [majority.predict(np.empty((int(test.sum()), 0)))] * len(judged.seeds)
     return test, predictions
 
 
@@ -156,7 +159,7 @@ def _labels(found: Embedded, name: str) -> Array:
 
 
 def judge_odir(judged: Judged) -> list[dict[str, Any]]:
-    """Normal, diabetes and the mean of six classes from few and all labels, age, and the fellow eye."""
+    """Normal eyes and diabetes from few and all labels, age, and the fellow eye."""
     found, lines = embed_fold(judged, 0), []
     for share in (FEW, 1.0):
         for name in ("N", "D"):
@@ -250,7 +253,10 @@ def judge_lus(judged: Judged) -> list[dict[str, Any]]:
                 train, val = (Samples(x[at], y[at], patients[pairs.earlier][at]) for at in (fit, held))
                 here.append(fit_linear(train, val, "classify", num_classes=3).predict(x[there]))
             change.setdefault(arm, []).append(here)
-            severity.setdefault(arm, []).append(predicted[arm])
+        majority = fit_majority(y[fit].astype(float), "classify", 3)
+        change.setdefault(MAJORITY, []).append([majority.predict(np.empty((int(there.sum()), 0)))] * len(judged.seeds))
+        for arm, scores in predicted.items():
+            severity.setdefault(arm, []).append(scores)
         parts.setdefault("y", []).append(y[there])
         parts.setdefault("pair patients", []).append(names[pairs.earlier][there])
         parts.setdefault("severity", []).append(score[test])
