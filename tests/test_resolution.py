@@ -308,3 +308,10 @@ def test_real_cohorts(shared_data: Path):
     assert 0.05 < cataract.alike < cataract.unlike < 0.2
     assert age.target == "attribute:age"
     assert age.alike < 1
+
+
+def test_classes_written_as_numbers_are_no_numbers_to_regress() -> None:
+    number = np.arange(60)
+    columns = {"sex": np.where(number == 3, "", (number % 2).astype(str)), "weight": 50 + number}
+    found = find_resolutions(cohort_of({"attribute:sex": "sex", "attribute:weight": "weight"}, number, **columns))
+    assert [each.target for each in found] == ["attribute:weight"]

@@ -91,6 +91,8 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
     numbers = [role for kind in ("score:", "attribute:") for role in cohort.roles if role.startswith(kind)]
     for role in numbers:
         values = cohort.encoded(role)
+        if role.startswith("attribute:") and len(np.unique(values[np.isfinite(values)])) < 3:
+            continue  # classes written as numbers, such as sex as 0 and 1
         if values.dtype == np.float64 and cohort.roles[role] not in columns:
             columns.add(cohort.roles[role])
             found.append(_of_number(role, values[test], cohort.encoded("patient")[test], cohort.spec.units.get(role)))
