@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from bolus.data.batch import Batch
 from bolus.data.relation import Needs
 from bolus.encoders.features import Features
-from bolus.errors import RecipeError, suggest
+from bolus.errors import RecipeError, UsageError, suggest
 
 Table = Mapping[str, npt.NDArray[Any]]
 """Role -> values of the training samples, `[n]`: int64 codes with -1 missing, or float64 numbers with NaN missing."""
@@ -108,3 +109,32 @@ def standardisation(table: Table, role: str) -> tuple[float, float]:
     """
     values = table[role][np.isfinite(table[role])]
     return float(values.mean()), float(values.std())
+
+
+def check_rows(z: Tensor, y: Tensor, valid: Tensor | None, temperature: float) -> None:
+    """Refuse what no contrast of rows by their scores takes.
+
+    Args:
+        z: float `[N, D]`.
+        y: `[N]` or `[N, T]`.
+        valid: bool `[N]` or `[N, N]`, or None.
+        temperature: above 0.
+
+    Raises:
+        UsageError: other shapes, dtypes or temperature.
+
+    >>> check_rows(torch.zeros(2, 3), torch.zeros(3), None, 1.0)
+    Traceback (most recent call last):
+    bolus.errors.UsageError: y: expected [2] or [2, T], found [3]
+    """
+    if z.ndim != 2 or not z.is_floating_point():
+        raise UsageError(f"z: expected float [N, D], found {z.dtype} {list(z.shape)}")
+    num_rows = len(z)
+    if y.ndim not in (1, 2) or len(y) != num_rows or (y.ndim == 2 and y.shape[1] == 0):
+        raise UsageError(f"y: expected [{num_rows}] or [{num_rows}, T], found {list(y.shape)}")
+    if valid is not None and (valid.dtype != torch.bool or valid.shape not in ((num_rows,), (num_rows, num_rows))):
+        raise UsageError(
+            f"valid: expected bool [{num_rows}] or [{num_rows}, {num_rows}], found {valid.dtype} {list(valid.shape)}"
+        )
+    if not temperature > 0:
+        raise UsageError(f"temperature: expected a positive number, found {temperature}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bolus.errors import UsageError
+from bolus.objectives.base import check_rows
 from bolus.objectives.between import Between, FloatArray, IntArray, add_between, gaps, surroundings
 from bolus.objectives.heads import at_least_float32
 
@@ -163,21 +164,12 @@ def _draw_beta(num_rows: int, beta: tuple[float, float], generator: torch.Genera
 
 def _check(z: Tensor, y: Tensor, settings: Settings, valid: Tensor | None, mix_weights: Tensor | None) -> Tensor:
     """`y` as float64 `[N, T]` on the CPU, if everything fits together."""
-    if z.ndim != 2 or not z.is_floating_point():
-        raise UsageError(f"z: expected float [N, D], found {z.dtype} {list(z.shape)}")
+    check_rows(z, y, valid, settings.temperature)
     num_rows = len(z)
-    if y.ndim not in (1, 2) or len(y) != num_rows or (y.ndim == 2 and y.shape[1] == 0):
-        raise UsageError(f"y: expected [{num_rows}] or [{num_rows}, T], found {list(y.shape)}")
-    if valid is not None and (valid.dtype != torch.bool or valid.shape not in ((num_rows,), (num_rows, num_rows))):
-        raise UsageError(
-            f"valid: expected bool [{num_rows}] or [{num_rows}, {num_rows}], found {valid.dtype} {list(valid.shape)}"
-        )
     if mix_weights is not None and mix_weights.shape != (num_rows, num_rows):
         raise UsageError(f"mix_weights: expected [{num_rows}, {num_rows}], found {list(mix_weights.shape)}")
     if mix_weights is not None and not ((mix_weights >= 0) & (mix_weights <= 1)).all():
         raise UsageError("mix_weights: expected shares in [0, 1], found others")
-    if not settings.temperature > 0:
-        raise UsageError(f"temperature: expected a positive number, found {settings.temperature}")
     if not (settings.window >= 0 and settings.label_tolerance >= 0):
         found = f"{settings.window} and {settings.label_tolerance}"
         raise UsageError(f"window and label_tolerance: expected 0 or more, found {found}")

@@ -16,7 +16,7 @@ from bolus.data.batch import Batch
 from bolus.data.relation import Needs
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError, UsageError, suggest
-from bolus.objectives.base import Loss, Objective, Table, scores_among, standardisation
+from bolus.objectives.base import Loss, Objective, Table, check_rows, scores_among, standardisation
 from bolus.objectives.heads import ProjectionHead, at_least_float32
 
 SIMILARITIES = ("l2", "cosine")
@@ -67,7 +67,9 @@ def rank_n_contrast_loss(
 
 def _by_row(z: Tensor, y: Tensor, temperature: float, similarity: str, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     """The loss of every row that takes part, 0 where it has no other row, and which have one."""
-    _check(z, y, temperature, similarity, valid)
+    check_rows(z, y, valid, temperature)
+    if similarity not in SIMILARITIES:
+        raise UsageError(f"unknown similarity {similarity!r}; {suggest(similarity, SIMILARITIES)}")
     dtype = at_least_float32(z[:0]).dtype
     labels = y.detach().to(z.device, torch.float64)
     labels = labels[:, None] if y.ndim == 1 else labels
@@ -122,22 +124,6 @@ def _ranked(labels: Tensor, absent: Tensor, rounding: float) -> tuple[Tensor, Te
     place = torch.arange(len(d), device=d.device).expand_as(order)
     last = torch.where(ends, place, len(d)).flip(1)
     return order, (last.cummin(1).values if len(d) else last).flip(1)
-
-
-def _check(z: Tensor, y: Tensor, temperature: float, similarity: str, valid: Tensor | None) -> None:
-    if z.ndim != 2 or not z.is_floating_point():
-        raise UsageError(f"z: expected float [N, D], found {z.dtype} {list(z.shape)}")
-    num_rows = len(z)
-    if y.ndim not in (1, 2) or len(y) != num_rows or (y.ndim == 2 and y.shape[1] == 0):
-        raise UsageError(f"y: expected [{num_rows}] or [{num_rows}, T], found {list(y.shape)}")
-    if valid is not None and (valid.dtype != torch.bool or valid.shape not in ((num_rows,), (num_rows, num_rows))):
-        raise UsageError(
-            f"valid: expected bool [{num_rows}] or [{num_rows}, {num_rows}], found {valid.dtype} {list(valid.shape)}"
-        )
-    if not temperature > 0:
-        raise UsageError(f"temperature: expected a positive number, found {temperature}")
-    if similarity not in SIMILARITIES:
-        raise UsageError(f"unknown similarity {similarity!r}; {suggest(similarity, SIMILARITIES)}")
 
 
 class RankNContrast(Objective):

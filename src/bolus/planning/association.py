@@ -15,6 +15,9 @@ from scipy.stats import hypergeom, rankdata
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
+CHANCE = 1e-4
+"""p-value above which an association may be chance."""
+
 
 @dataclass(frozen=True)
 class Association:

@@ -7,14 +7,12 @@ from collections.abc import Iterable
 import numpy as np
 from scipy.stats import spearmanr
 
-from bolus.planning.association import IntArray, associate
+from bolus.planning.association import CHANCE, IntArray, associate
 from bolus.planning.supervision import Column
 
 SAME, SAME_RANKS = 0.95, 0.98
 """Cramer's V (both ways) and |Spearman| from which two columns hold the same."""
-CHANCE = 1e-4
-"""p-value above which an association may be chance."""
-FEWEST = 20
+FEWEST_KNOWN = 20
 """Samples that both columns must know."""
 AT_MOST = 20_000
 """Samples that are compared, evenly spaced where there are more."""
@@ -55,7 +53,7 @@ def _same(column: Column, other: Column, drawn: IntArray) -> str:
     """How far two columns agree where they hold the same; else nothing."""
     step = -(-len(column.known) // AT_MOST)
     both = (column.known & other.known)[::step]
-    if both.sum() < max(FEWEST, column.known[::step].sum() / 2):
+    if both.sum() < max(FEWEST_KNOWN, column.known[::step].sum() / 2):
         return ""
     if column.numbers is not None and other.numbers is not None:
         x, y = (each.numbers[::step][both] for each in (column, other) if each.numbers is not None)

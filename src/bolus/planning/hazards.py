@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 
 from bolus.data.roles import NUMBERS
 from bolus.data.samples import Samples
-from bolus.planning.association import IntArray, associate, one_of_each, separate
+from bolus.planning.association import CHANCE, IntArray, associate, one_of_each, separate
 from bolus.planning.copies import find_copies
 from bolus.planning.supervision import IDENTIFYING, PLACES, Answer, Column, read_columns, says_how_made, words_of
 
-CHANCE = 1e-4
-"""p-value above which an association may be chance."""
 STRONG = 0.3
 """Cramer's V, or |2 AUROC - 1|, from which an association matters."""
 ALL_BUT = 0.8
