@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
+
+from bolus.cli import main
 
 torch.set_num_threads(1)
 
@@ -19,6 +22,23 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"research sets absent: expected them in {folder}")
     return folder
+
+
+@pytest.fixture
+def call_bolus(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """The command line in this process: words -> exit code, and what was printed."""
+
+    def call(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["bolus", *map(str, words)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        shown = capfd.readouterr()
+        return code, shown.out + shown.err
+
+    return call
 
 
 @pytest.fixture

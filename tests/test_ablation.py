@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from bolus.ablation.question import Question, check_question
 from bolus.ablation.running import ablate
 from bolus.ablation.wording import beside, sentences, table
 from bolus.assembly import build_loader, build_model, open_images, resolve
-from bolus.cli import main
 from bolus.data.cohort import Cohort
 from bolus.data.columns import TrainingColumns
 from bolus.data.holdout import validation_cohort
@@ -875,16 +874,10 @@ def test_what_else_was_compared_is_said_in_one_sentence() -> None:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], ground: Ground) -> Iterator[Any]:
+def command(call_bolus: Any, ground: Ground) -> Any:
     def call(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["bolus", "ablate", *map(str, words), "--cache", str(ground.cache)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        shown = capfd.readouterr()
-        return code, shown.out + shown.err
+        found: tuple[int, str] = call_bolus("ablate", *words, "--cache", ground.cache)
+        return found
 
     return call
 

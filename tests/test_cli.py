@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from bolus.assembly import resolve
-from bolus.cli import main
 from bolus.recipe import Recipe, recipe_names
 
 
@@ -22,19 +21,12 @@ class Result:
 
 
 @pytest.fixture
-def bolus(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+def bolus(monkeypatch: pytest.MonkeyPatch, call_bolus: Any, tmp_path: Path) -> Any:
     monkeypatch.setenv("BOLUS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*words: object) -> Result:
-        monkeypatch.setattr("sys.argv", ["bolus", *map(str, words)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        shown = capfd.readouterr()
-        return Result(code, shown.out + shown.err)
+        return Result(*call_bolus(*words))
 
     return call
 

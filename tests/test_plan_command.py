@@ -15,7 +15,7 @@ import yaml
 from typer.main import get_command
 
 from bolus.assembly import resolve
-from bolus.cli import app, main
+from bolus.cli import app
 from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
 from bolus.errors import CohortError, UsageError
 from bolus.planning.advice import recommended, render
@@ -352,20 +352,14 @@ def test_planned_in_a_line_an_objective() -> None:
 
 
 @pytest.fixture
-def bolus(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+def bolus(monkeypatch: pytest.MonkeyPatch, call_bolus: Any, tmp_path: Path) -> Any:
     monkeypatch.setenv("BOLUS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
     def call(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["bolus", *map(str, words)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        shown = capfd.readouterr()
-        assert not re.search(r"P0\d\d|Traceback", shown.out + shown.err)
-        return code, shown.out + shown.err
+        code, shown = call_bolus(*words)
+        assert not re.search(r"P0\d\d|Traceback", shown)
+        return code, shown
 
     return call
 
