@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -16,13 +17,19 @@ from torch.nn import functional as F
 
 from bolus.data.check_report import CheckReport, Finding
 from bolus.data.checking import check
+from bolus.data.cohort import Cohort
 from bolus.data.image import Image, Range
 from bolus.data.mask_rows import Native, read_masks
 from bolus.data.masks import from_square, kept_part, read_labels, to_square
 from bolus.data.nifti import read_affine, read_nifti
 from bolus.data.preprocessing import Preprocessing, shrink
 from bolus.data.readers import read_image
+from bolus.data.square import Fit, canvas
 from bolus.errors import ImageError, UsageError
+from bolus.evaluation.annotation import read_annotations
+from bolus.evaluation.segment_notes import cropped_off
+from bolus.evaluation.stacks import find_volumes
+from bolus.evaluation.volume_scores import predict_volume
 
 FITS = ("pad", "stretch", "crop")
 SHAPES = [(40, 40), (40, 61), (61, 40), (90, 33), (33, 90), (7, 120), (1, 5), (200, 171)]
@@ -342,6 +349,51 @@ def test_scores_of_any_precision_with_gradients() -> None:
 
 
 @pytest.mark.data
+@pytest.mark.parametrize("aspect", [2.0, 0.5, 1.3])
+@pytest.mark.parametrize("fit", FITS)
+def test_mask_of_oblong_pixels_lies_where_the_cached_image_has_it(fit: Fit, aspect: float) -> None:
+    for shape in ((40, 40), (31, 64), (64, 31)):
+        member, preprocessing = blobs(shape) == 1, Preprocessing(20, fit=fit)
+        image = Image(member[None].astype(np.float32), None, Range(0, 1, "unit"), 16, False, aspect=aspect)
+        small = shrink(image, preprocessing)
+        share = np.asarray(small.array[0] * small.gain + small.bias)
+        square = to_square(member, fit=fit, size=preprocessing.cached_size, aspect=aspect)
+        clear = abs(share - 0.5) > 1e-3
+        assert ((share > 0.5) == (square == 1))[clear].all()
+
+
+@pytest.mark.parametrize("aspect", [2.0, 0.5, 3.0])
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_what_is_round_on_the_body_is_round_in_the_square(fit: Fit, aspect: float) -> None:
+    rows, columns = round(120 / max(1, aspect)), round(120 * min(1, aspect))
+    y, x = np.mgrid[:rows, :columns]
+    y, x = (y + 0.5) * max(1, aspect), (x + 0.5) * max(1, 1 / aspect)  # in the shorter side of a pixel
+    disc = np.hypot(y - 60, x - 60) < 35
+    square = to_square(disc, fit=fit, size=60, aspect=aspect)
+    y, x = np.mgrid[:60, :60]
+    distance = np.hypot(y + 0.5 - 30, x + 0.5 - 30) * 2
+    assert (square == 1)[distance < 31].all()
+    assert (square == 0)[distance > 39].all()
+    back = from_square(one_hot(square, 2), disc.shape, fit=fit, aspect=aspect)
+    assert 2 * (back * disc).sum() / (back.sum() + disc.sum()) > 0.95
+
+
+@pytest.mark.parametrize("aspect", [1.0, 2.0, 0.37])
+@pytest.mark.parametrize("shape", [(40, 40), (30, 100), (101, 33), (1, 90)])
+def test_the_canvas_is_a_square_in_mm(shape: tuple[int, int], aspect: float) -> None:
+    height, width = shape[0] * aspect, float(shape[1])  # in widths of a pixel
+    for fit, side in (("pad", max(height, width)), ("crop", min(height, width))):
+        rows, columns = canvas(shape, fit, aspect)  # type: ignore[arg-type]
+        assert abs(columns - side) <= 0.5 or columns == 1
+        assert abs(rows * aspect - side) <= 0.5 * aspect or rows == 1
+        assert (
+            (rows >= shape[0] and columns >= shape[1]) if fit == "pad" else (rows <= shape[0] and columns <= shape[1])
+        )
+    assert canvas(shape, "stretch", aspect) == shape
+    assert canvas(shape, "pad") == (max(shape), max(shape))
+    assert canvas(shape, "crop") == (min(shape), min(shape))
+
+
 def test_acdc_masks_survive_the_square(shared_data: Path) -> None:
     files = sorted((shared_data / "acdc" / "mask").glob("*.png"))[4:400:40]
     assert files
@@ -356,10 +408,11 @@ def test_acdc_masks_survive_the_square(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("aspect", [1.0, 2.0, 0.4])
 @shaped
-def test_the_kept_part_is_what_comes_back(fit: str, shape: tuple[int, int]) -> None:
-    ones = from_square(one_hot(np.ones((32, 32), int), 2), shape, fit=fit)  # type: ignore[arg-type]
-    rows, columns = kept_part(shape, fit=fit)  # type: ignore[arg-type]
+def test_the_kept_part_is_what_comes_back(fit: Fit, aspect: float, shape: tuple[int, int]) -> None:
+    ones = from_square(one_hot(np.ones((32, 32), int), 2), shape, fit=fit, aspect=aspect)
+    rows, columns = kept_part(shape, fit=fit, aspect=aspect)
     expected = np.zeros(shape, int)
     expected[rows, columns] = 1
     assert ones.tolist() == expected.tolist()
@@ -397,10 +450,42 @@ def test_a_mask_of_one_slice_of_a_volume_is_not_known_to_lie_there(tmp_path: Pat
         (found,) = read_masks(tmp_path / "i.nii", tmp_path / name, [1], [native])
         assert found.labels is not None
         assert (found.labels.tolist(), found.wrong, found.placed) == (np.ones((3, 4)).tolist(), "", False)
-    (found,) = read_masks(tmp_path / "i.png", tmp_path / "m.png", [None], [Native((3, 4), 1)])
+    (found,) = read_masks(tmp_path / "i.png", tmp_path / "m.png", [None], [Native((3, 4), 1, aspect=2.0)])
     assert found.placed
+    assert found.aspect == 2.0
     (found,) = read_masks(tmp_path / "i.png", tmp_path / "m.png", [None], [Native((3, 4), 2)])
     assert found.wrong == "the mask has 1 slice, its image 2"
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_a_segmentation_knows_the_aspect_of_its_images(tmp_path: Path, fit: Fit) -> None:
+    labels, rows = blobs((40, 80), 3), []
+    for row, split in enumerate(("train", "val", "test", "test")):
+        dpi = (200, 100) if row < 3 else (72, 72)  # the last one has square pixels
+        PIL.Image.fromarray(labels.astype(np.uint8) * 100).save(tmp_path / f"i{row}.png", dpi=dpi)
+        PIL.Image.fromarray(labels.astype(np.uint8)).save(tmp_path / f"m{row}.png")
+        rows.append([f"i{row}.png", f"m{row}.png", f"p{row}", split, "s1", row])
+    columns = ["image", "mask", "patient", "split", "series", "order"]
+    pd.DataFrame(rows, columns=columns).assign(patient=["a", "b", "c", "c"]).to_csv(tmp_path / "t.csv", index=False)
+    cohort = Cohort.open(tmp_path / "t.csv")
+    annotations = read_annotations(cohort)
+    assert annotations.aspect == pytest.approx({0: 2.0, 2: 2.0, 3: 1.0}, rel=1e-3)
+    (volume,), _ = find_volumes(cohort, annotations)
+    assert volume.aspect == pytest.approx((2.0, 1.0), rel=1e-3)
+    squares = [to_square(labels, fit=fit, size=80, aspect=aspect) for aspect in volume.aspect]
+    segmenter = SimpleNamespace(
+        predict=lambda _: torch.stack([one_hot(square, 3) for square in squares]),
+        store=SimpleNamespace(preprocessing=Preprocessing(64, fit=fit)),
+    )
+    predicted = predict_volume(segmenter, volume)  # type: ignore[arg-type]
+    rows_kept, columns_kept = kept_part((40, 80), fit=fit, aspect=2.0)
+    assert (predicted[0] == labels)[rows_kept, columns_kept].mean() > 0.98
+    lost = (
+        1
+        - sum((labels[kept_part((40, 80), fit=fit, aspect=each)] > 0).sum() for each in (2, 1)) / (labels > 0).sum() / 2
+    )
+    assert len(cropped_off([volume], fit)) == (lost > 0)
+    assert all(note.startswith(f"{lost:.1%}") for note in cropped_off([volume], fit))
 
 
 # The preflight -------------------------------------------------------------------------

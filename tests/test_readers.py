@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +20,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, apply_windowing, pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from bolus.data.dicom import _advice
-from bolus.data.image import Image, Range, covering_range
+from bolus.data.dicom_pixels import advice
+from bolus.data.image import Image, Range, Rule, covering_range
 from bolus.data.readers import read_image
 from bolus.errors import ImageError, MissingDecoderError, UsageError
 
@@ -71,6 +72,8 @@ def reference(path: Path) -> tuple[np.ndarray, np.ndarray, bool] | None:
             for element in shared.get(name)[0] if shared.get(name) else []:
                 ds.add(element)
     array = apply_modality_lut(stored, ds)
+    if ds.Modality == "RTDOSE":  # PS3.3 C.8.8.3.2, which pydicom leaves to its user
+        array, low, high = (each * float(ds.DoseGridScaling) for each in (stored, low, high))
     if ds.get("ModalityLUTSequence"):
         low, high = 0.0, 2.0 ** ds.ModalityLUTSequence[0].LUTDescriptor[2] - 1
     elif ds.get("RescaleSlope") is not None:
@@ -83,7 +86,10 @@ def reference(path: Path) -> tuple[np.ndarray, np.ndarray, bool] | None:
         shown = apply_windowing(array, ds)
     unit = (shown.astype(np.float64) - low) / (high - low)
     inverted = ds.PhotometricInterpretation == "MONOCHROME1"
-    return array[None], (1 - unit if inverted else unit)[None], inverted
+    unit = 1 - unit if inverted else unit
+    if ds.get("PixelPaddingValue") is not None:
+        unit[stored == ds.PixelPaddingValue] = 0
+    return array[None], unit[None], inverted
 
 
 def test_every_file_of_pydicom_has_pydicoms_pixels_or_a_clear_error() -> None:
@@ -102,8 +108,10 @@ def test_every_file_of_pydicom_has_pydicoms_pixels_or_a_clear_error() -> None:
             refused.append(path.name)
             continue
         try:
-            image = read_image(path)
+            image = read_image(path, voi=True)
             unit = image.unit()
+            usual = read_image(path)
+            usual.unit()
         except ImageError as error:
             wrong.append(f"{path.name}: {error}")
             continue
@@ -111,6 +119,7 @@ def test_every_file_of_pydicom_has_pydicoms_pixels_or_a_clear_error() -> None:
         assert image.array.dtype == unit.dtype == np.float32
         fine = image.array.shape == array.shape and image.inverted == inverted
         fine = fine and np.array_equal(image.array, array.astype(np.float32))
+        fine = fine and (image.range.rule == "voi_lut" or np.array_equal(usual.array, image.array))
         if fine and np.allclose(unit, expected_unit, rtol=0, atol=2e-6):
             same.append(path.name)
         else:
@@ -132,7 +141,7 @@ def test_one_frame_is_that_frame_of_the_stack() -> None:
         for frame in (0, stack.array.shape[1] - 1):
             one = read_image(path, frame=frame)
             np.testing.assert_array_equal(one.array, stack.array[:, frame])
-            np.testing.assert_array_equal(one.unit(), stack.unit()[:, frame])
+            np.testing.assert_array_equal(one.unit(stack.range), stack.unit()[:, frame])
         assert not np.array_equal(stack.array[:, 0], stack.array[:, -1])
     with pytest.raises(ImageError, match=r"rtdose.dcm: expected a frame from 0 to 14, found 15"):
         read_image(TEST_FILES / "rtdose.dcm", frame=15)
@@ -273,7 +282,7 @@ def enhanced(slopes: list[float], centers: list[float]) -> dict[str, list[Datase
         frame.PixelValueTransformationSequence, frame.FrameVOILUTSequence = [value], [window]
         frames.append(frame)
     shared, measures = Dataset(), Dataset()
-    measures.PixelSpacing, measures.SpacingBetweenSlices = [0.5, 0.7], 3
+    measures.PixelSpacing, measures.SpacingBetweenSlices = [0.7, 0.7], 3
     shared.PixelMeasuresSequence = [measures]
     return {"PerFrameFunctionalGroupsSequence": frames, "SharedFunctionalGroupsSequence": [shared]}
 
@@ -285,8 +294,8 @@ def test_functional_groups_scale_each_frame_by_its_own_line(tmp_path: Path) -> N
     for frame, slope in enumerate([1, 2, 0.5]):
         np.testing.assert_array_equal(image.array[0, frame], stored[frame] * slope - 10)
         np.testing.assert_array_equal(read_image(path, frame=frame).unit(), image.unit()[:, frame])
-    assert image.spacing == (3.0, 0.5, 0.7)
-    assert read_image(path, frame=1).spacing == (0.5, 0.7)
+    assert image.spacing == (3.0, 0.7, 0.7)
+    assert read_image(path, frame=1).spacing == (0.7, 0.7)
     assert image.range == Range(-10.0, 89.0, "window")
     assert image.notes == ()
     differ = read_image(write_dicom(tmp_path / "b.dcm", stored, **enhanced([1, 1, 1], [40, 40, 90])))
@@ -294,9 +303,9 @@ def test_functional_groups_scale_each_frame_by_its_own_line(tmp_path: Path) -> N
 
 
 def test_spacing_and_notes(tmp_path: Path) -> None:
-    path = write_dicom(tmp_path / "a.dcm", RAMP, ImagerPixelSpacing=[0.2, 0.1], PresentationIntentType="FOR PROCESSING")
+    path = write_dicom(tmp_path / "a.dcm", RAMP, ImagerPixelSpacing=[0.2, 0.2], PresentationIntentType="FOR PROCESSING")
     image = read_image(path)
-    assert image.spacing == (0.2, 0.1)
+    assert image.spacing == (0.2, 0.2)
     assert image.notes == ("FOR PROCESSING", "spacing is that at the detector")
     assert read_image(write_dicom(tmp_path / "b.dcm", RAMP, PixelSpacing=[0, 0])).spacing is None
     clip = read_image(write_dicom(tmp_path / "c.dcm", np.stack([RAMP, RAMP]), PixelSpacing=[2, 1]))
@@ -338,8 +347,8 @@ def test_an_absent_decoder_is_named(name: str, words: tuple[str, ...]) -> None:
 
 def test_jpeg_2000_without_its_decoder_names_the_package() -> None:
     syntax = pydicom.dcmread(TEST_FILES / "JPEG2000.dcm").file_meta.TransferSyntaxUID
-    assert "pip install pylibjpeg pylibjpeg-openjpeg" in _advice(syntax)
-    assert "RLE" in _advice(RLELossless)  # said of every other syntax: what is read without
+    assert "pip install pylibjpeg pylibjpeg-openjpeg" in advice(syntax)
+    assert "RLE" in advice(RLELossless)  # said of every other syntax: what is read without
 
 
 # Raster images ------------------------------------------------------------
@@ -424,7 +433,6 @@ def test_palette_alpha_and_one_bit(tmp_path: Path) -> None:
 
 def deep_png(colour: int, channels: int) -> bytes:
     import struct
-    import zlib
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -490,6 +498,65 @@ def test_tiff_of_floats_signed_and_white_is_zero(tmp_path: Path) -> None:
         read_image(save(tmp_path / "n.tif", bad))
 
 
+# Pixels that are not square ------------------------------------------------------------
+
+
+def oblong(aspect: float) -> str:
+    return f"pixels are not square (height/width {aspect:.3g}): resampled to square"
+
+
+@pytest.mark.parametrize(
+    ("elements", "aspect"),
+    [
+        ({}, 1.0),
+        ({"PixelSpacing": [0.6, 0.3]}, 2.0),
+        ({"PixelSpacing": [0.3, 0.6]}, 0.5),
+        ({"PixelSpacing": [0.3, 0.302]}, 1.0),  # within 1 %
+        ({"PixelSpacing": [0, 0], "PixelAspectRatio": [4, 3]}, 4 / 3),
+        ({"PixelSpacing": [0.5, 0.5], "PixelAspectRatio": [4, 3]}, 1.0),
+        ({"ImagerPixelSpacing": [0.2, 0.1], "PixelAspectRatio": [1, 1]}, 2.0),
+        ({"NominalScannedPixelSpacing": [0.1, 0.2]}, 0.5),
+        ({"PixelAspectRatio": [2, 3]}, 2 / 3),
+        ({"PixelAspectRatio": [2, 0]}, 1.0),
+        ({"PixelSpacing": [1, 100000]}, 1.0),  # nobody's pixels
+    ],
+)
+def test_aspect_of_dicom(tmp_path: Path, elements: dict[str, object], aspect: float) -> None:
+    image = read_image(write_dicom(tmp_path / "a.dcm", RAMP, **elements))
+    assert image.aspect == pytest.approx(aspect)
+    assert (oblong(aspect) in image.notes) == (aspect != 1)
+    clip = read_image(write_dicom(tmp_path / "b.dcm", np.stack([RAMP, RAMP]), **elements))
+    assert clip.aspect == image.aspect
+
+
+def test_aspect_of_raster_images(tmp_path: Path) -> None:
+    grey = (RAMP // 16).astype(np.uint8)
+    for dpi, aspect in (((72, 72), 1.0), ((200, 100), 2.0), ((100, 200), 0.5), ((300, 302), 1.0)):
+        for name in ("a.png", "a.jpg", "a.tif"):  # twice as many pixels an inch across as down: each is half as wide
+            image = read_image(save(tmp_path / name, grey, dpi=dpi))
+            assert image.aspect == pytest.approx(aspect, rel=1e-3), name
+            assert image.spacing is None
+            assert image.notes == ((oblong(aspect),) if aspect != 1 else ())
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # the rows of the file become columns
+    assert read_image(save(tmp_path / "t.png", grey, dpi=(200, 100), exif=exif)).aspect == pytest.approx(0.5, rel=1e-3)
+    data = bytearray(save(tmp_path / "u.png", grey, dpi=(200, 100)).read_bytes())
+    at = data.index(b"pHYs")
+    data[at + 4 : at + 13] = (3).to_bytes(4, "big") + (4).to_bytes(4, "big") + b"\0"  # pixels a unit; of no length
+    data[at + 13 : at + 17] = zlib.crc32(data[at : at + 13]).to_bytes(4, "big")
+    (tmp_path / "u.png").write_bytes(data)
+    assert read_image(tmp_path / "u.png").aspect == 0.75
+    data = bytearray(save(tmp_path / "u.jpg", grey, dpi=(200, 100)).read_bytes())
+    at = data.index(b"JFIF") + 7
+    assert data[at : at + 5] == b"\1" + (200).to_bytes(2, "big") + (100).to_bytes(2, "big")
+    data[at : at + 5] = b"\0" + (1).to_bytes(2, "big") + (2).to_bytes(2, "big")
+    (tmp_path / "u.jpg").write_bytes(data)
+    assert read_image(tmp_path / "u.jpg").aspect == 0.5
+    pages = [PIL.Image.fromarray(grey), PIL.Image.fromarray(grey)]
+    pages[0].save(tmp_path / "p.tif", save_all=True, append_images=pages[1:], dpi=(300, 100))
+    assert read_image(tmp_path / "p.tif").aspect == pytest.approx(3.0)
+
+
 # NIfTI ------------------------------------------------------------
 
 
@@ -535,11 +602,43 @@ def test_nifti_scale_range_and_thick_axis(tmp_path: Path) -> None:
     read = read_image(tmp_path / "s.nii")
     np.testing.assert_array_equal(read.array[0], expected.astype(np.float32))
     plain = read_image(path)
-    assert (plain.range, plain.bits, plain.notes) == (Range(0.0, 511.0, "cohort"), 16, ())
+    oblong = "pixels are not square (height/width 1.5): resampled to square"
+    assert (plain.range, plain.bits, plain.notes) == (Range(0.0, 511.0, "cohort"), 16, (oblong,))
+    assert plain.aspect == pytest.approx(1.5)  # 0.75 mm to posterior, 0.5 mm to the left
     assert plain.range == covering_range(float(ras.max()))
     assert read_image(path, window=(100, 50)).range == Range(75.0, 125.0, "window")
     nib.save(nib.Nifti1Image(ras, np.diag([0.5, 5.0, 0.5, 1.0])), tmp_path / "coronal.nii")
     assert "not the acquired ones" in read_image(tmp_path / "coronal.nii").notes[0]
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SAR"])
+def test_aspect_of_nifti_is_that_of_its_axial_slices(tmp_path: Path, axes: str) -> None:
+    path, _ = volume(tmp_path, axes=axes)  # 0.5 mm to the side, 0.75 mm to the front, 4 mm up
+    for image in (read_image(path), read_image(path, frame=1)):
+        assert image.aspect == pytest.approx(1.5)
+        assert image.notes == (oblong(1.5),)
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 3), np.int16), np.eye(4)), tmp_path / "b.nii")
+    assert read_image(tmp_path / "b.nii").aspect == 1.0
+
+
+@pytest.mark.parametrize(
+    ("qform", "disagree"),
+    [
+        (np.diag([1.0, 1, 1, 1]), False),
+        (np.diag([-1.0, 1, 1, 1]), True),  # a mirror image
+        (np.diag([-1.0, -1, 1, 1]), True),  # turned about the long axis: no mirror image, and right is left
+        (np.diag([1.0, -1, -1, 1]), False),  # turned about the other axis: left stays left
+        (np.diag([1.0, -1, 1, 1]), True),
+        (None, False),
+    ],
+)
+def test_two_affines_that_disagree_on_sides_are_noted(tmp_path: Path, qform: np.ndarray | None, disagree: bool) -> None:
+    image = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(5, 4, 3), None)
+    image.set_sform(np.eye(4), 2)
+    image.set_qform(qform, 0 if qform is None else 1)
+    nib.save(image, tmp_path / "a.nii")
+    for each in (read_image(tmp_path / "a.nii"), read_image(tmp_path / "a.nii", frame=0)):
+        assert any(note.startswith("sform and qform disagree on left and right") for note in each.notes) == disagree
 
 
 def test_nifti_shapes(tmp_path: Path) -> None:
@@ -662,6 +761,12 @@ def test_covering_range_is_the_next_power_of_two() -> None:
         assert found.high == covering_range(max(high, -low)).high
     with pytest.raises(ImageError, match="finite"):
         covering_range(float("nan"))
+
+
+@pytest.mark.parametrize("rule", ["stated", "window", "voi_lut", "clinical", "series"])
+def test_unit_clips_by_what_says_where_black_and_white_are(rule: Rule) -> None:
+    image = Image(np.array([[[-5.0, 0.0, 5.0, 20.0]]], np.float32), None, Range(0, 10, "cohort"), 8, False)
+    assert image.unit(Range(0, 10, rule)).tolist() == [[[0.0, 0.0, 0.5, 1.0]]]
 
 
 def test_unit_clips_by_a_window_and_never_otherwise() -> None:

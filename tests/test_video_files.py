@@ -227,4 +227,6 @@ def test_pixels_that_are_not_square_are_noted(tmp_path: Path) -> None:
         stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
         for packet in [*stream.encode(av.VideoFrame.from_ndarray(COLOUR[0], format="rgb24")), *stream.encode(None)]:
             container.mux(packet)
-    assert read_image(tmp_path / "a.mp4").notes == ("pixels are not square, 4/3: kept as stored",)
+    image = read_image(tmp_path / "a.mp4")
+    assert image.notes == ("pixels are not square (height/width 0.75): resampled to square",)
+    assert image.aspect == 0.75  # the file says width to height

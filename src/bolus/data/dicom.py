@@ -1,33 +1,37 @@
-"""DICOM images: stored values through the modality LUT, the value of interest, palettes and functional groups.
+"""DICOM images: stored values through the modality LUT, the range of the modality, palettes and functional groups.
 
-Frames are decoded by pydicom. What lies between the stored value and the display (PS3.3 C.11.1 and C.11.2) is done
-here, since it must also hold for the functional groups of enhanced multi-frame images, for tables in big-endian files
-and for values beyond the ends of a table.
+What lies between the stored value and the display (PS3.3 C.11.1 and C.11.2) is done here and in `bolus.data.lookup`,
+not by pydicom, since it must also hold for the functional groups of enhanced multi-frame images, for tables in
+big-endian files, for values beyond the ends of a table and for signs that a writer got wrong.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit
 
+from bolus.data.dicom_pixels import decode, find_padding, take_bits
 from bolus.data.image import Image, Range, Rule, check_frame, own_range
-from bolus.errors import ImageError, MissingDecoderError, UsageError
+from bolus.data.lookup import expand_palette, look_up
+from bolus.data.range_rules import CLINICAL_RANGE, PERCENTILES, RangeRule, rule_of
+from bolus.data.square import find_aspect, oblong_notes
+from bolus.errors import ImageError, UsageError
 
 Values = npt.NDArray[Any]
-_PALETTES = ("Red", "Green", "Blue")
+Mask = npt.NDArray[np.bool_]
+
+_IN_HU = {"", "HU"}  # Rescale Type (0028,1054) may be absent where it is HU (PS3.3 C.8.2.1)
 
 
 @dataclass
 class _Scaled:
-    """Grey values on their way to an Image: where they lie, by which rule, of how many bits."""
+    """Grey values on their way to an Image: where they lie, by which rule, of how many bits, and in which units."""
 
     values: Values
     low: float
@@ -35,16 +39,30 @@ class _Scaled:
     rule: Rule
     bits: int
     notes: list[str] = field(default_factory=list)
+    units: frozenset[str] = frozenset()
+    rescaled: bool = True
 
 
-def read_dicom(path: Path, *, window: tuple[float, float] | None = None, frame: int | None = None) -> Image:
+def read_dicom(
+    path: Path, *, window: tuple[float, float] | None = None, frame: int | None = None, voi: bool | None = None
+) -> Image:
     """One DICOM file; see `bolus.data.readers.read_image`, which adds the file's name to errors.
 
     Grey values are after the Modality LUT Sequence or rescale slope and intercept (of the frame, in enhanced
-    multi-frame files). A linear window is recorded as the range (rule `window`; the first frame's first one); a VOI LUT
-    Sequence, which comes before windows, or a SIGMOID is applied (rule `voi_lut`); else the range is what Bits Stored
-    allows, rescaled (`bits_stored`). Colour is RGB, palettes expanded. Float pixels have the range of
-    `covering_range`.
+    multi-frame files), or the Dose Grid Scaling of a dose. Their range is that of the modality
+    (`bolus.data.range_rules.rule_of`): CT numbers in HU have the `clinical` one, PET and dose that of `covering_range`
+    (`cohort`), MR percentiles of what was read (`series`). CT not in HU (another Rescale Type, no negative values,
+    eight bits), MR of eight bits, PET of eight bits that is not rescaled, and everything else, have the one that the
+    file states: a linear window is recorded (rule `window`; the first frame's first one); a VOI LUT Sequence, which
+    comes before windows, or a SIGMOID is applied (rule `voi_lut`); else it is what Bits Stored allows, rescaled
+    (`bits_stored`), or `cohort` of float pixels. Colour is RGB, palettes expanded (`voi_lut`).
+
+    Args:
+        path: the file.
+        window: (center, width), in place of any range.
+        frame: which frame, from 0.
+        voi: True: as the file states, whatever the modality; False: as if it stated no window and no VOI LUT, and no
+            range of the modality but that of `cohort`.
 
     Returns:
         Image with float32 `[C, H, W]`, or `[C, T, H, W]` of a file with several frames; spacing in mm.
@@ -56,9 +74,12 @@ def read_dicom(path: Path, *, window: tuple[float, float] | None = None, frame: 
 
     Example:
         >>> from pydicom.data import get_testdata_file
-        >>> image = read_dicom(Path(get_testdata_file("MR_small.dcm", download=False)))
-        >>> image.array.shape, image.range, image.spacing
-        ((1, 64, 64), Range(low=-200.0, high=1399.0, rule='window'), (0.3125, 0.3125))
+        >>> path = Path(get_testdata_file("MR_small.dcm", download=False))
+        >>> image = read_dicom(path)
+        >>> image.array.shape, image.range.rule, image.modality, image.spacing
+        ((1, 64, 64), 'series', 'MR', (0.3125, 0.3125))
+        >>> read_dicom(path, voi=True).range
+        Range(low=-200.0, high=1399.0, rule='window')
     """
     header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     implicit = getattr(header.get_item("Rows"), "is_implicit_VR", None)  # known of an element not yet looked at
@@ -70,23 +91,27 @@ def read_dicom(path: Path, *, window: tuple[float, float] | None = None, frame: 
     number = int(header.get("NumberOfFrames") or 1)
     if frame is not None:
         check_frame(frame, number)
-    stored = _decode(path, header, frame if number > 1 else None, implicit)
+    words = decode(path, header, frame if number > 1 else None, implicit)
+    stored, of_bits = take_bits(words, header)
     samples = int(header.get("SamplesPerPixel") or 1)
     notes = ["FOR PROCESSING"] if header.get("PresentationIntentType") == "FOR PROCESSING" else []
-    if header.get("PixelPaddingValue") is not None and samples == 1:
-        notes.append("pixels outside the field of view have a padding value")
-    stored_bits, high_bit = header.get("BitsStored"), header.get("HighBit")
-    if stored_bits and high_bit is not None and int(high_bit) != int(stored_bits) - 1:
-        notes.append(f"High Bit {high_bit} does not go with {stored_bits} bits stored; the lowest bits were taken")
-    clip = number > 1 and frame is None
+    notes += of_bits
+    clip, padding = number > 1 and frame is None, None
     if samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2"):
-        frames = list(range(number)) if clip else [frame or 0]
-        grey = _rescale(header, stored, number, frames)
-        scaled = _value_of_interest(header, grey, number, window)
+        padding, of_padding = find_padding(header, words, stored)
+        notes += of_padding
+        grey = _rescale(header, stored, number, list(range(number)) if clip else [frame or 0])
+        if stored.dtype.kind == "f":
+            grey = _of_modality(replace(grey, bits=8 * stored.dtype.itemsize), "cohort", padding, voi=voi)
+        rule = "display" if voi or window is not None else _rule(header, grey)
+        if window is not None or (rule == "display" and voi is not False):
+            scaled = _value_of_interest(header, grey, number, window)
+        else:
+            scaled = _of_modality(grey, rule, padding, voi=voi)
         array = scaled.values[None]
     elif samples == 1 and photometric == "PALETTE COLOR":
-        array, bits = _expand_palette(header, stored)
-        scaled = _Scaled(array, 0.0, float(2**bits - 1), "bits_stored", bits, ["palette expanded to RGB"])
+        array, bits, of_table = expand_palette(header, stored)
+        scaled = _Scaled(array, 0.0, float(2**bits - 1), "voi_lut", bits, of_table)
     elif samples == 3 and photometric in ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"):
         array, bits = np.moveaxis(stored, -1, 0), int(header.get("BitsStored") or header.BitsAllocated)
         scaled = _Scaled(array, 0.0, float(2**bits - 1), "bits_stored", bits)
@@ -95,63 +120,23 @@ def read_dicom(path: Path, *, window: tuple[float, float] | None = None, frame: 
     notes += scaled.notes
     if scaled.bits > 24 and scaled.values.dtype.kind in "iu":
         notes.append(f"{scaled.bits}-bit values rounded to the 24 bits of float32")
+    spacing, aspect = _spacing(header, clip, notes)
     return Image(
         np.ascontiguousarray(array, dtype=np.float32),
-        _spacing(header, clip, notes),
+        spacing,
         Range(scaled.low, scaled.high, scaled.rule),
         scaled.bits,
         photometric == "MONOCHROME1",
-        tuple(notes),
+        (*notes, *oblong_notes(aspect)),
+        _modality(header),
+        str(header.get("SeriesInstanceUID") or ""),
+        aspect,
+        padding,
     )
 
 
-def _decode(path: Path, header: Any, frame: int | None, implicit: bool | None) -> Values:
-    """Stored values `[H, W]`, `[T, H, W]` or these with `[..., 3]` RGB; only the frame that is asked for."""
-    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
-    if syntax is not None:
-        try:
-            decoder = get_decoder(syntax)
-        except NotImplementedError:
-            raise ImageError(f"pixels in transfer syntax {syntax.name} are not read") from None
-        if not decoder.is_available:
-            raise MissingDecoderError(_advice(syntax))
-    try:
-        # One of many frames straight from the file, if the header is encoded as it declares: that route trusts it.
-        if frame is not None and syntax is not None and not syntax.is_deflated and implicit == syntax.is_implicit_VR:
-            with path.open("rb") as stream:
-                return np.asarray(pixel_array(stream, index=frame))
-        return _decode_whole(path, frame)
-    except AttributeError as error:
-        raise ImageError(f"a DICOM file without pixels, or with an incomplete header: {error}") from error
-    except RuntimeError as error:
-        if syntax == JPEGExtended12Bit and "12-bit" in str(error):
-            raise MissingDecoderError(_advice(syntax)) from error
-        raise ImageError(f"damaged pixels: {str(error).splitlines()[-1].strip()[:200]}") from error
-
-
-def _decode_whole(path: Path, frame: int | None) -> Values:
-    """The same with the whole file in memory; where no transfer syntax is declared, the encoding shows it."""
-    dataset = pydicom.dcmread(path, force=True)
-    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise ImageError("a DICOM file without pixels, or cut off before them")
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
-            raise ImageError("compressed pixels without a transfer syntax")
-        implicit, little = dataset.original_encoding
-        plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
-    return np.asarray(pixel_array(dataset, index=frame))
-
-
-def _advice(syntax: Any) -> str:
-    name = syntax.name
-    if "2000" in name:
-        return f"{name} needs a decoder: pip install pylibjpeg pylibjpeg-openjpeg"
-    other = "pip install pyjpegls, or python-gdcm" if "JPEG-LS" in name else "pip install python-gdcm"
-    return (
-        f"{name} needs a decoder: {other} (or pylibjpeg with pylibjpeg-libjpeg, whose licence is the GPL). "
-        "Read without: uncompressed, RLE, 8-bit baseline JPEG, and JPEG 2000 by pylibjpeg-openjpeg"
-    )
+def _modality(header: Any) -> str:
+    return str(header.get("Modality") or "").strip().upper()
 
 
 def _group(header: Any, frame: int, name: str) -> Any:
@@ -174,27 +159,54 @@ def _numbers(item: Any, name: str) -> list[float]:
 def _rescale(header: Any, stored: Values, number: int, frames: list[int]) -> _Scaled:
     """PS3.3 C.11.1: the modality LUT, or slope and intercept; with the bounds that Bits Stored allows."""
     bits = int(header.get("BitsStored") or header.BitsAllocated)
+    half = 2.0 ** (bits - 1) if header.get("PixelRepresentation") else 0.0
+    span = (-half, 2.0**bits - 1 - half)
     if header.get("ModalityLUTSequence"):
-        values, bits = _look_up(header, header.ModalityLUTSequence[0], stored)
-        return _Scaled(values, 0.0, float(2**bits - 1), "bits_stored", bits)
-    lines = []
+        item = header.ModalityLUTSequence[0]
+        values, bits, notes = look_up(header, item, stored, span)
+        return _Scaled(values, 0.0, float(2**bits - 1), "bits_stored", bits, notes)
+    scaling = (_numbers(header, "DoseGridScaling") if _modality(header) == "RTDOSE" else [])[:1] or [1.0]
+    lines, units = [], set()
     for frame in range(number):
         item = _group(header, frame, "PixelValueTransformationSequence") or header
         slope, intercept = _numbers(item, "RescaleSlope"), _numbers(item, "RescaleIntercept")
-        lines.append((slope[0], intercept[0]) if slope and intercept else (1.0, 0.0))
+        slope, intercept = (slope, intercept) if slope and intercept else ([1.0], [0.0])
+        lines.append((slope[0] * scaling[0], intercept[0] * scaling[0]))
+        units.add(str(item.get("RescaleType") or "").strip().upper())
         if lines[-1][0] == 0 or not math.isfinite(sum(lines[-1])):
             raise ImageError(f"expected a rescale slope and intercept, found slope {slope} and intercept {intercept}")
-    values, used = stored, {lines[frame] for frame in frames}
-    if used != {(1.0, 0.0)}:
+    values, rescaled = stored, {lines[frame] for frame in frames} != {(1.0, 0.0)}
+    if rescaled:
         slopes, intercepts = (np.array(part) for part in zip(*(lines[frame] for frame in frames), strict=True))
         shape = (-1, 1, 1) if stored.ndim == 3 else (1, 1)
         values = stored.astype(np.float64) * slopes.reshape(shape) + intercepts.reshape(shape)
-    if stored.dtype.kind == "f":
-        covering = own_range(values)
-        return _Scaled(values, covering.low, covering.high, "cohort", 8 * stored.dtype.itemsize)
-    half = 2.0 ** (bits - 1) if header.get("PixelRepresentation") else 0.0
-    ends = [slope * end + intercept for slope, intercept in set(lines) for end in (-half, 2.0**bits - 1 - half)]
-    return _Scaled(values, min(ends), max(ends), "bits_stored", bits)
+    ends = [slope * end + intercept for slope, intercept in set(lines) for end in span]
+    return _Scaled(values, min(ends), max(ends), "bits_stored", bits, [], frozenset(units), rescaled)
+
+
+def _rule(header: Any, grey: _Scaled) -> RangeRule:
+    """The rule of the modality, where the numbers are such as it is about."""
+    rule = rule_of(_modality(header))
+    if rule == "clinical" and not (grey.bits > 8 and grey.low < 0 and grey.units <= _IN_HU):
+        return "display"
+    if grey.bits <= 8 and (rule == "series" or (rule == "cohort" and not grey.rescaled)):
+        return "display"
+    return rule
+
+
+def _of_modality(grey: _Scaled, rule: RangeRule, padding: Mask | None, *, voi: bool | None) -> _Scaled:
+    """The range of a modality, of the values that count; only that of the cohort where no rule is wanted."""
+    counted = grey.values if padding is None else grey.values[~padding]
+    if rule == "cohort":
+        found = own_range(counted)
+    elif voi is False or rule == "display":
+        return grey
+    elif rule == "clinical":
+        found = Range(*CLINICAL_RANGE, "clinical")
+    else:
+        ends = np.percentile(counted, PERCENTILES) if counted.size else (0.0, 1.0)
+        found = Range(float(ends[0]), float(ends[1]), "series")
+    return replace(grey, low=found.low, high=found.high, rule=found.rule)
 
 
 def _value_of_interest(header: Any, grey: _Scaled, number: int, window: tuple[float, float] | None) -> _Scaled:
@@ -207,8 +219,8 @@ def _value_of_interest(header: Any, grey: _Scaled, number: int, window: tuple[fl
         if function == "LINEAR" and window[1] < 1:
             raise UsageError(f"window: expected a width of at least 1 (LINEAR), found {window[1]:g}")
     elif tables:
-        values, bits = _look_up(header, tables[0], grey.values)
-        notes = [*grey.notes, *([f"VOI LUTs: {len(tables)}, first used"] if len(tables) > 1 else [])]
+        values, bits, notes = look_up(header, tables[0], grey.values, (grey.low, grey.high))
+        notes = [*grey.notes, *notes, *([f"VOI LUTs: {len(tables)}, first used"] if len(tables) > 1 else [])]
         return _Scaled(values, 0.0, float(2**bits - 1), "voi_lut", bits, notes)
     else:
         shape = list(zip(_numbers(item, "WindowCenter"), _numbers(item, "WindowWidth"), strict=False))
@@ -233,56 +245,34 @@ def _value_of_interest(header: Any, grey: _Scaled, number: int, window: tuple[fl
     return _Scaled(grey.values, center - width / 2, center + width / 2, "window", grey.bits, grey.notes)
 
 
-def _look_up(header: Any, item: Any, values: Values) -> tuple[Values, int]:
-    """Values through one table, and its bits an entry; beyond the ends its first and last entries hold."""
-    entries, first, bits = (int(number) for number in item.LUTDescriptor)
-    table = _table(header, item.LUTData, entries)
-    bits = max(bits, int(table.max()).bit_length())
-    index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
-    return table[index], bits
+def _spacing(header: Any, clip: bool, notes: list[str]) -> tuple[tuple[float, ...] | None, float]:
+    """Distances in mm, NaN for those not stated, and a pixel's height over its width (also by C.7.6.3.1.7).
 
-
-def _table(header: Any, data: Any, entries: int) -> Values:
-    """The entries of a lookup table from numbers or from bytes, which are 8 or 16 bits an entry; 0 stands for 2^16."""
-    entries = (entries & 0xFFFF) or 2**16
-    if not isinstance(data, bytes):
-        return np.atleast_1d(np.asarray(data, dtype=np.int64))[:entries] & 0xFFFF
-    order = "<" if header.original_encoding[1] is not False else ">"
-    kind = np.dtype(f"{order}u2") if len(data) >= 2 * entries else np.dtype(np.uint8)
-    return np.frombuffer(data, kind, count=entries).astype(np.int64)
-
-
-def _expand_palette(header: Any, stored: Values) -> tuple[Values, int]:
-    """PS3.3 C.7.6.3.1.5: RGB first of all axes, and the bits of an entry."""
-    entries, first, bits = (int(number) for number in header.RedPaletteColorLookupTableDescriptor)
-    length = (entries & 0xFFFF) or 2**16
-    index = np.clip(stored.astype(np.int64) - first, 0, length - 1)
-    if "RedPaletteColorLookupTableData" in header:
-        tables = [_table(header, header[f"{colour}PaletteColorLookupTableData"].value, length) for colour in _PALETTES]
-        array = np.stack([table[index] for table in tables])
-    else:
-        array = np.moveaxis(apply_color_lut((index + first).astype(np.int32), header), -1, 0)[:3]
-    return array, max(bits, int(array.max()).bit_length())
-
-
-def _spacing(header: Any, clip: bool, notes: list[str]) -> tuple[float, ...] | None:
-    """Distances in mm, NaN for those not stated; at the detector, with a note, where only these are."""
+    At the detector, with a note, where only these distances are stated.
+    """
     measures = _group(header, 0, "PixelMeasuresSequence") or header
     plane: tuple[float, ...] = ()
     for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        try:
-            numbers = _numbers(measures if name == "PixelSpacing" else header, name)
-        except (TypeError, ValueError):
-            numbers = []
-        if len(numbers) == 2 and all(math.isfinite(number) and number > 0 for number in numbers):
-            plane = tuple(numbers)
+        numbers = _pair(measures if name == "PixelSpacing" else header, name)
+        if numbers:
+            plane = numbers
             if name == "ImagerPixelSpacing":
                 notes.append("spacing is that at the detector")
             break
+    aspect = find_aspect(*(plane or _pair(header, "PixelAspectRatio") or (1.0, 1.0)))
     try:
         between = abs(_numbers(measures, "SpacingBetweenSlices")[0]) or math.nan
     except (IndexError, TypeError, ValueError):
         between = math.nan
     if not clip:
-        return plane or None
-    return (between, *(plane or (math.nan, math.nan))) if plane or not math.isnan(between) else None
+        return plane or None, aspect
+    return (between, *(plane or (math.nan, math.nan))) if plane or not math.isnan(between) else None, aspect
+
+
+def _pair(item: Any, name: str) -> tuple[float, ...]:
+    """Two positive numbers, vertical and horizontal; empty where these are not stated."""
+    try:
+        numbers = tuple(_numbers(item, name))
+    except (TypeError, ValueError):
+        return ()
+    return numbers if len(numbers) == 2 and all(math.isfinite(each) and each > 0 for each in numbers) else ()

@@ -25,11 +25,12 @@ Affine = npt.NDArray[np.float64]
 
 
 class Native(NamedTuple):
-    """An image's size in pixels, how many slices its file has, and its spacing in mm, where it is known."""
+    """An image's size in pixels, how many slices its file has, its spacing in mm where it is known, and its aspect."""
 
     shape: tuple[int, int]
     slices: int
     spacing: Spacing | None = None
+    aspect: float = 1.0
 
 
 class RowMask(NamedTuple):
@@ -41,12 +42,14 @@ class RowMask(NamedTuple):
         spacing: of the image, in mm, where it is known.
         placed: False where nothing says that it lies on its image: mask or image is NIfTI and the other is not, or the
             mask is a NIfTI file of one slice of a volume.
+        aspect: of the image, height of a pixel over its width.
     """
 
     labels: npt.NDArray[Any] | None
     wrong: str = ""
     spacing: Spacing | None = None
     placed: bool = True
+    aspect: float = 1.0
 
 
 def mask_files(cohort: Cohort, rows: Iterable[int]) -> dict[tuple[Path, Path], list[int]]:
@@ -109,10 +112,13 @@ def _match(
     if labels.shape[-2:] != native.shape:
         return RowMask(None, f"the mask is {_size(labels.shape[-2:])} pixels, its image {_size(native.shape)}")
     image, mask = affines
+    placed = image is None and mask is None
     if image is not None and mask is not None and whole:
         apart = _apart(image, mask)
-        return RowMask(None, apart) if apart else RowMask(np.ascontiguousarray(labels), "", native.spacing)
-    return RowMask(np.ascontiguousarray(labels), "", native.spacing, image is None and mask is None)
+        if apart:
+            return RowMask(None, apart)
+        placed = True
+    return RowMask(np.ascontiguousarray(labels), "", native.spacing, placed, native.aspect)
 
 
 def _affine(path: Path) -> Affine | None:

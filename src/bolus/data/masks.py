@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,10 @@ from bolus.data.image import check_frame
 from bolus.data.nifti import read_nifti
 from bolus.data.raster import find_pages
 from bolus.data.readers import naming, quiet
+from bolus.data.square import Fit, canvas
 from bolus.errors import ImageError, UsageError
 
 IntArray = npt.NDArray[np.int64]
-Fit = Literal["pad", "stretch", "crop"]
 
 _SAVE_AS = "save the labels as PNG, TIFF or NIfTI"
 _EXACT = 2**24  # up to here float32 holds every integer
@@ -68,7 +68,7 @@ def read_labels(path: Path, *, frame: int | None = None) -> IntArray:
         return _read_raster(path, kind, frame)
 
 
-def to_square(labels: npt.NDArray[Any], *, fit: Fit, size: int) -> IntArray:
+def to_square(labels: npt.NDArray[Any], *, fit: Fit, size: int, aspect: float = 1.0) -> IntArray:
     """Labels in the square that the cache keeps of their image, by the same padding, cropping or stretching.
 
     Each class is resampled as its cached image is (bilinear, antialiased), and a pixel takes the class with the largest
@@ -78,6 +78,7 @@ def to_square(labels: npt.NDArray[Any], *, fit: Fit, size: int) -> IntArray:
         labels: integers `[H, W]`.
         fit: `Preprocessing.fit` of the image.
         size: side S of the square in pixels, `Preprocessing.cached_size` of the image.
+        aspect: `Image.aspect` of the image.
 
     Returns:
         int64 `[S, S]`; only labels that occur in `labels`, and 0.
@@ -95,7 +96,7 @@ def to_square(labels: npt.NDArray[Any], *, fit: Fit, size: int) -> IntArray:
     if labels.ndim != 2 or labels.dtype.kind not in "iub":
         raise UsageError(f"labels: expected integers [H, W], found {labels.dtype} {list(labels.shape)}")
     labels = labels.astype(np.int64)
-    rows, columns = (_placing(length, labels.shape, fit) for length in labels.shape)
+    rows, columns = _place(labels.shape, fit, aspect)
     native = np.zeros((rows.side, columns.side), np.int64)
     native[rows.square, columns.square] = labels[rows.image, columns.image]
     square = np.zeros((size, size), np.int64)
@@ -109,7 +110,7 @@ def to_square(labels: npt.NDArray[Any], *, fit: Fit, size: int) -> IntArray:
     return square
 
 
-def from_square(scores: Tensor, shape: tuple[int, int], *, fit: Fit) -> IntArray:
+def from_square(scores: Tensor, shape: tuple[int, int], *, fit: Fit, aspect: float = 1.0) -> IntArray:
     """The class of every pixel of the native image, from class scores in the square that `to_square` makes.
 
     The scores are resampled (bilinear, antialiased where the native image is smaller), the class is taken after that;
@@ -119,6 +120,7 @@ def from_square(scores: Tensor, shape: tuple[int, int], *, fit: Fit) -> IntArray
         scores: `[K, S, S]` or `[N, K, S, S]`, on any device; logits or probabilities, the higher the likelier.
         shape: `(H, W)` of the native image.
         fit: `Preprocessing.fit` of the image.
+        aspect: `Image.aspect` of the image.
 
     Returns:
         int64 in 0..K-1, `[H, W]` or `[N, H, W]`.
@@ -133,7 +135,7 @@ def from_square(scores: Tensor, shape: tuple[int, int], *, fit: Fit) -> IntArray
     """
     if scores.ndim not in (3, 4) or scores.shape[-1] != scores.shape[-2]:
         raise UsageError(f"scores: expected [K, S, S] or [N, K, S, S], found {list(scores.shape)}")
-    rows, columns = (_placing(length, shape, fit) for length in shape)
+    rows, columns = _place(shape, fit, aspect)
     batch = scores.detach() if scores.ndim == 4 else scores.detach()[None]
     labels = np.zeros((len(batch), *shape), np.int64)
     for number, one in enumerate(batch):  # one at a time: native images may be far larger than the square
@@ -143,8 +145,8 @@ def from_square(scores: Tensor, shape: tuple[int, int], *, fit: Fit) -> IntArray
     return labels if scores.ndim == 4 else labels[0]
 
 
-def kept_part(shape: tuple[int, int], *, fit: Fit) -> tuple[slice, slice]:
-    """The rows and columns of an image that its square has: all of them, unless `fit` crops.
+def kept_part(shape: tuple[int, int], *, fit: Fit, aspect: float = 1.0) -> tuple[slice, slice]:
+    """The rows and columns of an image that its square has: all of them, unless `fit` crops; args as `from_square`.
 
     Raises:
         UsageError: an unknown fit.
@@ -153,7 +155,7 @@ def kept_part(shape: tuple[int, int], *, fit: Fit) -> tuple[slice, slice]:
         >>> kept_part((4, 8), fit="crop"), kept_part((4, 8), fit="pad")
         ((slice(0, 4, None), slice(2, 6, None)), (slice(0, 4, None), slice(0, 8, None)))
     """
-    rows, columns = (_placing(length, shape, fit) for length in shape)
+    rows, columns = _place(shape, fit, aspect)
     return rows.image, columns.image
 
 
@@ -165,12 +167,14 @@ class _Placing(NamedTuple):
     square: slice
 
 
-def _placing(length: int, shape: tuple[int, ...], fit: str) -> _Placing:
-    """The geometry of `bolus.data.preprocessing`: the odd pixel of a padding or a margin is the last one."""
-    sides = {"pad": max(shape), "crop": min(shape), "stretch": length}
-    if fit not in sides:
-        raise UsageError(f"fit: expected pad, stretch or crop, found {fit!r}")
-    side = sides[fit]
+def _place(shape: tuple[int, int], fit: Fit, aspect: float) -> tuple[_Placing, _Placing]:
+    """Of the rows and of the columns; as in `bolus.data.preprocessing`."""
+    rows, columns = (_placing(*lengths) for lengths in zip(shape, canvas(shape, fit, aspect), strict=True))
+    return rows, columns
+
+
+def _placing(length: int, side: int) -> _Placing:
+    """In the middle: the odd pixel of a padding or a margin is the last one."""
     shared, cut, padded = min(length, side), max(length - side, 0) // 2, max(side - length, 0) // 2
     return _Placing(side, slice(cut, cut + shared), slice(padded, padded + shared))
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bolus.data.image import Image, check_frame, own_range
+from bolus.data.square import find_aspect, oblong_notes
 from bolus.errors import ImageError
 
 
@@ -126,9 +127,26 @@ def _axial(volume: Any, frame: int | None) -> Image:
     notes = []
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         notes.append("no orientation in the header: axes assumed to run left, anterior, superior")
+    if _sides_disagree(header):
+        notes.append("sform and qform disagree on left and right: the sform was taken")
     if max(spacing) > 2 * spacing[0]:
         notes.append("the axial slices are not the acquired ones, which lie along the axis of the largest spacing")
     if array.shape[1] == 1:
         array, spacing = array[:, 0], spacing[1:]
-    value_range = own_range(array)
-    return Image(array, spacing, value_range, 8 * kind.itemsize, False, tuple(notes))
+    aspect = find_aspect(*spacing[-2:])
+    notes += oblong_notes(aspect)
+    return Image(array, spacing, own_range(array), 8 * kind.itemsize, False, tuple(notes), aspect=aspect)
+
+
+def _sides_disagree(header: Any) -> bool:
+    """Whether both affines of a header are set, and one is the mirror image of the other, or runs right to left."""
+    try:
+        affines = [header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]]
+    except ValueError:  # a quaternion that is none
+        return False
+    if any(affine is None for affine in affines):
+        return False
+    sform, qform = (nibabel.io_orientation(affine) for affine in affines)  # [3, 2]: anatomical axis, and its direction
+    turned = ((sform[:, 0] == 0) & (qform[:, 0] == 0) & (sform[:, 1] != qform[:, 1])).any()
+    mirrored = np.linalg.det(affines[0][:3, :3]) * np.linalg.det(affines[1][:3, :3]) < 0
+    return bool(turned or mirrored)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,10 @@ import PIL.Image
 from PIL import ImageOps
 
 from bolus.data.image import Image, Range, check_frame, own_range
+from bolus.data.square import find_aspect, oblong_notes
 from bolus.errors import ImageError
 
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: rows and columns change places
 _NO_DEEP_COLOUR = (
     "colour (or grey with alpha) at more than 8 bits, of which the decoder would keep 8: "
     "save it as 8-bit colour, or as grey without alpha at 16 bits"
@@ -32,7 +34,8 @@ def read_raster(path: Path, kind: str, *, frame: int | None = None) -> Image:
 
     Returns:
         Image with float32 `[C, H, W]`, or `[C, T, H, W]` of several pages; the range is what the bits of the file
-        hold, or that of `covering_range` for signed, 32-bit and float values. No spacing.
+        hold, or that of `covering_range` for signed, 32-bit and float values. No spacing, since a density is mostly
+        that of a screen; but where it is another one across than down, pixels are oblong (not in BMP).
 
     Raises:
         ImageError: colour at more than 8 bits, pages of several sizes, values that are not finite.
@@ -57,18 +60,18 @@ def read_raster(path: Path, kind: str, *, frame: int | None = None) -> Image:
             pages = [pages[check_frame(frame, len(pages))]]
         notes: dict[str, None] = {}
         decoded = [_decode_page(opened, page, notes) for page in pages]
-    arrays = [array for array, _, _ in decoded]
-    if len({(array.shape, array.dtype) for array in arrays}) > 1:
+    if len({(page.array.shape, page.array.dtype, page.aspect) for page in decoded}) > 1:
         raise ImageError(
-            f"expected pages of one size and type, found several among {len(arrays)}: read them by `frame`"
+            f"expected pages of one size and type, found several among {len(decoded)}: read them by `frame`"
         )
-    array, (_, bits, inverted) = np.stack(arrays, axis=1), decoded[0]
+    array, (_, bits, inverted, aspect) = np.stack([page.array for page in decoded], axis=1), decoded[0]
     array = array[:, 0] if len(pages) == 1 else array
     if array.dtype in (np.uint8, np.uint16):
         value_range = Range(0.0, float(2**bits - 1), "container")
     else:
         value_range = own_range(array)
-    return Image(array.astype(np.float32), None, value_range, bits, inverted, tuple(notes))
+    said = (*notes, *oblong_notes(aspect))
+    return Image(array.astype(np.float32), None, value_range, bits, inverted, said, aspect=aspect)
 
 
 def find_pages(opened: PIL.Image.Image) -> list[int]:
@@ -88,8 +91,16 @@ def _tag(opened: PIL.Image.Image, number: int, default: Any) -> Any:
     return getattr(opened, "tag_v2", {}).get(number, default)
 
 
-def _decode_page(opened: PIL.Image.Image, page: int, notes: dict[str, None]) -> tuple[npt.NDArray[Any], int, bool]:
-    """One page as `[C, H, W]` in the type it is stored in, its significant bits, and whether bright is low."""
+class _Page(NamedTuple):
+    """One page: `[C, H, W]` in the type it is stored in, its significant bits, whether bright is low, its aspect."""
+
+    array: npt.NDArray[Any]
+    bits: int
+    inverted: bool
+    aspect: float
+
+
+def _decode_page(opened: PIL.Image.Image, page: int, notes: dict[str, None]) -> _Page:
     tiff = opened.format == "TIFF"
     if tiff:
         opened.seek(page)
@@ -97,7 +108,7 @@ def _decode_page(opened: PIL.Image.Image, page: int, notes: dict[str, None]) -> 
     if tiff and len(depths) > 1 and max(depths) > 8:
         raise ImageError(_NO_DEEP_COLOUR)
     white_is_zero, unsigned = _tag(opened, 262, 1) == 0, int(np.atleast_1d(_tag(opened, 339, 1))[0]) == 1
-    picture = ImageOps.exif_transpose(opened)
+    aspect, picture = _aspect(opened), ImageOps.exif_transpose(opened)
     if picture.mode in ("P", "PA"):
         notes["palette expanded to RGB"] = None
         picture = picture.convert("RGBA" if picture.mode == "PA" or "transparency" in picture.info else "RGB")
@@ -124,4 +135,20 @@ def _decode_page(opened: PIL.Image.Image, page: int, notes: dict[str, None]) -> 
     elif picture.mode not in ("L", "RGB"):
         raise ImageError(f"expected grey or RGB pixels, found mode {picture.mode}")
     array = array[..., None] if array.ndim == 2 else array
-    return np.moveaxis(array, -1, 0), bits, inverted
+    return _Page(np.moveaxis(array, -1, 0), bits, inverted, aspect)
+
+
+def _aspect(opened: PIL.Image.Image) -> float:
+    """Height over width of a pixel of the current page as it is shown, from its density along either axis."""
+    if opened.format == "TIFF":
+        density = (_tag(opened, 282, 1), _tag(opened, 283, 1))
+    elif opened.format == "PNG":
+        density = opened.info.get("aspect", opened.info.get("dpi", (1, 1)))
+    else:
+        density = opened.info.get("jfif_density", (1, 1))
+    try:
+        across, down = (float(each) for each in density)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 1.0
+    turned = opened.getexif().get(_ORIENTATION, 1) in _TURNED
+    return find_aspect(down, across) if turned else find_aspect(across, down)

@@ -28,7 +28,13 @@ from bolus.data.video import count_video_frames, is_video, iterate_video, read_v
 from bolus.errors import ImageError, UsageError
 
 
-def read_image(path: str | Path, *, window: tuple[float, float] | None = None, frame: int | None = None) -> Image:
+def read_image(
+    path: str | Path,
+    *,
+    window: tuple[float, float] | None = None,
+    frame: int | None = None,
+    voi: bool | None = None,
+) -> Image:
     """Read one image file; safe to call from many threads.
 
     A single frame gives `[C, H, W]`; several frames, the pages of a TIFF or the slices of a volume give
@@ -42,6 +48,8 @@ def read_image(path: str | Path, *, window: tuple[float, float] | None = None, f
             would be read (PS3.3 C.11.2.1.2: LINEAR, 1 shorter than its width, unless the file says LINEAR_EXACT); in
             other files exactly center - width/2 to center + width/2.
         frame: which frame, page or slice, from 0; only this one is decoded where the format allows.
+        voi: of DICOM, whether the window, VOI LUT or SIGMOID of the file is used. None: as is usual for the modality,
+            see `bolus.data.dicom.read_dicom`; True: it is; False: it is not.
 
     Raises:
         ImageError: no such file, no image, damaged, or of a kind that cannot be read rightly (16-bit colour PNG and
@@ -62,7 +70,7 @@ def read_image(path: str | Path, *, window: tuple[float, float] | None = None, f
         raise UsageError(f"window: expected (center, width) with width > 0, found {window}")
     with quiet(), naming(path) as kind:
         if kind == "DICOM":
-            image = read_dicom(path, window=window, frame=frame)
+            image = read_dicom(path, window=window, frame=frame, voi=voi)
         elif kind == "NIfTI":
             image = read_nifti(path, frame=frame)
         elif kind == "video":

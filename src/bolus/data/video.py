@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from bolus.data.image import Image, Range, check_frame
+from bolus.data.square import find_aspect, oblong_notes
 from bolus.errors import ImageError
 
 _MATROSKA, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # the first element, and that of all the rest
@@ -80,15 +81,15 @@ def read_video(path: Path, *, frame: int | None = None) -> Image:
         raise ImageError(f"expected frames of one size and type, found several among {len(images)}")
     first, notes = images[0], dict.fromkeys(note for image in images for note in image.notes)
     array = first.array if len(images) == 1 else np.stack([image.array for image in images], axis=1)
-    return Image(array, None, first.range, first.bits, False, tuple(notes))
+    return Image(array, None, first.range, first.bits, False, tuple(notes), aspect=first.aspect)
 
 
 def iterate_video(path: Path) -> Iterator[Image]:
     """The frames of a video's first video stream, in the order in which they are shown.
 
     Grey pixel formats give one channel of the depth they have; all others RGB of 8 bits, deeper ones with a note. The
-    range is what the container holds. The rotation that a telephone notes beside its pictures is not applied, nor is
-    a pixel's aspect ratio; either has a note. Frames that an edit list cuts off are left out.
+    range is what the container holds. The rotation that a telephone notes beside its pictures is not applied, which
+    has a note. Frames that an edit list cuts off are left out.
 
     A file that is torn is an error before its first frame: fewer packets than its header announces, a cut-off packet,
     or less of an MP4, MOV, Matroska or WebM file than it says. MPEG streams announce nothing, so there a missing tail
@@ -106,14 +107,14 @@ def iterate_video(path: Path) -> Iterator[Image]:
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container)
-            ratio = stream.sample_aspect_ratio
-            about = [f"pixels are not square, {ratio}: kept as stored"] if ratio and ratio != 1 else []
+            ratio = stream.sample_aspect_ratio  # width to height of a pixel; 0 or None where it is unknown
+            aspect = find_aspect(ratio.denominator, ratio.numerator) if ratio else 1.0
             for decoded in container.decode(stream):
                 # Some decoders drop a frame that they cannot decode without a word: then this one is a later one.
                 dropped = number < len(times) and decoded.pts != times[number] and decoded.pts in later
                 if decoded.is_corrupt or dropped:
                     raise ImageError(f"frame {number} of {len(times)} is damaged")
-                yield _as_image(decoded, about)
+                yield _as_image(decoded, aspect)
                 number += 1
     except av.FFmpegError as error:
         raise ImageError(f"{_torn(error)} (after {number} of {len(times)} frames)") from error
@@ -162,8 +163,8 @@ def _video_stream(container: Any) -> Any:
     return streams[0]
 
 
-def _as_image(decoded: Any, about: list[str]) -> Image:
-    kind, notes = decoded.format, list(about)
+def _as_image(decoded: Any, aspect: float) -> Image:
+    kind, notes = decoded.format, oblong_notes(aspect)
     bits = max((component.bits for component in kind.components), default=8)
     if kind.name.startswith("gray") and not kind.name.startswith("grayf"):
         array = np.asarray(decoded.to_ndarray())[None]
@@ -174,7 +175,8 @@ def _as_image(decoded: Any, about: list[str]) -> Image:
     if decoded.rotation:
         notes.append(f"rotation by {decoded.rotation} degrees noted in the file is not applied")
     value_range = Range(0.0, float(2**bits - 1), "container")
-    return Image(np.ascontiguousarray(array, np.float32), None, value_range, bits, False, tuple(notes))
+    array = np.ascontiguousarray(array, np.float32)
+    return Image(array, None, value_range, bits, False, tuple(notes), aspect=aspect)
 
 
 def _torn(error: av.FFmpegError) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Annotations:
         spacing: row -> mm (slice, row, column), where its file says them; of a file with one slice the first is NaN.
         unread: rows that have a mask, but no image that can be read.
         notes: what a reader must know, in sentences.
+        aspect: row -> `Image.aspect`, of the same rows as `codes`.
     """
 
     names: tuple[str, ...]
@@ -37,6 +38,7 @@ class Annotations:
     spacing: Mapping[int, Spacing]
     unread: frozenset[int]
     notes: tuple[str, ...] = ()
+    aspect: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -96,7 +98,8 @@ def read_annotations(cohort: Cohort, classes: Mapping[int, str] | None = None) -
     spacing = {row: item.spacing for row, item in found.items() if item.spacing is not None}
     unplaced = [int(cohort.origin[row]) for row, item in found.items() if not item.placed]
     notes = (f"masks of {name_rows(sorted(unplaced))} are {UNPLACED}",) if unplaced else ()
-    return Annotations(names, codes, spacing, frozenset(found) - frozenset(codes), notes)
+    aspect = {row: found[row].aspect for row in codes}
+    return Annotations(names, codes, spacing, frozenset(found) - frozenset(codes), notes, aspect)
 
 
 def check_classes(classes: Mapping[int, str] | None) -> dict[int, str]:
@@ -188,7 +191,8 @@ def _native(image: Image, slices: int) -> Native:
     height, width = image.array.shape[-2:]
     steps = (np.nan, np.nan, np.nan, *(image.spacing or ()))[-3:]
     stated = all(np.isfinite(step) and step > 0 for step in steps[1:])
-    return Native((height, width), slices, (float(steps[0]), float(steps[1]), float(steps[2])) if stated else None)
+    spacing = (float(steps[0]), float(steps[1]), float(steps[2])) if stated else None
+    return Native((height, width), slices, spacing, image.aspect)
 
 
 def refuse_wrong(cohort: Cohort, wrong: Mapping[int, str], what: str) -> None:

@@ -219,14 +219,15 @@ class _Squares:
     """Label maps at the cached size, made when they are first asked for."""
 
     def __init__(self, annotations: Annotations, prepared: Prepared[Annotations]) -> None:
-        self.codes, self.preprocessing = annotations.codes, prepared.store.preprocessing
+        self.annotations, self.preprocessing = annotations, prepared.store.preprocessing
         self.made: dict[int, NDArray[Any]] = {}
 
     def of(self, rows: IntArray) -> dict[int, NDArray[Any]]:
         """Row -> `[S, S]`, for at least these rows."""
         fit, size = self.preprocessing.fit, self.preprocessing.cached_size
         for row in set(rows.tolist()) - set(self.made):
-            self.made[row] = to_square(self.codes[row], fit=fit, size=size).astype(self.codes[row].dtype)
+            codes, aspect = self.annotations.codes[row], self.annotations.aspect.get(row, 1.0)
+            self.made[row] = to_square(codes, fit=fit, size=size, aspect=aspect).astype(codes.dtype)
         return self.made
 
 
@@ -279,8 +280,9 @@ def _draw(store: ImageStore, volume: Volume, predicted: IntArray) -> NDArray[np.
     """A picture of the middle slice of a volume."""
     middle = len(volume.rows) // 2
     image = store.gather(volume.rows[middle : middle + 1]).unit()[0].numpy()
-    both = (volume.truth[middle], predicted[middle])
-    truth, guess = (to_square(each, fit=store.preprocessing.fit, size=image.shape[-1]) for each in both)
+    both, aspect = (volume.truth[middle], predicted[middle]), volume.aspect_of(middle)
+    fit, size = store.preprocessing.fit, image.shape[-1]
+    truth, guess = (to_square(each, fit=fit, size=size, aspect=aspect) for each in both)
     return draw_overlay(image, truth, guess)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from bolus.data.masks import Fit, kept_part
+from bolus.data.masks import kept_part
+from bolus.data.square import Fit
 from bolus.evaluation.annotation import Annotations
 from bolus.evaluation.metrics import IntArray
 from bolus.evaluation.segmenter import SegmentSpec
@@ -55,8 +56,9 @@ def cropped_off(volumes: Sequence[Volume], fit: Fit) -> list[str]:
     """Where the encoder sees a crop: how much of what is to be found lies outside of it."""
     inside = total = 0
     for volume in volumes:
-        rows, columns = kept_part((volume.truth.shape[1], volume.truth.shape[2]), fit=fit)
-        inside += int((volume.truth[:, rows, columns] > 0).sum())
+        shape = (volume.truth.shape[1], volume.truth.shape[2])
+        for number, labels in enumerate(volume.truth):
+            inside += int((labels[kept_part(shape, fit=fit, aspect=volume.aspect_of(number))] > 0).sum())
         total += int((volume.truth > 0).sum())
     if inside == total:
         return []

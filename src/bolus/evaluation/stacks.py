@@ -29,6 +29,7 @@ class Volume:
         spacing: mm (slice, row, column); None where they are not known. Of one slice the first is 1. Where each n-th
             slice of a file was taken it is n times the file's.
         why: why the spacing is not known, else empty.
+        aspect: `Image.aspect` of each slice; empty where all of their pixels are square.
     """
 
     rows: IntArray
@@ -36,6 +37,11 @@ class Volume:
     truth: NDArray[Any]
     spacing: Spacing | None
     why: str = ""
+    aspect: tuple[float, ...] = ()
+
+    def aspect_of(self, slice_number: int) -> float:
+        """Height over width of a pixel of one slice."""
+        return self.aspect[slice_number] if self.aspect else 1.0
 
 
 def find_volumes(
@@ -89,7 +95,8 @@ def find_volumes(
         truth = np.stack([annotations.codes[row] for row in rows.tolist()])
         spacing = _spacing_of(cohort, annotations, rows, order)
         known, why = (None, spacing) if isinstance(spacing, str) else (spacing, "")
-        volumes.append(Volume(rows, int(patients[rows[0]]), truth, known, why))
+        aspect = tuple(annotations.aspect.get(row, 1.0) for row in rows.tolist())
+        volumes.append(Volume(rows, int(patients[rows[0]]), truth, known, why, aspect))
     refuse_wrong(cohort, wrong, "volumes are no stack of slices")
     if not volumes:
         why = why_without(cohort, "test", np.flatnonzero(seen))

@@ -103,8 +103,9 @@ def tabulate_scores(
 def predict_volume(segmenter: Segmenter, volume: Volume) -> IntArray:
     """The predicted classes of a volume's slices at their own size, int64 `[T, H, W]`."""
     height, width = volume.truth.shape[1:]
-    scores = segmenter.predict(volume.rows)
-    return from_square(scores, (height, width), fit=segmenter.store.preprocessing.fit)
+    scores, fit = segmenter.predict(volume.rows), segmenter.store.preprocessing.fit
+    each = enumerate(scores)
+    return np.stack([from_square(one, (height, width), fit=fit, aspect=volume.aspect_of(t)) for t, one in each])
 
 
 @dataclass(frozen=True, eq=False)
