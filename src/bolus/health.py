@@ -137,7 +137,9 @@ def check_probe(cohort: Cohort, recipe: Recipe) -> str | None:
     return role
 
 
-def watch(encoder: Encoder | ModalityEncoders, store: ImageStore, samples: Samples, recipe: Recipe) -> list[Finding]:
+def watch(
+    encoder: Encoder | ModalityEncoders, store: ImageStore, samples: Samples, recipe: Recipe, *, idle: bool = False
+) -> list[Finding]:
     """Every measure on the validation patients (on nobody's labels but theirs); a few seconds.
 
     Without validation patients the geometry is measured on training images, and the sentence says so. What the data
@@ -148,6 +150,7 @@ def watch(encoder: Encoder | ModalityEncoders, store: ImageStore, samples: Sampl
         store: the pixels of `samples.cohort`.
         samples: images, slices or clips, as the recipe says.
         recipe: for its augmentation, seed and probe.
+        idle: no objective had anything to learn from, so that a spread says nothing of the training.
 
     Raises:
         RecipeError: as `check_probe`.
@@ -167,26 +170,25 @@ def watch(encoder: Encoder | ModalityEncoders, store: ImageStore, samples: Sampl
     if not np.isfinite(vectors).all():
         return [Finding("finite", 0.0, False, "Embeddings are not finite: the weights have diverged.")]
     z = torch.from_numpy(vectors)
-    findings = _geometry(z, where)
+    findings = _geometry(z, where, idle)
     findings.append(_alignment(encoder, store, samples, positions[:256], recipe, where))
     if where == "validation":
         findings += _probe(vectors, samples.cohort, samples.first_row[positions], recipe)
     return findings
 
 
-def _geometry(z: Tensor, where: str) -> list[Finding]:
+def _geometry(z: Tensor, where: str, idle: bool) -> list[Finding]:
     spread, rank = collapse(z), effective_rank(z - z.mean(0))
     most = min(z.shape[0] - 1, z.shape[1])
     even = uniformity(z[:512])
+    fine = "as the encoder began, since nothing was compared." if idle else "no collapse."
     return [
         Finding(
             "spread",
             spread,
             spread >= 0.1,
             f"Spread of {where} embeddings is {spread:.2f} of 1: "
-            + (
-                "no collapse." if spread >= 0.1 else "collapsed or nearly so; lower the learning rate, check the views."
-            ),
+            + (fine if spread >= 0.1 else "collapsed or nearly so; lower the learning rate, check the views."),
         ),
         Finding(
             "effective_rank",

@@ -36,12 +36,13 @@ from bolus.encoders.modality_folder import save_encoders
 from bolus.errors import OutOfMemoryError, TrainingError
 from bolus.health import check_probe, watch
 from bolus.objectives.base import Loss
+from bolus.objectives.heads import at_least_float32
 from bolus.optimization import lr_factor, peak_lr
 from bolus.processes import any_process, broadcast_parameters, gather, same_everywhere
 from bolus.progress import Meter
 from bolus.recipe import Recipe
 from bolus.run import Run
-from bolus.window import Window
+from bolus.window import Window, find_idle
 
 
 def pretrain(
@@ -166,7 +167,9 @@ def pretrain(
                 looked.append(model.combiner.conflicts.to_json())
                 run.append({"kind": "conflicts", "step": step, **looked[-1]})
             if looks and state.is_main_process:
-                findings = [*watch(model.encoder, store, samples, recipe), *weigh_conflicts(looked)]
+                found = find_idle(run.metrics())
+                seen = watch(model.encoder, store, samples, recipe, idle=len(found) == len(model.objectives))
+                findings = [*found, *seen, *weigh_conflicts(looked)]
                 looked = []
                 run.append({"kind": "health", "step": step, "findings": [finding.to_json() for finding in findings]})
                 for finding in findings:
@@ -226,7 +229,7 @@ def training_step(
     share = 1.0 / recipe.training.accumulate
     model.combiner.accumulate(
         {
-            name: model.scaler.scale(loss.value.float() * (recipe.objectives[name].weight * share))
+            name: model.scaler.scale(at_least_float32(loss.value) * (recipe.objectives[name].weight * share))
             for name, loss in losses.items()
         },
         seed=whole.seed,

@@ -1,8 +1,9 @@
-"""What happened since the last line of metrics: losses, anchors, speed and data wait."""
+"""What happened since the last line of metrics: losses, anchors, speed, data wait; and objectives without a loss."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from bolus.checkpoint import last_checkpoint
 from bolus.data.loading import Fetched
 from bolus.errors import NonFiniteLossError
+from bolus.health import Finding
 from bolus.run import Run
 
 
@@ -69,3 +71,25 @@ class Window:
             "images_per_second": self.samples * views * processes / seconds,
             "data_wait": self.wait / seconds,
         }
+
+
+def find_idle(lines: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """Objectives whose loss was exactly 0 at every step of the run: they had nothing to learn from.
+
+    Args:
+        lines: all metrics of the run.
+
+    >>> line = {"kind": "train", "losses": {"views": 0.0}, "counts": {"views": {"anchors": 0.0}}}
+    >>> find_idle([line])[0].sentence.partition(":")[0]
+    'views compared nothing'
+    """
+    trained = [line for line in lines if line["kind"] == "train"]
+    found = []
+    for name in trained[0]["losses"] if trained else ():
+        if all(line["losses"][name] == 0 for line in trained):
+            lonely = all(line["counts"][name]["anchors"] == 0 for line in trained)
+            why = "no sample of a batch had a partner" if lonely else "no batch held anything to tell partners from"
+            way_out = "raise sampling.batch_size, or look at what the objective's relation and negatives leave"
+            sentence = f"{name} compared nothing: its loss was 0.0 at every step, and {why}; {way_out}."
+            found.append(Finding(f"idle {name}", 0.0, False, sentence))
+    return found

@@ -112,6 +112,15 @@ class Relation:
         return tuple(dict.fromkeys((*self.same, *self.differ, *ranged)))
 
     @property
+    def with_itself(self) -> bool:
+        """Whether a sample without missing values is its own partner, so that its other views are.
+
+        >>> Relation.parse("patient").with_itself, Relation(same=("patient",), differ=("time",)).with_itself
+        (True, False)
+        """
+        return not (self.differ or self.far)
+
+    @property
     def range(self) -> tuple[str, float] | None:
         """(role, amount) of the one range, whichever it is."""
         return self.within or self.near or self.far
@@ -201,10 +210,11 @@ class Needs:
         levels: feature maps of every level of the encoder.
         grid: the last feature map.
         pixels: the views themselves, of single images.
+        samples: the least number of samples of a batch; with fewer there is nothing to compare, however many views.
 
     Example:
         >>> Needs(views=2).merge(Needs(roles=frozenset({"patient"}), grid=True))
-        Needs(views=2, roles=frozenset({'patient'}), relations=(), levels=False, grid=True, pixels=False)
+        Needs(views=2, roles=frozenset({'patient'}), relations=(), levels=False, grid=True, pixels=False, samples=1)
     """
 
     views: int = 1
@@ -213,6 +223,7 @@ class Needs:
     levels: bool = False
     grid: bool = False
     pixels: bool = False
+    samples: int = 1
 
     def merge(self, *needs: Needs) -> Needs:
         """What satisfies this and all the others: the most views, and everything that any of them asks for."""
@@ -224,6 +235,7 @@ class Needs:
             levels=any(need.levels for need in every),
             grid=any(need.grid for need in every),
             pixels=any(need.pixels for need in every),
+            samples=max(need.samples for need in every),
         )
 
 

@@ -16,6 +16,7 @@ from bolus.data.batch import Batch
 from bolus.data.relation import Needs
 from bolus.encoders.features import Features
 from bolus.errors import RecipeError, UsageError, suggest
+from bolus.recipe import Recipe
 
 Table = Mapping[str, npt.NDArray[Any]]
 """Role -> values of the training samples, `[n]`: int64 codes with -1 missing, or float64 numbers with NaN missing."""
@@ -61,6 +62,46 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def loss(self, embedded: dict[str, Tensor], batch: Batch) -> Loss:
         """Across rows of the global batch, after gathering; holds for one process and for many."""
+
+
+def check_batch(objectives: Mapping[str, Objective], recipe: Recipe, processes: int = 1) -> None:
+    """Refuse batches that leave an objective nothing to compare, so that a collapsed encoder is as good as any.
+
+    A loss sees the samples of all processes, so that their whole batch counts, but a normalisation in a head those of
+    one process: of a single sample it keeps only what sets its views apart. Accumulated batches do not see each other.
+
+    Args:
+        objectives: by name.
+        recipe: for its sampling and accumulation.
+        processes: that share a batch evenly.
+
+    Raises:
+        RecipeError: fewer samples than an objective needs.
+
+    >>> from bolus.objectives import Contrast, FeatureShape
+    >>> recipe = Recipe.load("simclr").override(["sampling.batch_size=1"])
+    >>> check_batch({"views": Contrast(FeatureShape(dim=6, grid_channels=6, grid_stride=32))}, recipe)
+    Traceback (most recent call last):
+    bolus.errors.RecipeError: sampling.batch_size: objectives.views compares samples with each other and needs a batch
+    of at least 2, found 1; set sampling.batch_size=2 or more
+    """
+    batch_size = recipe.sampling.batch_size
+    alone = " (the batches that training.accumulate joins are compared one by one)"
+    for name, objective in objectives.items():
+        least = objective.needs.samples
+        if batch_size < least:
+            raise RecipeError(
+                f"sampling.batch_size: objectives.{name} compares samples with each other and needs a batch of at "
+                f"least {least}, found {batch_size}; set sampling.batch_size={least} or more"
+                f"{alone if recipe.training.accumulate > 1 else ''}"
+            )
+        normalises = any(isinstance(module, nn.BatchNorm1d) for module in objective.modules())
+        if least > 1 and normalises and batch_size == processes:
+            raise RecipeError(
+                f"sampling.batch_size: {batch_size} for {processes} processes is one sample each, and the head of "
+                f"objectives.{name} normalises over the samples of a process; set sampling.batch_size={2 * processes} "
+                "or more, or launch fewer processes"
+            )
 
 
 def scores_among(table: Table, targets: str | Sequence[str] | None, key: str = "targets") -> tuple[str, ...]:

@@ -114,6 +114,8 @@ class Contrast(Objective):
             views=2 if "sample" in self.relation.same else 1,
             roles=(roles | {"patient"} if negatives == "other_patients" else roles) - {"sample"},
             relations=(self.relation,),
+            # Two on either side of a term; else a row, its partner and a negative, and views may be partners.
+            samples=4 if between is not None else 2 if self.relation.with_itself else 3,
         )
         widths = [dim] if hidden == 0 else [shape.dim if hidden is None else hidden, dim]
         self.head = ProjectionHead(shape.dim, widths, last_norm=last_norm, hidden_norm=hidden_norm)

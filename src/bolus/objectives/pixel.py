@@ -207,6 +207,7 @@ class PixelContrast(Objective):
             roles=roles | {"patient"} if negatives == "other_patients" else roles,
             relations=(self.relation,),
             grid=True,
+            samples=2 if self.relation.with_itself else 3,  # a partner, which a view may be, and a negative
         )
         self.head = nn.Sequential(nn.Conv2d(shape.grid_channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, dim, 1))
         self._lent: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no part of this module

@@ -177,7 +177,7 @@ class RankNContrast(Objective):
         scales = [standardisation(table, role)[1] for role in self.targets] if len(self.targets) > 1 else [1.0]
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
-        self.needs = Needs(views=1, roles=frozenset(self.targets))
+        self.needs = Needs(views=1, roles=frozenset(self.targets), samples=2)
         widths: Sequence[int] = [] if dim is None else [shape.dim if hidden is None else hidden, dim]
         self.head = ProjectionHead(shape.dim, widths, last_norm=False) if widths else None
 

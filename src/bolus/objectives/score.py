@@ -203,7 +203,7 @@ class ScoreContrast(Objective):
         roles = {self.target, "patient"} if inter_patient_only else {self.target}
         differ = ("patient",) if inter_patient_only else ()
         near = Relation(differ=differ, near=(self.target, threshold * float(np.ptp(known))))
-        self.needs = Needs(views=1, roles=frozenset(roles), relations=(near,))
+        self.needs = Needs(views=1, roles=frozenset(roles), relations=(near,), samples=3)
         widths: Sequence[int] = [] if dim is None else [shape.dim if hidden is None else hidden, dim]
         self.head = ProjectionHead(shape.dim, widths, last_norm=False) if widths else None
 

@@ -167,6 +167,7 @@ class SupReMix(Objective):
             views=1,
             roles=roles | {"patient"} if negatives == "other_patients" else roles,
             relations=tuple(near),
+            samples=2,
         )
         self.head = ProjectionHead(shape.dim, [shape.dim if hidden is None else hidden, dim], last_norm=True)
 

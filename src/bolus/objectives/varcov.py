@@ -152,7 +152,7 @@ class VarCov(Objective):
         for name, size in {**sizes, "level_size": 1 if level_size is None else level_size}.items():
             if size < 1:
                 raise RecipeError(f"{name}: expected 1 or more, found {size}")
-        self.needs = Needs(views=2, levels=source == "levels")
+        self.needs = Needs(views=2, levels=source == "levels", samples=2)
         self.source = source
         self.level_size = level_size
         self.grid = grid
