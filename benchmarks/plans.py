@@ -63,8 +63,8 @@ def write() -> str:
 
 def _section(title: str, table: Path, roles: list[str], missing: list[str]) -> str:
     split = [] if table.suffix == ".yaml" else SPLIT
-    found = plan(open_cohort(table, roles, missing, None, split))
-    words = cohort_words(table, roles, missing, None, split)
+    found = plan(open_cohort(table, roles, missing, [], None, split))
+    words = cohort_words(table, roles, missing, [], None, split)
     command = f"bolus plan {' '.join(words)} -o recipe.yaml"
     return f"## {title}\n\n```\n$ {command}\n\n{render(found, cohort=words)}\n```\n"
 

@@ -115,7 +115,7 @@ def test_an_unreadable_file_is_tried_again_but_not_hashed_again(
     assert len(build_store(cohort, Preprocessing(SIZE)).quarantined) == 1
     monkeypatch.setattr(sources, "_digest", refuse)
     original, tried = frames.read_image, []
-    monkeypatch.setattr(frames, "read_image", lambda path, frame=None: tried.append(path) or original(path))
+    monkeypatch.setattr(frames, "read_image", lambda path, frame=None, voi=None: tried.append(path) or original(path))
     assert [item.row for item in build_store(cohort, Preprocessing(SIZE)).quarantined] == [1]
     assert [path.name for path in tried] == ["Surname1.png"]
 
@@ -167,7 +167,7 @@ def test_equal_files_are_decoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
     decoded: list[Path] = []
     original = frames.read_image
 
-    def counted(path: Path, frame: int | None = None) -> Image:
+    def counted(path: Path, frame: int | None = None, voi: bool | None = None) -> Image:
         decoded.append(path)
         return original(path, frame=frame)
 
@@ -246,12 +246,12 @@ def test_what_was_decoded_before_an_interruption_is_kept(
     cohort = write(tmp_path / "a", [noise(seed) for seed in range(5)])
     original, decoded = frames.read_image, []
 
-    def stops(path: Path, frame: int | None = None) -> Image:
+    def stops(path: Path, frame: int | None = None, voi: bool | None = None) -> Image:
         if path.name == stopped_at:
             raise KeyboardInterrupt
         return counted(path, frame=frame)
 
-    def counted(path: Path, frame: int | None = None) -> Image:
+    def counted(path: Path, frame: int | None = None, voi: bool | None = None) -> Image:
         decoded.append(path.name)
         return original(path, frame=frame)
 
@@ -406,8 +406,8 @@ def test_twelve_bits_in_sixteen_use_the_whole_range_and_one_for_all_images(tmp_p
 
 def test_each_modality_has_its_own_range(tmp_path: Path) -> None:
     pictures = [np.full((20, 20), value, np.uint16) for value in (1000, 3000, 500)]
-    store = build_store(write(tmp_path / "a", pictures, modality=["CT", "MR", "CT"]), Preprocessing(SIZE))
-    assert store.preprocessing.ranges == {"CT": (0.0, 1023.0), "MR": (0.0, 4095.0)}
+    store = build_store(write(tmp_path / "a", pictures, modality=["PT", "XR", "PT"]), Preprocessing(SIZE))
+    assert store.preprocessing.ranges == {"PT": (0.0, 1023.0), "XR": (0.0, 4095.0)}
     found = units(store)[:, 0, 0, 0]
     np.testing.assert_allclose(found, [1000 / 1023, 3000 / 4095, 500 / 1023], atol=1e-5)
 
@@ -438,7 +438,7 @@ def test_signed_values_lie_about_the_middle(tmp_path: Path, monkeypatch: pytest.
     cohort = write(tmp_path / "a", [noise(0), noise(1)])  # files to hash; the arrays come from below
     arrays = [np.linspace(-1024, 0, 400, dtype=np.float32), np.linspace(0, 3071, 400, dtype=np.float32)]
 
-    def units_of_hounsfield(path: Path, frame: int | None = None) -> Image:
+    def units_of_hounsfield(path: Path, frame: int | None = None, voi: bool | None = None) -> Image:
         array = arrays[int(path.stem[-1])].reshape(1, 20, 20)
         return Image(array, None, Range(-9.0, 9.0, "cohort"), 16, False)
 
@@ -452,7 +452,7 @@ def test_signed_values_lie_about_the_middle(tmp_path: Path, monkeypatch: pytest.
 def test_a_constant_image_does_not_divide_by_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = write(tmp_path / "a", [noise(0)])
     flat = Image(np.full((1, 20, 20), 7, np.float32), None, Range(0, 7, "cohort"), 32, False)
-    monkeypatch.setattr(frames, "read_image", lambda path, frame=None: flat)
+    monkeypatch.setattr(frames, "read_image", lambda path, frame=None, voi=None: flat)
     np.testing.assert_allclose(units(build_store(cohort, Preprocessing(SIZE))), 1.0, atol=1e-6)
 
 
@@ -596,11 +596,16 @@ def test_frames_read_at_once_equal_frames_read_one_by_one(kind: str, tmp_path: P
         assert isinstance(found, Image)
         np.testing.assert_array_equal(found.array, alone.array)
         assert (found.bits, found.inverted) == (alone.bits, alone.inverted)
-        if alone.range.rule != "cohort":  # which is found again over the cohort
+        together = alone.range.rule in ("cohort", "series")  # which is found again over all of them
+        if not together:
             assert found.range == alone.range
         expected, stored = (shrink(image, Preprocessing(SIZE, 3)) for image in (alone, found))
         np.testing.assert_array_equal(stored.array, expected.array)
-        assert replace(stored, array=expected.array) == expected
+        np.testing.assert_array_equal(stored.quantiles, expected.quantiles)
+        same = {"array": expected.array, "quantiles": expected.quantiles}
+        if together:
+            same["grey"] = expected.grey
+        assert replace(stored, **same) == replace(expected, **same)
 
 
 @pytest.mark.parametrize("huge", [False, True])
@@ -611,7 +616,7 @@ def test_a_volume_is_decoded_once_unless_it_fills_the_memory(
     cohort = table(tmp_path, [path.name] * number, order=[str(frame) for frame in range(number)])
     original, calls = frames.read_image, []
     monkeypatch.setattr(
-        frames, "read_image", lambda path, frame=None: calls.append(frame) or original(path, frame=frame)
+        frames, "read_image", lambda path, frame=None, voi=None: calls.append(frame) or original(path, frame=frame)
     )
     monkeypatch.setattr(frames, "LARGE", 1000)
     if huge:
@@ -653,7 +658,9 @@ def test_values_out_of_a_stated_range_are_quarantined(tmp_path: Path, monkeypatc
     wrong = Image(np.full((1, 20, 20), 5000, np.float32), None, Range(0, 4095, "bits_stored"), 12, False)
     original = frames.read_image
     monkeypatch.setattr(
-        frames, "read_image", lambda path, frame=None: wrong if "1" in path.name else original(path, frame=frame)
+        frames,
+        "read_image",
+        lambda path, frame=None, voi=None: wrong if "1" in path.name else original(path, frame=frame),
     )
     (item,) = build_store(cohort, Preprocessing(SIZE)).quarantined
     assert item.row == 1
@@ -664,7 +671,7 @@ def test_an_error_of_the_reader_loses_the_name_of_its_file(tmp_path: Path, monke
     cohort = write(tmp_path / "a", [noise(0), noise(1)])
     original = frames.read_image
 
-    def fails(path: Path, frame: int | None = None) -> Image:
+    def fails(path: Path, frame: int | None = None, voi: bool | None = None) -> Image:
         if "1" in path.name:
             raise ImageError(f"{path.name}: torn at {path}, see {path.name}")
         return original(path, frame=frame)

@@ -123,12 +123,14 @@ def test_a_fixed_column_is_taken_as_it_is():
     fixed = pd.Series(["Train", "VALIDATION", "dev", "valid", " test", "val"])
     sides = split_patients(np.array(list("abcdef")), **SHARES, fixed=fixed)
     assert sides.tolist() == ["train", "val", "val", "val", "test", "val"]
+    fixed = pd.Series(["training", "Validate", "testing", "Holdout"])
+    assert split_patients(np.array(list("abcd")), **SHARES, fixed=fixed).tolist() == ["train", "val", "test", "test"]
     assert sides.dtype.kind == "U"
 
 
 def test_an_unknown_side_is_named_with_its_rows():
-    fixed = pd.Series(["train", "holdout", None, "test"])
-    with pytest.raises(CohortError, match=r"rows 2, 3: expected train, val or test .* found holdout, a missing value"):
+    fixed = pd.Series(["train", "elsewhere", None, "test"])
+    with pytest.raises(CohortError, match=r"rows 2, 3: expected train, val .* found elsewhere, a missing value"):
         split_patients(np.array(list("abcd")), **SHARES, fixed=fixed)
 
 
@@ -270,7 +272,7 @@ def site_table(tmp_path):
 
 def test_a_cohort_leaves_a_site_out_and_says_so(tmp_path):
     table = site_table(tmp_path)
-    cohort = open_cohort(table, [], [], None, ["leave_out_site=north", "val=0", "test=0.999"])  # no share of the test
+    cohort = open_cohort(table, [], [], [], None, ["leave_out_site=north", "val=0", "test=0.999"])  # nobody's share
     assert cohort.split.tolist() == ["test"] * 2 + ["train"] * 6
     assert cohort.split_hash == split_digest(cohort.split, cohort.patients)
     assert cohort.split_hash != Cohort.open(table, split={"leave_out_site": "east", "val": 0}).split_hash

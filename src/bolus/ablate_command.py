@@ -12,6 +12,7 @@ from bolus.options import (
     CacheOption,
     CohortArgument,
     MissingOption,
+    RangeOption,
     RoleOption,
     RootOption,
     SplitOption,
@@ -60,6 +61,7 @@ def ablate(
     ),
     role: RoleOption = [],  # noqa: B006
     missing: MissingOption = [],  # noqa: B006
+    value_range: RangeOption = [],  # noqa: B006
     root: RootOption = None,
     split: SplitOption = [],  # noqa: B006
     cache: CacheOption = None,
@@ -75,7 +77,7 @@ def ablate(
     if labelled_patients is not None:
         labelled = numbers(labelled_patients, "--labelled-patients", int)
     run_ablate(
-        open_cohort(cohort, role, missing, root, split),
+        open_cohort(cohort, role, missing, value_range, root, split),
         recipe=recipe,
         over=over[0] if over else "objectives",
         recipes=names(recipes) or (),

@@ -32,8 +32,9 @@ from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, each_encoder, recipe_encoder
 from bolus.errors import CohortError, RecipeError, name_rows, suggest
 from bolus.objectives import build_objectives, resolve_objectives
-from bolus.objectives.base import Objective, Table
+from bolus.objectives.base import Objective, Table, check_batch
 from bolus.optimization import build_optimizer
+from bolus.processes import world_size
 from bolus.progress import Meter
 from bolus.recipe import Recipe
 
@@ -72,7 +73,7 @@ def build_model(recipe: Recipe, device: torch.device, table: Table) -> Model:
         table: `TrainingColumns`, which knows the modalities; plain columns will do where one encoder sees all.
 
     Raises:
-        RecipeError, EncoderError: a key that cannot be met.
+        RecipeError, EncoderError: a key that cannot be met, or a batch too small for what is compared in it.
         CohortError: an encoder for each modality, and no column says which an image is of.
     """
     modalities = []
@@ -82,6 +83,7 @@ def build_model(recipe: Recipe, device: torch.device, table: Table) -> Model:
     encoder = recipe_encoder(recipe, modalities).to(device)
     inputs = {name: (recipe.encoder_of(name).in_channels, recipe.images_of(name).size) for name in modalities}
     objectives = build_objectives(recipe, replace(encoder.shape, inputs=inputs), table, seed=recipe.training.seed)
+    check_batch(objectives, recipe, world_size())
     needs = Needs().merge(*(objective.needs for objective in objectives.values()))
     if recipe.images.views < needs.views:
         raise RecipeError(f"images.views: the objectives need {needs.views} views, found {recipe.images.views}")
@@ -151,7 +153,7 @@ def check_modalities(recipe: Recipe, cohort: Cohort) -> None:
 
 
 def contract_of(cohort: Cohort, recipe: Recipe) -> Preprocessing:
-    """What the recipe asks of the images, with the ranges that the cohort states.
+    """What the recipe asks of the images, with the ranges that a check of the cohort found.
 
     Raises:
         CohortError: a side to mirror, and no column says which side an image shows.
@@ -169,7 +171,7 @@ def contract_of(cohort: Cohort, recipe: Recipe) -> Preprocessing:
         own, channels = recipe.images_of(name), recipe.encoder_of(name).in_channels
         modalities[name] = replace(base, size=own.size, channels=channels, fit=own.fit)
     differing = {name: each for name, each in modalities.items() if each != base}
-    return replace(base, ranges=cohort.spec.ranges, modalities=differing)
+    return replace(base, ranges=cohort.spec.cohort_ranges, modalities=differing)
 
 
 def open_images(cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool) -> ImageStore:
@@ -206,8 +208,8 @@ def build_loader(
         readable: rows to count as readable; the store's where None.
 
     Raises:
-        CohortError: no training samples, clips of one frame only, a role that an objective needs and no column has,
-            or a label of several classes a row.
+        CohortError: no training samples or too few to compare, clips of one frame only, a role that an objective needs
+            and no column has, or a label of several classes a row.
         RecipeError: a batch that cannot be filled or shared evenly, a relation without a single pair, a meta label that
             is unique or constant, or bins of something that is no number.
     """
@@ -224,6 +226,11 @@ def build_loader(
     positions = np.flatnonzero((cohort.split[samples.first_row] == "train") & samples.readable(usable))
     if not len(positions):
         raise CohortError("no readable image belongs to a training patient")
+    if len(positions) < needs.samples:
+        raise CohortError(
+            f"the objectives compare at least {needs.samples} samples with each other, and training patients have "
+            f"{len(positions)} that can be read; add patients, or leave more of them to training with --split"
+        )
     if samples.unit == "clip" and samples.num_rows[positions].max() == 1:
         raise CohortError(
             "images.unit is clip, but every training clip has one frame; give the column that says which clip a row "
@@ -313,6 +320,8 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
     for role, values in sorted(loader.columns.items()):
         digest.update(role.encode() + np.ascontiguousarray(values[loader.positions]).tobytes())
     contract = loader.store.preprocessing.to_json()
+    if not contract["rules"]:  # nor had contracts of earlier versions any, and without rules images are what they were
+        del contract["rules"]
     if loader.frames is None:
         del contract["frames"]
     else:

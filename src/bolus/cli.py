@@ -19,6 +19,7 @@ from bolus.options import (
     CacheOption,
     CohortArgument,
     MissingOption,
+    RangeOption,
     RoleOption,
     RootOption,
     SplitOption,
@@ -55,19 +56,25 @@ def check(
     cohort: CohortArgument,
     role: RoleOption = [],  # noqa: B006
     missing: MissingOption = [],  # noqa: B006
+    value_range: RangeOption = [],  # noqa: B006
     root: RootOption = None,
     split: SplitOption = [],  # noqa: B006
     out: Annotated[Path, typer.Option("-o", "--out", help="cohort.yaml to write")] = Path("cohort.yaml"),
     report: Annotated[Path | None, typer.Option(help="JSON to write (default: beside cohort.yaml)")] = None,
+    thumbnails: Annotated[
+        Path | None, typer.Option(help="folder for sheets of pictures, as the encoder will see them")
+    ] = None,
 ) -> None:
     """Look at every image and row before training; write what was taken for what; exit 1 on errors."""
     from bolus.data.checking import check as run_check
 
-    found = run_check(open_cohort(cohort, role, missing, root, split))
+    found = run_check(open_cohort(cohort, role, missing, value_range, root, split), thumbnails=thumbnails)
     console.print(found.render(), highlight=False)
     found.write(report or out.with_name(f"{out.stem}-check.json"))
     found.cohort.save(out)
     console.print(f"wrote {out} and {report or out.with_name(f'{out.stem}-check.json')}", highlight=False)
+    if thumbnails is not None:
+        say(f"wrote sheets of pictures to {thumbnails}: they show patients' images")
     if found.errors:
         raise typer.Exit(1)
 
@@ -81,6 +88,7 @@ def plan(
     force: Annotated[bool, typer.Option("--force", help="write over another recipe")] = False,
     role: RoleOption = [],  # noqa: B006
     missing: MissingOption = [],  # noqa: B006
+    value_range: RangeOption = [],  # noqa: B006
     root: RootOption = None,
     split: SplitOption = [],  # noqa: B006
 ) -> None:
@@ -89,8 +97,10 @@ def plan(
     from bolus.planning.planner import plan as make_plan
     from bolus.planning.writing import save_recipe
 
-    found = make_plan(open_cohort(cohort, role, missing, root, split), unit=unit, overrides=overrides or [])
-    say(render(found, cohort=cohort_words(cohort, role, missing, root, split), recipe=str(out)), "")
+    found = make_plan(
+        open_cohort(cohort, role, missing, value_range, root, split), unit=unit, overrides=overrides or []
+    )
+    say(render(found, cohort=cohort_words(cohort, role, missing, value_range, root, split), recipe=str(out)), "")
     save_recipe(found, out, force=force)
     say(f"wrote {out}")
 
@@ -106,6 +116,7 @@ def pretrain(
     dry: Annotated[bool, typer.Option("--dry-run", help="two steps: memory, images/s, time to finish")] = False,
     role: RoleOption = [],  # noqa: B006
     missing: MissingOption = [],  # noqa: B006
+    value_range: RangeOption = [],  # noqa: B006
     root: RootOption = None,
     split: SplitOption = [],  # noqa: B006
     cache: CacheOption = None,
@@ -122,7 +133,7 @@ def pretrain(
             f"--recipe is needed: one of {', '.join(recipe_names())}, or a YAML file; "
             f"bolus plan {cohort} -o recipe.yaml writes one for this cohort, and --planned trains with it at once"
         )
-    opened, given = open_cohort(cohort, role, missing, root, split), overrides or []
+    opened, given = open_cohort(cohort, role, missing, value_range, root, split), overrides or []
     with _planned(opened, out, given, resume) if planned else nullcontext(Recipe.load(recipe).override(given)) as made:
         if dry:
             found = dry_run(opened, recipe=made, cache=cache)
@@ -155,6 +166,7 @@ def embed(
     size: Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")] = None,
     role: RoleOption = [],  # noqa: B006
     missing: MissingOption = [],  # noqa: B006
+    value_range: RangeOption = [],  # noqa: B006
     root: RootOption = None,
     split: SplitOption = [],  # noqa: B006
     cache: CacheOption = None,
@@ -162,7 +174,7 @@ def embed(
     """Embed every image or clip, joined to its row of the table, a clip to its first."""
     from bolus.embedding import embed as run_embed
 
-    opened = open_cohort(cohort, role, missing, root, split)
+    opened = open_cohort(cohort, role, missing, value_range, root, split)
     frame = run_embed(encoder, opened, out=out, keep_context=keep_context, size=size, cache=cache)
     width = len(frame["embedding"].iloc[0]) if len(frame) else 0
     console.print(f"{len(frame)} embeddings of width {width} in {out}", highlight=False)
@@ -183,6 +195,7 @@ def predict(
     size: Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")] = None,
     role: RoleOption = [],  # noqa: B006
     missing: MissingOption = [],  # noqa: B006
+    value_range: RangeOption = [],  # noqa: B006
     root: RootOption = None,
     cache: CacheOption = None,
 ) -> None:
@@ -192,7 +205,7 @@ def predict(
     if not head:
         raise UsageError("--head is needed: a target that was evaluated, or a head file")
     frame = run_predict(
-        encoder, open_cohort(cohort, role, missing, root, []), head=head, out=out, size=size, cache=cache
+        encoder, open_cohort(cohort, role, missing, value_range, root, []), head=head, out=out, size=size, cache=cache
     )
     say(f"{int(frame['reason'].isna().sum())} predictions for {len(frame)} rows in {out}")
     say(*(f"note: {remark}" for remark in frame.attrs["remarks"]))

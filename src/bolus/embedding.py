@@ -18,6 +18,7 @@ from bolus.data.augment import plain
 from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.clips import open_samples, pick_frames
 from bolus.data.cohort import Cohort
+from bolus.data.range_rules import describe_rule
 from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import external_encoder
@@ -178,9 +179,9 @@ def _embed_alike(
 def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> ImageStore:
     """The cohort's images as this encoder expects them; for clips, give it the cohort of `samples_of`.
 
-    A modality that needs a range and whose name the encoder does not know takes the encoder's only range, where it has
-    one and the cohort has one modality; otherwise the range that the cohort states, or the one that covers its images.
-    `remarks_on` says so.
+    A range that the cohort states wins over the encoder's. A modality that needs one and whose name the encoder does
+    not know takes the encoder's only range, where it has one and the cohort has one modality; otherwise the range that
+    a check of the cohort found, or the one that covers its images. `remarks_on` says so.
 
     Raises:
         CohortError: as `build_store`.
@@ -198,12 +199,12 @@ def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> 
             )
     contract = judged.preprocessing.seen_by(cohort.modality)
     store = build_store(cohort, contract, folder=cache)
-    unknown = set(store.preprocessing.ranges) - set(known)
+    unknown = set(store.preprocessing.ranges) - {*known, *cohort.spec.ranges}
     if len(known) == 1 and len(set(cohort.modality)) == 1:
         (only,) = known.values()
         ranges = dict.fromkeys(unknown, only)
     else:
-        ranges = {name: cohort.spec.ranges[name] for name in unknown & set(cohort.spec.ranges)}
+        ranges = {name: cohort.spec.cohort_ranges[name] for name in unknown & set(cohort.spec.cohort_ranges)}
     if not ranges:
         return store
     return build_store(cohort, replace(contract, ranges={**known, **ranges}), folder=cache)
@@ -211,14 +212,21 @@ def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> 
 
 def remarks_on(judged: Judged, store: ImageStore) -> list[str]:
     """What a person must know of the images that `open_store` gave this encoder, in sentences."""
-    known = judged.preprocessing.ranges
+    known, rules = judged.preprocessing.ranges, judged.preprocessing.rules
     said = list(store.remarks)
     for name, (low, high) in sorted(store.preprocessing.ranges.items()):
         if name in known:
+            if known[name] != (low, high):
+                trained = "{:g} to {:g}".format(*known[name])
+                said.append(f"{name}: {low:g} to {high:g} is stated, and the encoder was trained with {trained}.")
             continue
         same = [other for other, values in known.items() if tuple(values) == (low, high)]
         origin = f"the range it knows for {same[0]}" if same else "not a range it was trained with"
         said.append(f"The encoder does not know modality {name!r}: values {low:g} to {high:g} are used, {origin}.")
+    for name, (rule, low, high) in sorted((store.preprocessing.rules or {}).items()):
+        if rules is None or name not in rules:
+            shown = describe_rule(rule, (low, high))
+            said.append(f"The encoder does not say how {name} of more than eight bits becomes grey: {shown}.")
     if judged.preprocessing.mirror is not None and store.mirrored is None:
         side = judged.preprocessing.mirror
         said.append(f"The encoder expects images of the {side} mirrored; no column has the role laterality: none was.")

@@ -11,6 +11,7 @@ from bolus.errors import UsageError
 from bolus.options import (
     CacheOption,
     MissingOption,
+    RangeOption,
     RoleOption,
     RootOption,
     SplitOption,
@@ -98,6 +99,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="folder (default: in the run)")] = None,
     role: RoleOption = [],  # noqa: B006
     missing: MissingOption = [],  # noqa: B006
+    value_range: RangeOption = [],  # noqa: B006
     root: RootOption = None,
     split: SplitOption = [],  # noqa: B006
     cache: CacheOption = None,
@@ -138,7 +140,7 @@ def evaluate(
     segment = {"labelled_patients": labelled_patients, "steps": steps, "overlays": overlays, "class": class_ or None}
     segmenting = segment_arguments(_given("--task segment", task == "segment", **segment))
     table = Path(encoder_or_cohort) if cohort is None else cohort
-    source, opened = encoder or encoder_or_cohort, open_cohort(table, role, missing, root, split)
+    source, opened = encoder or encoder_or_cohort, open_cohort(table, role, missing, value_range, root, split)
     common: dict[str, Any] = {"out": out, "seed": seed, "size": size, "cache": cache, **repeated}
     if task == "segment":
         _segment(source, opened, target=target or "mask", **segmenting, **common)
@@ -154,7 +156,7 @@ def evaluate(
         return
     common |= shares
     if elsewhere is not None:
-        there = open_cohort(elsewhere, [], [], None, [])
+        there = open_cohort(elsewhere, [], [], [], None, [])
         classes |= {"elsewhere_target": elsewhere_target}
         _read_off("evaluate_elsewhere", source, opened, there, task=task, **classes, **common)
     elif task == "change":

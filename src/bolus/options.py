@@ -17,6 +17,12 @@ RoleOption = Annotated[list[str], typer.Option("--role", metavar="ROLE=COLUMN", 
 MissingOption = Annotated[
     list[str], typer.Option("--missing", metavar="COLUMN=VALUE", help="a value that means missing; repeatable")
 ]
+RangeOption = Annotated[
+    list[str],
+    typer.Option(
+        "--range", metavar="MODALITY=LOW:HIGH", help="values shown as black and white, whatever files say; repeatable"
+    ),
+]
 RootOption = Annotated[str | None, typer.Option(help="folder that image paths are relative to (default: the table's)")]
 SplitOption = Annotated[
     list[str],
@@ -104,22 +110,48 @@ def class_names(items: list[str]) -> dict[int, str]:
     return found
 
 
-def open_cohort(path: Path, role: list[str], missing: list[str], root: str | None, split: list[str]) -> Any:
-    """A cohort or bare table with the roles, missing codes and split of the command line."""
+def ranges(items: list[str]) -> dict[str, tuple[float, float]]:
+    """--range MODALITY=LOW:HIGH options, each modality once.
+
+    >>> ranges(["CT=-1000:1000"])
+    {'CT': (-1000.0, 1000.0)}
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for name, text in pairs(items, "--range"):
+        try:
+            low, high = (float(part) for part in text.split(":"))
+        except ValueError:
+            raise UsageError(f"--range expects MODALITY=LOW:HIGH such as CT=-160:240, found {name}={text}") from None
+        if name in found:
+            raise UsageError(f"--range names the modality {name} twice")
+        if not low < high:
+            raise UsageError(f"--range {name}: expected black below white, found {low:g}:{high:g}")
+        found[name] = (low, high)
+    return found
+
+
+def open_cohort(
+    path: Path, role: list[str], missing: list[str], value_range: list[str], root: str | None, split: list[str]
+) -> Any:
+    """A cohort or bare table with the roles, missing codes, ranges and split of the command line."""
     from bolus.data.cohort import Cohort
 
     codes: dict[str, list[Any]] = {}
     for column, value in pairs(missing, "--missing"):
         codes.setdefault(column, []).append(value)
     shares = dict(pairs(split, "--split")) or None  # numbers as text: the cohort's own check reads them
-    return Cohort.open(path, roles=dict(pairs(role, "--role")), missing=codes, root=root, split=shares)
+    roles = dict(pairs(role, "--role"))
+    return Cohort.open(path, roles=roles, missing=codes, ranges=ranges(value_range), root=root, split=shares)
 
 
-def cohort_words(path: Path, role: list[str], missing: list[str], root: str | None, split: list[str]) -> list[str]:
+def cohort_words(
+    path: Path, role: list[str], missing: list[str], value_range: list[str], root: str | None, split: list[str]
+) -> list[str]:
     """The words that open the same cohort on another command line.
 
-    >>> cohort_words(Path("t.csv"), ["patient=id"], [], None, ["test=0.3"])
-    ['t.csv', '--role', 'patient=id', '--split', 'test=0.3']
+    >>> cohort_words(Path("t.csv"), ["patient=id"], [], ["CT=0:80"], None, ["test=0.3"])
+    ['t.csv', '--role', 'patient=id', '--range', 'CT=0:80', '--split', 'test=0.3']
     """
-    options = {"--role": role, "--missing": missing, "--root": [root] if root is not None else [], "--split": split}
+    roots = [root] if root is not None else []
+    options = {"--role": role, "--missing": missing, "--range": value_range, "--root": roots, "--split": split}
     return [str(path), *(word for option, values in options.items() for value in values for word in (option, value))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,12 +22,14 @@ import torch
 from torch import Tensor
 
 from bolus.data.cohort import Cohort
-from bolus.data.frames import read_frames, reason_without_name
-from bolus.data.image import covering_range
+from bolus.data.frames import read_as, reason_without_name
+from bolus.data.greys import reading_of, refuse_unknown, resolve_ranges
 from bolus.data.laterality import SIDES, sides_of_rows
-from bolus.data.preprocessing import ONE_FRAME, Preprocessing, range_waits, shrink
+from bolus.data.missing_files import likely_cause
+from bolus.data.preprocessing import ONE_FRAME, Preprocessing, shrink
 from bolus.data.shards import Manifest, ShardWriter, read_manifest, remove_orphans
-from bolus.data.sources import Sources, find_sources, identify, in_threads
+from bolus.data.sources import UNOPENED, Sources, find_sources, identify, in_threads
+from bolus.data.volumes import series_codes
 from bolus.errors import BolusError, CohortError, name_rows
 
 __all__ = [
@@ -38,7 +40,6 @@ __all__ = [
     "Stored",
     "build_store",
     "cache_folder",
-    "range_waits",
     "reason_without_name",
 ]
 
@@ -167,7 +168,7 @@ def build_store(
     """Decode what is not cached yet and open the rest; modalities with contracts of their own lie in other folders.
 
     Args:
-        cohort: whose images.
+        cohort: whose images; the ranges that it states win over those of the contract.
         preprocessing: what the encoder will see; ranges that it lacks are found here.
         folder: of all caches; `cache_folder()` where None.
         rows: which rows are needed; all where None. The others count as absent, not as quarantined.
@@ -175,15 +176,24 @@ def build_store(
             as each is begun.
 
     Raises:
-        CohortError: more than half of the images cannot be read (a file with several frames weighs as one image), or
-            a side is mirrored and a row's laterality is none.
+        CohortError: more than half of the images cannot be read (a file with several frames weighs as one image), a
+            side is mirrored and a row's laterality is none, or the cohort states a range of a modality that none of its
+            images has.
     """
     rows = np.arange(len(cohort), dtype=np.int64) if rows is None else rows
+    stated = cohort.spec.ranges
+    preprocessing = replace(
+        preprocessing,
+        ranges={**preprocessing.ranges, **stated},
+        stated=tuple({*preprocessing.stated, *stated}),
+    )
     sides = None if preprocessing.mirror is None else sides_of_rows(cohort)
     found: list[_Found] = []
     for contract, places in preprocessing.groups(cohort.modality[rows]):
-        done = sum(each.decoded for each in found)
-        found.append(_find(cohort, contract, folder or cache_folder(), rows[places], _onwards(on_progress, done)))
+        for reading, some in _readings(cohort.modality[rows[places]], preprocessing.stated):
+            onwards = _onwards(on_progress, sum(each.decoded for each in found))
+            here = rows[places[some]]
+            found.append(_find(cohort, contract, reading, folder or cache_folder(), here, onwards))
     rows = np.concatenate([each.rows for each in found])
     lacking = np.concatenate([each.entries < 0 for each in found])
     starts = np.cumsum([0, *(len(each.rows) for each in found)]).tolist()
@@ -191,7 +201,13 @@ def build_store(
     unread = {start + item: reason for start, each in begun for item, reason in each.unread.items()}
     files = np.concatenate([start + each.file for start, each in begun])
     quarantined = _quarantine(cohort.origin[rows], lacking, unread)
-    _refuse_the_larger_part(np.unique(files, return_inverse=True)[1], lacking, quarantined)
+    absent = rows[[item for item, reason in unread.items() if reason.startswith(UNOPENED)]]
+    _refuse_the_larger_part(
+        np.unique(files, return_inverse=True)[1],
+        lacking,
+        quarantined,
+        lambda: likely_cause([cohort.image_path(row) for row in absent.tolist()], cohort.root),
+    )
     store = _open(cohort, preprocessing, found, quarantined)
     if preprocessing.mirror is not None and sides is not None:
         store.mirrored = sides == SIDES.index(preprocessing.mirror)
@@ -225,15 +241,25 @@ def _onwards(on_progress: Progress | None, before: int) -> Progress | None:
     return None if on_progress is None else lambda done, total: on_progress(before + done, before + total)
 
 
+def _readings(modality: npt.NDArray[np.str_], stated: Collection[str]) -> list[tuple[str, npt.NDArray[np.int64]]]:
+    """How files of these modalities are read, and where: each place once; one reading where there is no place."""
+    names, code = np.unique(modality, return_inverse=True)
+    readings = np.array([reading_of(str(name), stated) for name in names] or ["file"])
+    return [
+        (str(each), np.flatnonzero(np.isin(code, np.flatnonzero(readings == each)))) for each in np.unique(readings)
+    ]
+
+
 def _find(
     cohort: Cohort,
     preprocessing: Preprocessing,
+    reading: str,
     folder: Path,
     rows: npt.NDArray[np.int64],
     on_progress: Progress | None,
 ) -> _Found:
-    """The images of rows that have this one contract, decoded where they are not in its folder yet."""
-    folder = folder / preprocessing.key
+    """The images of rows that have this one contract and reading, decoded where they are not in its folder yet."""
+    folder = folder / preprocessing.folder(reading)
     folder.mkdir(parents=True, exist_ok=True)
     remove_orphans(folder)
     sources = find_sources(cohort, rows)
@@ -244,7 +270,7 @@ def _find(
     absent = np.flatnonzero(known & (entries < 0))
     unread: dict[int, str] = {}
     if len(absent):
-        unread = _decode(sources, digest, absent, preprocessing, folder, on_progress)
+        unread = _decode(sources, digest, absent, preprocessing, reading, folder, on_progress)
         manifest = read_manifest(folder, preprocessing.stored_shape)
         entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
     unread |= {item: unopened[sources.file[item]] for item in np.flatnonzero(~known).tolist()}
@@ -269,7 +295,10 @@ def _quarantine(
 
 
 def _refuse_the_larger_part(
-    file: npt.NDArray[np.int64], lacking: npt.NDArray[np.bool_], quarantined: list[Quarantined]
+    file: npt.NDArray[np.int64],
+    lacking: npt.NDArray[np.bool_],
+    quarantined: list[Quarantined],
+    cause: Callable[[], str],
 ) -> None:
     """A CohortError where more than half of the files are lost; each weighs one, and is lost by its share of frames."""
     lost = np.bincount(file, lacking) / np.bincount(file)
@@ -277,7 +306,9 @@ def _refuse_the_larger_part(
         partial = int(((lost > 0) & (lost < 1)).sum())
         in_part = f", and {partial} in part only" if partial else ""
         named = [f"{name_rows([each.row])}: {each.reason}" for each in quarantined]
-        raise CohortError(f"{(lost == 1).sum()} of {len(lost)} images cannot be read{in_part}", named)
+        why = cause()
+        message = f"{(lost == 1).sum()} of {len(lost)} images cannot be read{in_part}{f'; {why}' if why else ''}"
+        raise CohortError(message, named)
 
 
 def _decode(
@@ -285,6 +316,7 @@ def _decode(
     digest: npt.NDArray[np.uint64],
     absent: npt.NDArray[np.int64],
     preprocessing: Preprocessing,
+    reading: str,
     folder: Path,
     on_progress: Progress | None,
 ) -> dict[int, str]:
@@ -299,7 +331,7 @@ def _decode(
     def decode_file(items: list[int]) -> dict[int, str]:
         path, failed = Path(sources.paths[sources.file[items[0]]]), {}
         frames = [int(frame) if frame >= 0 else None for frame in sources.frame[items]]
-        for item, image in zip(items, read_frames(path, frames), strict=True):
+        for item, image in zip(items, read_as(path, frames, reading), strict=True):
             try:
                 if isinstance(image, BolusError):
                     raise image
@@ -332,22 +364,26 @@ def _open(
     there = [each.entries[each.entries >= 0] for each in found]
     rows = np.concatenate([each.rows[each.entries >= 0] for each in found])
     records = np.concatenate([each.manifest.records[some] for each, some in zip(found, there, strict=True)])
-    ranges = {name: (float(low), float(high)) for name, (low, high) in preprocessing.ranges.items()}
-    low, high = np.zeros(len(rows)), np.ones(len(rows))
-    waiting = records["waits"]
-    code, names = pd.factorize(cohort.modality[rows])
-    for number in np.unique(code[waiting]):
-        here, name = waiting & (code == number), str(names[number])
-        if name not in ranges:
-            lowest, highest = float(records["low"][here].min()), float(records["high"][here].max())
-            covering = covering_range(highest, min(0.0, lowest))
-            ranges[name] = (covering.low, covering.high)
-        low[here], high[here] = ranges[name]
-    outside = waiting & ((records["high"] > high) | (records["low"] < low))
-    slope, shift = records["gain"] / (high - low), (records["bias"] - low) / (high - low)
+    grey, starts = records["grey"], np.cumsum([0, *map(len, there)])
+
+    def quantiles(at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        parts = [
+            each.manifest.quantiles_of(some[at[(at >= start) & (at < start + len(some))] - start])
+            for each, some, start in zip(found, there, starts, strict=False)
+        ]
+        return np.concatenate(parts)  # positions rise, and so do the parts
+
+    resolved = resolve_ranges(
+        grey, quantiles, cohort.modality[rows], series_codes(cohort, rows, grey["series"], records["digest"][:, 0]),
+        ranges=preprocessing.ranges, stated=preprocessing.stated, rules=preprocessing.rules,
+    )  # fmt: skip
+    if len(np.unique(cohort.origin[np.concatenate([each.rows for each in found])])) == len(cohort.table):
+        refuse_unknown(cohort.spec.ranges, resolved.names, cohort.modality)
+    width = resolved.high - resolved.low
+    slope, shift = records["gain"] / width, (records["bias"] - resolved.low) / width
     gain, bias = np.ones(len(cohort), np.float32), np.zeros(len(cohort), np.float32)
-    gain[rows] = np.where(records["inverted"], -slope, slope)
-    bias[rows] = np.where(records["inverted"], 1.0 - shift, shift)
+    gain[rows] = np.where(grey["inverted"], -slope, slope)
+    bias[rows] = np.where(grey["inverted"], 1.0 - shift, shift)
     shard, offset = np.full(len(cohort), -1, np.int64), np.zeros(len(cohort), np.int64)
     offset[rows] = np.concatenate([each.manifest.offset[some] for each, some in zip(found, there, strict=True)])
     arrays: list[npt.NDArray[Any]] = []
@@ -356,9 +392,9 @@ def _open(
         shard[each.rows[each.entries >= 0]] = len(arrays) + number
         arrays += [each.manifest.arrays[one] for one in used]
     return ImageStore(
-        replace(preprocessing, ranges=ranges),
+        replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
         quarantined,
-        np.unique(cohort.origin[rows[outside]]).tolist(),
+        np.unique(cohort.origin[rows[resolved.beyond]]).tolist(),
         arrays,
         shard,
         offset,

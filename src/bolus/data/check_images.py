@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,15 @@ import pandas as pd
 
 from bolus.data.check_masks import look_at_masks
 from bolus.data.check_pixels import look_at_pixels
+from bolus.data.check_ranges import black_and_white, count, lone_series, look_at_ranges, numbers
 from bolus.data.check_report import Finding, Severity, frames_in_words
+from bolus.data.check_thumbnails import write_thumbnails
 from bolus.data.cohort import Cohort
-from bolus.data.image import covering_range
+from bolus.data.missing_files import likely_cause
+from bolus.data.range_rules import Bounds
 
-SATURATED_BRIGHT = 0.5  # share of the pixels at the bright end of the range, above which an image is saturated
-SATURATED_EITHER = 0.95  # likewise at either end; much black is common, so the dark end alone is allowed more
-NEAR_CONSTANT = 0.01  # standard deviation of values in [0, 1], below which an image shows nothing
-SMELLS = 0.5  # share of a modality's images above which the range is suspected, not the images
 # What a reader notes and what changes the picture; its other notes are for information.
-GRAVE_NOTES = ("FOR PROCESSING", "alpha channel dropped", "pixels outside the field of view have a padding value")
+GRAVE_NOTES = ("FOR PROCESSING", "alpha channel dropped", "sform and qform disagree")
 
 
 def look_at_images(
@@ -29,33 +29,44 @@ def look_at_images(
     findings: list[Finding],
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, tuple[float, float]]]:
+    thumbnails: Path | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, Bounds]]:
     """Read every image once, see `look_at_pixels`, and the masks beside them, and append to `findings`.
 
     Returns:
-        The record of each modality (see `CheckReport`), and the cohort's ranges with those that it lacked.
+        The record of each modality (see `CheckReport`), and the ranges that cover the images whose range is the
+        cohort's, those that it had and those that it lacked.
+
+    Raises:
+        CohortError: a range is stated for a modality of which there is no image.
     """
     looks = look_at_pixels(cohort, workers=workers, on_progress=on_progress)
-    findings += _unreadable(looks) + _clip_files(looks) + look_at_masks(cohort, looks)
+    findings += _unreadable(looks, cohort) + _clip_files(looks) + look_at_masks(cohort, looks)
     seen = pd.DataFrame([look for look in looks if not look["reason"]])
-    ranges, modalities = dict(cohort.spec.ranges), []
-    if len(seen):
-        seen["modality"] = cohort.modality[seen["row"]]
-        for modality, images in seen.groupby("modality", sort=True):
-            modalities.append(_modality(str(modality), images, ranges, findings))
-        findings += _duplicates(cohort, seen) + _reader_notes(seen)
-    return modalities, ranges
+    if not len(seen):
+        return [], dict(cohort.spec.cohort_ranges)
+    found = black_and_white(cohort, seen)
+    modalities = look_at_ranges(seen, found, findings)
+    findings += lone_series(cohort, seen, found)
+    for name in np.unique(found.names).tolist():
+        findings += _channels(name, seen[found.names == name])
+    findings += _duplicates(cohort, seen) + _reader_notes(seen)
+    if thumbnails is not None:
+        write_thumbnails(cohort, seen, found, thumbnails)
+    return modalities, {name: each for name, each in found.ranges.items() if name not in cohort.spec.ranges}
 
 
-def _unreadable(looks: list[dict[str, Any]]) -> list[Finding]:
-    """Missing files together; damaged ones by reason, whatever numbers the reason quotes."""
+def _unreadable(looks: list[dict[str, Any]], cohort: Cohort) -> list[Finding]:
+    """Missing files together, with the likely cause; damaged ones by reason, whatever numbers the reason quotes."""
     findings = []
     for rows, reason in _by_reason(looks, "reason"):
         if reason == "missing":
-            message = f"{_count(rows, 'image file does', 'image files do')} not exist"
+            message = f"{count(rows, 'image file does', 'image files do')} not exist"
+            cause = likely_cause([cohort.image_path(row - 1) for row in rows], cohort.root)
+            message += f"; {cause}" if cause else ""
             findings.append(Finding("error", "missing_file", message, rows))
         else:
-            message = f"{_count(rows, 'image', 'images')} cannot be read: {reason}"
+            message = f"{count(rows, 'image', 'images')} cannot be read: {reason}"
             findings.append(Finding("error", "unreadable", message, rows))
     return findings
 
@@ -70,7 +81,7 @@ def _by_reason(looks: list[dict[str, Any]], key: str) -> list[tuple[tuple[int, .
     for group in sorted(groups.values(), key=lambda group: -len(group)):
         alike = len({look[key] for look in group}) == 1
         reason = group[0][key] + ("" if alike else " (the first of several such numbers)")
-        found.append((_numbers(look["row"] for look in group), reason))
+        found.append((numbers(look["row"] for look in group), reason))
     return found
 
 
@@ -79,7 +90,7 @@ def _clip_files(looks: list[dict[str, Any]]) -> list[Finding]:
     clips = [look for look in looks if look["frames"] > 1]
     if not clips:
         return []
-    rows = _numbers(look["row"] for look in clips)
+    rows = numbers(look["row"] for look in clips)
     which = f"{len(rows)} of {len(looks)} rows {'is a clip file' if len(rows) == 1 else 'are clip files'}"
     message = (
         f"{which} of {frames_in_words([look['frames'] for look in clips])}: recipes with images.unit=clip take them, "
@@ -87,101 +98,31 @@ def _clip_files(looks: list[dict[str, Any]]) -> list[Finding]:
     )
     findings = [Finding("note", "clip_files", message, () if len(rows) == len(looks) else rows)]
     for torn, reason in _by_reason(looks, "lost"):
-        message = f"{_count(torn, 'clip file has', 'clip files have')} frames that cannot be read, {reason}"
+        message = f"{count(torn, 'clip file has', 'clip files have')} frames that cannot be read, {reason}"
         findings.append(Finding("warning", "lost_frames", message, torn))
-    return findings
-
-
-def _modality(
-    name: str, images: pd.DataFrame, ranges: dict[str, tuple[float, float]], findings: list[Finding]
-) -> dict[str, Any]:
-    """The record of one modality; its range is put into `ranges` where the files leave it open."""
-    waiting = images[images["waits"]]
-    span = np.ones(len(images))
-    if len(waiting):
-        minimum, maximum = float(waiting["minimum"].min()), float(waiting["maximum"].max())
-        if name not in ranges:
-            covering = covering_range(maximum, min(0.0, minimum))
-            ranges[name] = (covering.low, covering.high)
-            deep = int(waiting["bits"].max())
-            if covering.high <= 255 and covering.low == 0 and (waiting["rule"] == "container").all():
-                message = f"{name}: no value above 255 in files of {deep} bits, as if 8-bit images had been saved anew"
-                findings.append(Finding("note", "shallow", f"{message}; their range is 0 to {covering.high:g}"))
-        low, high = ranges[name]
-        beyond = waiting[(waiting["maximum"] > high) | (waiting["minimum"] < low)]
-        if len(beyond):
-            # A range of this form came from looking at the images; any other is a window that somebody chose.
-            covers = low in (0.0, -high) and float(np.log2(high + 1)).is_integer()
-            message = f"{name}: values beyond the cohort's range of {low:g} to {high:g}, which are clipped"
-            severity: Severity = "warning" if covers else "note"
-            findings.append(Finding(severity, "beyond_range", message, _numbers(beyond["row"])))
-        span[images["waits"].to_numpy()] = high - low
-    if images["waits"].nunique() > 1:
-        fewer = images[images["waits"] == (images["waits"].mean() < 0.5)]
-        message = f"{name}: some files state their range and some do not, so that equal tissue may differ in brightness"
-        findings.append(Finding("warning", "mixed_ranges", message, _numbers(fewer["row"])))
-    findings += _exposure(name, images, span) + _channels(name, images)
-    own = images[["low", "high"]].drop_duplicates()
-    shown = ranges[name] if len(waiting) else (tuple(own.iloc[0]) if len(own) == 1 else (None, None))
-    return {
-        "modality": name,
-        "images": len(images),
-        "minimum": float(images["minimum"].min()),
-        "maximum": float(images["maximum"].max()),
-        "bits": sorted(int(bits) for bits in images["bits"].unique()),
-        "rule": sorted(
-            {"cohort" if wait else rule for wait, rule in zip(images["waits"], images["rule"], strict=True)}
-        ),
-        "low": None if shown[0] is None else float(shown[0]),
-        "high": None if shown[1] is None else float(shown[1]),
-        "channels": sorted(int(channels) for channels in images["channels"].unique()),
-    }
-
-
-def _exposure(name: str, images: pd.DataFrame, span: npt.NDArray[np.float64]) -> list[Finding]:
-    """Images that show nothing, and images with most pixels at an end of the range."""
-    flat = (images["spread"] / span < NEAR_CONSTANT).to_numpy()
-    ends = np.maximum(images["at_dark"], images["at_bright"]) > SATURATED_EITHER
-    saturated = ((images["at_bright"] > SATURATED_BRIGHT) | ends).to_numpy() & ~flat
-    smells = (flat | saturated).mean() > SMELLS
-    findings = []
-    for kind, here, what in (
-        ("near_constant", flat, f"nearly constant (standard deviation below {NEAR_CONSTANT:g} of the range)"),
-        (
-            "saturated",
-            saturated,
-            f"saturated (over {SATURATED_BRIGHT:.0%} of the pixels at the bright end, {SATURATED_EITHER:.0%} at one)",
-        ),
-    ):
-        if here.any():
-            rows = _numbers(images["row"][here])
-            message = (
-                f"{name}: {_count(rows, 'image', 'images')} of {len(images)} {'is' if len(rows) == 1 else 'are'} {what}"
-            )
-            message += "; so many suggest a wrong range (see the intensities)" if smells else ""
-            findings.append(Finding("error" if smells else "warning", kind, message, rows))
     return findings
 
 
 def _channels(name: str, images: pd.DataFrame) -> list[Finding]:
     findings = []
-    grey = images[images["grey"]]
+    grey = images[images["equal"]]
     if len(grey):
-        message = f"{name}: {_count(grey, 'image', 'images')} of 3 equal channels: grey stored as colour"
-        findings.append(Finding("warning", "grey_as_color", message, _numbers(grey["row"])))
-    channels = images["channels"].where(~images["grey"], 1)
+        message = f"{name}: {count(grey, 'image', 'images')} of 3 equal channels: grey stored as colour"
+        findings.append(Finding("warning", "grey_as_color", message, numbers(grey["row"])))
+    channels = images["channels"].where(~images["equal"], 1)
     usual = int(channels.mode().iloc[0])
-    odd = images[(channels != usual) & ~images["grey"]]
+    odd = images[(channels != usual) & ~images["equal"]]
     if len(odd):
         found = ", ".join(str(number) for number in sorted(odd["channels"].unique()))
         message = f"{name}: expected {usual} channel(s) as in most images, found {found} in {len(odd)} of {len(images)}"
-        findings.append(Finding("warning", "channels", message, _numbers(odd["row"])))
+        findings.append(Finding("warning", "channels", message, numbers(odd["row"])))
     return findings
 
 
 def _duplicates(cohort: Cohort, seen: pd.DataFrame) -> list[Finding]:
     """Images of equal pixels; those of one value are not copies of one another but empty."""
-    frame = seen.loc[seen["minimum"] < seen["maximum"], ["row", "digest"]]
+    several = [quantiles[0] < quantiles[-1] for quantiles in seen["quantiles"]]
+    frame = seen.loc[several, ["row", "digest"]]
     frame = frame[frame["digest"].duplicated(keep=False)]
     frame = frame.assign(patient=cohort.encoded("patient")[frame["row"]], side=cohort.split[frame["row"]])
     counts = frame.groupby("digest")[["patient", "side"]].transform("nunique")
@@ -199,8 +140,8 @@ def _duplicates(cohort: Cohort, seen: pd.DataFrame) -> list[Finding]:
     findings = []
     for severity, kind, here, whose in kinds:
         if here.any():
-            groups, rows = frame["digest"][here].nunique(), _numbers(frame["row"][here])
-            message = f"{len(rows)} images are exact copies in {_count(groups, 'group', 'groups')}, of {whose}"
+            groups, rows = frame["digest"][here].nunique(), numbers(frame["row"][here])
+            message = f"{len(rows)} images are exact copies in {count(groups, 'group', 'groups')}, of {whose}"
             findings.append(Finding(severity, kind, message, rows))
     return findings
 
@@ -214,16 +155,6 @@ def _reader_notes(seen: pd.DataFrame) -> list[Finding]:
     for note, rows in sorted(counts.items(), key=lambda item: -len(item[1])):
         grave = note.startswith(GRAVE_NOTES)
         kind = "alpha_dropped" if note.startswith("alpha") else "reader"
-        message = f"{_count(rows, 'image', 'images')}: {note}"
-        findings.append(Finding("warning" if grave else "note", kind, message, _numbers(rows)))
+        message = f"{count(rows, 'image', 'images')}: {note}"
+        findings.append(Finding("warning" if grave else "note", kind, message, numbers(rows)))
     return findings
-
-
-def _numbers(rows: Iterable[int]) -> tuple[int, ...]:
-    """Rows as a person counts them."""
-    return tuple(sorted(int(row) + 1 for row in rows))
-
-
-def _count(things: int | Sized, one: str, many: str) -> str:
-    number = things if isinstance(things, int) else len(things)
-    return f"{number} {one if number == 1 else many}"

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bolus.data.cohort import Cohort
+from bolus.data.range_rules import describe_rule
 from bolus.errors import name_rows
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
@@ -43,11 +44,12 @@ class CheckReport:
     """What `bolus.check` found; `cohort` carries the ranges that its images need.
 
     Args:
-        cohort: as it was given, with `ranges` for every modality whose files do not state one.
+        cohort: as it was given, with `cohort_ranges` for every modality of which some image takes the cohort's range.
         findings: errors first.
         columns: one record a role: role, column, present (share of the rows), distinct.
-        modalities: one record a modality: images, minimum and maximum (stored values), bits, rule, channels, low and
-            high (the values that become 0 and 1; None where each file states its own).
+        modalities: one record a modality: images, minimum and maximum (of the files' values), bits, rule, channels, low
+            and high (the values that become 0 and 1; None where they differ between files or series), and used (the
+            part of [0, 1] in which the middle 98 % of all pixels are seen).
         splits: one record a side, `all` last: rows, patients, and with_two_visits where visit or time is known.
     """
 
@@ -76,6 +78,7 @@ class CheckReport:
             "patients": self.cohort.num_patients,
             "split_hash": self.cohort.split_hash,
             "ranges": {name: list(bounds) for name, bounds in self.cohort.spec.ranges.items()},
+            "cohort_ranges": {name: list(bounds) for name, bounds in self.cohort.spec.cohort_ranges.items()},
             "findings": [asdict(finding) for finding in self.findings],
             "columns": self.columns,
             "modalities": self.modalities,
@@ -90,13 +93,13 @@ class CheckReport:
         for each in self.columns:
             _add(columns, each["role"], each["column"], _percent(each["present"]), each["distinct"])
         intensities = _table(
-            "Intensities", ("modality",), ("images", "min", "max", "bits", "channels", "black to white")
+            "Intensities", ("modality",), ("images", "min", "max", "bits", "channels", "black to white", "used")
         )
         for each in self.modalities:
-            shown = "each its own" if each["low"] is None else f"{each['low']:g} to {each['high']:g}"
             extremes = (f"{each['minimum']:g}", f"{each['maximum']:g}")
-            joined = [", ".join(map(str, each[key])) for key in ("bits", "channels", "rule")]
-            _add(intensities, each["modality"], each["images"], *extremes, *joined[:2], f"{shown} ({joined[2]})")
+            joined = [", ".join(map(str, each[key])) for key in ("bits", "channels")]
+            shown = (describe_shown(each["low"], each["high"], each["rule"]), _percent(each["used"]))
+            _add(intensities, each["modality"], each["images"], *extremes, *joined, *shown)
         visits = ["with two visits or more"] if any("with_two_visits" in each for each in self.splits) else []
         sides = _table(f"Split {self.cohort.split_hash}", ("side",), ("rows", "patients", *visits))
         for each in self.splits:
@@ -113,6 +116,17 @@ class CheckReport:
         total = Text(", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in numbers), style="bold")
         listed: list[RenderableType] = [Text("Findings", style="bold"), lines, Text()] if self.findings else []
         return Group(title, Text(), columns, Text(), intensities, Text(), sides, Text(), *listed, total)
+
+
+def describe_shown(low: float | None, high: float | None, rules: Sequence[str]) -> str:
+    """Black and white of a modality, in words; None where files or series differ.
+
+    >>> describe_shown(-1000.0, 1000.0, ["clinical"]), describe_shown(None, None, ["series"])
+    ('-1000 to 1000 (clinical)', 'percentiles 0.5 to 99.5 of each series')
+    """
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g} ({', '.join(rules)})"
+    return describe_rule("series") if list(rules) == ["series"] else f"each its own ({', '.join(rules)})"
 
 
 def frames_in_words(counts: Sequence[int] | npt.NDArray[np.int64]) -> str:

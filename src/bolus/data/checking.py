@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bolus.data.check_columns import check_columns
 from bolus.data.check_images import look_at_images
 from bolus.data.check_report import CheckReport, Finding, frames_in_words
 from bolus.data.clips import rows_are_files
 from bolus.data.cohort import Cohort
+from bolus.data.identifiers import identifier_text
 from bolus.data.roles import is_number_role
 from bolus.data.samples import series_problems
-from bolus.data.split import identifier_text
 
 MIN_POSITIVE_PATIENTS = 20  # of a class; with fewer, an evaluation says little
 MAX_CLASSES = 1000  # above which a label is not looked at class by class
@@ -35,41 +36,48 @@ NOT_CATEGORIES = (
 
 
 def check(
-    cohort: Cohort | str | Path, *, workers: int | None = None, on_progress: Callable[[int, int], None] | None = None
+    cohort: Cohort | str | Path,
+    *,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    thumbnails: str | Path | None = None,
 ) -> CheckReport:
     """Look at every image and column of a cohort.
 
     Images are read as training reads them, one in memory for each worker; of clip files (multi-frame DICOM, videos ...)
-    all frames, which count as one image. A modality whose files do not state their
-    range gets that of `covering_range` over all of its images, in `report.cohort`; one that the cohort states is kept.
+    all frames, which count as one image. A modality of which some image takes the range of the cohort gets that of
+    `covering_range` over these, in `report.cohort.spec.cohort_ranges`; one that is there already is kept.
 
     Args:
         cohort: or the path of a cohort.yaml or table.
         workers: threads that read; the number of cores, 16 at most, where None.
         on_progress: called with (done, total) after each image.
+        thumbnails: a folder for a sheet of pictures of each modality, as the encoder will see them; none where None.
 
     Raises:
-        CohortError: the table itself is wrong (roles, numbers that do not parse, a patient on both sides of a fixed
-            split). Without a cohort there is nothing to report on, so this is raised as `Cohort.open` raises it, every
-            violation listed with its rows.
+        CohortError: a range is stated for a modality of which there is no image; or the table itself is wrong (roles,
+            numbers that do not parse, a patient on both sides of a fixed split). Without a cohort there is nothing to
+            report on, so this is raised as `Cohort.open` raises it, every violation listed with its rows.
 
     Example:
         >>> import tempfile
         >>> from bolus.data.phantom import make_phantom
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     report = check(make_phantom(folder, num_patients=3, size=16))
-        >>> report.errors, report.cohort.spec.ranges
-        ([], {'MR': (0.0, 4095.0)})
+        >>> report.errors, report.modalities[0]["rule"]
+        ([], ['series'])
     """
     cohort = Cohort.open(cohort)
     findings: list[Finding] = []
-    modalities, ranges = look_at_images(cohort, findings, workers, on_progress)
+    pictures = None if thumbnails is None else Path(thumbnails)
+    modalities, ranges = look_at_images(cohort, findings, workers, on_progress, pictures)
     columns = _columns(cohort, findings)
+    findings += check_columns(cohort)
     findings += _series(cohort)
     splits = _splits(cohort, findings)
     findings += _left_out_site(cohort)
-    if ranges != cohort.spec.ranges:
-        cohort = Cohort(cohort.table, cohort.spec.model_copy(update={"ranges": ranges}), cohort.folder)
+    if ranges != cohort.spec.cohort_ranges:
+        cohort = Cohort(cohort.table, cohort.spec.model_copy(update={"cohort_ranges": ranges}), cohort.folder)
     findings.sort(key=lambda finding: ("error", "warning", "note").index(finding.severity))
     return CheckReport(cohort, findings, columns, modalities, splits)
 
@@ -151,10 +159,10 @@ def _left_out_site(cohort: Cohort) -> list[Finding]:
     site = cohort.spec.split.leave_out_site
     if site is None:
         return []
-    sites = cohort.values("site").map(identifier_text, na_action="ignore").to_numpy(dtype=object)
+    sites = cohort.values("site").to_numpy(dtype=object)
     patients, test = cohort.encoded("patient"), cohort.split == "test"
     known = ~pd.isna(sites)
-    there, elsewhere = test & (sites == site.strip()), test & known & (sites != site.strip())
+    there, elsewhere = test & (sites == identifier_text(site)), test & known & (sites != identifier_text(site))
     message = f"site {site!r} is left out of training: {len(np.unique(patients[test]))} patients are the test"
     if elsewhere.any():
         message += (

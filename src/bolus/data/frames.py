@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from bolus.data.greys import wants_values
 from bolus.data.image import Image, check_frame
 from bolus.data.readers import count_frames, iterate_frames, read_image
 from bolus.data.video import is_video
@@ -26,10 +27,11 @@ _PATH = re.compile(r"\S*(?:\S[/\\]|[/\\]\S|\0)\S*?(?=[,;:]?(?:\s|$))")  # also o
 _alone = threading.Lock()
 
 
-def read_frames(path: Path, frames: Sequence[int | None]) -> Iterator[Image | BolusError]:
+def read_frames(path: Path, frames: Sequence[int | None], *, voi: bool | None = None) -> Generator[Image | BolusError]:
     """The images of one file in the order asked for, or for each why it cannot be read.
 
-    The pixels are those of `read_image(path, frame=frame)`. Files with several frames are decoded once, whole; except
+    The pixels are those of `read_image(path, frame=frame)`, but what it finds over all that it read, the range of a
+    series or the like, may be that of the whole file. Files with several frames are decoded once, whole; except
     for pages of a TIFF, which are found at once and may differ in depth, for files that would fill the memory, and for
     files of which some frame is damaged. A video is decoded once, and held in memory only frame by frame where frames
     are asked for in order.
@@ -37,6 +39,7 @@ def read_frames(path: Path, frames: Sequence[int | None]) -> Iterator[Image | Bo
     Args:
         path: the file.
         frames: numbers from 0; None for a file that is one image.
+        voi: as `read_image`.
     """
     numbers = [frame for frame in frames if frame is not None]
     if len(numbers) > 1 and _is_video(path):
@@ -44,12 +47,33 @@ def read_frames(path: Path, frames: Sequence[int | None]) -> Iterator[Image | Bo
         return
     size = _decoded_size(path, numbers) if len(numbers) > 1 else 0
     with _alone if size > LARGE else nullcontext():
-        whole = _read_whole(path) if 0 < size <= HUGE else None
+        whole = _read_whole(path, voi) if 0 < size <= HUGE else None
         for frame in frames:
             try:
-                yield read_image(path, frame=frame) if whole is None or frame is None else _take(whole, frame)
+                if whole is None or frame is None:
+                    yield read_image(path, frame=frame, voi=voi)
+                else:
+                    yield _take(whole, frame)
             except BolusError as error:
                 yield error
+
+
+def read_as(path: Path, frames: Sequence[int | None], reading: str) -> Iterator[Image | BolusError]:
+    """The images of one file as `read_frames` gives them, without window and VOI LUT where the reading wants values.
+
+    Args:
+        path: the file.
+        frames: as of `read_frames`, at least one.
+        reading: as of `bolus.data.greys.reading_of`.
+    """
+    images = read_frames(path, frames)
+    first = next(images)
+    if isinstance(first, Image) and wants_values(first, reading):
+        images.close()  # and with it the lock that a large file holds
+        yield from read_frames(path, frames, voi=False)
+        return
+    yield first
+    yield from images
 
 
 def all_frames(path: Path) -> list[int | None]:
@@ -132,9 +156,9 @@ def _decoded_size(path: Path, frames: Sequence[int]) -> int:
         return 0
 
 
-def _read_whole(path: Path) -> Image | None:
+def _read_whole(path: Path, voi: bool | None) -> Image | None:
     try:
-        return read_image(path)
+        return read_image(path, voi=voi)
     except BolusError:
         return None
 
@@ -146,4 +170,5 @@ def _take(whole: Image, frame: int) -> Image:
     if not clip:
         return whole
     spacing = None if whole.spacing is None else whole.spacing[1:]
-    return replace(whole, array=np.ascontiguousarray(whole.array[:, frame]), spacing=spacing)
+    padding = None if whole.padding is None or not whole.padding[frame].any() else whole.padding[frame]
+    return replace(whole, array=np.ascontiguousarray(whole.array[:, frame]), spacing=spacing, padding=padding)

@@ -1,7 +1,7 @@
 """What lies between a file's pixels and an encoder's input: the contract, and the small square that the cache keeps.
 
-A stored image is affine in [0, 1]: it carries a gain and a bias, so that a range that is only known after the whole
-cohort was read (the next power of two above a modality's maximum) costs no second decoding.
+A stored image keeps the unit of its values: it carries a gain and a bias, so that a range that is only known after the
+whole series or cohort was read, or that somebody states later, costs no second decoding.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bolus.data.greys import GREY, is_final, measure, sketch_of
 from bolus.data.image import Image
 from bolus.data.laterality import Side
+from bolus.data.quantiles import LEVELS
+from bolus.data.range_rules import Bounds, RangeRule
 from bolus.data.samples import IF_FILES
+from bolus.data.square import Fit, canvas
 from bolus.errors import ImageError
 
-FORMAT = 2  # part of every key: raise it when the stored values or the files of the cache change
+FORMAT = 3  # part of every key: raise it when the stored values or the files of the cache change
 ONE_FRAME = "give each frame a row, and its number a column with the role order"
 SINGLE_IMAGES = "this encoder or recipe sees single images: images.unit=clip takes clip files"
 ENLARGE = 1.25  # of the training size, so that crops need little enlargement
@@ -37,8 +41,12 @@ class Preprocessing:
         channels: 1 (colour becomes luminance) or 3 (grey is repeated).
         fit: how an oblong image becomes square: `pad` with black (its own darkest value, where the range is the
             cohort's), `stretch`, or `crop` its middle.
-        ranges: modality -> the values that become 0 and 1, for images whose file does not say it (no window, no
-            BitsStored, more than eight bits).
+        ranges: modality -> the values that become 0 and 1: of images whose range is the cohort's, and of those in
+            `stated` whatever their files say.
+        stated: the modalities whose range a person stated.
+        rules: modality -> (rule, its two numbers), of those whose images become grey by a rule of
+            `bolus.data.range_rules` with numbers: `clinical` (HU), `series` (percentiles). None where that is not
+            known: before images were read, and in contracts of earlier versions.
         frames: T, of the clips that the encoder sees; None for single images.
         mirror: images of this side are handed out mirrored left to right, so that both sides look alike; the cache
             holds them as they are. None: none.
@@ -54,11 +62,13 @@ class Preprocessing:
 
     size: int
     channels: int = 1
-    fit: Literal["pad", "stretch", "crop"] = "pad"
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    fit: Fit = "pad"
+    ranges: Mapping[str, Bounds] = field(default_factory=dict)
     frames: int | None = None
     mirror: Side | None = None
     modalities: Mapping[str, Preprocessing] = field(default_factory=dict)
+    stated: tuple[str, ...] = ()
+    rules: Mapping[str, tuple[RangeRule, float, float]] | None = None
 
     def __post_init__(self) -> None:
         read = {
@@ -67,10 +77,16 @@ class Preprocessing:
         }
         object.__setattr__(self, "modalities", read)
         object.__setattr__(self, "ranges", {name: (low, high) for name, (low, high) in self.ranges.items()})
+        object.__setattr__(self, "stated", tuple(sorted(self.stated)))
+        if self.rules is not None:
+            object.__setattr__(self, "rules", {name: tuple(rule) for name, rule in self.rules.items()})
 
     def of(self, modality: str) -> Preprocessing:
-        """The contract for a modality alone, with all ranges; a side is mirrored in all or none."""
-        return replace(self.modalities.get(modality, self), ranges=self.ranges, mirror=self.mirror, modalities={})
+        """The contract for a modality alone, with the ranges and rules of all; a side is mirrored in all or none."""
+        alone = self.modalities.get(modality, self)
+        return replace(
+            alone, ranges=self.ranges, stated=self.stated, rules=self.rules, mirror=self.mirror, modalities={}
+        )
 
     def groups(self, modality: npt.NDArray[np.str_]) -> list[tuple[Preprocessing, npt.NDArray[np.int64]]]:
         """Each contract that holds for some of these modalities `[n]`, and where it does; together each place once.
@@ -104,19 +120,31 @@ class Preprocessing:
 
     @property
     def key(self) -> str:
-        """Name of the cache folder: everything that decides the stored values."""
+        """Name of the cache folder: everything that decides the stored values of a file but how it is read."""
         text = f"{FORMAT}-{self.cached_size}-{self.channels}-{self.fit}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def folder(self, reading: str) -> str:
+        """Name of the cache folder of files that are read in this way, as `bolus.data.greys.reading_of` names it.
+
+        >>> Preprocessing(64).folder("file") == Preprocessing(64).key, Preprocessing(64).folder("values")[16:]
+        (True, '-values')
+        """
+        if reading in ("file", "values"):
+            return self.key if reading == "file" else f"{self.key}-values"
+        return f"{self.key}-{hashlib.blake2b(reading.encode(), digest_size=4).hexdigest()}"
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; `Preprocessing(**data)` reads it back."""
         data = asdict(self)
         data["ranges"] = {name: [float(low), float(high)] for name, (low, high) in self.ranges.items()}
         data["modalities"] = {name: each.to_json() for name, each in sorted(self.modalities.items())}
-        if not self.modalities:  # likewise
-            del data["modalities"]
-        if self.mirror is None:  # as contracts were written before there was such a key
-            del data["mirror"]
+        data["stated"] = list(self.stated)
+        if self.rules is not None:
+            data["rules"] = {name: list(rule) for name, rule in sorted(self.rules.items())}
+        absent = {"modalities": not self.modalities, "mirror": self.mirror is None, "stated": not self.stated}
+        for name in [name for name, empty in {**absent, "rules": self.rules is None}.items() if empty]:
+            del data[name]  # as contracts were written before there were such keys
         return data
 
 
@@ -124,73 +152,92 @@ def join_contracts(contracts: Mapping[str, Preprocessing]) -> Preprocessing:
     """One contract from those of several modalities; what is not named is read as the first says.
 
     >>> join_contracts({"MR": Preprocessing(64), "CFP": Preprocessing(96, 3), "XR": Preprocessing(64)}).modalities
-    {'CFP': Preprocessing(size=96, channels=3, fit='pad', ranges={}, frames=None, mirror=None, modalities={})}
+    {'CFP': Preprocessing(size=96, channels=3, fit='pad', ranges={}, frames=None, mirror=None, modalities={}, stated=(),
+    rules=None)}
     """
     ranges = {name: values for each in contracts.values() for name, values in each.ranges.items()}
-    alone = {name: replace(each, ranges={}, modalities={}) for name, each in contracts.items()}
+    stated = tuple({name for each in contracts.values() for name in each.stated})
+    known = [each.rules for each in contracts.values() if each.rules is not None]
+    rules = {name: rule for each in known for name, rule in each.items()} if known else None
+    alone = {name: replace(each, ranges={}, stated=(), rules=None, modalities={}) for name, each in contracts.items()}
     first = next(iter(alone.values()))
-    return replace(first, ranges=ranges, modalities={name: each for name, each in alone.items() if each != first})
+    others = {name: each for name, each in alone.items() if each != first}
+    return replace(first, ranges=ranges, stated=stated, rules=rules, modalities=others)
 
 
 @dataclass(frozen=True)
 class Shrunk:
-    """One image as it is stored: its values are `array * gain + bias`.
+    """One image as it is stored: its values are `array * gain + bias`, in the unit of the file.
 
     Args:
         array: `[C, S, S]` uint8 or uint16.
         gain: of a stored step.
         bias: the value of a stored 0.
-        low: smallest value of the source; 0 where the range does not wait.
-        high: likewise the largest; 1 where the range does not wait.
-        waits: whether values are in modality units until the cohort's range is known; else they are in [0, 1].
-        inverted: whether they must then be turned, since bright is low.
+        grey: what the image says of its numbers, in the order of `bolus.data.greys.GREY`.
+        quantiles: of its values, float32 `[len(LEVELS)]`; zeros where all is stored in eight bits, whose range is
+            their own.
     """
 
     array: npt.NDArray[Any]
     gain: float
     bias: float
-    low: float
-    high: float
-    waits: bool
-    inverted: bool
-
-
-def range_waits(image: Image) -> bool:
-    """Whether the file leaves open which values are black and white, so that its cohort must say it."""
-    return image.range.rule == "cohort" or (image.range.rule == "container" and image.bits > 8)
+    grey: tuple[Any, ...]
+    quantiles: npt.NDArray[np.float32]
 
 
 def shrink(image: Image, preprocessing: Preprocessing) -> Shrunk:
     """Square, antialiased, quantised to eight bits, or to sixteen where the source has more.
 
+    Values beyond a window or VOI LUT are clipped before they are resampled, as on a display.
+
     Raises:
-        ImageError: a clip, or values outside the range that the file states.
+        ImageError: a clip, or values that are not finite or more than the bits of the file hold.
 
     Example:
         >>> from bolus.data.image import Range
         >>> deep = Image(np.full((1, 4, 4), 4095, np.float32), None, Range(0, 65535, "container"), 16, False)
         >>> small = shrink(deep, Preprocessing(4))
-        >>> small.array.shape, small.array.dtype, small.waits, float(small.array.max() * small.gain + small.bias)
-        ((1, 5, 5), dtype('uint16'), True, 4095.0)
+        >>> small.array.shape, small.array.dtype, float(small.array.max() * small.gain + small.bias)
+        ((1, 5, 5), dtype('uint16'), 4095.0)
     """
     if image.array.ndim != 3:
         advice = SINGLE_IMAGES if preprocessing.frames is None else IF_FILES
         raise ImageError(f"expected one frame, found {image.array.shape[1]}: {ONE_FRAME}; {advice}")
-    # A range that the file itself states is applied now; one that belongs to the cohort waits until all are read.
-    waits = range_waits(image)
-    if waits:
-        low, high = float(image.array.min()), float(image.array.max())
-        integers = image.range.rule == "container"
-        span = (0.0, image.range.high) if integers else (low, high if high > low else low + 1.0)
+    grey, values = measure(image), image.array
+    facts = np.array([grey], GREY)
+    low, high, shown = float(facts["low"][0]), float(facts["high"][0]), image.range
+    final, stored = bool(is_final(facts)[0]), shown.rule in ("container", "bits_stored")
+    if final and shown.high <= shown.low:  # a window of width 1 is a threshold
+        values, facts["shown_low"], facts["shown_high"] = (values > shown.low).astype(np.float32), 0.0, 1.0
+        span = (0.0, 1.0)
+    elif final or stored:
+        span = (shown.low, shown.high)
+        values = np.clip(values, *span) if final else values
     else:
-        low, high, span = 0.0, 1.0, (0.0, 1.0)
-    array = torch.from_numpy(np.require(image.array if waits else image.unit(), np.float32, "W"))
-    array = _to_channels(array, preprocessing.channels)
-    array = _square(array, preprocessing, pad=low if waits and not image.inverted else (high if waits else 0.0))
-    levels = 255 if image.bits <= 8 and not waits else 65535
+        span = (low, high if high > low else low + 1.0)
+    dark, bright = span if final else (low, high)
+    black = bright if image.inverted else dark
+    if image.padding is not None:
+        values = np.where(image.padding, np.float32(black), values)
+    array = _to_channels(torch.from_numpy(np.require(values, np.float32, "W")), preprocessing.channels)
+    array = _square(array, preprocessing, pad=black, aspect=image.aspect)
+    levels = 255 if image.bits <= 8 and final else 65535
     scaled = (array - span[0]) / (span[1] - span[0]) * levels
-    stored = scaled.round_().clamp_(0, levels).numpy().astype(np.uint8 if levels == 255 else np.uint16)
-    return Shrunk(stored, (span[1] - span[0]) / levels, span[0], low, high, waits, waits and image.inverted)
+    small = scaled.round_().clamp_(0, levels).numpy().astype(np.uint8 if levels == 255 else np.uint16)
+    quantiles = np.zeros(len(LEVELS), np.float32) if levels == 255 else sketch_of(image)
+    return Shrunk(small, (span[1] - span[0]) / levels, span[0], tuple(facts[0].item()), quantiles)
+
+
+def to_unit(image: Shrunk, low: float, high: float) -> npt.NDArray[np.float32]:
+    """A stored image in [0, 1], bright is high: float32 `[C, S, S]`.
+
+    Args:
+        image: as it is stored.
+        low: the value that becomes 0 (1 where the image is inverted).
+        high: the value that becomes 1; above `low`.
+    """
+    unit = np.clip((image.array * image.gain + image.bias - low) / (high - low), 0, 1).astype(np.float32)
+    return np.subtract(np.float32(1), unit) if np.array([image.grey], GREY)["inverted"][0] else unit
 
 
 def _to_channels(array: Tensor, channels: int) -> Tensor:
@@ -202,15 +249,16 @@ def _to_channels(array: Tensor, channels: int) -> Tensor:
     return (array[:3] * weights).sum(0, keepdim=True)
 
 
-def _square(array: Tensor, preprocessing: Preprocessing, pad: float) -> Tensor:
-    size, (height, width) = preprocessing.cached_size, array.shape[1:]
-    if preprocessing.fit == "crop":
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        array = array[:, top : top + side, left : left + side]
-    elif preprocessing.fit == "pad" and height != width:
-        longer = max(height, width)
-        rows, columns = longer - height, longer - width
-        sides = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-        array = F.pad(array, sides, value=pad)
+def _square(array: Tensor, preprocessing: Preprocessing, *, pad: float, aspect: float) -> Tensor:
+    """The rectangle of native pixels that covers a square on the body, as `size` x `size` pixels."""
+    size = preprocessing.cached_size
+    height, width = array.shape[1:]
+    sides = canvas((height, width), preprocessing.fit, aspect)
+    for axis, length, side in zip((1, 2), (height, width), sides, strict=True):
+        if side < length:
+            array = array.narrow(axis, (length - side) // 2, side)
+        elif side > length:
+            before = (side - length) // 2
+            border = (before, side - length - before)
+            array = F.pad(array, (0, 0, *border) if axis == 1 else border, value=pad)
     return F.interpolate(array[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]

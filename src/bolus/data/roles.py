@@ -9,6 +9,7 @@ CATEGORIES = ("patient", "modality", "laterality", "view_position", "region", "s
 NUMBERS = ("visit", "time", "order", "slice_position")
 PATHS = ("image", "mask")
 NAMED = ("score:", "label:", "attribute:")
+DEFAULT_MODALITY = "image"  # of rows whose modality the table does not say
 BIN = "bin:"  # before the role of a number: the bin that the number falls into; no column has such a role of its own
 
 # Compared in lower case without spaces and punctuation; the first name that the table has wins.

@@ -1,8 +1,9 @@
 """The files of a cache folder: shards of images, what they hold, and which files on disk were seen with which content.
 
-`ID.npy` is a memory-mapped array `[n, C, S, S]`; `ID.records`, written after it, says what its n images are; `ID.seen`
-maps paths with their size and time of change to the digest of their content, so that a file is hashed once. Each is
-written under a temporary name and renamed when whole, none is ever changed, and what is torn is as if it were absent.
+`ID.npy` is a memory-mapped array `[n, C, S, S]`; `ID.quantiles`, of shards of 16 bits, says how the values of its n
+images are distributed; `ID.records`, written after both, says what they are; `ID.seen` maps paths with their size and
+time of change to the digest of their content, so that a file is hashed once. Each is written under a temporary name and
+renamed when whole, none is ever changed, and what is torn is as if it were absent.
 """
 
 from __future__ import annotations
@@ -22,21 +23,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bolus.data.greys import GREY
 from bolus.data.preprocessing import Shrunk
+from bolus.data.quantiles import LEVELS
 
 PART_BYTES = 256 * 2**20  # of a shard at most
 PART_IMAGES = 4096  # likewise: a killed build loses no more than these
 ORPHANED = 86400.0  # seconds after which a file that no build finished is removed
 
-# What a shard holds; a frame of -1 stands for a file that is one image.
-RECORD = np.dtype(
-    [
-        ("digest", "u8", (2,)),
-        ("frame", "i8"),
-        *((name, "f8") for name in ("gain", "bias", "low", "high")),
-        *((name, "?") for name in ("waits", "inverted")),
-    ]
-)
+# What a shard holds; a frame of -1 stands for a file that is one image. Values are `stored * gain + bias`.
+RECORD = np.dtype([("digest", "u8", (2,)), ("frame", "i8"), ("gain", "f8"), ("bias", "f8"), ("grey", GREY)])
 SIGHTING = np.dtype([("path", "u8"), ("size", "i8"), ("mtime", "i8"), ("digest", "u8", (2,))])
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, so that frames of one file lie far apart
 
@@ -54,6 +50,7 @@ class Manifest:
         shard: which of `arrays`, `[images]`.
         offset: where in it, `[images]`.
         sightings: `[files]` of dtype `SIGHTING`.
+        quantiles: of each shard, float32 `[its images, len(LEVELS)]`, memory-mapped; None of a shard of eight bits.
     """
 
     arrays: list[npt.NDArray[Any]]
@@ -61,6 +58,16 @@ class Manifest:
     shard: Integers
     offset: Integers
     sightings: npt.NDArray[np.void]
+    quantiles: list[npt.NDArray[np.float32] | None]
+
+    def quantiles_of(self, entries: Integers) -> npt.NDArray[np.float32]:
+        """How the values of these images are distributed, `[n, len(LEVELS)]`; zeros where all is of eight bits."""
+        found = np.zeros((len(entries), len(LEVELS)), np.float32)
+        for shard in np.unique(self.shard[entries]).tolist():
+            known, here = self.quantiles[shard], self.shard[entries] == shard
+            if known is not None:
+                found[here] = known[self.offset[entries[here]]]
+        return found
 
     def find_images(self, digest: Keys, frame: Integers) -> Integers:
         """Positions in `records` of contents `[N, 2]` and frames `[N]`; -1 where there is none."""
@@ -86,12 +93,18 @@ class Manifest:
 def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
     """Everything in a cache folder that is whole; shards whose images are missing or cut off are left out."""
     arrays: list[npt.NDArray[Any]] = []
+    quantiles: list[npt.NDArray[np.float32] | None] = []
     records: list[npt.NDArray[Any]] = [np.empty(0, RECORD)]
     for path in sorted(folder.glob("*.records")):
         part, images = _load(path), _load(path.with_suffix(".npy"), mapped=True)
-        if part is not None and images is not None and images.shape == (len(part), *shape):
-            arrays.append(images)
-            records.append(part)
+        if part is None or images is None or images.shape != (len(part), *shape):
+            continue
+        spread = _load(path.with_suffix(".quantiles"), mapped=True) if images.dtype == np.uint16 else None
+        if images.dtype == np.uint16 and (spread is None or len(spread) != len(part)):
+            continue
+        arrays.append(images)
+        quantiles.append(spread)
+        records.append(part)
     sightings = [seen for path in sorted(folder.glob("*.seen")) if (seen := _load(path)) is not None]
     lengths = [len(part) for part in records[1:]]
     return Manifest(
@@ -100,6 +113,7 @@ def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
         np.repeat(np.arange(len(lengths)), lengths),
         np.concatenate([np.arange(length) for length in [0, *lengths]]),
         np.concatenate([np.empty(0, SIGHTING), *sightings]),
+        quantiles,
     )
 
 
@@ -111,8 +125,8 @@ def write_sightings(folder: Path, sightings: npt.NDArray[np.void]) -> None:
 
 def remove_orphans(folder: Path) -> None:
     """Delete what builds left that were killed more than a day ago."""
-    for path in [*folder.glob("*.tmp"), *folder.glob("*.npy")]:
-        if path.suffix == ".npy" and path.with_suffix(".records").exists():
+    for path in [*folder.glob("*.tmp"), *folder.glob("*.npy"), *folder.glob("*.quantiles")]:
+        if path.suffix != ".tmp" and path.with_suffix(".records").exists():
             continue
         try:
             if time.time() - path.stat().st_mtime > ORPHANED:
@@ -146,13 +160,14 @@ class ShardWriter:
 
     def add(self, digest: Keys, frame: int, image: Shrunk) -> None:
         """Store one image under the content `[2]` of its file, and its frame or -1."""
-        kind, numbers = image.array.dtype, (image.gain, image.bias, image.low, image.high)
+        kind = image.array.dtype
         with self._lock:
             if kind not in self._parts:
                 self._parts[kind] = _Part(self._folder, kind, self._shape)
             part = self._parts[kind]
             part.file.write(image.array.tobytes())
-            part.records.append((tuple(digest), frame, *numbers, image.waits, image.inverted))
+            part.records.append((tuple(digest), frame, image.gain, image.bias, image.grey))
+            part.quantiles.append(image.quantiles)
             if len(part.records) >= min(PART_IMAGES, PART_BYTES // image.array.nbytes):
                 self._parts.pop(kind).close()
 
@@ -163,6 +178,7 @@ class _Part:
     def __init__(self, folder: Path, kind: np.dtype[Any], shape: tuple[int, int, int]) -> None:
         self.path, self.kind, self.shape = folder / f"{uuid.uuid4().hex}.npy", kind, shape
         self.records: list[tuple[Any, ...]] = []
+        self.quantiles: list[npt.NDArray[np.float32]] = []
         self.temporary = self.path.with_suffix(".npy.tmp")
         self.file = self.temporary.open("wb")
         self._write_header(PART_IMAGES)  # the number is not known yet; the header has room for any
@@ -178,6 +194,9 @@ class _Part:
             file.flush()
             os.fsync(file.fileno())
         self.temporary.replace(self.path)
+        if self.kind == np.uint16:
+            quantiles = np.stack(self.quantiles)
+            _write(self.path.with_suffix(".quantiles"), lambda file: np.save(file, quantiles))
         records = np.array(self.records, RECORD)
         _write(self.path.with_suffix(".records"), lambda file: np.save(file, records))
 

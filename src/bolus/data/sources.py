@@ -18,6 +18,7 @@ from bolus.data.cohort import Cohort
 from bolus.data.shards import SIGHTING, Manifest, write_sightings
 
 CHUNK = 1024  # items handed to the threads at a time
+UNOPENED = "the file cannot be opened"
 HASHED = 16384  # files after which their digests are written: what a killed build has to hash again
 
 Item = TypeVar("Item")
@@ -111,7 +112,7 @@ def _stat(paths: Sequence[str]) -> tuple[npt.NDArray[np.void], dict[int, str]]:
 
 
 def _unopened(error: OSError) -> str:
-    return f"the file cannot be opened: {error.strerror}"
+    return f"{UNOPENED}: {error.strerror}"
 
 
 def _digest(path: Path) -> bytes:

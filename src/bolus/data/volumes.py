@@ -1,4 +1,4 @@
-"""Which rows are slices of one volume, and where in it each of them lies."""
+"""Which rows are slices of one volume or images of one series, and where in a volume each slice lies."""
 
 from __future__ import annotations
 
@@ -78,3 +78,34 @@ def volume_codes(cohort: Cohort) -> tuple[npt.NDArray[np.int64], tuple[str, ...]
         _, codes = np.unique(codes, return_inverse=True)
         _, found = np.unique(found * (codes.max(initial=0) + 1) + codes, return_inverse=True)
     return found.astype(np.int64), tuple(keys)
+
+
+def series_codes(
+    cohort: Cohort,
+    rows: npt.NDArray[np.int64],
+    uids: npt.NDArray[np.uint64],
+    files: npt.NDArray[np.uint64],
+) -> npt.NDArray[np.int64]:
+    """Which images are of one series, so that one range holds for all of them.
+
+    The role `series`, within a patient; where a row has none, the SeriesInstanceUID of its file; else the file itself.
+
+    Args:
+        cohort: whose rows.
+        rows: int64 `[n]`.
+        uids: `[n]`, a number for each SeriesInstanceUID, 0 where there is none.
+        files: `[n]`, a number for each file.
+
+    Returns:
+        int64 `[n]`, codes from 0.
+    """
+    kind = np.where(uids > 0, 1, 0)
+    first, second = np.where(uids > 0, uids, files).view(np.int64), np.zeros(len(rows), np.int64)
+    if "series" in cohort.roles:
+        series = cohort.encoded("series")[rows]
+        told = series >= 0
+        kind, first = np.where(told, 2, kind), np.where(told, series, first)
+        second = np.where(told, cohort.encoded("patient")[rows], second)
+    keys = pd.DataFrame({"kind": kind, "first": first, "second": second})
+    codes = keys.groupby(["kind", "first", "second"], sort=False).ngroup()
+    return np.asarray(codes, np.int64)

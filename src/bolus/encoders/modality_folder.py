@@ -44,7 +44,8 @@ def save_encoders(
     parts = {}
     for name, part in part_folders(encoder.names).items():
         own = contract.of(name)
-        own = replace(own, ranges={key: value for key, value in own.ranges.items() if key == name})
+        ranges = {key: value for key, value in own.ranges.items() if key == name}
+        own = replace(own, ranges=ranges, stated=tuple(key for key in own.stated if key == name))
         save_encoder(encoder.of(name), folder / part, preprocessing=own.to_json(), card=card(name), lineage=lineage)
         parts[name] = {"folder": part, "weights": stated_weights(folder / part)}
     with replacing(folder / DESCRIPTION) as temporary:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from bolus.data.clips import rows_are_files
-from bolus.data.cohort import DEFAULT_MODALITY, Cohort
+from bolus.data.cohort import Cohort
 from bolus.data.readers import count_frames, read_image
+from bolus.data.roles import DEFAULT_MODALITY
 from bolus.data.samples import Samples
 from bolus.errors import BolusError
 
