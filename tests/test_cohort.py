@@ -317,16 +317,16 @@ def test_equal_numbers_are_equal_however_they_are_written() -> None:
         "patient": ["P"] * 4,
         "series": list("aabb"),
         "order": list("0101"),
-        "mmse": ["1", "1.0", None, "n/a"],
+        "mmse": ["1", "1.0", None, "n/k"],
         "age": ["61", "61.00", "70", "7e1"],
-        "grade": ["1", "1", "2", "2"],
+        "grade": ["1", "1.0", "2", "2.00"],
     }
     roles = {"score:mmse": "mmse", "label:grade": "grade"}
-    assert len(cohort(columns, roles, missing={"mmse": ["n/a"]}).samples("clip")) == 2
-    for name, value in (("mmse", None), ("age", "61.01"), ("grade", "1.0")):
+    assert len(cohort(columns, roles, missing={"mmse": ["n/k"]}).samples("clip")) == 2
+    for name, value in (("mmse", None), ("age", "61.01"), ("grade", "1.5")):
         changed = {**columns, name: [columns[name][0], value, *columns[name][2:]]}
         with pytest.raises(CohortError, match=f"row 2: [a-z]*:{name} "):
-            cohort(changed, roles, missing={"mmse": ["n/a"]}).samples("clip")
+            cohort(changed, roles, missing={"mmse": ["n/k"]}).samples("clip")
 
 
 def test_missing_codes_leave_the_numbers_of_expanded_frames_alone() -> None:
@@ -463,7 +463,7 @@ def test_opening_an_open_cohort_returns_it(tiny_cohort: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_million_rows_open_and_split_in_seconds(tmp_path: Path) -> None:
+def test_a_million_rows_open_and_split_in_little_memory(tmp_path: Path) -> None:
     rows = np.arange(1_000_000)
     frame = pd.DataFrame({"image": [f"images/{row // 1000:04d}/{row:07d}.png" for row in rows]})
     frame["patient"] = [f"{row // 4:08d}" for row in rows]
@@ -475,25 +475,20 @@ def test_a_million_rows_open_and_split_in_seconds(tmp_path: Path) -> None:
         "table: table.csv\nroles: {'score:age': age, 'label:finding': finding}\nmissing: {age: ['?']}\n"
     )
     code = """
-import json, resource, sys, time
+import json, resource, sys
 from bolus.data.cohort import Cohort
-began = time.monotonic()
 cohort = Cohort.open(sys.argv[1])
-opened = time.monotonic()
 sides = cohort.split
-split = time.monotonic()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print(json.dumps([len(cohort), opened - began, split - opened, peak, float((sides == "train").mean())]))
+gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(json.dumps([len(cohort), len(sides), gib, float((sides == "train").mean())]))
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "cohort.yaml")], capture_output=True, text=True, check=True
     )
-    count, seconds_to_open, seconds_to_split, gib, train = json.loads(done.stdout)
-    print(f"open {seconds_to_open:.1f} s, split {seconds_to_split:.1f} s, peak {gib:.2f} GiB")
-    assert count == 1_000_000
+    count, split, gib, train = json.loads(done.stdout)
+    assert (count, split) == (1_000_000, 1_000_000)
     assert abs(train - 0.7) < 0.01
-    assert seconds_to_open + seconds_to_split < 10
-    assert gib < 1.5
+    assert gib < 1.5  # and not seconds, which are the machine's
 
 
 def test_frames_are_numbered_from_zero_and_clips_ordered() -> None:

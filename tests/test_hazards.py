@@ -362,7 +362,7 @@ def test_a_label_that_follows_the_site_is_told_with_its_shares() -> None:
 def test_a_label_that_follows_a_number_or_in_one_class_only() -> None:
     rng = np.random.default_rng(0)
     kvp = rng.normal(80, 5, 400)
-    finding = np.where(kvp + rng.normal(0, 8, 400) > 80, "Edema", rng.choice(["Mass", "None"], 400))
+    finding = np.where(kvp + rng.normal(0, 8, 400) > 80, "Edema", rng.choice(["Mass", "Clear"], 400))
     found = hazards({"kvp": kvp, "finding": finding}, {"attribute:kvp": "kvp", "label:finding": "finding"})
     assert kinds(found) == [("attribute:kvp", "shortcut", True), ("label:finding", "shortcut", False)]
     assert found[1].sentence.startswith("label:finding=Edema follows attribute:kvp (AUROC 0.80); so do 2 more")

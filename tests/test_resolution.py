@@ -240,7 +240,7 @@ def test_of_a_label_without_a_class_of_enough_patients_no_class_is_named():
     constant = cohort_of({"label:who": "who"}, range(60), who=["all"] * 60)
     assert "the commonest has 60 and 0" in find_resolutions(constant)[0].sentence
     empty = cohort_of({"label:who": "who"}, range(60), who=["|"] * 60)
-    assert "name no class" in find_resolutions(empty)[0].sentence
+    assert "no test patient has a value" in find_resolutions(empty)[0].sentence
     missing = cohort_of({"label:who": "who"}, range(60), who=[""] * 60)
     assert "no test patient has a value" in find_resolutions(missing)[0].sentence
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bolus.data.classes import same_class
 from bolus.data.cohort import Cohort
 from bolus.data.split import overlap
 from bolus.embedding import (
@@ -150,7 +151,9 @@ def find_head(source: str | Path, head: str | Path) -> Path:
         raise EvaluationError(f"no head {name!r}: no such file, and {source} has no evaluations to look it up in")
     heads = sorted([*folder.glob("*/head-*.safetensors"), *folder.glob("*/finetuned-*/head.safetensors")])
     name = file_name(shown(name))
-    fitting = [each for each in heads if name in _names_of(each)]
+    fitting = [each for each in heads if name in _names_of(each)] or [
+        each for each in heads if _asks(each, shown(str(head)))
+    ]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -158,6 +161,16 @@ def find_head(source: str | Path, head: str | Path) -> Path:
         raise UsageError(f"{len(fitting)} heads have the name {head!r}, give the path of one:{listed}")
     known = {unquote(each_name) for each in heads for each_name in _names_of(each)}
     raise EvaluationError(f"no head {head!r} in the evaluations of {source}; {suggest(str(head), known)}")
+
+
+def _asks(path: Path, target: str) -> bool:
+    """Whether the head is of this class of this label, in another spelling: `1` where `yes` is asked for."""
+    label, equals, wanted = target.partition("=")
+    for name in map(unquote, _names_of(path)):
+        own, _, known = name.partition("=")
+        if equals and own == label and known and same_class(wanted, [known]) is not None:
+            return True
+    return False
 
 
 def _names_of(path: Path) -> tuple[str, ...]:

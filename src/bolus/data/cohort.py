@@ -1,11 +1,13 @@
 """The cohort: a table of images with the role of each column, validated all at once; one row is one image or frame.
 
 Opening a cohort touches the table only, never an image, so that a million rows open in seconds. Every value that a
-relation, an objective or an evaluation sees comes from `Cohort.values`, where missing codes have become missing.
+relation, an objective or an evaluation sees comes from `Cohort.values`, where each has one spelling and missing codes
+have become missing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -19,16 +21,16 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bolus.data.laterality import spell_sides
-from bolus.data.roles import binned_role, infer_roles, is_number_role, is_role
+from bolus.data.cleaning import clean_values
+from bolus.data.dates import to_days
+from bolus.data.identifiers import identifier_text
+from bolus.data.roles import DEFAULT_MODALITY, binned_role, infer_roles, is_number_role, is_role
 from bolus.data.samples import Samples, take_samples
-from bolus.data.split import identifier_text, leave_site_out, split_digest, split_patients
-from bolus.data.table import as_number, is_numeric, read_table, strip_text, to_days
+from bolus.data.split import leave_site_out, split_digest, split_patients
+from bolus.data.table import read_table, strip_text
 from bolus.data.violations import find_violations
 from bolus.data.volumes import slice_positions, volume_codes
 from bolus.errors import CohortError, UsageError, suggest
-
-DEFAULT_MODALITY = "image"
 
 
 class SplitSpec(BaseModel):
@@ -60,19 +62,30 @@ class SplitSpec(BaseModel):
 class CohortSpec(BaseModel):
     """cohort.yaml: the table, what its columns are, and how missing values are written.
 
-    `ranges` maps a modality to the values shown as black and white; `bolus check` fills it for images deeper than
-    eight bits. Patients of two cohorts with one `namespace` and one identifier are the same person.
+    `ranges` maps a modality to the values shown as black and white, and wins over everything that a file says.
+    `cohort_ranges` is what `bolus check` found to cover the images whose range is the cohort's, so that it stays as it
+    is when images are added. Patients of two cohorts with one `namespace` and one identifier are the same person.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     table: str
     root: str | None = None  # folder that image paths are relative to; the table's folder where absent
     roles: dict[str, str] = {}
-    units: dict[str, str] = {}
+    units: dict[str, str] = {}  # role -> unit of its numbers; that of time may be days, weeks, months, years ...
     missing: dict[str, list[Any]] = {}  # column -> values that mean missing; "*" holds for every column
     split: SplitSpec = SplitSpec()
     ranges: dict[str, tuple[float, float]] = {}
+    cohort_ranges: dict[str, tuple[float, float]] = {}
     namespace: str = ""
+
+    @field_validator("ranges", "cohort_ranges")
+    @classmethod
+    def _black_below_white(cls, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for name, (low, high) in ranges.items():
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(f"{name}: expected finite values for black and white, black below white, found "
+                                 f"{low:g} and {high:g}")  # fmt: skip
+        return ranges
 
 
 @dataclass(frozen=True)
@@ -118,6 +131,7 @@ class Cohort:
         self.spec = spec.model_copy(update={"roles": self.roles})
         self.folder = folder
         self._made: frozenset[str] = frozenset()  # roles whose columns `expand` made: no code there means missing
+        self._values: dict[str, pd.Series[Any]] = {}
         self._encoded: dict[str, npt.NDArray[Any]] = {}
         self.expanded: Cohort | None = None  # with a row a frame, once `bolus.data.clips.open_samples` has made it
         violations = find_violations(self)
@@ -131,18 +145,19 @@ class Cohort:
         *,
         roles: Mapping[str, str] | None = None,
         missing: Mapping[str, list[Any]] | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
         **overrides: Any,
     ) -> Cohort:
         """Open a cohort.yaml, or a bare CSV, TSV or Parquet table with `roles` (role -> column).
 
-        `roles`, `missing` and `split` are added to what the file says, key by key; other keywords replace it.
+        `roles`, `missing`, `ranges` and `split` are added to what the file says, key by key; other keywords replace it.
 
         Raises:
             CohortError: as the class says; also a file that is absent or does not parse.
             UsageError: an unknown keyword.
         """
         if isinstance(source, Cohort):
-            if roles or missing or any(value is not None for value in overrides.values()):
+            if roles or missing or ranges or any(value is not None for value in overrides.values()):
                 raise UsageError("an open cohort takes no roles, missing codes or other keys; open its table with them")
             return source
         path = Path(source)
@@ -161,7 +176,7 @@ class Cohort:
             raise UsageError(
                 f"unknown cohort key {sorted(unknown)[0]!r}; {suggest(min(unknown), CohortSpec.model_fields)}"
             )
-        merged = {"roles": roles, "missing": missing, "split": overrides.pop("split", None)}
+        merged = {"roles": roles, "missing": missing, "ranges": ranges, "split": overrides.pop("split", None)}
         data.update({key: value for key, value in overrides.items() if value is not None})
         for key, given in merged.items():
             stated = data.get(key) or {}
@@ -213,9 +228,10 @@ class Cohort:
         return role in self.roles or (role == "slice_position" and "order" in self.roles)
 
     def values(self, role: str) -> pd.Series[Any]:
-        """The role's column with every declared missing code made missing.
+        """The role's column with each value in one spelling, and missing where it means so: `bolus.data.cleaning`.
 
-        Sides have one spelling, `left` or `right`, and are missing where they are neither: `bolus.data.laterality`.
+        What means missing in every column, such as `n/a`, is missing, and so is every declared code. Sides are `left`
+        or `right`, and missing where they are neither.
 
         Raises:
             CohortError: no column has this role.
@@ -223,17 +239,12 @@ class Cohort:
         if role not in self.roles:
             raise CohortError(f"no column has the role {role!r}; {suggest(role, self.roles)}")
         column = self.roles[role]
-        series: pd.Series[Any] = self.table[column]
         if role in self._made:
-            return series
-        codes = {str(code) for key in ("*", role, column) for code in self.spec.missing.get(key, [])}
-        if codes:
-            missing = series.astype(str).isin(codes)
-            numbers = {number for number in map(as_number, codes) if number is not None}
-            if numbers:
-                missing |= pd.to_numeric(series, errors="coerce").isin(numbers)
-            series = series.mask(missing)
-        return spell_sides(series) if role == "laterality" else series
+            return self.table[column]
+        if role not in self._values:
+            codes = [code for key in ("*", role, column) for code in self.spec.missing.get(key, [])]
+            self._values[role] = clean_values(self.table[column], role, codes)
+        return self._values[role]
 
     def encoded(self, role: str) -> npt.NDArray[Any]:
         """The role as int64 codes (-1 missing, categories sorted) or float64 numbers (NaN missing), `[rows]`.
@@ -245,9 +256,10 @@ class Cohort:
             self._encoded[role] = slice_positions(volume_codes(self)[0], self.encoded("order"))
         if role not in self._encoded:
             series = self.values(role)
+            counted = role.startswith("attribute:") and pd.api.types.is_numeric_dtype(series)
             if role == "time":
-                self._encoded[role] = to_days(series)[0]
-            elif is_number_role(role) or (role.startswith("attribute:") and is_numeric(series)):
+                self._encoded[role] = to_days(series, self.spec.units.get("time"))[0]
+            elif is_number_role(role) or counted:
                 self._encoded[role] = pd.to_numeric(series, errors="coerce").to_numpy(np.float64, na_value=np.nan)
             else:
                 self._encoded[role] = pd.factorize(series, sort=True)[0].astype(np.int64)
@@ -277,7 +289,7 @@ class Cohort:
     def patients(self) -> pd.Series[Any]:
         """Patient identifiers, one a row, in the cohort's namespace; for hashing, never for printing."""
         prefix = f"{self.spec.namespace}/" if self.spec.namespace else ""
-        return prefix + self.values("patient").astype(object).map(identifier_text)
+        return prefix + self.values("patient")
 
     @cached_property
     def num_patients(self) -> int:
@@ -362,7 +374,8 @@ class Cohort:
         clips = copy(self)
         for stale in ("split", "split_hash", "origin", "modality", "shared_file"):
             clips.__dict__.pop(stale, None)
-        clips.table, clips.roles, clips._encoded, clips.expanded = table, {**self.roles, **names}, {}, None
+        clips.table, clips.roles, clips.expanded = table, {**self.roles, **names}, None
+        clips._values, clips._encoded = {}, {}
         clips._made = frozenset(names)
         clips.split, clips.split_hash, clips.origin = self.split[here], self.split_hash, self.origin[here]
         return clips

@@ -44,7 +44,7 @@ def validation_cohort(cohort: Cohort) -> Cohort:
     for stale in ("split_hash", "modality", "num_patients"):
         held.__dict__.pop(stale, None)
     held.table = cohort.table.iloc[kept].reset_index(drop=True)
-    held._encoded, held.expanded = {}, None
+    held._values, held._encoded, held.expanded = {}, {}, None
     held.split, held.origin, held.shared_file = side, cohort.origin[kept], cohort.shared_file[kept]
     if "split" in cohort.roles:
         name = "split without test"

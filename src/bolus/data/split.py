@@ -1,7 +1,7 @@
 """Patient-disjoint splits by hash, and the guard that keeps patients of the pretraining out of a test.
 
 A patient's side is a hash of (seed, patient), so that it is known from the first day and does not move when rows or
-patients are added. Identifiers are compared as text: 7, 7.0 and "7" are one patient.
+patients are added. Identifiers are compared as `bolus.data.identifiers` spells them: 7, 7.0 and "7" are one patient.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bolus.data.identifiers import earlier_spellings, identifier_text
+from bolus.data.spelling import clean_text
 from bolus.data.table import shape_of
 from bolus.errors import CohortError, LeakageError, UsageError, name_rows, suggest
 
 Labels: TypeAlias = "npt.NDArray[Any] | pd.Series[Any]"
-SIDES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+SIDES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
+}
 
 
 def split_patients(
@@ -31,8 +37,8 @@ def split_patients(
         seed: another seed is another split.
         val: expected share of the patients in validation; a small cohort may have none there.
         test: expected share of the patients in test.
-        fixed: `[rows]` sides given by the table (train; val, valid, validation or dev; test; in any case), taken as
-            they are, so that seed and shares do not matter.
+        fixed: `[rows]` sides given by the table (the names of `SIDES`, in any case), taken as they are, so that seed
+            and shares do not matter.
 
     Returns:
         str `[rows]`: `train`, `val` or `test`.
@@ -85,10 +91,10 @@ def leave_site_out(
     sides = split_patients(patients, seed=seed, val=val, test=0)
     known, names = _identify(sites)
     assert known.shape == sides.shape, f"{len(known)} sites for {len(sides)} rows"
-    if site.strip() not in names:
+    if identifier_text(site) not in names:
         raise CohortError(f"split.leave_out_site: no site {site!r}; {suggest(site, names)}")
     codes, _ = _identify(patients)
-    sides[np.isin(codes, codes[known == names.index(site.strip())])] = "test"
+    sides[np.isin(codes, codes[known == names.index(identifier_text(site))])] = "test"
     if not (sides == "train").any():
         if (sides == "test").all():
             raise CohortError(
@@ -154,11 +160,19 @@ def patient_keys(patients: Labels, salt: str) -> set[str]:
 
 
 def overlap(keys: Collection[str], patients: Labels, salt: str) -> npt.NDArray[np.bool_]:
-    """Rows whose patient is among those of the keys: bool `[rows]`; false for a row without a patient."""
-    codes, texts = _identify(patients)
+    """Rows whose patient is among those of the keys: bool `[rows]`; false for a row without a patient.
+
+    Keys of earlier versions, which hashed 7.0 as it stood in the table, are found as well.
+
+    >>> overlap(patient_keys(np.array(["7.0"]), "salt"), np.array(["7", "07", "7.00"]), "salt").tolist()
+    [True, False, True]
+    """
     keys = frozenset(keys)
-    known = np.array([*(key in keys for key in _keys(texts, salt)), False], dtype=bool)
-    return known[codes]  # -1, no patient, is the last entry
+    raw, values = pd.factorize(np.asarray(patients, dtype=object))
+    spellings = [[text for text in (identifier_text(value), *earlier_spellings(value)) if text] for value in values]
+    hashed = iter(_keys([text for texts in spellings for text in texts], salt))
+    known = [bool(keys & {next(hashed) for _ in texts}) for texts in spellings]
+    return np.array([*known, False], dtype=bool)[raw]  # -1, no patient, is the last entry
 
 
 def refuse_overlap(keys: Collection[str], salt: str, patients: Labels, rows_used: npt.ArrayLike, where: str) -> None:
@@ -214,7 +228,7 @@ def _fixed_sides(codes: npt.NDArray[np.int64], fixed: Labels) -> npt.NDArray[np.
     """Sides as the table gives them, checked."""
     kinds, values = pd.factorize(pd.Series(np.asarray(fixed, dtype=object)))
     assert len(kinds) == len(codes), f"{len(kinds)} sides for {len(codes)} rows"
-    known = [SIDES.get(str(value).strip().lower()) for value in values]
+    known = [SIDES.get(clean_text(str(value)).lower()) for value in values]
     sides = np.array([*known, None], dtype=object)[kinds]
     unknown = np.flatnonzero(pd.isna(sides))
     if len(unknown):
@@ -240,7 +254,7 @@ def _fixed_sides(codes: npt.NDArray[np.int64], fixed: Labels) -> npt.NDArray[np.
 
 def _identify(patients: Labels) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Codes `[rows]`, -1 where there is no patient, and the text of each code."""
-    raw, values = pd.factorize(pd.Series(np.asarray(patients, dtype=object)))
+    raw, values = pd.factorize(np.asarray(patients, dtype=object))
     texts = pd.Series([identifier_text(value) for value in values], dtype=object)
     merged, unique = pd.factorize(texts.where(texts != "", None))
     return np.append(merged, -1).astype(np.int64)[raw], [str(text) for text in unique]
@@ -252,17 +266,6 @@ def _all_identified(patients: Labels) -> tuple[npt.NDArray[np.int64], list[str]]
     if len(missing):
         raise CohortError(f"{name_rows(missing)}: expected a patient, found none; without it rows cannot be split")
     return codes, texts
-
-
-def identifier_text(label: object) -> str:
-    """An identifier as text; a whole number read as a float, which one missing value brings about, loses its `.0`.
-
-    >>> identifier_text(7.0), identifier_text(" 007 ")
-    ('7', '007')
-    """
-    if isinstance(label, (float, np.floating)) and label.is_integer():
-        return str(int(label))
-    return str(label).strip()
 
 
 def _uniform(texts: list[str], seed: int, person: bytes) -> npt.NDArray[np.float64]:

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bolus.data.dates import read_times
 from bolus.data.roles import BIN, is_number_role, is_role, known_roles
-from bolus.data.table import shape_of, to_days
+from bolus.data.spelling import missing_option
+from bolus.data.table import shape_of
 from bolus.errors import CohortError, name_rows, suggest
 
 if TYPE_CHECKING:
     from bolus.data.cohort import Cohort
+
+_WITH_COMMA = r"[+-]?\d{1,3}(?:[., ']\d{3})*(?:[.,]\d+)?|[+-]?\d+,\d+"  # of what is no number as it is
 
 
 def find_violations(cohort: Cohort) -> list[str]:
@@ -43,6 +47,10 @@ def find_violations(cohort: Cohort) -> list[str]:
     for key in cohort.spec.missing:
         if key != "*" and key not in cohort.table.columns and key not in cohort.roles:
             found.append(f"missing: no column or role {key!r}; {suggest(key, map(str, cohort.table.columns))}")
+    if not found and "modality" in cohort.roles and len(cohort.table):
+        known = sorted(set(cohort.modality.tolist()))
+        for name in sorted(set(cohort.spec.ranges) - set(known)):
+            found.append(f"ranges: no image of modality {name!r}; {suggest(name, known)}")
     if found:
         return found
     if not len(cohort.table):
@@ -52,9 +60,10 @@ def find_violations(cohort: Cohort) -> list[str]:
         if absent.any():
             found.append(f"{name_rows(np.flatnonzero(absent))}: no {role} (column {cohort.roles[role]!r})")
     for role in cohort.roles:
-        series = cohort.values(role)
+        series, why = cohort.values(role), ""
         if role == "time":
-            bad = to_days(series)[1]
+            times = read_times(series, cohort.spec.units.get("time"))
+            bad, why = times.bad, times.why
         elif is_number_role(role):
             bad = (pd.to_numeric(series, errors="coerce").isna() & series.notna()).to_numpy()
         else:
@@ -66,12 +75,17 @@ def find_violations(cohort: Cohort) -> list[str]:
             hint = ""
             if len(values) == 1 and len(set(cohort.values("patient")[bad])) > 1:
                 example = values.pop()
-                hint = f"; declare it with --missing {cohort.roles[role]}={example}"
+                hint = f"; if it means missing, declare it with {missing_option(cohort.roles[role], example)}"
             if role in cohort.inferred:
                 hint += f"; if it is something else, give it another role, such as attribute:{cohort.roles[role]}"
             expected = "number of days or a date like 2024-01-31" if role == "time" else "number"
             column = f"{role} (column {cohort.roles[role]!r})"
-            found.append(f"{name_rows(np.flatnonzero(bad))}: {column} is not a {expected}, found {example!r}{hint}")
+            if role != "time" and series[bad].str.fullmatch(_WITH_COMMA).all():
+                why = "with a decimal comma or thousands apart; write such numbers as 1234.5"
+            why = f" ({why})" if why else ""
+            found.append(
+                f"{name_rows(np.flatnonzero(bad))}: {column} is not a {expected}, found {example!r}{why}{hint}"
+            )
     shared = cohort.shared_file
     if shared.any():
         if "order" not in cohort.roles:

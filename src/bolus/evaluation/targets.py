@@ -9,6 +9,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
+from bolus.data.classes import same_class
 from bolus.data.cohort import Cohort
 from bolus.data.roles import NAMED
 from bolus.errors import EvaluationError, UsageError, suggest
@@ -46,9 +47,10 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
     """The questions that `target` names, and which were left out, in sentences.
 
     `NAME` is a label column: every class against the rest, or the one question of a two-class column, or, for more
-    classes of which each row has one, also the multi-class question. `NAME=CLASS` is one class against the rest. For
-    `regress`, `NAME` is a score, else a numeric attribute, else a number role. With its kind, as in `attribute:NAME`,
-    only that column is meant.
+    classes of which each row has one, also the multi-class question. `NAME=CLASS` is one class against the rest; where
+    the classes are 0 and 1, `NAME=yes` is the class 1 (`bolus.data.classes.same_class`). For `regress`, `NAME` is a
+    score, else a numeric attribute, else a number role. With its kind, as in `attribute:NAME`, only that column is
+    meant.
 
     Args:
         cohort: whose columns.
@@ -80,8 +82,10 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
     labels = cohort.labels(name)
     codes = np.where(np.isnan(labels.matrix), -1, labels.matrix).astype(np.int64)
     if wanted:
-        if wanted not in labels.classes:
+        meant = same_class(wanted, labels.classes)
+        if meant is None:
             raise EvaluationError(f"label {name!r} has no class {wanted!r}; {suggest(wanted, labels.classes)}")
+        wanted = meant
         return [Target(f"{name}={wanted}", codes[:, labels.classes.index(wanted)], ("rest", wanted))], []
     if labels.exclusive and len(labels.classes) == 2:
         return [Target(name, codes[:, 1], labels.classes)], []

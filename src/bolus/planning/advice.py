@@ -174,7 +174,7 @@ def _hazards(hazards: Iterable[Hazard]) -> list[str]:
 
 
 def _kind(hazard: Hazard) -> int:
-    order = ("leak", "shortcut", "identifier", "unique", "copy", "constant", "missing")
+    order = ("leak", "shortcut", "identifier", "unique", "copy", "constant", "missing", "doubtful")
     return order.index(hazard.kind) if hazard.kind in order else len(order)
 
 

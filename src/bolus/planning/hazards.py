@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bolus.data.doubtful import doubtful_values
 from bolus.data.roles import NUMBERS
 from bolus.data.samples import Samples
+from bolus.data.spelling import missing_option
 from bolus.planning.association import CHANCE, IntArray, associate, one_of_each, separate
 from bolus.planning.copies import find_copies
 from bolus.planning.supervision import IDENTIFYING, PLACES, Answer, Column, read_columns, says_how_made, words_of
@@ -45,13 +47,13 @@ class Hazard:
         role: of the column.
         kind: `leak` (it tells the split), `shortcut` (it says how the image was made, gives a label away, or is a label
             that follows such a column), `unique` (another value in each sample), `identifier` (in each patient),
-            `constant`, `missing`, or `copy` (of another column).
+            `constant`, `missing`, `doubtful` (a value may mean missing), or `copy` (of another column).
         sentence: what was found, with numbers, and what to do; never a value that may name a patient.
         refuses: the column must not be learnt; else it may be, with care.
     """
 
     role: str
-    kind: Literal["leak", "shortcut", "unique", "identifier", "constant", "missing", "copy"]
+    kind: Literal["leak", "shortcut", "unique", "identifier", "constant", "missing", "doubtful", "copy"]
     sentence: str
     refuses: bool
 
@@ -101,6 +103,7 @@ def find_hazards(samples: Samples) -> list[Hazard]:
         found += [hazard for column in sound for hazard in _followers(column, made, samples)]
     refused = {hazard.role for hazard in found if hazard.refuses}
     learnable = [column for column in sound if column.role not in refused]
+    found += [hazard for column in learnable for hazard in _doubtful(column.role, samples, train)]
     for column, kept, same in find_copies(learnable, drawn if enough else None):
         found.append(Hazard(column.role, "copy", _copied(column, kept, same), False))
     order = list(cohort.roles)
@@ -285,6 +288,19 @@ def _shares(place: Column, answer: IntArray, samples: Samples) -> str:
     rows = [samples.first_row[np.argmax(place.codes == code)] for code in (ranked[0], ranked[-1])]
     high, low = (f"{positive[code] / sizes[code]:.0%} of" for code in (ranked[0], ranked[-1]))
     return f"{high} the patients of {texts.iloc[rows[0]]}, {low} those of {texts.iloc[rows[1]]}"
+
+
+def _doubtful(role: str, samples: Samples, train: NDArray[np.bool_]) -> list[Hazard]:
+    """Values that are taken like any other and may mean missing."""
+    cohort, taught = samples.cohort, samples.first_row[train]
+    counts = {value: int(np.isin(taught, rows).sum()) for value, rows in doubtful_values(cohort, role).items()}
+    counts = {value: number for value, number in counts.items() if number}
+    if not counts:
+        return []
+    values = ", ".join(f"{value!r} ({number} training sample{'s' * (number > 1)})" for value, number in counts.items())
+    option = missing_option(cohort.roles[role], *counts)
+    sentence = f"{role} takes {values} for a value like any other: if it means missing, add {option}"
+    return [Hazard(role, "doubtful", sentence, False)]
 
 
 def _copied(column: Column, kept: Column, same: str) -> str:

@@ -193,8 +193,6 @@ def _of_label(cohort: Cohort, role: str, test: IntArray) -> list[Resolution]:
     sides = count_sides(patients, combinations[known], parts, classes)
     if len(classes) == 2 and all(len(value) == 1 for value in parts):
         return [_of_class(role, sides, 1, n, classes[1])]
-    if not classes:
-        return [_undecided(role, "classify", "auroc", n, None, "its values name no class")]
     rarer = np.minimum(sides.positive, sides.negative)
     ranked = np.argsort(-sides.positive, kind="stable")
     enough = [int(index) for index in ranked if rarer[index] >= ENOUGH_PATIENTS]
