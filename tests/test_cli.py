@@ -94,7 +94,7 @@ def test_a_score_is_pretrained_on_judged_and_predicted(bolus: Any, tiny_cohort: 
     assert "The head is used with its own encoder" in found.out
     assert len(list((run / "evaluations").glob("regress-severity-linear-finetune-??????/finetuned-severity"))) == 1
     frame = pd.read_csv(tmp_path / "p.csv")
-    assert frame["probability:yes"].between(0, 1).all()
+    assert frame["probability:1"].between(0, 1).all()
     assert frame["row"].tolist() == list(range(1, 61))
 
 

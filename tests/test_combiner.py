@@ -303,7 +303,7 @@ def test_accumulated_batches_are_reconciled_once_as_their_sum(spec: dict[str, An
         expected = torchjd_reference("ConFIG", {}, vectors, BRANCHES)
     else:
         expected = reference(spec["kind"], vectors, BRANCHES)
-    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(found, expected, **TIGHT)
 
 
 def test_at_the_features_every_batch_is_reconciled_by_itself_and_goals_go_on() -> None:
@@ -666,8 +666,8 @@ def test_clipping_is_of_the_reconciled_gradient_heads_included(clip: float | Non
     moved = before - torch.cat([p.detach().flatten() for p in combiner.parameters])
     assert float(norm) == pytest.approx(float(whole.norm()), rel=1e-9)
     assert whole.norm() > 0.1
-    shrunk = 1.0 if clip is None else clip / float(whole.norm())
-    torch.testing.assert_close(moved, whole * shrunk, rtol=1e-4, atol=1e-9)
+    shrunk = 1.0 if clip is None else clip / (float(whole.norm()) + 1e-6)  # torch's own guard against no gradient
+    torch.testing.assert_close(moved, whole * shrunk, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("scope", ["encoder", "features"])

@@ -117,6 +117,13 @@ def composed(ground: Ground) -> tuple[Recipe, Model, Loader, Fetched]:
     return recipe, model, loader, loader.fetch(0)
 
 
+def exact(model: Model) -> Model:
+    """The model in float64, where what is equal in mathematics is equal within 1e-10 on any processor."""
+    for module in model.modules.values():
+        module.double()
+    return model
+
+
 def only(name: str) -> Recipe:
     """The recipe of one objective, unweighted; and of the head that it reads, which then weighs nothing."""
     kept = {name: {**PAPERS[name], "weight": 1.0}}
@@ -209,18 +216,18 @@ def test_losses_and_gradients_are_those_of_each_objective_alone(
     ground: Ground, composed: tuple[Recipe, Model, Loader, Fetched]
 ) -> None:
     recipe, _, loader, fetched = composed
-    model = ground.model(recipe)
+    model = exact(ground.model(recipe))
     born = {name: parameter.detach().clone() for name, parameter in named(model).items()}
     losses, gradients = step(model, loader, fetched, recipe)
-    total = {name: torch.zeros_like(gradient, dtype=torch.float64) for name, gradient in gradients.items()}
+    total = {name: torch.zeros_like(gradient) for name, gradient in gradients.items()}
     for name, spec in PAPERS.items():
-        alone = ground.model(only(name))
+        alone = exact(ground.model(only(name)))
         assert all(torch.equal(parameter, born[own]) for own, parameter in named(alone).items()), "starts the same"
         found, own = step(alone, loader, fetched, only(name))
         assert torch.equal(found[name], losses[name]), f"{name} is not what it is alone"
         assert any(gradient.any() for key, gradient in own.items() if key.startswith("encoder."))
         for key, gradient in own.items():
-            total[key] += spec.get("weight", 1.0) * gradient.double()
+            total[key] += spec.get("weight", 1.0) * gradient
     aliases: dict[int, list[str]] = {}
     for name, parameter in named(model).items():
         aliases.setdefault(id(parameter), []).append(name)
@@ -228,9 +235,9 @@ def test_losses_and_gradients_are_those_of_each_objective_alone(
     scale = {part: max(float(g.abs().max()) for name, g in gradients.items() if name.startswith(part))
              for part in ("encoder.", *(f"objective.{name}." for name in PAPERS if name not in HEADLESS))}  # fmt: skip
     for names in aliases.values():
-        expected = sum((total[name] for name in names), torch.zeros(()))
+        expected = sum((total[name] for name in names), torch.zeros((), dtype=torch.float64))
         part = next(part for part in scale if names[0].startswith(part))
-        torch.testing.assert_close(gradients[names[0]].double(), expected, rtol=1e-4, atol=1e-5 * scale[part])
+        torch.testing.assert_close(gradients[names[0]], expected, rtol=1e-10, atol=1e-10 * scale[part])
 
 
 def named(model: Model) -> dict[str, Tensor]:
@@ -243,12 +250,12 @@ def test_the_order_in_which_objectives_stand_changes_nothing(
 ) -> None:
     recipe, _, loader, fetched = composed
     turned = Recipe.load({**RECIPE, "objectives": dict(reversed(PAPERS.items()))})
-    losses, gradients = step(ground.model(recipe), loader, fetched, recipe)
-    others, turned_gradients = step(ground.model(turned), loader, fetched, turned)
+    losses, gradients = step(exact(ground.model(recipe)), loader, fetched, recipe)
+    others, turned_gradients = step(exact(ground.model(turned)), loader, fetched, turned)
     assert all(torch.equal(losses[name], others[name]) for name in PAPERS)
     for name, gradient in gradients.items():
         found = turned_gradients[name]
-        torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max() + 1e-3))
+        torch.testing.assert_close(found, gradient, rtol=1e-10, atol=1e-10 * float(gradient.abs().max() + 1e-3))
 
 
 @pytest.mark.parametrize("scope", ["encoder", "features"])
@@ -297,12 +304,11 @@ def test_with_weight_0_an_objective_changes_nothing_in_the_encoder(
     for more in ({}, {idle: {**PAPERS[idle], "weight": 0.0}}):
         combiner = {**COMBINERS[name], "scope": scope}
         recipe = Recipe.load({**RECIPE, "objectives": {**kept, **more}, "combiner": combiner})
-        model = ground.model(recipe)
-        _, found = step(model, loader, fetched, recipe)
+        _, found = step(exact(ground.model(recipe)), loader, fetched, recipe)
         gradients.append({key: gradient for key, gradient in found.items() if not key.startswith(f"objective.{idle}")})
     assert any(gradient.any() for key, gradient in gradients[0].items() if key.startswith("encoder."))
     for key, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max()))
+        torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-10, atol=1e-10 * float(gradient.abs().max()))
 
 
 def test_a_run_of_all_is_trained_and_says_who_pulls_apart(ground: Ground, tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def loss_of(encoder: Encoder, images: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", ["dinov2", "dinov3_vit", "resnet"])
 def test_only_the_last_blocks_and_what_follows_them_are_trained(tmp_path: Path, kind: str, unfrozen: int) -> None:
     keys = {"backbone": backbones(tmp_path)[kind], "neck": 5, "context": kind == "resnet"}
-    encoder, whole = build(unfrozen=unfrozen, **keys), build(**keys)
+    encoder, whole = build(unfrozen=unfrozen, **keys).double(), build(**keys).double()
     images = pixels(4, 1, 28, 28)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     trained = set()
@@ -308,7 +308,7 @@ def test_only_the_last_blocks_and_what_follows_them_are_trained(tmp_path: Path, 
             if name not in trained:
                 assert parameter.grad is None, name
             elif theirs[name].grad is not None:  # DINOv2's mask token is used by nobody
-                torch.testing.assert_close(parameter.grad, theirs[name].grad)
+                torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-10, atol=1e-10)
     moved = [
         name for name, tensor in encoder.state_dict().items() if not torch.equal(tensor, before[name])
     ]  # running statistics
@@ -396,10 +396,10 @@ def losses_of(encoder: Encoder, combiner: Combiner, heads: dict[str, nn.Module],
 def test_gradients_are_the_same_with_several_objectives(tmp_path: Path, family: str, kind: str, scope: str) -> None:
     found = []
     for checkpointing in (False, True):
-        encoder = build(backbone=backbones(tmp_path)[family]).train()
+        encoder = build(backbone=backbones(tmp_path)[family]).double().train()
         if checkpointing:
             encoder.checkpoint_activations()
-        heads = {name: nn.Linear(encoder.shape.dim, 3) for name in "ab"}
+        heads = {name: nn.Linear(encoder.shape.dim, 3, dtype=torch.float64) for name in "ab"}
         for number, head in enumerate(heads.values()):
             nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(number))
             nn.init.zeros_(head.bias)
@@ -410,7 +410,7 @@ def test_gradients_are_the_same_with_several_objectives(tmp_path: Path, family: 
         found.append([parameter.grad for parameter in combiner.parameters] + [combiner.conflicts.gram])
     assert sum(float(grad.abs().sum()) for grad in found[0]) > 0
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("unfrozen", [None, 2])
@@ -418,7 +418,7 @@ def test_less_is_kept_and_dropped_paths_are_the_same_again(tmp_path: Path, unfro
     config_of(drop_path_rate=0.3).save_pretrained(tmp_path)
     images, kept, grads = pixels(8, 1, 28, 28), [], []
     for checkpointing in (False, True):
-        encoder, total = build(backbone=str(tmp_path), unfrozen=unfrozen).train(), [0]
+        encoder, total = build(backbone=str(tmp_path), unfrozen=unfrozen).double().train(), [0]
         if checkpointing:
             encoder.checkpoint_activations()
 
@@ -436,7 +436,7 @@ def test_less_is_kept_and_dropped_paths_are_the_same_again(tmp_path: Path, unfro
     assert kept[1] < 0.4 * kept[0]
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():
-        torch.testing.assert_close(grad, grads[1][name], msg=name)
+        torch.testing.assert_close(grad, grads[1][name], rtol=1e-10, atol=1e-10, msg=name)
 
 
 @pytest.mark.parametrize("name", ["r18w32", "unet4"])

@@ -144,7 +144,7 @@ def test_one_class_on_both_sides_is_one_question() -> None:
     here, there = cohort_of(y=["a", "b", "c"]), cohort_of(sick=["no", "yes"])
     ((first, second),), notes = match_targets(here, there, "classify", "y=b", "sick")
     assert (first.y.tolist(), second.y.tolist()) == ([0, 1, 0], [0, 1])
-    assert notes == ["y=b ('b') in here is sick ('yes') in elsewhere"]
+    assert notes == ["y=b ('b') in here is sick ('1') in elsewhere"]
     assert match_targets(here, here, "classify", "y=b")[1] == []
 
 

@@ -119,7 +119,7 @@ def test_a_label_is_that_of_the_next_visit_and_the_same_side() -> None:
     targets, _ = find_targets(cohort, "classify", "sick")
     ahead = look_ahead(cohort.samples("image"), targets, "next", task="classify")
     (target,) = ahead.targets
-    assert (target.name, target.classes, target.y.dtype) == ("next:sick", ("no", "yes"), np.int64)
+    assert (target.name, target.classes, target.y.dtype) == ("next:sick", ("0", "1"), np.int64)
     assert target.y.tolist() == [1, 1, -1, -1, 1, 0, -1, -1, 1, 1, -1, -1, 0, 1, -1, -1]
     assert ahead.present["next:sick"].tolist() == [1] * 4 + [0, 0, 1, 0] + [1] * 4 + [0, 0, 0, 1]
     assert any("8 of 16 samples have no later value" in note for note in ahead.notes)
@@ -145,7 +145,7 @@ def test_incident_asks_only_those_who_are_negative_now() -> None:
     assert ahead.targets[0].name == "incident:sick"
     assert ahead.targets[0].y.tolist() == [-1] * 4 + [1, 0, -1, -1] + [-1] * 4 + [0, 1, -1, -1]
     assert not ahead.present
-    assert any("4 more are not 'no' now" in note for note in ahead.notes)
+    assert any("4 more are not '0' now" in note for note in ahead.notes)
 
 
 def test_times_of_one_day_are_one_visit() -> None:

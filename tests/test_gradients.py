@@ -15,9 +15,9 @@ KINDS = ["sum", "pcgrad"]  # one backward pass, and one for each objective
 
 def test_sum_equals_backward_of_the_weighted_sum() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
     unused = nn.Parameter(torch.ones(2))
-    x = torch.randn(5, 4)
+    x = torch.randn(5, 4, dtype=torch.float64)
     combiner = Combiner(SUM, list(net.parameters()), {"a": [unused], "b": []})
     combiner.accumulate({"a": 2.0 * net(x).pow(2).mean(), "b": -net(x).sum()})
     combiner.reconcile()
@@ -25,7 +25,7 @@ def test_sum_equals_backward_of_the_weighted_sum() -> None:
     net.zero_grad()
     (2.0 * net(x).pow(2).mean() - net(x).sum()).backward()
     for one, parameter in zip(found, net.parameters(), strict=True):
-        torch.testing.assert_close(one, parameter.grad)
+        torch.testing.assert_close(one, parameter.grad, rtol=1e-10, atol=1e-10)
     assert unused.grad is not None
     assert not unused.grad.any(), "a parameter that no loss reads has a zero gradient, not none"
 

@@ -53,16 +53,16 @@ def test_a_classifier_gives_back_every_row_with_its_probability(
     out = judge(encoder, tiny_cohort, "classify", "sick")
     frame = predict(encoder, tiny_cohort, head="sick", cache=tmp_path / "cache")
     table = Cohort.open(tiny_cohort).table
-    assert frame.columns.tolist() == ["row", *table.columns, "predicted", "probability:yes", "reason"]
+    assert frame.columns.tolist() == ["row", *table.columns, "predicted", "probability:1", "reason"]
     assert frame["row"].tolist() == list(range(1, 61))
     assert frame["image"].tolist() == table["image"].tolist()
     assert frame["reason"].isna().all()
-    assert (frame["predicted"] == np.where(frame["probability:yes"] > 0.5, "yes", "no")).all()
+    assert (frame["predicted"] == np.where(frame["probability:1"] > 0.5, "1", "0")).all()
     test = frame[Cohort.open(tiny_cohort).split == "test"]
-    assert auroc((test["sick"] == "yes").to_numpy(np.int64), test["probability:yes"]) > 0.8
+    assert auroc((test["sick"] == "yes").to_numpy(np.int64), test["probability:1"]) > 0.8
     stated = pd.read_parquet(out / "predictions.parquet").query("encoder == 'enc' and probe == 'linear'")
     stated = stated.set_index("row")["score"]
-    np.testing.assert_allclose(frame.set_index("row")["probability:yes"][stated.index], stated, rtol=1e-5)
+    np.testing.assert_allclose(frame.set_index("row")["probability:1"][stated.index], stated, rtol=1e-5)
 
 
 def test_a_regression_gives_numbers_without_needing_the_score(encoder: Path, tiny_cohort: Path, tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ cohort = Cohort.open(cohort)
 for path in map(Path, recipes):
     recipe = Recipe.load(path)
     model = build_model(recipe, state.device, TrainingColumns(cohort.samples("image")))
+    for module in model.modules.values():
+        module.double()
     if state.process_index == 1:
         with torch.no_grad():
             for parameter in model.combiner.parameters:
@@ -188,6 +190,8 @@ def test_two_gloo_processes_equal_one_that_forwards_the_same_chunks(
 
 def compare(cohort: Cohort, recipe: Recipe, cache: Path, first: list[Any], second: list[Any]) -> None:
     model = build_model(recipe, CPU, TrainingColumns(cohort.samples("image")))
+    for module in model.modules.values():
+        module.double()
     store = open_images(cohort, recipe, cache, True)
     loaders = []
     for rank in (0, 1):
@@ -198,7 +202,8 @@ def compare(cohort: Cohort, recipe: Recipe, cache: Path, first: list[Any], secon
     for step, (grads, losses, counts, gram, goals) in enumerate(first):
         expected = forward_in_chunks(model, loaders, step)
         for name, loss in expected.items():
-            torch.testing.assert_close(losses[name], loss.value.detach(), rtol=1e-5, atol=1e-6)
+            assert losses[name].dtype == torch.float64
+            torch.testing.assert_close(losses[name], loss.value.detach(), rtol=1e-10, atol=1e-10)
             torch.testing.assert_close(second[step][1][name], losses[name], rtol=0, atol=0)
             assert counts[name] == {"anchors": loss.num_anchors, **loss.counts}
         largest = max(float(p.grad.abs().max()) for p in model.combiner.parameters if p.grad is not None)
@@ -207,16 +212,16 @@ def compare(cohort: Cohort, recipe: Recipe, cache: Path, first: list[Any], secon
             torch.testing.assert_close(one, other, rtol=0, atol=0)
             # What a normalisation cancels, the bias before it, has no gradient but the rounding of others'.
             scale = parameter.grad.abs().max().clamp_min(2e-3 * largest)
-            torch.testing.assert_close(one / scale, parameter.grad / scale, rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(one / scale, parameter.grad / scale, rtol=1e-10, atol=1e-10)
         assert model.combiner.conflicts is not None
         scale = model.combiner.conflicts.gram.abs().max()
-        torch.testing.assert_close(gram / scale, model.combiner.conflicts.gram / scale, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(gram / scale, model.combiner.conflicts.gram / scale, rtol=1e-10, atol=1e-10)
         branches = {"image", "pixel"} if recipe.combiner.kind == "grad_mitigator" else set()
         assert set(goals) == set(model.combiner.goals) == branches
         for branch, matrix in goals.items():
             assert matrix.any()
             torch.testing.assert_close(matrix, second[step][4][branch], rtol=0, atol=0)
-            torch.testing.assert_close(matrix, model.combiner.goals[branch], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(matrix, model.combiner.goals[branch], rtol=1e-10, atol=1e-10)
 
 
 def forward_in_chunks(model: Any, loaders: list[Any], step: int) -> dict[str, Any]:

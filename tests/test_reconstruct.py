@@ -48,9 +48,9 @@ def make_batch(
     return Batch(seen, at, {"sample": torch.arange(sum(map(len, rows.values()))) + 10})
 
 
-def features(num: int = 5, views: int = 2, seed: int = 2) -> Features:
+def features(num: int = 5, views: int = 2, seed: int = 2, dtype: torch.dtype = torch.float32) -> Features:
     generator = torch.Generator().manual_seed(seed)
-    return Features(torch.randn(views, num, DIM, generator=generator).requires_grad_())
+    return Features(torch.randn(views, num, DIM, generator=generator).to(dtype).requires_grad_())
 
 
 def decoder_of(objective: Reconstruct, name: str) -> nn.Module:
@@ -91,17 +91,17 @@ def test_five_transposed_convolutions_halve_the_channels(channels: int, widths: 
 
 @pytest.mark.parametrize("size", [64, 50])
 def test_the_decoder_is_its_layers_with_gelu_between_and_nothing_at_the_end(size: int) -> None:
-    objective = reconstruct({"CFP": (3, size)})
+    objective = reconstruct({"CFP": (3, size)}).double()
     (linear,) = (module for module in objective.modules() if isinstance(module, nn.Linear))
     layers = [module for module in objective.modules() if isinstance(module, nn.ConvTranspose2d)]
-    pooled = 5 * torch.randn(3, DIM, generator=torch.Generator().manual_seed(0))
+    pooled = 5 * torch.randn(3, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = (pooled @ linear.weight.T + linear.bias).reshape(3, 16, 2, 2)
     for layer in layers:
         x = x * (1 + torch.erf(x / math.sqrt(2))) / 2
         x = F.conv_transpose2d(x, layer.weight, layer.bias, stride=2, padding=1)
     assert x.shape == (3, 3, 64, 64)
     expected = x if size == 64 else F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(objective.decoders[0](pooled), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(objective.decoders[0](pooled), expected, rtol=1e-10, atol=1e-10)
     assert expected.min() < 0
 
 
@@ -121,7 +121,8 @@ def test_one_decoder_a_modality_in_the_order_of_names() -> None:
 
 @pytest.mark.parametrize("views", [1, 2, 3])
 def test_errors_are_those_of_naive_loops_in_the_batch_order(views: int) -> None:
-    objective, batch, found = reconstruct(), make_batch(views=views), features(views=views)
+    objective, batch = reconstruct().double(), make_batch(views=views)
+    found = features(views=views, dtype=torch.float64)
     embedded = objective.embed(found, batch)
     assert list(embedded) == ["losses"]
     assert embedded["losses"].shape == (views, 5)
@@ -138,9 +139,9 @@ def test_errors_are_those_of_naive_loops_in_the_batch_order(views: int) -> None:
                     for a, b in zip(seen_line, made_line, strict=True)
                 ]
                 errors[view, row] = sum(squares) / len(squares)
-    torch.testing.assert_close(embedded["losses"].double(), errors, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(embedded["losses"], errors, rtol=1e-10, atol=1e-10)
     loss = objective.loss(embedded, batch)
-    assert loss.value.item() == pytest.approx(errors.mean().item(), rel=1e-5)
+    assert loss.value.item() == pytest.approx(errors.mean().item(), rel=1e-10)
     assert loss.num_anchors == views * 5
 
 
@@ -243,9 +244,10 @@ def test_a_modality_that_the_batch_lacks_is_not_taught(present: str) -> None:
     (absent,) = set(TWO) - {present}
     assert all(not gradient.any() for gradient in by_name[absent])
     assert all(gradient.any() for gradient in by_name[present])
-    alone = reconstruct({present: TWO[present]})
-    alone.decoders[0].load_state_dict(decoder_of(objective, present).state_dict())
-    torch.testing.assert_close(alone.embed(found, batch)["losses"], objective.embed(found, batch)["losses"])
+    alone, exact = reconstruct({present: TWO[present]}).double(), features(3, dtype=torch.float64)
+    alone.decoders[0].load_state_dict(decoder_of(objective.double(), present).state_dict())
+    losses = objective.embed(exact, batch)["losses"]
+    torch.testing.assert_close(alone.embed(exact, batch)["losses"], losses, rtol=1e-10, atol=1e-10)
 
 
 def test_rows_do_not_teach_each_other() -> None:

@@ -28,6 +28,9 @@ def build(backbone: str = "unet4", seed: int = 3, **keys: Any) -> Encoder:
     return build_encoder(EncoderSpec(backbone=backbone, **keys), seed=seed)
 
 
+EXACT = {"rtol": 1e-10, "atol": 1e-10}  # in float64
+
+
 def pixels(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -170,7 +173,7 @@ def test_a_folder_of_transformers_is_read_too(tmp_path: Path) -> None:
 
 
 def test_encode_gives_levels_and_grid_by_modality() -> None:
-    encoder = build().eval()
+    encoder = build().double().eval()
     views = {"MR": pixels(2, 3, 1, 32, 32), "CT": pixels(2, 1, 1, 48, 48)}
     rows = {"MR": torch.tensor([0, 3, 1]), "CT": torch.tensor([2])}
     features = encoder.encode(views, rows, levels=True, grid=True)
@@ -178,15 +181,15 @@ def test_encode_gives_levels_and_grid_by_modality() -> None:
     assert [tuple(level.shape) for level in features.levels["CT"]] == [
         (2, 1, 4 * 2**level, 48 // 2**level, 48 // 2**level) for level in range(5)
     ]
-    torch.testing.assert_close(features.pooled[:, 2], features.grid["CT"][:, 0].mean(dim=(2, 3)))
-    torch.testing.assert_close(features.pooled[1, 3], encoder(views["MR"][1, 1:2]).pooled[0])
+    torch.testing.assert_close(features.pooled[:, 2], features.grid["CT"][:, 0].mean(dim=(2, 3)), **EXACT)
+    torch.testing.assert_close(features.pooled[1, 3], encoder(views["MR"][1, 1:2]).pooled[0], **EXACT)
 
 
 def test_clips_are_averaged() -> None:
-    encoder = build().eval()
+    encoder = build().double().eval()
     clip = pixels(1, 1, 3, 32, 32)
     frames = torch.stack([encoder(clip[:, :, t]).pooled for t in range(3)])
-    torch.testing.assert_close(encoder(clip).pooled, frames.mean(0))
+    torch.testing.assert_close(encoder(clip).pooled, frames.mean(0), **EXACT)
 
 
 def test_outputs_as_transformers_backbones_give_them() -> None:

@@ -23,9 +23,10 @@ from bolus.encoders.video import frame_mean, temporal_shift
 from bolus.errors import EncoderError, UsageError
 from bolus.recipe import EncoderSpec
 
+EXACT = {"rtol": 1e-10, "atol": 1e-10}  # in float64
 SHAPES: dict[str, dict[str, Any]] = {
-    "basic": {"layer_type": "basic", "embedding_size": 4, "hidden_sizes": [4, 8], "depths": [2, 2]},
-    "bottleneck": {"layer_type": "bottleneck", "embedding_size": 4, "hidden_sizes": [8, 16], "depths": [1, 2]},
+    "basic": {"layer_type": "basic", "embedding_size": 4, "hidden_sizes": [16, 32], "depths": [2, 2]},
+    "bottleneck": {"layer_type": "bottleneck", "embedding_size": 4, "hidden_sizes": [16, 32], "depths": [1, 2]},
 }
 
 
@@ -49,8 +50,8 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def build(backbone: str, *, seed: int = 3, **keys: Any) -> Encoder:
-    """An encoder in evaluation mode, whose running statistics are not those it was born with."""
-    encoder = build_encoder(EncoderSpec(backbone=backbone, **keys), seed=seed)
+    """A float64 encoder in evaluation mode, whose running statistics are not those it was born with."""
+    encoder = build_encoder(EncoderSpec(backbone=backbone, **keys), seed=seed).double()
     with torch.no_grad():
         encoder(pixels(8, 1, 32, 32, seed=17))
     return encoder.eval()
@@ -159,7 +160,7 @@ def test_only_the_first_convolution_of_a_block_sees_shifted_features(
         if not isinstance(block.shortcut, nn.Identity):
             residual = F.conv2d(x, block.shortcut.convolution.weight, stride=block.shortcut.convolution.stride)
             residual = block.shortcut.normalization(residual)
-        torch.testing.assert_close(output, torch.relu(hidden + residual))
+        torch.testing.assert_close(output, torch.relu(hidden + residual), **EXACT)
     shortcuts = {isinstance(block.shortcut, nn.Identity) for block in blocks}
     assert shortcuts == {True, False}
 
@@ -181,7 +182,7 @@ def test_order_of_frames_counts_only_with_a_shift(tiny: Callable[[str], str]) ->
     clips = pixels(2, 1, 4, 32, 32)
     for shift in (None, 2):
         encoder = build(tiny("basic"), temporal_shift=shift)
-        same = torch.allclose(encoder(clips).pooled, encoder(clips.flip(2)).pooled, atol=1e-5)
+        same = torch.allclose(encoder(clips).pooled, encoder(clips.flip(2)).pooled, **EXACT)
         assert same == (shift is None)
 
 
@@ -249,18 +250,20 @@ def test_without_a_shift_frames_are_encoded_one_by_one(tiny: Callable[[str], str
     found = encoder(clips, frame_mask=mask, levels=True)
     frames = [encoder(clips[n, :, t][None], levels=True) for n in range(3) for t in range(3)]
     gather: Callable[[list[Tensor]], Tensor] = lambda parts: naive_mean(torch.cat(parts), 3, mask)  # noqa: E731
-    torch.testing.assert_close(found.pooled, gather([frame.pooled for frame in frames]))
-    torch.testing.assert_close(found.grid, gather([frame.grid for frame in frames]))
+    torch.testing.assert_close(found.pooled, gather([frame.pooled for frame in frames]), **EXACT)
+    torch.testing.assert_close(found.grid, gather([frame.grid for frame in frames]), **EXACT)
     assert len(found.levels) == 3
     for position, level in enumerate(found.levels):
-        torch.testing.assert_close(level, gather([frame.levels[position] for frame in frames]))
+        torch.testing.assert_close(level, gather([frame.levels[position] for frame in frames]), **EXACT)
 
 
 def test_colour_and_grey_clips_fold_alike(tiny: Callable[[str], str]) -> None:
-    encoder = build_encoder(EncoderSpec(backbone=tiny("basic"), in_channels=3), seed=0).eval()
+    encoder = build_encoder(EncoderSpec(backbone=tiny("basic"), in_channels=3), seed=0).double().eval()
     clips = pixels(2, 3, 4, 32, 32)
     torch.testing.assert_close(
-        encoder(clips).pooled, torch.stack([encoder(clip.transpose(0, 1)).pooled.mean(dim=0) for clip in clips])
+        encoder(clips).pooled,
+        torch.stack([encoder(clip.transpose(0, 1)).pooled.mean(dim=0) for clip in clips]),
+        **EXACT,
     )
 
 
@@ -270,11 +273,11 @@ def test_clips_into_a_vit_and_into_an_unknown_family(tmp_path: Path) -> None:
     )
     clips = pixels(2, 1, 3, 32, 32)
     for name in ("vit_tiny", str(tmp_path)):
-        encoder = build_encoder(EncoderSpec(backbone=name), seed=0).eval()
+        encoder = build_encoder(EncoderSpec(backbone=name), seed=0).double().eval()
         frames = encoder(clips.transpose(1, 2).flatten(0, 1))
         found = encoder(clips, levels=name != "vit_tiny")
-        torch.testing.assert_close(found.pooled, frames.pooled.unflatten(0, (2, 3)).mean(dim=1))
-        torch.testing.assert_close(found.grid, frames.grid.unflatten(0, (2, 3)).mean(dim=1))
+        torch.testing.assert_close(found.pooled, frames.pooled.unflatten(0, (2, 3)).mean(dim=1), **EXACT)
+        torch.testing.assert_close(found.grid, frames.grid.unflatten(0, (2, 3)).mean(dim=1), **EXACT)
         assert [len(level) for level in found.levels] == [2] * len(encoder.shape.levels)
 
 
@@ -284,9 +287,9 @@ def test_padded_clip_equals_the_clip_without_padding(tiny: Callable[[str], str])
     padded = torch.cat([clips, clips[:, :, -1:].expand(-1, -1, 2, -1, -1)], dim=2)
     mask = torch.tensor([[True, True, True, False, False]] * 2)
     found, expected = encoder(padded, frame_mask=mask, levels=True), encoder(clips, levels=True)
-    torch.testing.assert_close(found.pooled, expected.pooled)
+    torch.testing.assert_close(found.pooled, expected.pooled, **EXACT)
     for ours, theirs in zip(found.levels, expected.levels, strict=True):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours, theirs, **EXACT)
     assert not torch.allclose(encoder(padded).pooled, expected.pooled)
 
 
@@ -320,10 +323,10 @@ def test_encode_scatters_clips_of_modalities(tiny: Callable[[str], str], shift: 
         for v in range(2):
             for position, row in enumerate(rows[modality].tolist()):
                 alone = encoder(clips[v, position][None], frame_mask=mask[row][None] if masked else None, levels=True)
-                torch.testing.assert_close(features.pooled[v, row], alone.pooled[0])
-                torch.testing.assert_close(features.grid[modality][v, position], alone.grid[0])
+                torch.testing.assert_close(features.pooled[v, row], alone.pooled[0], **EXACT)
+                torch.testing.assert_close(features.grid[modality][v, position], alone.grid[0], **EXACT)
                 for together, single in zip(features.levels[modality], alone.levels, strict=True):
-                    torch.testing.assert_close(together[v, position], single[0])
+                    torch.testing.assert_close(together[v, position], single[0], **EXACT)
 
 
 def test_what_does_not_fit_is_refused(tiny: Callable[[str], str]) -> None:
@@ -352,7 +355,7 @@ def test_what_does_not_fit_is_refused(tiny: Callable[[str], str]) -> None:
 
 
 def test_copies_and_folders_shift_too(tiny: Callable[[str], str], tmp_path: Path) -> None:
-    encoder = build(tiny("basic"), temporal_shift=2, context=True, neck=6)
+    encoder = build(tiny("basic"), temporal_shift=2, context=True, neck=6).float()  # as folders hold it
     clips = pixels(2, 1, 4, 32, 32)
     mask = torch.tensor([[True] * 4, [True, True, True, False]])
     expected = encoder(clips, frame_mask=mask).pooled
@@ -374,12 +377,12 @@ def test_copies_and_folders_shift_too(tiny: Callable[[str], str], tmp_path: Path
 
 
 def test_folder_of_an_image_encoder_starts_a_clip_encoder(tiny: Callable[[str], str], tmp_path: Path) -> None:
-    images = build(tiny("basic"))
+    images = build(tiny("basic")).float()  # as folders hold it
     save_encoder(images, tmp_path / "saved", preprocessing={})
     spec = EncoderSpec(backbone=str(tmp_path / "saved"), pretrained=True, temporal_shift=2)
     clips = pixels(2, 1, 4, 32, 32)
     found = build_encoder(spec, seed=0).eval()
-    by_hand = build(tiny("basic"), seed=9, temporal_shift=2)
+    by_hand = build(tiny("basic"), seed=9, temporal_shift=2).float()
     by_hand.load_state_dict(images.state_dict())
     assert torch.equal(found(clips).pooled, by_hand(clips).pooled)
 
@@ -446,7 +449,7 @@ def test_checkpointing_the_encoder_gives_the_same_gradients_and_a_part_is_refuse
     expected = gradients(lambda x: encoder(x).pooled)
     found = gradients(lambda x: checkpoint(lambda y: encoder(y).pooled, x, use_reentrant=False))
     for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours, theirs, **EXACT)
     stage = stages(encoder)[0]
     forward = stage.forward
     stage.forward = lambda x: checkpoint(forward, x, use_reentrant=False)

@@ -21,6 +21,7 @@ from bolus.encoders.depth import find_blocks, require_blocks
 from bolus.encoders.families import FAMILIES, Family
 from bolus.encoders.features import Features, FeatureShape, LevelShape, Maps, encode_views
 from bolus.encoders.hub import can_checkpoint, config_patch, config_side, make_backbone
+from bolus.encoders.strides import stride_ahead
 from bolus.encoders.video import fold_frames, frame_mean, running_frames, shift_blocks
 from bolus.errors import EncoderError
 from bolus.recipe import EncoderSpec
@@ -112,6 +113,7 @@ class Encoder(nn.Module):
         self.num_blocks = None if self._blocks is None else self._blocks.number
         self._patch = None if self.family is None else config_patch(self.config)
         self._drop_stem_pool()
+        stride_ahead(backbone)
         self.context = nn.ModuleList()
         self._tap()
         self.neck: nn.Module = nn.Identity()
