@@ -87,3 +87,12 @@ def test_frames_of_files_and_samples_lead_back_to_the_rows_as_given(tmp_path: Pa
     expanded = held.expand(np.array([1, 1, 2, 1]))
     assert expanded.origin.tolist() == [0, 1, 3, 3, 4]
     assert expanded.split.tolist() == ["train", "train", "test", "test", "test"]
+
+
+def test_a_part_of_a_cohort_spells_its_classes_as_the_whole() -> None:
+    columns = {"image": list("abcd"), "patient": list("pqrs"), "split": ["train", "val", "train", "test"]}
+    frame = pd.DataFrame({**columns, "sick": ["y", "y", "y", "n"]})  # of y alone nobody knows that it is yes
+    whole = Cohort(frame, CohortSpec(table="t.csv", roles={"label:sick": "sick"}))
+    assert whole.labels("sick").classes == ("0", "1")
+    assert validation_cohort(whole).values("label:sick").tolist() == ["1", "1", "1"]
+    assert whole.expand(np.array([2, 1, 1, 1])).values("label:sick").tolist() == ["1", "1", "1", "1", "0"]

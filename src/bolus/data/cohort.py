@@ -246,6 +246,10 @@ class Cohort:
             self._values[role] = clean_values(self.table[column], role, codes)
         return self._values[role]
 
+    def take_values(self, rows: npt.NDArray[np.int64]) -> dict[str, pd.Series[Any]]:
+        """Role -> its values at these rows, spelled as in the whole table, not as a part of it would be."""
+        return {role: self.values(role).iloc[rows].reset_index(drop=True) for role in self.roles}
+
     def encoded(self, role: str) -> npt.NDArray[Any]:
         """The role as int64 codes (-1 missing, categories sorted) or float64 numbers (NaN missing), `[rows]`.
 
@@ -375,7 +379,7 @@ class Cohort:
         for stale in ("split", "split_hash", "origin", "modality", "shared_file"):
             clips.__dict__.pop(stale, None)
         clips.table, clips.roles, clips.expanded = table, {**self.roles, **names}, None
-        clips._values, clips._encoded = {}, {}
+        clips._values, clips._encoded = self.take_values(here), {}
         clips._made = frozenset(names)
         clips.split, clips.split_hash, clips.origin = self.split[here], self.split_hash, self.origin[here]
         return clips

@@ -44,12 +44,13 @@ def validation_cohort(cohort: Cohort) -> Cohort:
     for stale in ("split_hash", "modality", "num_patients"):
         held.__dict__.pop(stale, None)
     held.table = cohort.table.iloc[kept].reset_index(drop=True)
-    held._values, held._encoded, held.expanded = {}, {}, None
+    held._values, held._encoded, held.expanded = cohort.take_values(kept), {}, None
     held.split, held.origin, held.shared_file = side, cohort.origin[kept], cohort.shared_file[kept]
     if "split" in cohort.roles:
         name = "split without test"
         while name in held.table.columns:
             name += "'"
         held.table[name] = side
+        del held._values["split"]
         held.roles = {**cohort.roles, "split": name}
     return held
