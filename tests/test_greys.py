@@ -363,7 +363,7 @@ def test_old_caches_are_left_alone(tmp_path: Path) -> None:
 # Quantiles ------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 400), min_size=1, max_size=6),
     seed=st.integers(0, 10**6),
