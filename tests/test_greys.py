@@ -110,6 +110,16 @@ def test_a_ct_volume_of_nifti_is_hu_and_numbers_without_air_are_not(tmp_path: Pa
         np.testing.assert_allclose(seen(cohort)[0, 0], expected, atol=1e-3)
 
 
+def test_an_encoder_of_ct_takes_a_volume_without_air_for_hu(tmp_path: Path) -> None:
+    brain = np.full((SIDE, SIDE, 2), 40, np.int16)
+    brain[0, 0] = -20
+    nibabel.save(nibabel.Nifti1Image(brain, np.eye(4)), tmp_path / "a.nii")
+    cohort = table(tmp_path, ["a.nii"] * 2, order=[0, 1], modality=["CT"] * 2)
+    assert np.median(seen(cohort)) == pytest.approx((40 + 63) / 126, abs=1e-3), "of the cohort: -63 to 63"
+    found = seen(cohort, rules={"CT": ("clinical", -1000.0, 1000.0)})
+    assert np.median(found) == pytest.approx(0.52, abs=1e-3)
+
+
 # What a person states ------------------------------------------------------------
 
 
