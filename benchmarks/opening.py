@@ -20,8 +20,9 @@ from grid import RESULTS, run_grid
 SCRIPT = """
 import json, resource, sys, time
 from bolus.data.cohort import Cohort
+roles = {"label:finding": "finding", "score:age": "age"}
 began = time.perf_counter()
-cohort = Cohort.open(sys.argv[1], roles={"label:finding": "finding"}, missing={"finding": ["todo"]})
+cohort = Cohort.open(sys.argv[1], roles=roles, missing={"finding": ["todo"]})
 opened = time.perf_counter()
 sides = cohort.split
 print(json.dumps({
@@ -34,8 +35,11 @@ print(json.dumps({
 """
 
 
-def measure(rows: int) -> dict[str, Any]:
-    """One cell, in a process of its own."""
+def measure(rows: int, spelling: str = "plain") -> dict[str, Any]:
+    """One cell, in a process of its own.
+
+    `mixed`: every other patient is written `7.0` for 7, no two rows have one time, and ages are such as `058Y`.
+    """
     rng = np.random.default_rng(0)
     patients = rng.integers(0, rows // 4, rows)
     frame = pd.DataFrame(
@@ -49,6 +53,11 @@ def measure(rows: int) -> dict[str, Any]:
             "finding": rng.choice(["none", "effusion|edema", "nodule", "todo"], rows),
         }
     )
+    if spelling == "mixed":
+        times = np.datetime64("2150-01-01T00:00:00") + np.arange(rows) * np.timedelta64(617, "s")
+        ages = frame["age"].astype(str).str.zfill(3) + "Y"
+        written = pd.Series(patients).astype(str) + np.where(np.arange(rows) % 2, ".0", "")
+        frame = frame.drop(columns="days").assign(patient=written, StudyDate=np.datetime_as_string(times), age=ages)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table.csv"
         frame.to_csv(table, index=False)
@@ -56,6 +65,8 @@ def measure(rows: int) -> dict[str, Any]:
     return dict(json.loads(shown.stdout))
 
 
+CELLS: list[dict[str, Any]] = [{"rows": 1_000_000}, {"rows": 1_000_000, "spelling": "mixed"}]
+
 if __name__ == "__main__":
-    for line in run_grid(RESULTS / "opening.jsonl", [{"rows": 1_000_000}], measure):
+    for line in run_grid(RESULTS / "opening.jsonl", CELLS, measure):
         print(line["cell"], line["result"])

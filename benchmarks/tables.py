@@ -282,6 +282,7 @@ def opening_table() -> str:
     rows = [
         [
             f"{line['cell']['rows']:,}",
+            line["cell"].get("spelling", "plain"),
             f"{line['result']['patients']:,}",
             f"{line['result']['open_seconds']:.1f} s",
             f"{line['result']['split_seconds']:.1f} s",
@@ -289,7 +290,7 @@ def opening_table() -> str:
         ]
         for line in read_cells(RESULTS / "opening.jsonl")
     ]
-    return markdown(["rows", "patients", "open and validate", "split", "peak of the process"], rows)
+    return markdown(["rows", "spelling", "patients", "open and validate", "split", "peak of the process"], rows)
 
 
 def vit_step_table() -> str:
