@@ -181,7 +181,7 @@ def spell(draw: st.DrawFn, number: Decimal) -> str:
     return draw(st.sampled_from(["", " ", "\u00a0"])) + draw(st.sampled_from(["", "+"] if number > 0 else [""])) + text
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(data=st.data(), kind=st.sampled_from(KINDS))
 def test_equal_numbers_are_one_class_and_different_ones_are_not(data: st.DataObject, kind: str) -> None:
     numbers = data.draw(st.lists(SMALL, min_size=1, max_size=6, unique=True))
@@ -207,7 +207,7 @@ def test_what_is_no_plain_number_stays(text: str) -> None:
     assert spell_number(text) == text
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.text(max_size=12))
 def test_cleaning_twice_is_cleaning_once(text: str) -> None:
     once = clean_text(text)

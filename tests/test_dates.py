@@ -171,7 +171,7 @@ def right_days(moments: list[datetime.datetime], timed: bool) -> list[float]:
     return [(moment - min(kept)) / datetime.timedelta(days=1) for moment in kept]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(moments=st.lists(MOMENTS, min_size=1, max_size=6), form=st.sampled_from(sorted(FORMS)))
 def test_a_date_is_the_same_day_in_every_form(moments: list[datetime.datetime], form: str) -> None:
     texts = [FORMS[form](moment) for moment in moments]

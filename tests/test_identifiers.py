@@ -114,7 +114,7 @@ PEOPLE = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(data=st.data(), kind=st.sampled_from(["csv", "tsv", "parquet"]))
 def test_equal_identifiers_stay_equal_and_different_ones_different(data: st.DataObject, kind: str) -> None:
     people = data.draw(st.lists(PEOPLE, min_size=1, max_size=8, unique=True))
@@ -129,7 +129,7 @@ def test_equal_identifiers_stay_equal_and_different_ones_different(data: st.Data
     assert patient_keys(np.array(written, object), "s") == patient_keys(np.array(people, object), "s")
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(numbers=st.lists(st.integers(0, 2**53 - 1), min_size=1, max_size=10))
 def test_numbers_are_the_same_people_in_every_type_and_file(numbers: list[int]) -> None:
     frame = pd.DataFrame({"image": [f"{row}.png" for row in range(len(numbers))], "patient": numbers})
