@@ -287,7 +287,7 @@ def test_with_fewer_samples_than_needed_nothing_beats_a_collapse_and_with_enough
     def gains(num_samples: int) -> list[float]:
         """How much lower the loss of random features is than that of equal ones, for random columns."""
         found = []
-        for _ in range(60):
+        for _ in range(200):
             columns = {"sample": torch.arange(num_samples), "modality": torch.zeros(num_samples, dtype=torch.int64)}
             for role in ("region", "visit"):
                 columns[role] = torch.randint(2, (num_samples,), generator=generator)
