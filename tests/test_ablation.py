@@ -361,6 +361,7 @@ def test_the_comparison_is_the_mean_over_seeds_of_what_each_cell_predicted(done:
     assert comparison.of(RANDOM_INIT).value["by_seed"] == pytest.approx(twins, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_another_question_only_judges(ground: Ground, done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     before, cells = weights_of(done.folder), cells_of(done.folder)
     monkeypatch.setattr(training_module, "training_step", forbidden)

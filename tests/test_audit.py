@@ -385,6 +385,7 @@ def test_the_phantom_is_audited_by_all_that_its_table_knows(encoder: Path, phant
     assert not any(f'"{name}"' in written or f" {name} " in written for name in cohort.table["patient"].unique())
 
 
+@pytest.mark.slow
 def test_numbers_several_probes_and_baselines_are_audited(encoder: Path, phantom: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"task": "regress", "target": "severity", "by": ["sex", "age"], "age_bands": (50, 65)}
     found = evaluate_audit(encoder, phantom, **options, probes=("linear", "knn"), baselines=[encoder], draws=30,
