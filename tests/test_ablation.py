@@ -17,6 +17,7 @@ from accelerate import PartialState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
@@ -35,7 +36,8 @@ from bolus.data.columns import TrainingColumns
 from bolus.data.holdout import validation_cohort
 from bolus.errors import EvaluationError, NonFiniteLossError, OutOfMemoryError, RecipeError, TrainingError, UsageError
 from bolus.evaluation.arms import compare_arms
-from bolus.evaluation.intervals import patient_bootstrap
+from bolus.evaluation.bootstrap import patient_bootstrap
+from bolus.evaluation.intervals import Estimate
 from bolus.evaluation.metrics import auroc, mae
 from bolus.evaluation.results import MAJORITY, read_results
 from bolus.evaluation.verdict import verdict_of
@@ -712,12 +714,14 @@ def test_intervals_are_those_of_a_loop_over_draws_of_patients() -> None:
     drawn = []
     for draw in weights:
         one, other = ([np.average(errors[arm, s], weights=draw) for s in range(3)] for arm in ("b", "all"))
-        drawn.append(np.mean(one) - np.mean(other))
+        drawn.append(np.subtract(one, other))
     gap = found.of("b").difference  # type: ignore[union-attr]
     assert gap is not None
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    assert (gap["ci_low"], gap["ci_high"]) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
-    assert gap["se"] == pytest.approx(np.std(drawn, ddof=1), abs=1e-4)
+    assert gap["se"] > np.std(np.mean(drawn, axis=1), ddof=1), "seeds are counted, and not only patients"
+    by_seed = [errors["b", s].mean() - errors["all", s].mean() for s in range(3)]
+    expected = Estimate.from_draws(by_seed, np.array(drawn).T, np.arange(40), difference=True)
+    numbers = [gap[key] for key in ("ci_low", "ci_high", "se", "p_value")]
+    assert numbers == pytest.approx([expected.low, expected.high, expected.se, expected.p_value], rel=1e-5)
     assert found.of("b").verdict == "worse"  # type: ignore[union-attr]  # of an error, more is worse
     assert found.of(MAJORITY).value["estimate"] == 5.0  # type: ignore[union-attr]
     assert found.of(MAJORITY).difference is None  # type: ignore[union-attr]
@@ -725,18 +729,21 @@ def test_intervals_are_those_of_a_loop_over_draws_of_patients() -> None:
 
 def test_seeds_that_disagree_and_few_patients_leave_a_difference_undecided() -> None:
     base = np.random.default_rng(0).random(80)
-    cells = {("all", s): [answer(base)] for s in (0, 1)} | {
+    cells = {("all", s): [answer(base)] for s in (0, 1, 2)} | {
         ("b", 0): [answer(base + 0.5)],
-        ("b", 1): [answer(base * 0.9)],
+        ("b", 1): [answer(base + 0.05)],
+        ("b", 2): [answer(base * 0.9)],
     }
     (found,) = compare_cells(cells, ["all", "b"])
     assert found.of("b").verdict == "undecided"  # type: ignore[union-attr]
     results = results_of([found], split_hash="s", recipe_hashes={})
     (gap,) = (each for each in results if (each.encoder, each.baseline) == ("b", "all"))
-    assert gap.ci_low > 0
+    assert (gap.seeds, gap.ci_low < 0 < gap.ci_high) == (3, True)
     assert verdict_of(gap).startswith("undecided")
-    assert verdict_of(gap).endswith("but only 1 of 2 seeds point one way")
-    assert "undecided: only 1 of 2 seeds point one way" in table(found, "all", {})
+    assert " undecided; this test set can show" in table(found, "all", {})
+    alone = compare_cells({cell: each for cell, each in cells.items() if cell[1] == 0}, ["all", "b"])[0]
+    assert alone.of("b").difference["verdict"] == "decided for this training"  # type: ignore[union-attr, index]
+    assert "worse for this training" in table(alone, "all", {})
     few = {cell: [answer(each[0].predictions["arm"] - each[0].y, enough=7)] for cell, each in cells.items()}
     (found,) = compare_cells(few, ["all", "b"])
     assert found.of("b").verdict == "too few patients"  # type: ignore[union-attr]
@@ -760,7 +767,8 @@ def comparison(**verdicts: tuple[float, float, float]) -> Comparison:
     for arm, (estimate, low, high) in verdicts.items():
         decided = "decided" if low > 0 or high < 0 else "undecided"
         gap = {"metric": "dice", "estimate": estimate, "ci_low": low, "ci_high": high, "detectable": 0.025, "seeds": 3,
-               "by_seed": [estimate] * 3, "verdict": decided}  # fmt: skip
+               "by_seed": [estimate] * 3, "verdict": decided,
+               "p_value": float(2 * stats.norm.sf(abs(estimate) / ((high - low) / 3.92)))}  # fmt: skip
         lines.append(Line(arm.replace("_", " "), value, gap))
     return Comparison("segment", "mask, 6 labelled patients", "dice", "finetune", 30, tuple(lines))
 
@@ -774,22 +782,20 @@ def test_objectives_are_said_to_earn_their_place_to_harm_or_to_be_dispensable() 
     )  # fmt: skip
     said = sentences(found, arms, on="validation")
     assert said[:5] == [
-        "a earns its place: without it dice falls by 0.030 [-0.050, -0.010]",
-        "c harms: without it dice rises by 0.020 [+0.004, +0.040]",
+        "a earns its place: without it dice falls by 0.030 [-0.050, -0.010]; Holm over 6 verdicts: p = 0.016",
+        "c harms: without it dice rises by 0.020 [+0.004, +0.040]; Holm over 6 verdicts: p = 0.088, so only a hint",
         "b could go: without it dice falls by 0.012 [-0.030, +0.004], which is undecided; this test set can show 0.025",
-        "only c is better than all together: dice rises by 0.040 [+0.010, +0.070]",
+        "only c is better than all together: dice rises by 0.040 [+0.010, +0.070]; Holm over 6 verdicts: p = 0.036",
         "not shown to be worse alone than all together: b",
     ]
-    assert "6 differences were looked at" in said[5]
-    assert "in up to 26 of 100" in said[5]
-    assert "3 seeds point one way by the chance of training in 25 of 100 differences" in said[6]
+    assert not any("chance of training" in each for each in said), "of three seeds it is in the intervals"
     assert said[-1].startswith("judged on validation patients")
     shown = table(found, "all", {"without d": "failed: seed 0, training: nan"})
     assert (
         "  without b  0.700 [0.650, 0.750]    -0.012 [-0.030, +0.004] undecided; this test set can show 0.025" in shown
     )
     assert "  without d  failed: seed 0, training: nan" in shown
-    assert "only c     0.700 [0.650, 0.750]    +0.040 [+0.010, +0.070] better" in shown
+    assert "only c     0.700 [0.650, 0.750]    +0.040 [+0.010, +0.070] better; Holm over 6 verdicts: p = 0.036" in shown
 
 
 def test_what_is_undefined_is_not_said_to_be_dispensable() -> None:
@@ -818,15 +824,15 @@ def test_too_few_validation_patients_are_not_called_test_patients() -> None:
 def test_seeds_that_agree_by_chance_are_spoken_of_while_they_are_few() -> None:
     arms = find_arms(Recipe.load(TINY), over="optimizer.lr=0.1,0.2")
     chance = {}
-    for seeds in (1, 2, 5, 6):
+    for seeds in (1, 2, 5):
         line = comparison(b=(0.02, 0.01, 0.03)).lines[1]
         line = Line("optimizer.lr=0.2", line.value, {**(line.difference or {}), "seeds": seeds})
         found = replace(comparison(), lines=(comparison().lines[0], line))
         chance[seeds] = " ".join(sentences(found, arms, on="test"))
     assert "one seed says nothing" in chance[1]
-    assert "in 50 of 100" in chance[2]
-    assert "in 6 of 100" in chance[5]
-    assert "chance of training" not in chance[6]
+    assert "decided for these trainings" in chance[1]
+    assert "with 2 seeds the chance of training is hardly known" in chance[2]
+    assert "chance of training" not in chance[5]
     assert all("random init is" not in each for each in chance.values())
 
 
@@ -846,8 +852,8 @@ def test_errors_in_small_units_keep_their_direction() -> None:
     assert line.difference is not None
     assert line.difference["estimate"] == pytest.approx(2e-6, rel=1e-3)
     assert line.verdict == "worse"
-    assert line.difference["detectable"] == 0, "errors that differ by a constant"
-    assert "+2e-06 [+2e-06, +2e-06] worse" in table(found, "all", {})
+    assert line.difference["detectable"] is None, "errors that differ by a constant"
+    assert "+2e-06 [+2e-06, +2e-06] worse for this training" in table(found, "all", {})
 
 
 def test_draws_are_taken_in_blocks_and_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -858,10 +864,12 @@ def test_draws_are_taken_in_blocks_and_are_those_of_all_at_once(monkeypatch: pyt
         seen.append(0 if weights is None else weights.size)
         return auroc(y, p, weights)
 
-    line, _ = compare_arms({}, watched, y, patients, {"a": [p], "b": [p]}, pairs=[])
+    line, _ = compare_arms({"metric": "auroc"}, watched, y, patients, {"a": [p], "b": [p]}, pairs=[])
     assert max(seen) <= 1 << 20, "a large test set does not fill the memory"
-    low, high = np.percentile(auroc(y, p, patient_bootstrap(patients, draws=2000, seed=0)), [2.5, 97.5])
-    assert (line["ci_low"], line["ci_high"]) == (pytest.approx(low, rel=1e-5), pytest.approx(high, rel=1e-5))
+    drawn = auroc(y, p, patient_bootstrap(patients, draws=2000, seed=0))
+    expected = Estimate.from_draws(line["estimate"], drawn, patients, metric="auroc", y=y)
+    assert line["ci_low"] == pytest.approx(expected.low, rel=1e-5)
+    assert line["ci_high"] == pytest.approx(expected.high, rel=1e-5)
 
 
 def test_what_else_was_compared_is_said_in_one_sentence() -> None:

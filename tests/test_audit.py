@@ -19,10 +19,11 @@ from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.audit import Audit, evaluate_audit, summarise_audit
+from bolus.evaluation.bootstrap import patient_bootstrap
 from bolus.evaluation.chance import outcome_strata, random_groups
 from bolus.evaluation.decoding import decode
 from bolus.evaluation.gaps import GroupReport, judge_groups
-from bolus.evaluation.intervals import patient_bootstrap
+from bolus.evaluation.intervals import Estimate
 from bolus.evaluation.metrics import METRICS
 from bolus.evaluation.results import Result, read_results
 from bolus.evaluation.subgroups import Grouping, cut_bands, find_groupings
@@ -66,7 +67,7 @@ def test_a_group_that_is_worse_by_construction_is_found_and_decided(seed: int) -
     found = judged(*cohort_of(seed, (120, 120, 120), (0.5, 0.5, 0.5), (2.5, 2.5, 0.2)))
     gap = next(r for r in found.gaps if r.metric == "auroc")
     assert gap.subset.startswith("site: C against ")
-    assert gap.notes[0].startswith("decided: C is worse than ")
+    assert gap.notes[0].startswith("decided for this training: C is worse than ")
     assert gap.ci_low > 0.1
     assert gap.chance is not None and gap.chance < gap.estimate / 2
     all_of_them = pick(found.gaps, metric="auroc", subset="site: C against all")
@@ -108,18 +109,23 @@ def test_groups_and_gaps_are_those_of_loops() -> None:
             random.append([metric(y[g == code], score[g == code]) for g in dealt])
             this = pick(found.groups, metric=name, subset=f"site={'ABC'[code]}")
             assert this.estimate == pytest.approx(values[code])
-            assert (this.ci_low, this.ci_high) == pytest.approx(tuple(np.nanpercentile(drawn[code], [2.5, 97.5])))
+            expected = Estimate.from_draws(values[code], drawn[code], patients[rows], metric=name, y=y[rows])
+            assert (this.ci_low, this.ci_high) == pytest.approx((expected.low, expected.high))
             assert this.num_positive_patients == len({*patients[rows][y[rows] == 1]})
         worst, best = int(np.argmin(sign * np.array(values))), int(np.argmax(sign * np.array(values)))
         gap = pick(found.gaps, metric=name, subset=f"site: {'ABC'[worst]} against {'ABC'[best]}")
         differences = sign * (np.array(drawn[best]) - np.array(drawn[worst]))
         assert gap.estimate == pytest.approx(sign * (values[best] - values[worst]))
-        assert (gap.ci_low, gap.ci_high) == pytest.approx(tuple(np.nanpercentile(differences, [2.5, 97.5])))
+        rows = np.flatnonzero(np.isin(grouping.codes, (worst, best)))
+        sides = y[rows] + 2 * grouping.codes[rows]
+        expected = Estimate.from_draws(gap.estimate, differences, patients[rows], metric=name, y=sides, difference=True)
+        assert (gap.ci_low, gap.ci_high) == pytest.approx((expected.low, expected.high))
         spread = np.ptp(np.array(random), axis=0)
         assert gap.chance == pytest.approx(spread.mean())
         high = float(np.percentile(spread, 95))
         assert gap.notes[0].startswith("decided") == (gap.estimate > high and gap.ci_low > 0 and not gap.notes[1:])
-        assert gap.detectable == pytest.approx(high + 0.842 * differences.std(ddof=1))
+        assert gap.detectable == pytest.approx(high + 0.842 * expected.se)
+        assert gap.p_value == pytest.approx((1 + sum(spread >= gap.estimate)) / 201)
         whole = pick(found.gaps, metric=name, subset=f"site: {'ABC'[worst]} against all")
         below = sign * metric(y, score) - (sign * np.array(random)).min(0)
         assert whole.chance == pytest.approx(below.mean())
@@ -133,7 +139,7 @@ def test_of_an_error_the_higher_is_worse() -> None:
     found = judged(y, score, np.arange(200), Grouping.of_labels("sex", group), task="regress", num_classes=0)
     for metric in ("mae", "r2"):
         gap = pick(found.gaps, metric=metric, subset="sex: M against F")
-        assert gap.ci_low > 0 and gap.notes[0].startswith("decided: M is worse than F by ")
+        assert gap.ci_low > 0 and gap.notes[0].startswith("decided for this training: M is worse than F by ")
 
 
 def test_several_classes_are_judged_too() -> None:
@@ -379,7 +385,15 @@ def test_the_phantom_is_audited_by_all_that_its_table_knows(encoder: Path, phant
     assert notes == {"general": found.notes, "targets": found.target_notes}
     assert any("laterality: " in note and "more than one group" in note for note in notes["targets"]["disease"])
     text = found.summary()
-    for said in ("sex=F", "all", "random-init", "sex: ", "decode:sex: auroc", "1 in 20"):
+    for said in (
+        "sex=F",
+        "all",
+        "random-init",
+        "sex: ",
+        "decode:sex: auroc",
+        "Holm over 10 verdicts",
+        "Holm over 5 verdicts",
+    ):
         assert said in text
     written = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir())
     assert not any(f'"{name}"' in written or f" {name} " in written for name in cohort.table["patient"].unique())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bolus.errors import UsageError
-from bolus.evaluation.overlap import pooled_dice, volume_dice, volume_hd95
+from bolus.evaluation.overlap import count_misses, pooled_dice, volume_diagonal, volume_dice, volume_hd95
 
 Voxel = tuple[int, ...]
 
@@ -181,6 +181,90 @@ def test_one_slice_is_measured_in_its_plane() -> None:
         equal(volume_hd95(one, other, 2, (8.0, 2.0, 2.0)), [2 * expected])
         equal(volume_hd95(one, other, 2, (math.nan, 2.0, 2.0)), [2 * expected])  # a slice has no slice spacing
         equal(volume_dice(one, other, 2), [2 * 36 / 136])
+
+
+def naive_diagonal(shape: tuple[int, ...], spacing: tuple[float, ...] | None) -> float:
+    """From one corner of the box to the opposite one; of one slice, of its rectangle."""
+    steps = spacing or (1.0, 1.0, 1.0)
+    total = 0.0
+    for axis in (-1, -2, -3):
+        if axis >= -len(shape) and not (axis == -3 and shape[0] == 1):
+            total += (shape[axis] * steps[axis]) ** 2
+    return math.sqrt(total)
+
+
+@shaped
+@spaced
+def test_a_missed_class_counts_as_the_diagonal(shape: tuple[int, ...], spacing: tuple[float, ...] | None) -> None:
+    steps = spacing[-len(shape) :] if spacing else None
+    kinds = {"found": 0, "missed": 0, "absent": 0}
+    for seed in range(12):
+        predicted, truth = clumps(shape, seed), clumps(shape, seed + 100)
+        predicted[predicted == seed % 3 + 1] = 0
+        truth[truth == seed % 4] = 0
+        expected = []
+        for label in (1, 2, 3):
+            if not members(truth, label):
+                kinds["absent"] += 1
+                expected.append(math.nan)
+            elif not members(predicted, label):
+                kinds["missed"] += 1
+                expected.append(naive_diagonal(shape, spacing))
+            else:
+                kinds["found"] += 1
+                expected.append(naive_hd95(predicted, truth, label, steps))
+        plain = volume_hd95(predicted, truth, 4, spacing)  # type: ignore[arg-type]
+        before = plain.copy()
+        found = count_misses(plain, truth, spacing)  # type: ignore[arg-type]
+        assert found.dtype == np.float64
+        equal(found, expected)
+        equal(plain, before)  # what is given stays as it is
+    assert min(kinds.values()) > 2
+
+
+def test_what_is_scored_with_misses_is_decided_by_the_truth() -> None:
+    for seed in range(12):
+        truth = clumps((3, 7, 8), seed + 100)
+        absent = [not (truth == label).any() for label in (1, 2, 3)]
+        for predicted in (clumps((3, 7, 8), seed), np.zeros_like(truth), np.full_like(truth, 3), truth):
+            assert np.isnan(count_misses(volume_hd95(predicted, truth, 4), truth)).tolist() == absent
+
+
+@shaped
+@spaced
+def test_no_distance_that_is_found_reaches_the_diagonal(
+    shape: tuple[int, ...], spacing: tuple[float, ...] | None
+) -> None:
+    one, other = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    one.flat[0], other.flat[-1] = 1, 1
+    farthest = volume_hd95(one, other, 2, spacing)[0]  # type: ignore[arg-type]
+    assert 0.5 * farthest < farthest < volume_diagonal(shape, spacing)  # type: ignore[arg-type]
+
+
+def test_the_diagonal_of_anisotropic_volumes_and_single_slices() -> None:
+    truth, nothing = np.ones((2, 30, 40), np.int64), np.full(1, math.nan)
+    equal(count_misses(nothing, truth), [math.sqrt(4 + 900 + 1600)])
+    equal(count_misses(nothing, truth, (60.0, 1.0, 1.0)), [130.0])
+    equal(count_misses(nothing, truth, (5.0, 4.0, 0.0125)), [math.sqrt(100 + 14400 + 0.25)])
+    for slice_ in (truth[:1], truth[0]):
+        equal(count_misses(nothing, slice_), [50.0])
+        equal(count_misses(nothing, slice_, (60.0, 0.1, 0.1)), [5.0])
+        equal(count_misses(nothing, slice_, (math.nan, 4.0, 4.0)), [200.0])  # a slice has no slice spacing
+
+
+def test_misses_of_what_cannot_be_are_refused() -> None:
+    truth, nothing = np.ones((2, 3, 4), np.int64), np.full(1, math.nan)
+    with pytest.raises(UsageError, match="spacing: expected positive mm"):
+        count_misses(nothing, truth, (0.0, 1.0, 1.0))
+    with pytest.raises(UsageError, match="spacing: expected positive mm"):
+        volume_diagonal((2, 3, 4), (1.0, 1.0))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="expected labels 0 to 1, found 2 to 2"):
+        count_misses(nothing, 2 * truth)
+    with pytest.raises(UsageError, match=r"found \[4\]"):
+        volume_diagonal((4,))
+    with pytest.raises(UsageError, match="expected two volumes"):
+        count_misses(nothing, truth[0, 0])
+    equal(count_misses(np.zeros(0), 0 * truth), [])
 
 
 def test_pooled_dice_counts_voxels_of_all_volumes_together() -> None:

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from bolus.errors import EvaluationError, LeakageError, UsageError
+from bolus.evaluation.bootstrap import patient_bootstrap
 from bolus.evaluation.fitting import fit_linear
-from bolus.evaluation.intervals import estimate, paired_difference, patient_bootstrap
+from bolus.evaluation.intervals import Estimate, detectable_difference, estimate, paired_difference
 from bolus.evaluation.metrics import auroc, mae, metrics_of
 from bolus.evaluation.probe import draw_patients, probe
 from bolus.evaluation.results import read_results, write_results
@@ -87,13 +88,15 @@ def test_planted_signal_is_found_and_noise_is_not():
         difference = the(report, metric="auroc", encoder="run", baseline="random-init", probe=kind)
         assert difference.ci_low > 0
         assert difference.estimate == pytest.approx(run.estimate - noise.estimate)
-        assert difference.detectable == pytest.approx(2.802 * difference.se)
+        assert difference.detectable == pytest.approx(detectable_difference(difference.se, 120 - 2))
+        assert difference.p_value is not None and difference.p_value < 0.05
+        assert run.p_value is None
         assert run.detectable is None
         assert (run.num_samples, run.num_patients) == (240, 120)
         over_prior = the(report, metric="auroc", encoder="run", baseline="majority", probe=kind)
         assert over_prior.estimate == pytest.approx(run.estimate - 0.5)
     assert the(report, metric="auroc", encoder="majority").estimate == 0.5
-    assert "sick, linear: decided: +" in report.summary()
+    assert "sick, linear: decided for this training: +" in report.summary()
     assert "AUROC over random-init" in report.summary()
 
 
@@ -111,7 +114,7 @@ def test_regression():
     assert math.isnan(the(report, metric="pearson", encoder="majority").estimate)
     assert the(report, metric="spearman", encoder="run", probe="knn").ci_low > 0.3
     assert run.num_positive is None
-    assert "age, linear: decided: -" in report.summary()
+    assert "age, linear: decided for this training: -" in report.summary()
     assert "(lower is better)" in report.summary()
     assert "worse" not in report.summary()
     assert {"score"} <= set(report.predictions)
@@ -137,10 +140,11 @@ def test_results_are_the_estimates_of_the_predictions():
     )
     assert np.array_equal(ours.position, np.flatnonzero(split == "test"))
     assert np.array_equal(ours.y, y[ours.position])
-    own = estimate(auroc, ours.y, ours.score, patients[ours.position], draws=100, seed=5)
+    own = estimate(auroc, ours.y, ours.score, patients[ours.position], name="auroc", draws=100, seed=5)
     found = the(report, metric="auroc", encoder="run", probe="knn")
     assert (found.estimate, found.ci_low, found.ci_high) == pytest.approx((own.value, own.low, own.high))
-    pair = paired_difference(auroc, ours.y, ours.score, theirs.score, patients[ours.position], draws=100, seed=5)
+    both = ours.y, ours.score, theirs.score, patients[ours.position]
+    pair = paired_difference(auroc, *both, name="auroc", draws=100, seed=5)
     found = the(report, metric="auroc", encoder="run", baseline="random-init", probe="knn")
     assert (found.estimate, found.ci_low, found.se) == pytest.approx((pair.value, pair.low, pair.se))
 
@@ -206,9 +210,11 @@ def test_repeats_enter_estimate_and_interval():
     assert found.sd_repeats == pytest.approx(np.std(each, ddof=1))
     weights = patient_bootstrap(data[2][data[3] == "test"], draws=2000, seed=0)
     drawn = np.stack([auroc(g.y, g.score, weights) for _, g in few.groupby("repeat")])
-    over_patients, over_repeats = drawn.mean(0).var(ddof=1), drawn.var(axis=0, ddof=1).mean() / 4
-    assert over_repeats > 0.2 * over_patients
-    assert found.se**2 == pytest.approx(over_patients + over_repeats, rel=0.1)  # both sources enter
+    rows = data[3] == "test"
+    expected = Estimate.from_draws(each, drawn, data[2][rows], metric="auroc", y=data[1][rows])
+    assert (found.ci_low, found.ci_high, found.se) == pytest.approx((expected.low, expected.high, expected.se))
+    alone = Estimate.from_draws(np.mean(each), drawn.mean(0), data[2][rows], metric="auroc", y=data[1][rows])
+    assert found.ci_high - found.ci_low > 1.01 * (alone.high - alone.low), "the draws of labelled patients enter"
     assert the(report, metric="auroc", encoder="run", fraction=1.0).sd_repeats is None
     assert the(report, metric="auroc", encoder="run", fraction=1.0).estimate > found.estimate
     assert set(report.heads) == {"linear"}
@@ -346,7 +352,8 @@ def test_ranges_carry_every_metric_on_the_same_draws():
     drawn = mae(y[few], ours, weights) - mae(y[few], theirs, weights)
     found = the(report, metric="mae", encoder="run", baseline="random-init", probe="linear", subset="few")
     assert found.estimate == pytest.approx(mae(y[few], ours) - mae(y[few], theirs))
-    assert (found.ci_low, found.ci_high) == pytest.approx(tuple(np.nanpercentile(drawn, [2.5, 97.5])))
+    expected = Estimate.from_draws(found.estimate, drawn, patients[few], difference=True)
+    assert (found.ci_low, found.ci_high) == pytest.approx((expected.low, expected.high))
     assert [r.subset for r in report.results] == sorted((r.subset for r in report.results),
                                                         key=["", "many", "medium", "few"].index)  # fmt: skip
 

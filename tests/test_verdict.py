@@ -27,8 +27,9 @@ def difference(**changes):
 
 
 def test_verdicts():
-    assert verdict_of(difference()) == "decided: +0.050 [+0.010, +0.090] AUROC over other"
-    worse = verdict_of(difference(estimate=-0.05, ci_low=-0.09, ci_high=-0.01))
+    assert verdict_of(difference(seeds=3)) == "decided: +0.050 [+0.010, +0.090] AUROC over other"
+    assert verdict_of(difference()).startswith("decided for this training: +0.050")
+    worse = verdict_of(difference(estimate=-0.05, ci_low=-0.09, ci_high=-0.01, seeds=2))
     assert worse == "decided: -0.050 [-0.090, -0.010] AUROC over other, which is worse"
     assert verdict_of(difference(metric="mae")).endswith("MAE (lower is better) over other, which is worse")
     assert verdict_of(difference(ci_low=-0.01)).endswith("; this test set can show 0.060 or more")
@@ -54,7 +55,7 @@ def test_too_few_patients_decide_nothing():
 
 def test_numbers_in_small_units_keep_what_counts():
     assert verdict_of(difference(metric="mae", estimate=-0.00012, ci_low=-0.0002, ci_high=-0.00004)).startswith(
-        "decided: -0.00012 [-0.0002, -4e-05] MAE"
+        "decided for this training: -0.00012 [-0.0002, -4e-05] MAE"
     )
     assert [decimals(value) for value in (0.0123, 0.0, 1e-17, 9.9996, 12.34, math.nan, None)] == [
         "0.012", "0.000", "0.000", "10.000", "12.3", "-", "-",

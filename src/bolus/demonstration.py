@@ -87,8 +87,8 @@ def demonstrate(folder: Path, *, recipe: str = "mlvicx", seed: int = 0, say: Cal
     say("5. bolus evaluate: test patients that nothing was trained on, beside random weights and the majority class")
     for task, target in QUESTIONS:
         evaluation = evaluate(run.folder, cohort, task=task, target=target, cache=cache, probes=("linear",), draws=500)
-        for report in evaluation.reports.values():
-            for line in report.summary().splitlines():
+        for summary in evaluation.summaries().values():
+            for line in summary.splitlines():
                 say(f"   {line}")
     for role in ACROSS[recipe]:
         for line in evaluate_retrieve(run.folder, cohort, across=role, cache=cache, draws=500).summary().splitlines():

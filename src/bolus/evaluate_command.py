@@ -179,8 +179,8 @@ def _read_off(function: str, *cohorts: Any, training: dict[str, Any] | None = No
     if training is not None:
         arguments["finetune"] = finetune.FinetuneSpec(**training)
     found = getattr(home, function)(*cohorts, **arguments)
-    for report in found.reports.values():
-        say(report.summary(), *(f"note: {note}" for note in report.notes), "")
+    for name, summary in found.summaries().items():
+        say(summary, *(f"note: {note}" for note in found.reports[name].notes), "")
     say(*(f"note: {note}" for note in found.notes), f"wrote results, predictions and heads to {found.folder}")
 
 

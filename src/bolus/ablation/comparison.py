@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bolus.ablation.answers import ARM, Answer
 from bolus.evaluation.arms import compare_arms
+from bolus.evaluation.intervals import holm
 from bolus.evaluation.metrics import higher_is_better
 from bolus.evaluation.preparation import RANDOM
 from bolus.evaluation.results import MAJORITY, Result
-from bolus.evaluation.verdict import too_few
+from bolus.evaluation.verdict import DECIDED, THIS_TRAINING, too_few
 
 RANDOM_INIT = "random init"
 
@@ -39,11 +39,14 @@ class Line:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, `undecided` or `too few patients`; empty without a difference."""
+        """`better`, `worse`, `undecided` or `too few patients`; empty without a difference.
+
+        Of one seed better and worse are said of this training.
+        """
         if self.difference is None:
             return ""
         found = str(self.difference["verdict"])
-        if found != "decided":
+        if found not in (DECIDED, THIS_TRAINING):
             return found
         up = self.difference["estimate"] > 0
         return "better" if up == higher_is_better(self.difference["metric"]) else "worse"
@@ -73,6 +76,12 @@ class Comparison:
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def corrected(self, arms: Sequence[str]) -> dict[str, float]:
+        """Arm -> the p value of its difference from the reference, by Holm over these arms; NaN where undefined."""
+        gaps = {line.arm: line.difference for line in self.lines if line.arm in arms and line.difference}
+        p_values = [math.nan if gap["p_value"] is None else float(gap["p_value"]) for gap in gaps.values()]
+        return dict(zip(gaps, holm(p_values).tolist(), strict=True))
+
     @property
     def few(self) -> str:
         """Why nothing can be decided on these patients, or nothing."""
@@ -85,7 +94,7 @@ class Comparison:
 
 
 def compare_cells(cells: Mapping[Cell, Sequence[Answer]], arms: Sequence[str]) -> list[Comparison]:
-    """Compare the arms in everything that was asked of them, the metric averaged over seeds in each bootstrap draw.
+    """Compare the arms in everything that was asked of them, the metric averaged over seeds: see `compare_arms`.
 
     Differences are from the first arm, on the seeds that both have. `random init` is the twin of the first arm that has
     the seed, and so is the majority, which knows the labels of its seed's training patients only.
@@ -200,28 +209,15 @@ def results_of(comparisons: Sequence[Comparison], *, split_hash: str, recipe_has
             if gap is None:
                 continue
             notes = (*each.notes, f"mean of {_seeds(gap)}: {_by_seed(gap)}")
-            why = [each.few] if each.few else [torn(gap)] if torn(gap) else []
-            detectable = gap["detectable"] if gap["detectable"] and math.isfinite(gap["detectable"]) else None
-            found.append(
-                replace(blank, **_numbers(gap), notes=(*why, *notes), baseline=gap["reference"], detectable=detectable)
-            )
+            few = (each.few,) if each.few else ()
+            given = {"baseline": gap["reference"], "detectable": gap["detectable"], "p_value": gap["p_value"]}
+            found.append(replace(blank, **_numbers(gap), **given, notes=(*few, *notes)))
     return found
-
-
-def torn(gap: Mapping[str, Any]) -> str:
-    """The note on seeds that do not point one way, or nothing.
-
-    >>> torn({"by_seed": [0.1, -0.2, 0.3], "seeds": 3}), torn({"by_seed": [0.1], "seeds": 1})
-    ('only 2 of 3 seeds point one way', '')
-    """
-    signs = [np.sign(value or 0.0) for value in gap["by_seed"]]
-    agree = max(signs.count(1.0), signs.count(-1.0))
-    return f"only {agree} of {gap['seeds']} seeds point one way" if agree < gap["seeds"] else ""
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, Any]:
     values = {key: math.nan if line[key] is None else line[key] for key in ("estimate", "ci_low", "ci_high", "se")}
-    return {**values, "num_samples": line["num_samples"], "num_patients": line["num_patients"]}
+    return {**values, **{key: line[key] for key in ("num_samples", "num_patients", "seeds")}}
 
 
 def _seeds(line: Mapping[str, Any]) -> str:

@@ -51,9 +51,10 @@ def ablate(
     """Train recipes that differ in one thing for the same number of encoder passes, and judge them together.
 
     Every arm is pretrained on the training patients with every seed, and asked the same question; random weights and
-    the majority stand beside the arms. The metric is averaged over seeds within every bootstrap draw of the patients. A
-    difference from the first arm is decided where its 95 % interval leaves out 0, every seed points the same way, and
-    there are enough patients.
+    the majority stand beside the arms. The metric is averaged over seeds. A difference from the first arm is decided
+    where its 95 % interval, which counts the chance of patients and of training, leaves out 0 and there are enough
+    patients; with one seed it is decided for these trainings only. Beside it stands what Holm's correction over the
+    arms leaves of it.
 
     An ablation can be stopped at any time and gone on with by the same call: trained cells are not trained again, one
     that was stopped within goes on from its checkpoint, and one that failed is tried again. Another question in the

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bolus.ablation.arms import Arm, Arms
-from bolus.ablation.comparison import RANDOM_INIT, Comparison, Line, torn
+from bolus.ablation.comparison import RANDOM_INIT, Comparison, Line
 from bolus.evaluation.metrics import higher_is_better
 from bolus.evaluation.results import MAJORITY
-from bolus.evaluation.verdict import decimals
+from bolus.evaluation.verdict import DECIDED, after_holm, decimals
 
-MANY = 2  # differences from which on the reader is warned of their number
-SEEDS = 6  # from which on seeds that differ by chance alone point one way in fewer than 5 of 100 differences
+FEW_SEEDS = 2  # with which t has one degree of freedom, unless the seeds hardly differ
 
 
 def table(found: Comparison, reference: str, failed: Mapping[str, str]) -> str:
@@ -30,7 +28,8 @@ def table(found: Comparison, reference: str, failed: Mapping[str, str]) -> str:
     better = "" if higher_is_better(found.metric) else ", lower is better"
     chance = found.facts.get("chance")
     more = "" if chance is None else f"; chance {decimals(chance)}"
-    what = f"{found.metric}{better} [95 % over patients]"
+    seeds = max((line.value["seeds"] for line in found.lines), default=1)
+    what = f"{found.metric}{better} [95 % over patients{' and seeds' if seeds > 1 else ''}]"
     lines = [f"{found.target}{by}: {what}, and the difference from {reference}{more}"]
     spans = [
         f"{decimals(line.value['estimate'])} [{decimals(line.value['ci_low'])}, {decimals(line.value['ci_high'])}]"
@@ -38,14 +37,18 @@ def table(found: Comparison, reference: str, failed: Mapping[str, str]) -> str:
     ]
     span_width = max(24, *(len(span) + 2 for span in spans))
     for line, span in zip(found.lines, spans, strict=True):
-        said = [each for each in (verdict(line), failed.get(line.arm, "")) if each]
+        said = [each for each in (verdict(line, *_after_holm(line, found)), failed.get(line.arm, "")) if each]
         lines.append(f"  {line.arm:<{width}}{span:<{span_width}}{'; '.join(said)}".rstrip())
     lines += [f"  {arm:<{width}}{why}" for arm, why in failed.items() if found.of(arm) is None]
     return "\n".join(lines)
 
 
-def verdict(line: Line) -> str:
+def verdict(line: Line, corrected: str = "") -> str:
     """The difference of an arm from the reference, such as `+0.021 [+0.004, +0.038] better`.
+
+    Args:
+        line: of the arm.
+        corrected: what Holm's correction leaves of a finding, as `verdict.after_holm` says it.
 
     >>> gap = {"metric": "dice", "estimate": -0.012, "ci_low": -0.03, "ci_high": 0.004, "detectable": 0.0249,
     ...     "verdict": "undecided", "by_seed": [-0.01, -0.014], "seeds": 2}
@@ -60,11 +63,10 @@ def verdict(line: Line) -> str:
     low, high = gap["ci_low"], gap["ci_high"]
     shown = f"{decimals(gap['estimate'], '+')} [{decimals(low, '+')}, {decimals(high, '+')}]"
     if line.verdict in ("better", "worse"):
-        return f"{shown} {line.verdict}"
+        for_this = " for this training" if gap["seeds"] == 1 else ""
+        return f"{shown} {line.verdict}{for_this}{corrected}"
     if line.verdict == "too few patients":
         return f"{shown} undecided: too few patients"
-    if low > 0 or high < 0:
-        return f"{shown} undecided: {torn(gap)}"
     return f"{shown} undecided; {_could_show(line)}"
 
 
@@ -76,7 +78,7 @@ def sentences(found: Comparison, arms: Arms, *, on: str) -> list[str]:
         arms: what was compared.
         on: `test` or `validation`.
     """
-    compared = [line for line in found.lines if line.difference and line.arm not in (RANDOM_INIT, MAJORITY)]
+    compared = _compared(found)
     said = []
     if not compared:
         said.append(f"no arm can be compared with {arms.reference.name}")
@@ -87,21 +89,16 @@ def sentences(found: Comparison, arms: Arms, *, on: str) -> list[str]:
         twin = found.of(RANDOM_INIT)
         if twin is not None and twin.difference is not None and twin.verdict != "worse":
             said.append(f"{arms.reference.name} is not shown to beat random weights: see first that it learns at all")
-        if len(compared) >= MANY:
-            share = 100 * (1 - 0.95 ** len(compared))
-            said.append(
-                f"{len(compared)} differences were looked at: if there were none, the draw of the patients alone would "
-                f"make one or more seem decided in up to {share:.0f} of 100 such ablations, so that a lone finding is "
-                "a hint"
-            )
         seeds = min(line.difference["seeds"] for line in compared if line.difference)
         if seeds == 1:
-            said.append("one seed says nothing of the chance of training: intervals are over patients alone")
-        elif seeds < SEEDS:
             said.append(
-                f"intervals are over patients alone, and {seeds} seeds point one way by the chance of training in "
-                f"{100 * 0.5 ** (seeds - 1):.0f} of 100 differences where there is none: more --seeds make a finding "
-                "firm"
+                "one seed says nothing of the chance of training: intervals are over patients alone, and what is "
+                "decided is decided for these trainings; --seeds 3 or more count it"
+            )
+        elif seeds <= FEW_SEEDS:
+            said.append(
+                f"with {seeds} seeds the chance of training is hardly known, so that intervals are wide where seeds "
+                "differ: --seeds 3 or more narrow them"
             )
         if any(_seen_by(arm) != _seen_by(arms.reference) for arm in arms.arms):
             said.append(f"random init is the encoder of {arms.reference.name}, untrained")
@@ -113,6 +110,17 @@ def sentences(found: Comparison, arms: Arms, *, on: str) -> list[str]:
     else:
         said.append("judged on validation patients; no test patient was judged")
     return said
+
+
+def _compared(found: Comparison) -> list[Line]:
+    """The lines of arms with a difference from the reference."""
+    return [line for line in found.lines if line.difference and line.arm not in (RANDOM_INIT, MAJORITY)]
+
+
+def _after_holm(line: Line, found: Comparison) -> tuple[str, ...]:
+    """What Holm's correction over the arms leaves of the finding on one of them; nothing of a line that is no arm."""
+    arms = [each.arm for each in _compared(found)]
+    return (after_holm(DECIDED, found.corrected(arms)[line.arm], len(arms)),) if line.arm in arms else ()
 
 
 def _of_objectives(found: Comparison, arms: Arms) -> list[str]:
@@ -164,7 +172,7 @@ def _change(line: Line, found: Comparison) -> str:
     way = "rises" if gap["estimate"] > 0 else "falls"
     span = f"[{decimals(gap['ci_low'], '+')}, {decimals(gap['ci_high'], '+')}]"
     decided = line.verdict in ("better", "worse")
-    rest = "" if decided else f", which is undecided; {torn(gap) or _could_show(line)}"
+    rest = "".join(_after_holm(line, found)) if decided else f", which is undecided; {_could_show(line)}"
     return f"{found.metric} {way} by {decimals(abs(gap['estimate']))} {span}{rest}"
 
 
@@ -181,7 +189,7 @@ def _seen_by(arm: Arm) -> tuple[Any, ...]:
 def _could_show(line: Line) -> str:
     assert line.difference is not None
     detectable = line.difference["detectable"]
-    if not detectable or not math.isfinite(detectable):
+    if not detectable:
         return "no draw of the patients showed a difference"
     return f"this test set can show {decimals(detectable)}"
 

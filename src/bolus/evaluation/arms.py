@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bolus.evaluation.intervals import Estimate, bootstrap_blocks, detectable_difference
+from bolus.evaluation.bootstrap import bootstrap_blocks
+from bolus.evaluation.intervals import Estimate
 from bolus.evaluation.metrics import Metric
-from bolus.evaluation.verdict import ENOUGH_PATIENTS
+from bolus.evaluation.verdict import standing, too_few
 
 DRAWS = 2000
 
@@ -29,12 +30,12 @@ def compare_arms(
 ) -> list[dict[str, Any]]:
     """One line for every arm, and one for every pair of arms.
 
-    The metric is averaged over seeds within every bootstrap draw of the test patients. The interval is over patients;
-    training chance enters by asking that every seed points the same way. `relative` is a difference as a share of the
-    other arm's value, with its interval.
+    The metric is averaged over seeds; intervals count the chance of the test patients and, with several seeds, that of
+    training (`intervals`), and `verdict` is `verdict.standing`, or `too few patients`. `relative` is a difference as a
+    share of the other arm's value, with its interval.
 
     Args:
-        facts: copied into every line.
+        facts: copied into every line; `metric` is the name by which intervals know the metric's edges.
         metric: of (y, p, weights).
         y: `[n]` targets of the test samples.
         patients: `[n]` codes.
@@ -50,10 +51,11 @@ def compare_arms(
             blocks[arm].append(np.stack([metric(y, p, weights) for p in seeds]))
     drawn = {arm: np.concatenate(found, axis=1) for arm, found in blocks.items()}  # [seeds, draws]
     facts = {**facts, "num_samples": len(y), "num_patients": len(np.unique(patients))}
-    few = (facts["num_patients"] if enough is None else enough) < ENOUGH_PATIENTS
+    few = too_few(facts["num_patients"] if enough is None else enough, "test patients")
+    named: dict[str, Any] = {"metric": facts.get("metric", ""), "y": y}
     lines = []
     for arm, by_seed in values.items():
-        found = Estimate.from_draws(float(np.mean(by_seed)), np.mean(drawn[arm], axis=0), patients)
+        found = Estimate.from_draws(by_seed, drawn[arm], patients, **named)
         lines.append({**facts, "arm": arm, **numbers(found), "seeds": len(by_seed), "by_seed": rounded(by_seed)})
     for arm, other in [*pairs, *same_seed]:
         if arm not in values or other not in values:
@@ -63,21 +65,21 @@ def compare_arms(
             f" (seed {', '.join(map(str, range(count)))})" if (arm, other) in same_seed else ""
         )
         by_seed = [one - another for one, another in zip(values[arm][:count], values[other][:count], strict=True)]
-        draws = np.mean(drawn[arm][:count], axis=0) - np.mean(drawn[other][:count], axis=0)
-        gap = Estimate.from_draws(float(np.mean(by_seed)), draws, patients)
+        draws = drawn[arm][:count] - drawn[other][:count]
+        gap = Estimate.from_draws(by_seed, draws, patients, difference=True, **named)
         with np.errstate(divide="ignore", invalid="ignore"):  # of nothing there is no share
-            share = np.mean(values[arm][:count]) / np.mean(values[other][:count]) - 1
-            shares = draws / np.mean(drawn[other][:count], axis=0)
-        relative = Estimate.from_draws(float(share), shares, patients)
-        decided = (gap.low > 0 and min(by_seed) > 0) or (gap.high < 0 and max(by_seed) < 0)
+            shares = np.array(by_seed) / np.mean(values[other][:count])
+            drawn_shares = draws / np.mean(drawn[other][:count], axis=0)
+        relative = Estimate.from_draws(shares, drawn_shares, patients, difference=True, **named)
         lines.append(
             {
                 **facts,
                 "difference": name,
                 **numbers(gap),
                 "relative": rounded([relative.value, relative.low, relative.high]),
-                "detectable": _short(detectable_difference(gap.se)),
-                "verdict": "too few patients" if few else "decided" if decided else "undecided",
+                "detectable": None if gap.detectable is None else _short(gap.detectable),
+                "p_value": rounded([gap.p_value])[0],
+                "verdict": "too few patients" if few else standing(gap.low, gap.high, seeds=count),
                 "seeds": count,
                 "by_seed": rounded(by_seed),
             }

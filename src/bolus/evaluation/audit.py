@@ -7,6 +7,7 @@ is said how well each attribute itself can be read off the embedding.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from bolus.data.samples import Samples
 from bolus.evaluation.decoding import TASK, decode
 from bolus.evaluation.fitting import PROBES
 from bolus.evaluation.gaps import GroupReport, judge_groups
+from bolus.evaluation.intervals import holm
 from bolus.evaluation.judging import PROBES_BY_DEFAULT, evaluation_folder
 from bolus.evaluation.metrics import FloatArray, IntArray
 from bolus.evaluation.preparation import RANDOM, embed_all, encoders_of, prepare
@@ -27,7 +29,7 @@ from bolus.evaluation.probe import ProbeReport, check_probes, probe
 from bolus.evaluation.results import MAJORITY, Result, write_results
 from bolus.evaluation.subgroups import Grouping, find_groupings
 from bolus.evaluation.targets import Target, find_targets, shown
-from bolus.evaluation.verdict import verdict_of
+from bolus.evaluation.verdict import after_holm, decimals, verdicts_of
 
 
 @dataclass
@@ -66,6 +68,9 @@ class Audit:
 def summarise_audit(groups: Sequence[Result], gaps: Sequence[Result], decoding: Sequence[Result]) -> list[str]:
     """The lines of `Audit.summary`."""
     judged, lines = groups[0].encoder, []
+    first = {r.target: r.metric for r in reversed(groups)}
+    shown = [r for r in gaps if r.encoder == judged and r.metric == first[r.target]]
+    corrected = holm([math.nan if r.p_value is None else r.p_value for r in shown])
     for target, kind in dict.fromkeys((r.target, r.probe) for r in groups if r.encoder == judged):
         main = [r for r in groups if r.target == target and r.probe in (kind, "none")]
         main = [r for r in main if r.metric == main[0].metric and not r.baseline]
@@ -78,26 +83,26 @@ def summarise_audit(groups: Sequence[Result], gaps: Sequence[Result], decoding: 
             positive = "" if result.num_positive_patients is None else result.num_positive_patients
             values = "".join(f"{_span(row[name]):<27}" for name in columns).rstrip()
             lines.append(f"{result.subset or 'all':<24}{result.num_patients:>9}{positive:>9}  {values}")
-        found = [r for r in gaps if (r.target, r.probe, r.metric, r.encoder) == (target, kind, main[0].metric, judged)]
-        lines += [f"{gap.subset.rpartition(': ')[0]}: {gap.notes[0]}" for gap in found]
-        num = len(found) // 2
-        if num > 1:
-            lines.append(f"by chance alone up to 1 in 20 gaps is decided; {num} attributes were looked at")
-    for target in dict.fromkeys(r.target for r in decoding):
-        main = [r for r in decoding if r.target == target]
-        main = [r for r in main if r.metric == main[0].metric]
-        values = ", ".join(f"{r.encoder} {_span(r)}" for r in main if not r.baseline)
-        lines.append(f"{target}: {main[0].metric} {values}")
-        difference = next((r for r in main if r.baseline == RANDOM), None)
-        lines += [f"  {verdict_of(difference)}"] if difference else []
+        lines += [
+            f"{gap.subset.rpartition(': ')[0]}: {gap.notes[0]}{after_holm(gap.notes[0], p, len(shown))}"
+            for gap, p in zip(shown, corrected.tolist(), strict=True)
+            if (gap.target, gap.probe) == (target, kind)
+        ]
+    targets = list(dict.fromkeys(r.target for r in decoding))
+    read = {name: [r for r in decoding if r.target == name] for name in targets}
+    read = {name: [r for r in found if r.metric == found[0].metric] for name, found in read.items()}
+    beside = [r for name in targets for r in read[name] if r.baseline == RANDOM]
+    verdicts = dict(zip((r.target for r in beside), verdicts_of(beside), strict=True))
+    for name in targets:
+        values = ", ".join(f"{r.encoder} {_span(r)}" for r in read[name] if not r.baseline)
+        lines.append(f"{name}: {read[name][0].metric} {values}")
+        lines += [f"  {verdicts[name]}"] if name in verdicts else []
     return lines
 
 
 def _span(result: Result) -> str:
     """An estimate with its interval."""
-    numbers = (result.estimate, result.ci_low, result.ci_high)
-    value, low, high = ("-" if np.isnan(each) else f"{each:.3f}" for each in numbers)
-    return f"{value} [{low}, {high}]"
+    return f"{decimals(result.estimate)} [{decimals(result.ci_low)}, {decimals(result.ci_high)}]"
 
 
 def evaluate_audit(

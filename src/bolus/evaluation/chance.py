@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from bolus.evaluation.intervals import cluster_codes
+from bolus.evaluation.bootstrap import cluster_codes
 from bolus.evaluation.metrics import IntArray
 
 

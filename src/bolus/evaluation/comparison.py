@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from bolus.evaluation.intervals import Estimate, bootstrap_blocks, detectable_difference
+from bolus.evaluation.bootstrap import bootstrap_blocks
+from bolus.evaluation.intervals import Estimate
 from bolus.evaluation.metrics import FloatArray, IntArray, metrics_of
 from bolus.evaluation.question import Question
-from bolus.evaluation.results import MAJORITY, Result
+from bolus.evaluation.results import MAJORITY, Result, filled
 from bolus.evaluation.verdict import too_few
 from bolus.provenance import versions
 
@@ -95,8 +96,8 @@ def compare(
     }  # [R]
     few = {s: too_few(len(np.unique(patients[rows])), f"{s}-shot test patients") for s, rows in parts.items()}
     few[""] = question.few
-    software = versions()
-    picks = {num: pick_repeats(num, draws, seed) for num in {len(fit.scores) for fit in fits.values()}}
+    blank = Result(question.task, question.target, "", np.nan, np.nan, np.nan, 0, 0, seed=seed, versions=versions(),
+                   num_positive=question.num_positive, num_positive_patients=question.num_positive_patients)  # fmt: skip
 
     def result(subset: str, metric: str, key: Key, other: Key | None = None) -> Result:
         value, sample = values[subset, metric, key], sampled[subset, metric, key]
@@ -104,28 +105,19 @@ def compare(
         if other is not None:
             value, sample = value - values[subset, metric, other], sample - sampled[subset, metric, other]
             notes = [*([few[subset]] if few[subset] else []), *notes, *fits[other].notes]
-        drawn = (sample * picks[len(value)]).sum(0)
-        found = Estimate.from_draws(float(value.mean()), drawn, patients[parts[subset]])
-        return Result(
-            task=question.task,
-            target=question.target,
+        rows = parts[subset]
+        found = Estimate.from_draws(
+            value, sample, patients[rows], metric=metric, y=y[rows], difference=other is not None
+        )
+        return filled(
+            blank,
+            found,
             metric=metric,
-            estimate=found.value,
-            ci_low=found.low,
-            ci_high=found.high,
-            num_samples=found.num_samples,
-            num_patients=found.num_patients,
             fraction=key.fraction,
-            seed=seed,
             encoder=key.encoder,
             baseline="" if other is None else other.encoder,
-            versions=software,
             probe=key.probe,
-            se=found.se,
             sd_repeats=float(value.std(ddof=1)) if len(value) > 1 else None,
-            detectable=detectable_difference(found.se) if other is not None and found.se != 0 else None,
-            num_positive=question.num_positive,
-            num_positive_patients=question.num_positive_patients,
             notes=tuple(dict.fromkeys(notes)),
             subset=subset,
         )
@@ -140,9 +132,3 @@ def compare(
                         other = Key(baseline, "none" if baseline == MAJORITY else kind, fraction)
                         results.append(result(subset, metric, Key(judged, kind, fraction), other))
     return results
-
-
-def pick_repeats(num: int, draws: int, seed: int) -> FloatArray:
-    """Share of each of so many repeats in each draw, `[num, draws]`: one fewer than there are, with replacement."""
-    chosen = np.random.default_rng([seed, num]).integers(num, size=(draws, max(1, num - 1)))
-    return np.stack([(chosen == repeat).mean(1) for repeat in range(num)])

@@ -11,11 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bolus.evaluation.heads import normalise
-from bolus.evaluation.intervals import Estimate, detectable_difference, estimate, paired_difference
+from bolus.evaluation.intervals import Estimate, estimate, paired_difference
 from bolus.evaluation.metrics import FloatArray, mae, spearman
 from bolus.evaluation.pairs import Pairs
 from bolus.evaluation.probe import ProbeReport
-from bolus.evaluation.results import Result
+from bolus.evaluation.results import Result, filled
 from bolus.evaluation.verdict import too_few
 
 
@@ -95,27 +95,22 @@ def _compare(
     judged, few = next(iter(distance)), too_few(len(np.unique(patients)), "test patients")
 
     def result(metric: str, found: Estimate, encoder: str, baseline: str = "") -> Result:
-        return replace(
+        return filled(
             blank,
+            found,
             metric=metric,
-            estimate=found.value,
-            ci_low=found.low,
-            ci_high=found.high,
-            num_samples=found.num_samples,
-            num_patients=found.num_patients,
             encoder=encoder,
             baseline=baseline,
             recipe_hash=blank.recipe_hash if encoder == judged else "",
-            se=found.se,
-            detectable=detectable_difference(found.se) if baseline and found.se != 0 else None,
             notes=(*blank.notes, *([few] if few and baseline else [])),
         )
 
-    seed, found = blank.seed, []
+    common: dict[str, Any] = {"draws": draws, "seed": blank.seed}
+    found = []
     for encoder, d in distance.items():
-        found.append(result("spearman", estimate(spearman, size, d, patients, draws=draws, seed=seed), encoder))
+        found.append(result("spearman", estimate(spearman, size, d, patients, name="spearman", **common), encoder))
     for other in list(distance)[1:]:
-        less = paired_difference(spearman, size, distance[judged], distance[other], patients, draws=draws, seed=seed)
+        less = paired_difference(spearman, size, distance[judged], distance[other], patients, **common)
         found.append(result("spearman", less, judged, other))
-    mean = estimate(mae, size, np.zeros(len(size)), patients, draws=draws, seed=seed)
+    mean = estimate(mae, size, np.zeros(len(size)), patients, name="mean_change", **common)
     return [*found, result("mean_change", mean, "")]

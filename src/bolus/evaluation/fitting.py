@@ -17,8 +17,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from bolus.errors import EvaluationError, suggest
+from bolus.evaluation.bootstrap import cluster_codes
 from bolus.evaluation.heads import Head, neighbours, normalise
-from bolus.evaluation.intervals import cluster_codes
 from bolus.evaluation.metrics import FloatArray, higher_is_better, metrics_of
 
 STRENGTHS = tuple(float(10.0**power) for power in range(5, -2, -1))

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bolus.data.batch import seed_for
+from bolus.evaluation.bootstrap import bootstrap_blocks, cluster_codes
 from bolus.evaluation.chance import outcome_strata, random_groups
-from bolus.evaluation.intervals import Estimate, bootstrap_blocks, cluster_codes, detectable_difference
+from bolus.evaluation.intervals import Estimate
 from bolus.evaluation.metrics import AnyArray, FloatArray, IntArray, Metric, higher_is_better, metrics_of
-from bolus.evaluation.results import Result
+from bolus.evaluation.results import Result, filled
 from bolus.evaluation.subgroups import FEWEST, Grouping, Part, few_patients, parts_of
+from bolus.evaluation.verdict import decimals, standing
 
 ALL = "all"
 
@@ -166,29 +168,14 @@ def _results_in(part: Part, table: _Bootstrap, blank: Result, task: str, num_cla
     for metric in table.metrics:
         for encoder in table.scores:
             key = (part.subset, metric, encoder)
-            found = Estimate.from_draws(table.value[key], table.drawn[key], clusters)
-            results.append(_filled(blank, found, metric=metric, encoder=encoder))
+            found = Estimate.from_draws(table.value[key], table.drawn[key], clusters, metric=metric, y=y)
+            results.append(filled(blank, found, metric=metric, encoder=encoder))
         for other in list(table.scores)[1:]:
             key, less = (part.subset, metric, judged), (part.subset, metric, other)
             value, drawn = table.value[key] - table.value[less], table.drawn[key] - table.drawn[less]
-            found = Estimate.from_draws(value, drawn, clusters)
-            shown = detectable_difference(found.se) if found.se != 0 else None
-            results.append(_filled(blank, found, metric=metric, encoder=judged, baseline=other, detectable=shown))
+            found = Estimate.from_draws(value, drawn, clusters, metric=metric, y=y, difference=True)
+            results.append(filled(blank, found, metric=metric, encoder=judged, baseline=other))
     return results
-
-
-def _filled(blank: Result, found: Estimate, **fields: object) -> Result:
-    """The blank with an estimate."""
-    return replace(
-        blank,
-        estimate=found.value,
-        ci_low=found.low,
-        ci_high=found.high,
-        se=found.se,
-        num_samples=found.num_samples,
-        num_patients=found.num_patients,
-        **fields,  # type: ignore[arg-type]
-    )
 
 
 def _gaps_of(
@@ -213,12 +200,16 @@ def _gaps_of(
         this = replace(blank, metric=metric, encoder=encoder)
         for other, chance in ((best, random.max(0) - random.min(0)), (everyone, whole - random.min(0))):
             less, more = (worst.subset, metric, encoder), (other.subset, metric, encoder)
+            rows = np.union1d(worst.rows, other.rows)
             found = Estimate.from_draws(
                 sign * (table.value[more] - table.value[less]),
                 sign * (table.drawn[more] - table.drawn[less]),
-                table.clusters[np.union1d(worst.rows, other.rows)],
+                table.clusters[rows],
+                metric=metric,
+                y=2 * table.y[rows] + np.isin(rows, worst.rows),  # each class in each group is a mean of its own
+                difference=True,
             )
-            results.append(_gap(_filled(this, found), grouping.name, worst, other, chance))
+            results.append(_gap(filled(this, found), grouping.name, worst, other, chance))
     return results
 
 
@@ -245,29 +236,32 @@ def _gap(found: Result, attribute: str, worst: Part, other: Part, chance: FloatA
         mean, high = float(defined.mean()), float(np.percentile(defined, 95))
     few = tuple(dict.fromkeys(f"{each.few} ({each.name})" for each in (worst, other) if each.few))
     detectable = high + 0.842 * found.se
+    as_large = (1 + int((defined >= found.estimate).sum())) / (1 + len(defined))
     found = replace(
         found,
         subset=f"{attribute}: {worst.name} against {other.name}",
         chance=mean if np.isfinite(mean) else None,
         detectable=detectable if np.isfinite(detectable) else None,
+        p_value=as_large if np.isfinite(mean) else None,
     )
     return replace(found, notes=(_verdict(found, worst.name, other.name, high, few), *few))
 
 
 def _verdict(gap: Result, worst: str, other: str, high: float, few: Sequence[str]) -> str:
-    """Decided or undecided, and what random groups show."""
+    """Its standing, and what random groups show."""
     metric = gap.metric.upper() if len(gap.metric) < 6 else gap.metric.replace("_", " ")
-    numbers = (gap.estimate, gap.ci_low, gap.ci_high)
-    value, low, higher = ("-" if np.isnan(each) else f"{each:.3f}" for each in numbers)
+    value, low, higher = (decimals(each) for each in (gap.estimate, gap.ci_low, gap.ci_high))
     span = f"{worst} is worse than {other} by {value} [{low}, {higher}] {metric}"
     if not np.isfinite(high):
         return f"undecided: {span}; most random groups of these sizes do not define it"
     if abs(gap.estimate - high) <= 1e-9 * max(1.0, abs(high)):
         return f"undecided: {span}; groups follow the target so closely that random ones are the same"
-    random = f"random groups reach {high:.3f} in 1 of 20 ({gap.chance:.3f} on average)"
+    random = f"random groups reach {decimals(high)} in 1 of 20 ({decimals(gap.chance)} on average)"
     if gap.estimate <= high:
-        shown = "" if gap.detectable is None else f"; this test set can show {gap.detectable:.3f} or more"
+        shown = "" if gap.detectable is None else f"; this test set can show {decimals(gap.detectable)} or more"
         return f"undecided: {span}; {random}{shown}"
     if not gap.ci_low > 0:
         return f"undecided: {span}, an interval that holds 0; {random}"
-    return f"undecided: {span}, but {few[0]}" if few else f"decided: {span}; {random}"
+    if few:
+        return f"undecided: {span}, but {few[0]}"
+    return f"{standing(gap.ci_low, gap.ci_high, seeds=gap.seeds)}: {span}; {random}"

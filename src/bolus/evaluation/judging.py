@@ -27,6 +27,7 @@ from bolus.evaluation.probe import ProbeReport, check_probes, probe
 from bolus.evaluation.results import Result, write_results
 from bolus.evaluation.targets import Target, file_name, find_targets, shown
 from bolus.evaluation.trainers import TRAINED, trainers_of
+from bolus.evaluation.verdict import main_difference
 
 PROBES_BY_DEFAULT = ("linear", "knn")
 
@@ -49,6 +50,14 @@ class Evaluation:
     def results(self) -> list[Result]:
         """Every result of every target."""
         return [result for report in self.reports.values() for result in report.results]
+
+    def summaries(self) -> dict[str, str]:
+        """Target -> its table and verdict, with what Holm's correction over all the targets leaves of it."""
+        main = {name: main_difference(report.results) for name, report in self.reports.items()}
+        return {
+            name: report.summary([each for other, each in main.items() if other != name and each is not None])
+            for name, report in self.reports.items()
+        }
 
 
 def evaluate(

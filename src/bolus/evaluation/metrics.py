@@ -7,6 +7,8 @@ only, constant values, no rows, a prediction that is not finite) is NaN, never a
 
 from __future__ import annotations
 
+import math
+
 from bolus.errors import EvaluationError, suggest
 from bolus.evaluation.classification import (
     accuracy,
@@ -32,9 +34,11 @@ __all__ = [
     "accuracy",
     "auroc",
     "average_precision",
+    "averages_classes",
     "balanced_accuracy",
     "brier",
     "ccc",
+    "edges_of",
     "gm",
     "higher_is_better",
     "macro_auroc",
@@ -66,7 +70,7 @@ METRICS: dict[str, dict[str, Metric]] = {
 }
 """Metrics by task; the first of each is the one that choices and verdicts are made by."""
 
-SEGMENTATION = ("dice", "hd95_mm", "hd95_voxels", "dice_pcl")
+SEGMENTATION = ("dice", "hd95_mm", "hd95_voxels", "hd95_mm_misses", "hd95_voxels_misses", "dice_pcl")
 """Metrics of volumes, which `bolus.evaluation.volume_scores` computes."""
 
 RETRIEVAL = (
@@ -82,7 +86,17 @@ RETRIEVAL = (
 )
 """Metrics of finding a participant again, which `bolus.evaluation.retrieve` computes."""
 
-_LOWER_IS_BETTER = ("brier", "mae", "mse", "gm", "hd95_mm", "hd95_voxels", "median_rank")
+_LOWER_IS_BETTER = (
+    "brier",
+    "mae",
+    "mse",
+    "gm",
+    "hd95_mm",
+    "hd95_voxels",
+    "hd95_mm_misses",
+    "hd95_voxels_misses",
+    "median_rank",
+)
 
 
 def metrics_of(task: str, num_classes: int) -> dict[str, Metric]:
@@ -107,3 +121,42 @@ def higher_is_better(metric: str) -> bool:
     if metric not in known:
         raise EvaluationError(f"unknown metric {metric!r}; {suggest(metric, known)}")
     return metric not in _LOWER_IS_BETTER
+
+
+_AVERAGES_CLASSES = frozenset(
+    {
+        "auroc",
+        "average_precision",
+        "balanced_accuracy",
+        "sensitivity_at_specificity",
+        "macro_auroc",
+        "macro_f1",
+    }
+)
+
+_OPEN_ABOVE = (0.0, math.inf)
+_EDGES = dict.fromkeys((*METRICS["regress"], *SEGMENTATION, *RETRIEVAL), (0.0, 1.0)) | {
+    **dict.fromkeys(("mae", "mse", "gm", "median_rank", "mean_change"), _OPEN_ABOVE),
+    **dict.fromkeys((name for name in SEGMENTATION if name.startswith("hd95")), _OPEN_ABOVE),
+    **dict.fromkeys(("pearson", "spearman", "ccc"), (-1.0, 1.0)),
+    **dict.fromkeys((*METRICS["binary"], *METRICS["multiclass"]), (0.0, 1.0)),
+    "r2": (-math.inf, 1.0),
+}
+
+
+def averages_classes(metric: str) -> bool:
+    """Whether every class weighs alike in a metric, however few its patients are.
+
+    >>> averages_classes("balanced_accuracy"), averages_classes("accuracy")
+    (True, False)
+    """
+    return metric in _AVERAGES_CLASSES
+
+
+def edges_of(metric: str) -> tuple[float, float]:
+    """What a metric cannot fall below or rise above; infinite where there is no such edge, or no such metric.
+
+    >>> edges_of("auroc"), edges_of("r2"), edges_of("mae")
+    ((0.0, 1.0), (-inf, 1.0), (0.0, inf))
+    """
+    return _EDGES.get(metric, (-math.inf, math.inf))

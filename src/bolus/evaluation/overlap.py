@@ -108,12 +108,8 @@ def volume_hd95(
         array([1.5, nan])
     """
     _check(predicted, truth, num_classes)
-    flat = predicted.ndim == 2 or predicted.shape[0] == 1
-    if flat:
-        predicted, truth = predicted.reshape(predicted.shape[-2:]), truth.reshape(truth.shape[-2:])
-    used = None if spacing is None else [float(step) for step in spacing[1 if flat else 0 :]]
-    if used is not None and not (len(used) == predicted.ndim and all(math.isfinite(s) and s > 0 for s in used)):
-        raise UsageError(f"spacing: expected positive mm (slice, row, column), found {spacing}")
+    shape, used = _measured(predicted.shape, spacing)
+    predicted, truth = predicted.reshape(shape), truth.reshape(shape)
 
     import torch
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
@@ -128,6 +124,70 @@ def volume_hd95(
                 found = compute_hausdorff_distance(region, target, True, percentile=95, spacing=used)
             distances[label - 1] = float(found)
     return distances
+
+
+def volume_diagonal(shape: Sequence[int], spacing: tuple[float, float, float] | None = None) -> float:
+    """The length of a volume from corner to corner, more than any distance between two of its voxels.
+
+    Args:
+        shape: `[T, H, W]` or `[H, W]` of a volume; a single slice is measured in its plane.
+        spacing: mm, (slice, row, column); None measures in voxels. The first is not used for a single slice.
+
+    Returns:
+        Its number of mm or voxels.
+
+    Raises:
+        UsageError: another number of axes, or a spacing that is not positive.
+
+    Example:
+        >>> volume_diagonal((3, 4, 12)), volume_diagonal((3, 4, 12), (4.0, 1.0, 0.25)), volume_diagonal((1, 3, 4))
+        (13.0, 13.0, 5.0)
+    """
+    lengths, steps = _measured(shape, spacing)
+    return math.hypot(*lengths) if steps is None else math.hypot(*(n * s for n, s in zip(lengths, steps, strict=True)))
+
+
+def count_misses(distances: FloatArray, truth: Labels, spacing: tuple[float, float, float] | None = None) -> FloatArray:
+    """Distances in which a class that the truth has and the prediction lacks counts as the diagonal of the volume.
+
+    Which classes have a value is then decided by the truth alone, so that every prediction is judged on the same
+    volumes. A miss weighs more in a volume with more room around what is to be found.
+
+    Args:
+        distances: float64 `[K - 1]` of classes 1..K-1, what `volume_hd95` found; NaN where it found none.
+        truth: integers 0..K-1, `[T, H, W]` or `[H, W]`.
+        spacing: mm, (slice, row, column), as given to `volume_hd95`; None where that measured in voxels.
+
+    Returns:
+        float64 `[K - 1]`, in mm or voxels: NaN where the truth lacks the class.
+
+    Raises:
+        UsageError: another number of axes, labels outside 0..K-1, or a spacing that is not positive.
+
+    Example:
+        >>> truth = np.zeros((1, 6, 8), int)
+        >>> truth[0, 2, 2], truth[0, 3, 3] = 1, 2  # of three classes
+        >>> count_misses(np.array([1.5, np.nan, np.nan]), truth)
+        array([ 1.5, 10. , nan])
+    """
+    _check(truth, truth, len(distances) + 1)
+    missed = np.isnan(distances) & np.isin(np.arange(1, len(distances) + 1), truth)
+    return np.where(missed, volume_diagonal(truth.shape, spacing), distances)
+
+
+def _measured(
+    shape: Sequence[int], spacing: tuple[float, float, float] | None
+) -> tuple[tuple[int, ...], list[float] | None]:
+    """The axes that distances are measured along, two of a single slice, and the spacing of these."""
+    if len(shape) not in (2, 3):
+        raise UsageError(f"expected a volume [T, H, W] or a slice [H, W], found {list(shape)}")
+    axes = tuple(shape[-2:]) if len(shape) == 2 or shape[0] == 1 else tuple(shape)
+    if spacing is None:
+        return axes, None
+    used = [float(step) for step in spacing[3 - len(axes) :]]
+    if len(used) != len(axes) or not all(math.isfinite(step) and step > 0 for step in used):
+        raise UsageError(f"spacing: expected positive mm (slice, row, column), found {spacing}")
+    return axes, used
 
 
 def _check(predicted: Labels, truth: Labels, num_classes: int) -> None:

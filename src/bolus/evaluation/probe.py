@@ -16,10 +16,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bolus.errors import UsageError, suggest
+from bolus.evaluation.bootstrap import cluster_codes
 from bolus.evaluation.comparison import Fit, Key, compare, tabulate
 from bolus.evaluation.fitting import PROBES, fit_majority
 from bolus.evaluation.heads import Head
-from bolus.evaluation.intervals import cluster_codes
 from bolus.evaluation.metrics import FloatArray, IntArray
 from bolus.evaluation.question import Question, ask
 from bolus.evaluation.results import MAJORITY, Result
@@ -121,9 +121,9 @@ class ProbeReport:
     heads: dict[str, Head]
     notes: list[str]
 
-    def summary(self) -> str:
-        """A small table and a verdict: see `verdict.summarise`."""
-        return summarise(self.results)
+    def summary(self, others: Sequence[Result] = ()) -> str:
+        """A small table and a verdict; `others` as of `verdict.summarise`."""
+        return summarise(self.results, others)
 
 
 def probe(
@@ -147,10 +147,9 @@ def probe(
 ) -> ProbeReport:
     """Probe the first encoder for a target, and compare it with the others and with the majority on the same patients.
 
-    At a fraction below 1 the estimate is the mean of the metric over the repeats. Its interval has both sources of
-    chance: each bootstrap draw resamples the test patients, and takes R - 1 of the R repeats with replacement (Rao and
-    Wu, 1988, J. Am. Stat. Assoc. 83: with one fewer the bootstrap variance of a mean of few is unbiased). What is
-    peculiar to a repeat and a patient together enters more than once, so such an interval errs on the wide side.
+    At a fraction below 1 the estimate is the mean of the metric over the repeats, and its interval has both sources of
+    chance, that of the test patients and that of the draws of labelled patients (`intervals`). The encoder is one: what
+    is decided is decided for its training.
 
     Args:
         embeddings: encoder name -> `[n, D]` finite floats; the first is judged, the others are baselines.
@@ -189,7 +188,7 @@ def probe(
     >>> found = probe({"run": r.normal(size=(300, 4)) + y[:, None], "random-init": r.normal(size=(300, 4))},
     ...               y, np.arange(300), parts, task="classify", target="sick", probes=("linear",), draws=200)
     >>> print(found.summary().splitlines()[-1])
-    sick, linear: decided: ... AUROC over random-init
+    sick, linear: decided for this training: ... AUROC over random-init
     """
     trained = trained or {}
     probes = check_probes(probes, fractions, repeats, shots, known=(*PROBES, *trained))

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from bolus.data.split import fold_patients
 from bolus.errors import EvaluationError, LeakageError, name_rows
+from bolus.evaluation.bootstrap import cluster_codes
 from bolus.evaluation.fitting import Samples, has_target
-from bolus.evaluation.intervals import cluster_codes
 from bolus.evaluation.metrics import FloatArray, IntArray
 from bolus.evaluation.results import MAJORITY
 from bolus.evaluation.shots import RANGES, shot_ranges

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from bolus.errors import EvaluationError, suggest
+from bolus.evaluation.intervals import Estimate
 from bolus.provenance import versions
 
 MAJORITY = "majority"
@@ -24,7 +26,8 @@ class Result:
         target: what was predicted.
         metric: its name in `metrics.METRICS`, or another evaluation's own.
         estimate: the value, in the metric's unit; NaN where undefined.
-        ci_low: lower end of the 95 % interval over patients; NaN where undefined.
+        ci_low: lower end of the 95 % interval over patients, and over repeats and trainings where there are several
+            (`intervals`); NaN where undefined.
         ci_high: upper end, likewise.
         num_samples: test samples with a target.
         num_patients: patients among them.
@@ -36,7 +39,7 @@ class Result:
         recipe_hash: which recipe trained the encoder; empty where there is none.
         versions: package -> version.
         probe: how the target was read off the encoder, such as `linear`.
-        se: standard error over patients (and over repeats, where there are several).
+        se: standard error, of the same chance as the interval.
         sd_repeats: standard deviation over repeated draws of labels; None with a single draw.
         detectable: the smallest difference that this test would find with 80 % power; None unless a
             difference, and where no draw shows one (`se` is 0).
@@ -50,6 +53,10 @@ class Result:
         labelled_patients: number of training patients whose masks were used, in segmentation; None elsewhere.
         chance: what is expected where the encoder tells nothing, in the metric's unit: of a retrieval, of a random
             order; of a gap between groups, of groups drawn at random over patients. None where nothing says so.
+        p_value: of a difference, two-sided, of there being none; of a gap between groups, the share of random groups
+            with as large a one. None of a value.
+        seeds: trainings of the encoder that the estimate is the mean of. With 1 the chance of training is not in the
+            interval, and what is decided is decided for this training.
     """
 
     task: str
@@ -77,6 +84,8 @@ class Result:
     subset: str = ""
     labelled_patients: int | None = None
     chance: float | None = None
+    p_value: float | None = None
+    seeds: int = 1
 
     def to_json(self) -> str:
         """One line of strict JSON; what is not finite is written as null.
@@ -89,6 +98,30 @@ class Result:
             for key, value in asdict(self).items()
         }
         return json.dumps(values, allow_nan=False, ensure_ascii=False)
+
+
+def filled(blank: Result, found: Estimate, **fields: Any) -> Result:
+    """A result with an estimate, and other fields; where these name a baseline, with what a difference has.
+
+    >>> found = Estimate(0.04, 0.01, 0.07, 0.015, 90, 30, 29.0, 0.012)
+    >>> blank = Result("classify", "edema", "auroc", math.nan, math.nan, math.nan, 0, 0, versions={})
+    >>> result = filled(blank, found, encoder="run", baseline="random-init")
+    >>> result.ci_low, result.p_value, round(result.detectable, 3), filled(blank, found).detectable
+    (0.01, 0.012, 0.043, None)
+    """
+    if fields.get("baseline"):
+        p_value = found.p_value if math.isfinite(found.p_value) else None
+        fields = {"detectable": found.detectable, "p_value": p_value, **fields}
+    return replace(
+        blank,
+        estimate=found.value,
+        ci_low=found.low,
+        ci_high=found.high,
+        se=found.se,
+        num_samples=found.num_samples,
+        num_patients=found.num_patients,
+        **fields,
+    )
 
 
 _FLOATS = ("estimate", "ci_low", "ci_high", "se")

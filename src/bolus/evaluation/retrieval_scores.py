@@ -12,10 +12,11 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bolus.evaluation.intervals import Estimate, bootstrap_blocks, detectable_difference
+from bolus.evaluation.bootstrap import bootstrap_blocks
+from bolus.evaluation.intervals import Estimate
 from bolus.evaluation.metrics import FloatArray, IntArray
 from bolus.evaluation.ranking import ndcg, ranks, recall_at, relevance_by_chance, relevance_by_position
-from bolus.evaluation.results import Result
+from bolus.evaluation.results import Result, filled
 from bolus.evaluation.sides import Sides
 from bolus.evaluation.verdict import too_few
 from bolus.provenance import versions
@@ -155,21 +156,15 @@ def _compare(values: Mapping[str, FloatArray], patients: IntArray, about: Result
         value, sample = whole[place], drawn[place]
         if other is not None:
             value, sample = value - whole[other], sample - drawn[other]
-        found = Estimate.from_draws(float(value), sample, patients)
+        found = Estimate.from_draws(value, sample, patients, metric=about.metric, difference=other is not None)
         results.append(
-            replace(
+            filled(
                 about,
-                estimate=found.value,
-                ci_low=found.low,
-                ci_high=found.high,
-                se=found.se,
-                num_samples=found.num_samples,
-                num_patients=found.num_patients,
+                found,
                 encoder=encoders[place],
                 baseline="" if other is None else encoders[other],
                 recipe_hash=about.recipe_hash if place == 0 else "",
                 chance=about.chance if other is None else None,
-                detectable=detectable_difference(found.se) if other is not None and found.se != 0 else None,
                 notes=(*([few] if few and other is not None else []), *about.notes),
             )
         )

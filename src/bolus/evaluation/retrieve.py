@@ -27,7 +27,7 @@ from bolus.evaluation.ranking import ranks, top_k
 from bolus.evaluation.results import Result, write_results
 from bolus.evaluation.retrieval_scores import MEDIAN, judge_retrieval
 from bolus.evaluation.sides import Sides, find_sides, shared_roles
-from bolus.evaluation.verdict import verdict_of
+from bolus.evaluation.verdict import verdicts_of
 
 __all__ = ["Retrieval", "evaluate_retrieve", "judge_retrieval", "ranks", "top_k"]
 
@@ -55,7 +55,6 @@ class Retrieval:
         """
         shown = ("top_1", "top_5", "top_10", MEDIAN)
         lines = [f"{'pairs':>6}  {'encoder':<28}{'top-1 [95 % over patients]':<28}{'top-5':<8}{'top-10':<8}median rank"]
-        said = []
         for target in dict.fromkeys(each.target for each in self.results):
             of_target = [each for each in self.results if each.target == target]
             found = {(each.encoder, each.metric): each for each in of_target if not each.baseline}
@@ -72,8 +71,10 @@ class Retrieval:
                 for metric in shown
             )
             lines.append(f"{'':>6}  {'chance':<28}{_shown(one):<28}{_shown(five):<8}{_shown(ten):<8}{median:.1f}")
-            chosen = next(each for each in of_target if each.baseline and each.metric == shown[0])
-            said.append(f"{target}: {verdict_of(chosen)}")
+        differences = [each for each in self.results if each.baseline and each.metric == shown[0]]
+        targets = dict.fromkeys(each.target for each in differences)
+        chosen = [next(each for each in differences if each.target == target) for target in targets]
+        said = [f"{each.target}: {said}" for each, said in zip(chosen, verdicts_of(chosen), strict=True)]
         return "\n".join([*lines, *said])
 
 

@@ -31,7 +31,7 @@ from bolus.evaluation.metrics import IntArray
 from bolus.evaluation.overlays import draw_overlay
 from bolus.evaluation.preparation import Prepared, encoders_of, prepare
 from bolus.evaluation.results import Result, write_results
-from bolus.evaluation.segment_notes import classes_invented, classes_not_drawn, count, notes_on_data
+from bolus.evaluation.segment_notes import classes_invented, classes_missed, classes_not_drawn, count, notes_on_data
 from bolus.evaluation.segmenter import SegmentSpec, draw_labelled, fit_segmenter
 from bolus.evaluation.stacks import Volume, find_volumes
 from bolus.evaluation.verdict import verdict_of
@@ -48,7 +48,7 @@ class Segmentation:
     Args:
         results: of task `segment`: target `mask` (mean over classes) and, of several classes, `mask=CLASS`.
         volumes: a line for each number of labelled patients, repeat, encoder, test volume and class: `row` of the
-            table (from 1) of its first slice, `dice`, and the distance, named as its metric.
+            table (from 1) of its first slice, `dice`, and the two distances, named as their metrics.
         folder: where results, volumes, notes and overlays were written.
         notes: what a reader must know, in sentences.
     """
@@ -98,8 +98,10 @@ def evaluate_segment(
     and every encoder is trained on the same patients, batches and views. Test volumes are `find_volumes`'. Each
     class's 3-D Dice and 95 % Hausdorff distance (`hd95_mm` where the spacing of every test volume is known, else
     `hd95_voxels`) are averaged over the classes that the truth of a volume has (for the distance, that the prediction
-    has too), then over volumes and repeats; `dice_pcl` pools all voxels of all volumes, as PCL's code does. The last
-    weights are taken: nothing is chosen, and validation patients are not used.
+    has too, so that it leans towards an encoder that misses classes), then over volumes and repeats. In
+    `hd95_mm_misses` or `hd95_voxels_misses` a class that the prediction lacks counts as the diagonal of the volume
+    (`overlap.count_misses`): every encoder is judged on the same volumes. `dice_pcl` pools all voxels of all volumes,
+    as PCL's code does. The last weights are taken: nothing is chosen, and validation patients are not used.
 
     Args:
         source: run folder, encoder folder or hub name; of single images.
@@ -209,7 +211,8 @@ def evaluate_segment(
         recipe_hash=prepared.recipe_hash,
     )
     said = notes_on_data(annotations, volumes, num_labelled, numbers, spec, fit)
-    notes = [*said, *classes_not_drawn(annotations, drawn), *classes_invented(scores), *notes, *prepared.notes]
+    said += [*classes_not_drawn(annotations, drawn), *classes_invented(scores), *classes_missed(scores, distance)]
+    notes = [*said, *notes, *prepared.notes]
     evaluation = Segmentation(results, pd.concat(tables, ignore_index=True), folder, notes)
     _write(evaluation, pictures)
     return evaluation

@@ -12,7 +12,7 @@ from bolus.evaluation.annotation import Annotations
 from bolus.evaluation.metrics import IntArray
 from bolus.evaluation.segmenter import SegmentSpec
 from bolus.evaluation.stacks import Volume, why_in_voxels
-from bolus.evaluation.volume_scores import Key, VolumeScores
+from bolus.evaluation.volume_scores import Key, VolumeScores, misses_of
 
 
 def count(number: int, thing: str) -> str:
@@ -101,6 +101,27 @@ def classes_invented(scores: Mapping[Key, Sequence[VolumeScores]]) -> list[str]:
             shown = f"{int(found.sum())} of {count(found.size, 'prediction')} of test volumes"
             notes.append(f"{name}: {shown} have a class that the truth of the volume lacks; dice and hd95 leave it out")
     return notes
+
+
+def classes_missed(scores: Mapping[Key, Sequence[VolumeScores]], distance: str) -> list[str]:
+    """How often each encoder missed a class, and what either distance makes of that; nothing where none did.
+
+    Args:
+        scores: (encoder, labelled patients) -> one for each repeat, of the same volumes.
+        distance: name of the metric that leaves these cases out.
+    """
+    shown, lost = [], 0
+    for name in dict.fromkeys(name for name, _ in scores):
+        found = [each for key, repeats in scores.items() if key[0] == name for each in repeats]
+        missed = sum(int(each.missed.sum()) for each in found)
+        there = sum(int(np.isfinite(each.hd95_misses).sum()) for each in found)
+        shown.append(f"{name} in {missed} of {there}")
+        lost += missed
+    if not lost:
+        return []
+    lacked = f"a class that the truth of a test volume has was not predicted at all by {', '.join(shown)} cases"
+    why = f"{distance} leaves these out and leans towards an encoder that misses more"
+    return [f"{lacked}: {why}; {misses_of(distance)} counts each as the diagonal of its volume"]
 
 
 def _listed(numbers: Iterable[int], limit: int = 5) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bolus.data.cohort import Cohort
 from bolus.errors import EvaluationError, UsageError, suggest
-from bolus.evaluation.intervals import cluster_codes
+from bolus.evaluation.bootstrap import cluster_codes
 from bolus.evaluation.verdict import ENOUGH_PATIENTS, too_few
 from bolus.evaluation.weighting import AnyArray, FloatArray, IntArray
 

@@ -6,18 +6,18 @@ Dimension letters: R repeats, N volumes, K classes with the background, B bootst
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from bolus.data.masks import from_square
-from bolus.evaluation.comparison import pick_repeats
-from bolus.evaluation.intervals import Estimate, detectable_difference, patient_bootstrap
+from bolus.evaluation.bootstrap import patient_bootstrap
+from bolus.evaluation.intervals import Estimate
 from bolus.evaluation.metrics import FloatArray, IntArray
-from bolus.evaluation.overlap import volume_dice, volume_hd95
-from bolus.evaluation.results import Result
+from bolus.evaluation.overlap import count_misses, volume_dice, volume_hd95
+from bolus.evaluation.results import Result, filled
 from bolus.evaluation.segmenter import Segmenter
 from bolus.evaluation.stacks import Volume
 from bolus.evaluation.verdict import too_few
@@ -33,12 +33,14 @@ class VolumeScores:
     Args:
         dice: NaN where the truth lacks the class.
         hd95: in mm or voxels, NaN where truth or prediction lacks the class.
+        hd95_misses: likewise, the diagonal of the volume where only the prediction lacks it (`count_misses`).
         both: voxels that truth and prediction give to the class.
         either: the sum of what the truth and what the prediction give to it.
     """
 
     dice: FloatArray
     hd95: FloatArray
+    hd95_misses: FloatArray
     both: FloatArray
     either: FloatArray
 
@@ -46,6 +48,20 @@ class VolumeScores:
     def invented(self) -> NDArray[np.bool_]:
         """Where a class was predicted that the truth lacks, bool `[N, K - 1]`; Dice has no value there."""
         return np.isnan(self.dice) & (self.either > 0)
+
+    @property
+    def missed(self) -> NDArray[np.bool_]:
+        """Where the truth has a class and the prediction lacks it, bool `[N, K - 1]`; `hd95` has no value there."""
+        return np.isnan(self.hd95) & ~np.isnan(self.hd95_misses)
+
+
+def misses_of(distance: str) -> str:
+    """Name of the distances that count a missed class as the diagonal of the volume.
+
+    >>> misses_of("hd95_mm")
+    'hd95_mm_misses'
+    """
+    return f"{distance}_misses"
 
 
 def score_volumes(
@@ -72,10 +88,13 @@ def score_volumes(
         hits = np.bincount(predicted[predicted == volume.truth], minlength=num_classes)
         sizes = np.bincount(predicted.ravel(), minlength=num_classes)
         sizes = sizes + np.bincount(volume.truth.ravel(), minlength=num_classes)
+        spacing = volume.spacing if in_mm else None
+        distances = volume_hd95(predicted, volume.truth, num_classes, spacing)
         found.append(
             (
                 volume_dice(predicted, volume.truth, num_classes),
-                volume_hd95(predicted, volume.truth, num_classes, volume.spacing if in_mm else None),
+                distances,
+                count_misses(distances, volume.truth, spacing),
                 hits[1:].astype(np.float64),
                 sizes[1:].astype(np.float64),
             )
@@ -94,10 +113,11 @@ def tabulate_scores(
         first: int `[N]`, which row each volume begins in.
         names: of the foreground classes.
         about: further columns, which are the same in every line.
-        distance: name of the column of distances.
+        distance: name of the column of distances; beside it stands that of `misses_of` it.
     """
     columns = {"row": np.repeat(first, len(names)), **about, "class": np.tile(np.array(names, object), len(first))}
-    return pd.DataFrame({**columns, "dice": scores.dice.ravel(), distance: scores.hd95.ravel()})
+    found = {"dice": scores.dice, distance: scores.hd95, misses_of(distance): scores.hd95_misses}
+    return pd.DataFrame({**columns, **{name: values.ravel() for name, values in found.items()}})
 
 
 def predict_volume(segmenter: Segmenter, volume: Volume) -> IntArray:
@@ -160,8 +180,9 @@ def results_of(
 
     The mean over the classes that are defined, then over volumes, then over the repeats in which any volume is, with an
     interval over draws of the test patients and of these repeats. A difference is taken class by class over volumes on
-    which both encoders have a value. Numbers of samples and patients are those of the volumes that have a value in some
-    repeat, or for a difference both values.
+    which both encoders have a value: of the distance only those on which both found the class, which a note says with
+    the number of misses of each; of that with misses (`misses_of`) all whose truth has it. Numbers of samples and
+    patients are those of the volumes that have a value in some repeat, or for a difference both values.
 
     Args:
         scores: (encoder, labelled patients) -> one for each repeat, of the same volumes.
@@ -177,7 +198,9 @@ def results_of(
     weights = patient_bootstrap(patients, draws=draws, seed=blank.seed).astype(np.float64)
     everyone = np.ones((1, len(patients)))
 
-    def result(metric: str, target: str, key: Key, statistics: Sequence[_Ratio], notes: Sequence[str]) -> Result:
+    def result(
+        metric: str, target: str, key: Key, statistics: Sequence[_Ratio], notes: Sequence[str], baseline: str = ""
+    ) -> Result:
         value, sample = (statistics[0].over(each) for each in (everyone, weights))
         for other in statistics[1:]:
             value, sample = value - other.over(everyone), sample - other.over(weights)
@@ -185,29 +208,21 @@ def results_of(
         lost = int((~defined).sum())
         if 0 < lost < len(value):
             notes = [*notes, f"{metric} is undefined on every volume in {lost} of {len(value)} repeats, left out"]
-        estimate, drawn = np.nan, np.full(draws, np.nan)
         if defined.any():
             value, sample = value[defined], sample[defined]
-            estimate, drawn = float(value.mean()), _mean_of_picked(sample, blank.seed)
         counted = np.all([each.counted for each in statistics], axis=0)
-        found = Estimate.from_draws(estimate, drawn, patients[counted])
-        paired = len(statistics) > 1
-        few = too_few(found.num_patients, "test patients") if paired else ""
-        return replace(
+        found = Estimate.from_draws(value[:, 0], sample, patients[counted], metric=metric, difference=bool(baseline))
+        few = too_few(found.num_patients, "test patients") if baseline else ""
+        return filled(
             blank,
+            found,
             target=target,
             metric=metric,
-            estimate=found.value,
-            ci_low=found.low,
-            ci_high=found.high,
-            num_samples=found.num_samples,
-            num_patients=found.num_patients,
+            baseline=baseline,
             fraction=key[1] / num_labelled,
             encoder=key[0],
             recipe_hash=recipe_hash if key[0] == judged else "",
-            se=found.se,
             sd_repeats=float(value[:, 0].std(ddof=1)) if len(value) > 1 and defined.any() else None,
-            detectable=detectable_difference(found.se) if paired and found.se > 0 else None,
             notes=(*([few] if few else []), *blank.notes, *notes),
             labelled_patients=key[1],
         )
@@ -217,15 +232,17 @@ def results_of(
     if len(names) > 1:
         targets |= {f"mask={name}": slice(number, number + 1) for number, name in enumerate(names)}
     for target, chosen in targets.items():
-        for metric in ("dice", distance, "dice_pcl"):
+        for metric in ("dice", distance, misses_of(distance), "dice_pcl"):
             if metric == "dice_pcl" and target != "mask":
                 continue
             for key, repeats in scores.items():
                 if metric == "dice_pcl":
                     results.append(result(metric, target, key, [_Ratio.pooled(repeats)], ()))
                 else:
-                    values, notes = _values(repeats, metric, chosen), _invented(metric, repeats, chosen)
-                    notes = (*_undefined(metric, values), *notes)
+                    values = _values(repeats, metric, chosen)
+                    beside = {name: each for (name, number), each in scores.items() if number == key[1]}
+                    notes = _left_out(metric, values, beside, chosen, key[0])
+                    notes = (*notes, *_invented(metric, repeats, chosen))
                     results.append(result(metric, target, key, [_Ratio.mean_of(values)], notes))
             for other, repeats in scores.items():
                 key, notes = (judged, other[1]), tuple[str, ...]()
@@ -237,22 +254,20 @@ def results_of(
                     ours, theirs = (_values(each, metric, chosen) for each in (scores[key], repeats))
                     shared = np.isfinite(ours) & np.isfinite(theirs)
                     ours, theirs = np.where(shared, ours, np.nan), np.where(shared, theirs, np.nan)
-                    pair, notes = [_Ratio.mean_of(ours), _Ratio.mean_of(theirs)], _undefined(metric, ours)
-                results.append(replace(result(metric, target, key, pair, notes), baseline=other[0]))
+                    pair = [_Ratio.mean_of(ours), _Ratio.mean_of(theirs)]
+                    notes = _left_out(metric, ours, {judged: scores[key], other[0]: repeats}, chosen)
+                results.append(result(metric, target, key, pair, notes, other[0]))
     return results
-
-
-def _mean_of_picked(sample: FloatArray, seed: int) -> FloatArray:
-    """The mean of draws `[R, B]` over the repeats picked for each, of those that are defined in it; `[B]`."""
-    picks = pick_repeats(len(sample), sample.shape[1], seed) * np.isfinite(sample)
-    found = np.full(sample.shape[1], np.nan)
-    np.divide((np.where(picks > 0, sample, 0.0) * picks).sum(0), picks.sum(0), out=found, where=picks.sum(0) > 0)
-    return found
 
 
 def _values(repeats: Sequence[VolumeScores], metric: str, chosen: slice) -> FloatArray:
     """Dice or distance of these classes, `[R, N, G]`."""
-    return np.stack([each.dice if metric == "dice" else each.hd95 for each in repeats])[..., chosen]
+    name = "dice" if metric == "dice" else "hd95_misses" if _counts_misses(metric) else "hd95"
+    return np.stack([getattr(each, name) for each in repeats])[..., chosen]
+
+
+def _counts_misses(metric: str) -> bool:
+    return metric.endswith(misses_of(""))
 
 
 def _mean_of_defined(values: FloatArray) -> FloatArray:
@@ -264,14 +279,56 @@ def _mean_of_defined(values: FloatArray) -> FloatArray:
     return found
 
 
-def _undefined(metric: str, values: FloatArray) -> tuple[str, ...]:
-    """How much of values `[R, N, G]` is not there."""
-    lost = int((~np.isfinite(values)).sum())
-    if not lost:
-        return ()
-    why = "the truth lacks the class" if metric == "dice" else "truth or prediction lacks the class"
-    cases = "cases (a class of a volume in a repeat)"
-    return (f"{metric} is undefined in {lost} of {values.size} {cases}, where {why}, and left out",)
+_CASES = "cases (a class of a volume in a repeat)"
+
+
+def _left_out(
+    metric: str, values: FloatArray, encoders: Mapping[str, Sequence[VolumeScores]], chosen: slice, of: str = ""
+) -> tuple[str, ...]:
+    """Which cases values `[R, N, G]` are not of, and of distances what the misses of these encoders do to them.
+
+    Args:
+        metric: Dice or distance.
+        values: NaN in cases that are left out.
+        encoders: name -> one for each repeat; the two of a difference, else all that stand beside each other.
+        chosen: of the classes.
+        of: the encoder that the values are of; empty for a difference.
+    """
+    defined = int(np.isfinite(values).sum())
+    lost, notes = values.size - defined, list[str]()
+    if lost and (metric == "dice" or _counts_misses(metric)):
+        why = "where the truth lacks the class, and left out"
+        notes.append(f"{metric} is undefined in {lost} of {values.size} {_CASES}, {why}")
+    if metric == "dice":
+        return tuple(notes)
+    missed = {name: int(sum(each.missed[:, chosen].sum() for each in all_)) for name, all_ in encoders.items()}
+    shown = f"missed: {', '.join(f'{number} by {name}' for name, number in missed.items())}"
+    if _counts_misses(metric):
+        lacking = "one whose prediction lacks it counts as the diagonal of its volume"
+        return (*notes, f"{metric} is over all {defined} {_CASES} whose truth has the class; {lacking} ({shown})")
+    first = next(iter(encoders.values()))  # the truth is that of all
+    there = int(sum(np.isfinite(each.hd95_misses[:, chosen]).sum() for each in first))
+    over = f"{metric} is over {defined} of {there} {_CASES} whose truth has the class"
+    return (f"{over}, those in which {of or 'both'} found it ({shown}); {_leaning(metric, missed, of)}",)
+
+
+def _leaning(metric: str, missed: Mapping[str, int], of: str) -> str:
+    """Whom it favours that missed cases are left out: by how many each encoder missed.
+
+    >>> _leaning("hd95_mm", {"run": 3, "random-init": 8}, "")
+    'the difference leans towards random-init, which misses it more often; see hd95_mm_misses'
+    """
+    most, what = max(missed.values()), "comparing such values" if of else "the difference"
+    names = [name for name, number in missed.items() if number == most]
+    if most == 0:
+        return "nothing was missed"
+    if len(missed) == 1:
+        leans = "what was missed does not count"
+    elif len(names) == len(missed):
+        leans = f"all miss it as often, so that by number {what} leans towards none"
+    else:
+        leans = f"{what} leans towards {' and '.join(names)}, which miss{'es' * (len(names) == 1)} it more often"
+    return f"{leans}; see {misses_of(metric)}"
 
 
 def _invented(metric: str, repeats: Sequence[VolumeScores], chosen: slice) -> tuple[str, ...]:
