@@ -1,4 +1,4 @@
-"""Write the README's tables from the result files, between their markers; `--check` says whether they are current."""
+"""Write the tables of README and docs from the result files, between their markers; `--check`: are they current?"""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 
 from bolus.evaluation.verdict import ENOUGH_PATIENTS
 from grid import RESULTS, read_cells
+from rejudged import read_results
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "evaluation.md")
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -31,8 +33,7 @@ def span(line: dict[str, Any], sign: str = "") -> str:
 
 def mlvicx_results() -> list[dict[str, Any]]:
     """Both cohorts' lines."""
-    files = (RESULTS / f"mlvicx-{cohort}.json" for cohort in ("chest", "odir"))
-    return [line for file in files if file.is_file() for line in json.loads(file.read_text())["results"]]
+    return [line for cohort in ("chest", "odir") for line in read_results(RESULTS / f"mlvicx-{cohort}.json")]
 
 
 def mlvicx_table() -> str:
@@ -67,8 +68,7 @@ def mlvicx_differences() -> str:
 
 def results_of(name: str) -> list[dict[str, Any]]:
     """The lines of a comparison, if it was made."""
-    file = RESULTS / f"{name}.json"
-    return json.loads(file.read_text())["results"] if file.is_file() else []
+    return read_results(RESULTS / f"{name}.json")
 
 
 def arms_table(name: str, metrics: tuple[str, ...], by: str) -> str:
@@ -118,7 +118,7 @@ def pivot_table(name: str, task: str, column: str, kind: str = "arm") -> str:
 
 def _marked(line: dict[str, Any], kind: str) -> str:
     """An estimate with its interval, and what its verdict is."""
-    marks = {"decided": " *" if line["seeds"] > 1 else "", "too few patients": " (few)"}
+    marks = {"decided": " *", "too few patients": " (few)"}
     return span(line, "+" if kind == "difference" else "") + marks.get(line.get("verdict", ""), "")
 
 
@@ -157,7 +157,7 @@ def gcl_differences() -> str:
         mine = {line["labelled"]: line for line in lines if line["difference"] == name}
         marked = [
             span(mine[number], "+")
-            + (" *" if mine[number]["verdict"] == "decided" and mine[number]["seeds"] > 1 else "")
+            + (" *" if mine[number]["verdict"] == "decided" else "")
             if number in mine
             else ""
             for number in numbers
@@ -305,7 +305,74 @@ def vit_step_table() -> str:
     return markdown(["step", "images", "activations", "peak", "time"], rows)
 
 
+def recount_table() -> str:
+    """How many of the differences that were decided on several seeds still are."""
+    names = {"differences": "on several seeds", "decided_before": "decided before", "decided": "still decided"}
+    rows = [[line["file"], *(str(line[name]) for name in names)] for line in read_results(RESULTS / "recount.json")]
+    return markdown(["comparisons", *names.values()], rows)
+
+
+def null_table() -> str:
+    """How often two equal arms are told apart, and an unequal pair is found."""
+    power = {_study(line["cell"]): line["result"] for line in read_cells(RESULTS / "verdicts-power.jsonl")}
+    rows = []
+    for line in read_cells(RESULTS / "verdicts-null.jsonl"):
+        cell, found, true = line["cell"], line["result"], power.get(_study(line["cell"]), {})
+        shown = [_share(found["decided_before"]), _share(found["decided"])]
+        shown += [_share(true.get("found_before")), _share(true.get("found"))]
+        rows.append([f"{cell['spread']:g}", str(cell["patients"]), str(cell["seeds"]), *shown])
+    header = ["sd of d' over trainings", "test patients", "seeds", "false, before", "false, now"]
+    return markdown([*header, "3 se found, before", "3 se found, now"], rows)
+
+
+def _study(cell: dict[str, Any]) -> tuple[Any, ...]:
+    return cell["spread"], cell["patients"], cell["seeds"]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def fractions_table() -> str:
+    """How often two equal encoders are told apart at a label fraction."""
+    rows = [
+        [*(f"{line['cell'][key]:g}" for key in ("spread", "patients", "repeats")),
+         *(_share(line["result"][key]) for key in ("decided_before", "decided"))]
+        for line in read_cells(RESULTS / "verdicts-fractions.jsonl")
+    ]  # fmt: skip
+    return markdown(["sd of d' over draws of labels", "test patients", "draws", "false, before", "false, now"], rows)
+
+
+def coverage_table() -> str:
+    """How often intervals hold the true value: the least and the most over the grid, before and now."""
+    lines = read_cells(RESULTS / "verdicts-coverage.jsonl")
+    rows = []
+    for what, chosen in (
+        ("fewer than 10 positives", [line for line in lines if 0 < line["result"]["positives"] < 10]),
+        ("10 to 25 positives", [line for line in lines if 10 <= line["result"]["positives"] <= 25]),
+        ("more than 25 positives", [line for line in lines if line["result"]["positives"] > 25]),
+        ("a number, 40 patients", [line for line in lines if _number(line) == 40]),
+        ("a number, 100 or 400 patients", [line for line in lines if (_number(line) or 0) > 40]),
+    ):
+        for metric in chosen[0]["result"]["covered"] if chosen else ():
+            spans = []
+            for key in ("covered_before", "covered"):
+                found = [line["result"][key][metric] for line in chosen]
+                spans.append(f"{min(found):.3f} to {max(found):.3f}")
+            rows.append([what, metric.replace("_", " "), str(len(chosen)), *spans])
+    return markdown(["test patients", "metric", "cells", "percentiles (before)", "now"], rows)
+
+
+def _number(line: dict[str, Any]) -> int | None:
+    """Patients of a cell whose target is a number."""
+    return line["cell"]["patients"] if line["cell"]["task"] == "regress" else None
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "recount": recount_table,
+    "verdicts": null_table,
+    "verdicts-fractions": fractions_table,
+    "verdicts-coverage": coverage_table,
     "opening": opening_table,
     "mlvicx": mlvicx_table,
     "mlvicx-differences": mlvicx_differences,
@@ -338,7 +405,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def rendered(text: str) -> str:
-    """The README with every table made anew."""
+    """A page with every table made anew."""
     for name, make in TABLES.items():
         begin, end = f"<!-- table: {name} -->", "<!-- end -->"
         if begin in text:
@@ -353,12 +420,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    before = README.read_text(encoding="utf-8")
-    after = rendered(before)
-    if arguments.check:
-        return int(before != after)
-    README.write_text(after, encoding="utf-8")
-    return 0
+    stale = 0
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = rendered(before)
+        stale += before != after
+        if not arguments.check:
+            page.write_text(after, encoding="utf-8")
+    return int(arguments.check and stale > 0)
 
 
 if __name__ == "__main__":

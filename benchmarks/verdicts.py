@@ -44,10 +44,25 @@ def study(
     return y, arms
 
 
+def areas(y: Array, scores: Array, weights: Array) -> Array:
+    """AUROC of scores `[R, n]` in every draw `[R, B]`: as `metrics.auroc` has it, faster where n is small."""
+    positive, negative = weights[:, y == 1], weights[:, y == 0]
+    pairs = positive.sum(1) * negative.sum(1)
+    above = [(score[y == 1][:, None] > score[y == 0]).astype(np.float64) for score in scores]
+    with np.errstate(invalid="ignore"):
+        return np.stack([((positive @ each) * negative).sum(1) / pairs for each in above])
+
+
+def differences(y: Array, arms: dict[str, list[Array]], weights: Array) -> tuple[Array, Array]:
+    """AUROC of the first arm less that of the second: `[R]`, and `[R, B]` in the draws."""
+    every = np.concatenate([np.ones((1, len(y))), weights])
+    found = areas(y, np.stack(arms["a"]), every) - areas(y, np.stack(arms["b"]), every)
+    return found[:, 0], found[:, 1:]
+
+
 def judge(y: Array, arms: dict[str, list[Array]], weights: Array) -> dict[str, float]:
     """What the rule says of a study, and what the rule before it said: percentiles, and seeds that point one way."""
-    values = np.array([auroc(y, a) - auroc(y, b) for a, b in zip(arms["a"], arms["b"], strict=True)])
-    draws = np.stack([auroc(y, a, weights) - auroc(y, b, weights) for a, b in zip(arms["a"], arms["b"], strict=True)])
+    values, draws = differences(y, arms, weights)
     found = Estimate.from_draws(values, draws, np.arange(len(y)), metric="auroc", y=y, difference=True)
     low, high = np.percentile(draws.mean(0), [2.5, 97.5])
     before = (low > 0 and values.min() > 0) or (high < 0 and values.max() < 0)
@@ -129,10 +144,7 @@ def measure_fractions(patients: int, repeats: int, spread: float) -> dict[str, A
         shift = spread * np.sqrt(0.5) * rng.normal(size=repeats)
         arms = {arm: [p + s * y for p, s in zip(ps, shift, strict=True)] for arm, ps in arms.items()}
         weights = _weights(patients, number)
-        values = np.array([auroc(y, a) - auroc(y, b) for a, b in zip(arms["a"], arms["b"], strict=True)])
-        draws = np.stack(
-            [auroc(y, a, weights) - auroc(y, b, weights) for a, b in zip(arms["a"], arms["b"], strict=True)]
-        )
+        values, draws = differences(y, arms, weights)
         found = Estimate.from_draws(values, draws, np.arange(patients), metric="auroc", y=y, difference=True)
         now += int(found.low > 0 or found.high < 0)
         chosen = np.random.default_rng([number, repeats]).integers(repeats, size=(DRAWS, max(1, repeats - 1)))
@@ -209,6 +221,11 @@ EDGES = [
 ]
 
 if __name__ == "__main__":
+    y_small, arms_small = study(np.random.default_rng(0), 60, 1, 0.0)
+    w_small = _weights(60, 0)
+    assert np.allclose(
+        areas(y_small, np.stack(arms_small["a"]), w_small)[0], auroc(y_small, arms_small["a"][0], w_small)
+    )
     chosen = sys.argv[1:] or ["null", "power", "fractions", "coverage"]
     if "null" in chosen:
         run_grid(RESULTS / "verdicts-null.jsonl", GRID, measure_null)

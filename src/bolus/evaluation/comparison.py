@@ -96,8 +96,8 @@ def compare(
     }  # [R]
     few = {s: too_few(len(np.unique(patients[rows])), f"{s}-shot test patients") for s, rows in parts.items()}
     few[""] = question.few
-    blank = Result(question.task, question.target, "", np.nan, np.nan, np.nan, 0, 0, seed=seed, versions=versions(),
-                   num_positive=question.num_positive, num_positive_patients=question.num_positive_patients)  # fmt: skip
+    positive = {"num_positive": question.num_positive, "num_positive_patients": question.num_positive_patients}
+    blank = Result(question.task, question.target, "", np.nan, np.nan, np.nan, 0, 0, seed=seed, **positive)
 
     def result(subset: str, metric: str, key: Key, other: Key | None = None) -> Result:
         value, sample = values[subset, metric, key], sampled[subset, metric, key]
