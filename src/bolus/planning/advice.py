@@ -206,6 +206,8 @@ def _decidable(plan: Plan) -> list[str]:
         more = [
             "Each with 80 % power; a smaller difference stays undecided",
             "Four times the test patients would halve these numbers",
+            "They hold for given encoders; whether a recipe is better needs three trainings of each or more, whose "
+            "differences come on top",
         ]
     return [*lines, *_paragraph(more)]
 
