@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
+from bolus.data.spec import CohortSpec
 from bolus.data.split import fold_patients
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
 from bolus.evaluation.arms import compare_arms

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
+from bolus.data.cohort import Cohort
+from bolus.data.spec import CohortSpec, SplitSpec
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
 from bolus.evaluation.arms import compare_arms
 from bolus.evaluation.fitting import Samples, fit_linear

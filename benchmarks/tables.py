@@ -156,10 +156,7 @@ def gcl_differences() -> str:
     for name in dict.fromkeys(line["difference"] for line in lines):
         mine = {line["labelled"]: line for line in lines if line["difference"] == name}
         marked = [
-            span(mine[number], "+")
-            + (" *" if mine[number]["verdict"] == "decided" else "")
-            if number in mine
-            else ""
+            span(mine[number], "+") + (" *" if mine[number]["verdict"] == "decided" else "") if number in mine else ""
             for number in numbers
         ]
         most = max(line["detectable"] for line in mine.values())

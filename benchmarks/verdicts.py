@@ -20,6 +20,7 @@ from grid import RESULTS, run_grid
 Array = NDArray[Any]
 
 STUDIES = 1000
+NULL_STUDIES = 4000  # so that .08 is told from .07
 DRAWS = 500
 D_PRIME = 1.0  # of the mean encoder: an AUROC of .76
 SHARED = 0.5  # share of the variance of a score, within a class, that all encoders have in common
@@ -81,11 +82,13 @@ def _weights(patients: int, seed: int) -> Array:
     return patient_bootstrap(np.arange(patients), draws=DRAWS, seed=seed).astype(np.float64)
 
 
-def over_studies(patients: int, seeds: int, spread: float, gap: float = 0.0) -> dict[str, Array]:
+def over_studies(
+    patients: int, seeds: int, spread: float, gap: float = 0.0, studies: int = STUDIES
+) -> dict[str, Array]:
     """Every number of `judge`, over studies."""
     rng = np.random.default_rng([patients, seeds, round(100 * spread), round(1e6 * gap)])
     found = []
-    for number in range(STUDIES):
+    for number in range(studies):
         y, arms = study(rng, patients, seeds, spread, gap)
         found.append(judge(y, arms, _weights(patients, number)))
     return {name: np.array([each[name] for each in found]) for name in found[0]}
@@ -93,9 +96,9 @@ def over_studies(patients: int, seeds: int, spread: float, gap: float = 0.0) -> 
 
 def measure_null(patients: int, seeds: int, spread: float) -> dict[str, Any]:
     """How often two arms with one distribution of encoders are told apart, and their difference's standard error."""
-    found = over_studies(patients, seeds, spread)
+    found = over_studies(patients, seeds, spread, studies=NULL_STUDIES)
     return {
-        "studies": STUDIES,
+        "studies": NULL_STUDIES,
         "decided": round(float(found["now"].mean()), 4),
         "decided_before": round(float(found["before"].mean()), 4),
         "se": round(float(found["difference"].std(ddof=1)), 5),

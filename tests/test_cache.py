@@ -22,9 +22,10 @@ from pydicom.data import get_testdata_file
 
 from bolus.data import frames, shards, sources
 from bolus.data.cache import ImageStore, Preprocessing, build_store, cache_folder, reason_without_name
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
 from bolus.data.image import Image, Range
 from bolus.data.preprocessing import shrink
+from bolus.data.spec import CohortSpec
 from bolus.errors import CohortError, ImageError
 
 SIZE = 16  # of the encoder; cached at 20

@@ -13,7 +13,8 @@ import pytest
 from bolus.data.check_columns import check_columns
 from bolus.data.check_report import Finding
 from bolus.data.checking import check
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
+from bolus.data.spec import CohortSpec
 from bolus.options import open_cohort
 from bolus.planning.hazards import find_hazards
 from clean_tables import clean_table

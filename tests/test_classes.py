@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bolus.data.classes import same_class, truth_values
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
+from bolus.data.spec import CohortSpec
 from bolus.data.spelling import MISSING, clean_text, spell_number
 from bolus.errors import CohortError, EvaluationError, UsageError
 from bolus.evaluation.matching import match_targets

@@ -33,10 +33,10 @@ from bolus.data.augment import augment, plain
 from bolus.data.batch import seed_for
 from bolus.data.cache import ImageStore, Preprocessing, Quarantined, build_store
 from bolus.data.clips import frame_mask, open_samples, pick_frames, segment_frames
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.columns import TrainingColumns
 from bolus.data.loading import Loader
-from bolus.data.samples import Samples
+from bolus.data.spec import CohortSpec
 from bolus.embedding import embed, embed_samples, open_encoder, samples_of
 from bolus.encoders.building import build_encoder
 from bolus.errors import CohortError, ImageError

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
 from bolus.data.roles import infer_roles
+from bolus.data.spec import CohortSpec
 from bolus.data.table import read_table
 from bolus.errors import CohortError, UsageError
 

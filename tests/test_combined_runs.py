@@ -21,11 +21,10 @@ from torchjd.aggregation import MGDA
 
 from bolus.assembly import Model, build_loader, build_model, open_images
 from bolus.checkpoint import last_checkpoint
-from bolus.data.cohort import Cohort
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.columns import TrainingColumns
 from bolus.data.loading import Loader
 from bolus.data.phantom import make_phantom
-from bolus.data.samples import Samples
 from bolus.errors import RecipeError
 from bolus.recipe import Recipe
 from bolus.training import apply_gradients, pretrain, training_step

@@ -11,7 +11,7 @@ import yaml
 
 import bolus
 from bolus.cli import app
-from bolus.data.cohort import CohortSpec
+from bolus.data.spec import CohortSpec
 from bolus.encoders.features import FeatureShape, LevelShape
 from bolus.objectives import build_objectives
 from bolus.recipe import Recipe, recipe_names

@@ -14,8 +14,9 @@ import yaml
 from PIL import Image as PillowImage
 from sklearn.metrics import roc_auc_score
 
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
 from bolus.data.phantom import make_phantom
+from bolus.data.spec import CohortSpec
 from bolus.data.split import patient_keys
 from bolus.embedding import embed
 from bolus.encoders.building import build_encoder

@@ -12,9 +12,9 @@ import torch
 from PIL import Image as PillowImage
 
 from bolus.data.cache import ImageStore, Preprocessing, build_store
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.presets import resolve
-from bolus.data.samples import Samples
+from bolus.data.spec import CohortSpec
 from bolus.embedding import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
+from bolus.data.spec import CohortSpec
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError

@@ -19,8 +19,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.checking import CheckReport, check
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
 from bolus.data.quantiles import LEVELS, pooled, share_up_to, sketch
+from bolus.data.spec import CohortSpec
 from bolus.embedding import open_encoder, open_store, remarks_on
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder

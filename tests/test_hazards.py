@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from scipy.stats import chi2_contingency, kruskal
 
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
 from bolus.data.phantom import make_phantom
+from bolus.data.spec import CohortSpec
 from bolus.evaluation.metrics import auroc
 from bolus.planning.association import associate, commonest, mean_of, separate
 from bolus.planning.hazards import Hazard, find_hazards

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from bolus.data.clips import open_samples
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
 from bolus.data.holdout import validation_cohort
+from bolus.data.spec import CohortSpec
 from bolus.errors import UsageError
 
 

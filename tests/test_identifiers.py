@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
 from bolus.data.identifiers import earlier_spellings, fold_identifier, identifier_text, is_cut
+from bolus.data.spec import CohortSpec
 from bolus.data.split import leave_site_out, overlap, patient_keys, refuse_overlap, split_patients
 from bolus.errors import CohortError, LeakageError
 from bolus.evaluation.heads import Head

@@ -15,7 +15,8 @@ import torch
 import yaml
 from PIL import Image as PillowImage
 
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
+from bolus.data.spec import CohortSpec
 from bolus.data.split import patient_keys
 from bolus.embedding import embed, open_encoder, open_store, remarks_on
 from bolus.encoders.building import build_encoder

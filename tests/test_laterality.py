@@ -14,9 +14,10 @@ from PIL import Image as PillowImage
 import bolus
 from bolus.assembly import build_loader, contract_of, data_hash, launched, unread_loader
 from bolus.data.cache import Preprocessing, build_store
-from bolus.data.cohort import Cohort, CohortSpec
-from bolus.data.laterality import side_of, sides_of_rows
+from bolus.data.cohort import Cohort
+from bolus.data.laterality import side_of
 from bolus.data.relation import Needs
+from bolus.data.spec import CohortSpec
 from bolus.embedding import embed_samples, open_encoder, open_store, remarks_on
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
@@ -142,7 +143,7 @@ def test_both_contracts_share_one_cache(tmp_path, monkeypatch):
 def test_images_without_a_side_stay_and_are_named(tmp_path):
     sides = ["OD", "OS", None, "U", "OD", "left", "R", "L"]
     cohort = write_eyes(tmp_path / "eyes", laterality=sides)
-    assert sides_of_rows(cohort).tolist() == [1, 0, -1, -1, 1, 0, 1, 0]
+    assert cohort.sides.tolist() == [1, 0, -1, -1, 1, 0, 1, 0]
     plain = build_store(cohort, Preprocessing(16), folder=tmp_path / "cache")
     store = build_store(cohort, Preprocessing(16, mirror="left"), folder=tmp_path / "cache")
     assert plain.mirrored is None
@@ -164,7 +165,7 @@ def test_a_value_that_is_no_side_is_refused_before_anything_is_decoded(tmp_path,
         build_store(cohort, Preprocessing(16, mirror="left"), folder=tmp_path / "cache")
     spec = CohortSpec(table="table.csv", missing={"laterality": ["upper"]})
     declared = Cohort(cohort.table, spec, cohort.folder)
-    assert sides_of_rows(declared).tolist() == [1, 0, 1, 0, 1, 0, 1, -1]
+    assert declared.sides.tolist() == [1, 0, 1, 0, 1, 0, 1, -1]
 
 
 def test_the_contract_is_written_only_where_it_says_something_and_reads_back():

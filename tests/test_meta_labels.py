@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from bolus.assembly import build_model, unread_loader
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
 from bolus.data.columns import TrainingColumns
 from bolus.data.loading import Loader
+from bolus.data.spec import CohortSpec
 from bolus.errors import CohortError, RecipeError
 from bolus.recipe import Recipe
 

@@ -16,7 +16,8 @@ from typer.main import get_command
 
 from bolus.assembly import resolve
 from bolus.cli import app
-from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
+from bolus.data.cohort import Cohort
+from bolus.data.spec import CohortSpec, SplitSpec
 from bolus.errors import CohortError, UsageError
 from bolus.planning.advice import recommended, render
 from bolus.planning.hazards import Hazard

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bolus.assembly import resolve
-from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
+from bolus.data.cohort import Cohort
 from bolus.data.columns import TrainingColumns
 from bolus.data.phantom import make_phantom
+from bolus.data.spec import CohortSpec, SplitSpec
 from bolus.errors import CohortError, RecipeError, UsageError
 from bolus.planning.offers import Offer
 from bolus.planning.pairs import count_pairs

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
+from bolus.data.spec import CohortSpec
 from bolus.evaluation.metrics import auroc
 from bolus.evaluation.targets import find_targets
 from bolus.planning.patient_counts import effective_patients

@@ -13,8 +13,9 @@ import pytest
 import torch
 import yaml
 
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
 from bolus.data.phantom import make_phantom
+from bolus.data.spec import CohortSpec
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError

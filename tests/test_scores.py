@@ -14,8 +14,9 @@ from torch import Tensor
 
 from bolus.assembly import build_loader, build_model, launched, open_images
 from bolus.data.batch import Batch, seed_for
-from bolus.data.cohort import Cohort, CohortSpec
+from bolus.data.cohort import Cohort
 from bolus.data.columns import TrainingColumns
+from bolus.data.spec import CohortSpec
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import CohortError, RecipeError, UsageError
 from bolus.objectives import build_objectives

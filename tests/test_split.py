@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from bolus.data.checking import _left_out_site
-from bolus.data.cohort import Cohort, CohortSpec, SplitSpec
+from bolus.data.cohort import Cohort
+from bolus.data.spec import CohortSpec, SplitSpec
 from bolus.data.split import (
     fold_patients,
     identifier_text,

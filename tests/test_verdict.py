@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from bolus.evaluation.results import Result
-from bolus.evaluation.verdict import decimals, summarise, too_few, verdict_of
+from bolus.evaluation.verdict import decimals, main_difference, standing, summarise, too_few, verdict_of, verdicts_of
 
 
 def difference(**changes):
@@ -35,6 +35,36 @@ def test_verdicts():
     assert verdict_of(difference(ci_low=-0.01)).endswith("; this test set can show 0.060 or more")
     assert verdict_of(difference(ci_low=0.0)).startswith("undecided")
     assert "undefined" in verdict_of(difference(ci_high=math.nan))
+
+
+def test_one_training_is_said_to_be_one():
+    for low, high in ((0.01, 0.02), (-0.02, -0.01)):
+        assert standing(low, high, seeds=1) == "decided for this training"
+        assert standing(low, high, seeds=2) == "decided"
+        assert standing(low, high, seeds=5, few="only 3 patients") == "undecided"
+    for low, high in ((-0.01, 0.02), (0.0, 0.1), (math.nan, 0.1)):
+        assert standing(low, high, seeds=5) == "undecided"
+
+
+def test_holm_stands_beside_several_verdicts_and_a_lone_one_has_none():
+    lone = difference(p_value=0.01)
+    assert verdicts_of([lone]) == [verdict_of(lone)]
+    several = [difference(p_value=p) for p in (0.04, 0.001)] + [difference(ci_low=-0.01, p_value=0.2)]
+    said = verdicts_of(several)
+    assert said[0].endswith("; Holm over 3 verdicts: p = 0.08, so only a hint")
+    assert said[1].endswith("over other; Holm over 3 verdicts: p = 0.003")
+    assert said[2].endswith("or more; Holm over 3 verdicts: p = 0.2")
+    undefined = verdicts_of([difference(p_value=None, ci_low=math.nan), lone])[0]
+    assert undefined.endswith("is undefined on this test set")
+
+
+def test_the_other_targets_of_a_call_enter_the_verdict():
+    one = [difference(baseline=""), difference(p_value=0.03), difference(baseline="majority", p_value=1e-9)]
+    assert main_difference(one) is one[1], "an encoder before the majority"
+    assert main_difference([one[0], one[2]]) is one[2]
+    assert main_difference(one[:1]) is None
+    assert summarise(one, [difference(p_value=0.5)]).endswith("Holm over 2 verdicts: p = 0.06, so only a hint")
+    assert "Holm" not in summarise(one)
 
 
 def test_no_draw_with_a_difference_says_nothing_of_what_could_be_shown():

@@ -57,14 +57,17 @@ def build(backbone: str, *, seed: int = 3, **keys: Any) -> Encoder:
     return encoder.eval()
 
 
-def naive_shift(x: Tensor, num_frames: int, fold: int, *, transposed: bool = False) -> Tensor:
+def naive_shift(
+    x: Tensor, num_frames: int, fold: int, *, mask: Tensor | None = None, transposed: bool = False
+) -> Tensor:
     """One channel of one frame at a time; transposed: every value goes back to where it came from."""
     moved, out = x.shape[1] // fold, torch.zeros_like(x)
     for n in range(x.shape[0] // num_frames):
         for t in range(num_frames):
             for c in range(x.shape[1]):
                 source = t + 1 if c < moved else t - 1 if c < 2 * moved else t
-                if 0 <= source < num_frames:
+                comes = 0 <= source < num_frames and (source == t or mask is None or bool(mask[n, source]))
+                if comes:
                     here, there = n * num_frames + t, n * num_frames + source
                     if transposed:
                         out[there, c] += x[here, c]
@@ -98,6 +101,33 @@ def test_gradient_is_the_transposed_shift(num_frames: int, channels: int, fold: 
     assert torch.autograd.gradcheck(lambda y: temporal_shift(y, num_frames, fold=fold), (x,))
 
 
+SOME = torch.tensor([[True, True, True, True], [True, True, False, False], [False, True, False, True]])
+
+
+@pytest.mark.parametrize(("channels", "fold"), [(16, 8), (17, 8), (7, 8), (5, 2), (9, 4), (1, 2)])
+def test_masked_shift_and_its_gradient_equal_loops(channels: int, fold: int) -> None:
+    x = numbers(12, channels, 2, 3).requires_grad_()
+    upstream = numbers(*x.shape, seed=1)
+    shifted = temporal_shift(x, 4, fold=fold, frame_mask=SOME)
+    assert torch.equal(shifted, naive_shift(x, 4, fold, mask=SOME))
+    (gradient,) = torch.autograd.grad(shifted, x, upstream)
+    assert torch.equal(gradient, naive_shift(upstream, 4, fold, mask=SOME, transposed=True))
+    assert torch.equal(shifted, temporal_shift(x, 4, fold=fold)) == (channels // fold == 0)
+
+
+def test_all_real_frames_shift_bit_for_bit_as_without_a_mask() -> None:
+    x = numbers(12, 16, 2, 3).float()
+    every = torch.ones(3, 4, dtype=torch.bool)
+    assert torch.equal(temporal_shift(x, 4, frame_mask=every).view(torch.int32), temporal_shift(x, 4).view(torch.int32))
+
+
+def test_what_stands_in_frames_that_are_not_real_is_not_shifted_even_where_it_is_no_number() -> None:
+    x = numbers(12, 16, 2, 3)
+    x[~SOME.flatten()] = float("nan")
+    shifted = temporal_shift(x, 4, frame_mask=SOME)
+    assert shifted[SOME.flatten()].isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_shift_keeps_dtype_layout_and_its_input(dtype: torch.dtype) -> None:
     x = numbers(6, 8, 3, 3).to(dtype).to(memory_format=torch.channels_last)
@@ -128,12 +158,18 @@ def test_shift_refuses(shape: tuple[int, ...], num_frames: int, fold: int) -> No
         temporal_shift(torch.zeros(shape), num_frames, fold=fold)
 
 
+def test_shift_refuses_a_mask_of_other_clips() -> None:
+    with pytest.raises(UsageError, match=r"frame_mask \[2, 3\] as the maps say, found \[3, 2\]"):
+        temporal_shift(torch.zeros(6, 8, 2, 2), 3, frame_mask=torch.ones(3, 2, dtype=torch.bool))
+
+
 # --- where it acts
 
 
+@pytest.mark.parametrize("mask", [None, torch.tensor([[True, True, False], [True, True, True]])])
 @pytest.mark.parametrize("layer_type", ["basic", "bottleneck"])
 def test_only_the_first_convolution_of_a_block_sees_shifted_features(
-    tiny: Callable[[str], str], layer_type: str
+    tiny: Callable[[str], str], layer_type: str, mask: Tensor | None
 ) -> None:
     """Every block, with and without a convolution in its shortcut, against its forward written by hand."""
     num_frames, fold = 3, 2
@@ -145,13 +181,14 @@ def test_only_the_first_convolution_of_a_block_sees_shifted_features(
         for block in blocks
     ]
     with torch.no_grad():
-        encoder(pixels(2, 1, num_frames, 32, 32))
+        encoder(pixels(2, 1, num_frames, 32, 32), frame_mask=mask)
     for handle in handles:
         handle.remove()
     assert len(seen) == len(blocks) == sum(SHAPES[layer_type]["depths"])
     for block, (x, output) in zip(blocks, seen, strict=True):
-        hidden = naive_shift(x, num_frames, fold)
+        hidden = naive_shift(x, num_frames, fold, mask=mask)
         assert not torch.equal(hidden, x)
+        assert torch.equal(hidden, naive_shift(x, num_frames, fold)) == (mask is None)
         for layer in block.layer:
             convolution = layer.convolution
             hidden = F.conv2d(hidden, convolution.weight, stride=convolution.stride, padding=convolution.padding)
@@ -281,8 +318,12 @@ def test_clips_into_a_vit_and_into_an_unknown_family(tmp_path: Path) -> None:
         assert [len(level) for level in found.levels] == [2] * len(encoder.shape.levels)
 
 
-def test_padded_clip_equals_the_clip_without_padding(tiny: Callable[[str], str]) -> None:
-    encoder = build(tiny("basic"))
+@pytest.mark.parametrize("layer_type", ["basic", "bottleneck"])
+@pytest.mark.parametrize("shift", [None, 2])
+def test_padded_clip_equals_the_clip_without_padding(
+    tiny: Callable[[str], str], layer_type: str, shift: int | None
+) -> None:
+    encoder = build(tiny(layer_type), temporal_shift=shift, context=True)
     clips = pixels(2, 1, 3, 32, 32)
     padded = torch.cat([clips, clips[:, :, -1:].expand(-1, -1, 2, -1, -1)], dim=2)
     mask = torch.tensor([[True, True, True, False, False]] * 2)
@@ -291,6 +332,52 @@ def test_padded_clip_equals_the_clip_without_padding(tiny: Callable[[str], str])
     for ours, theirs in zip(found.levels, expected.levels, strict=True):
         torch.testing.assert_close(ours, theirs, **EXACT)
     assert not torch.allclose(encoder(padded).pooled, expected.pooled)
+
+
+@pytest.mark.parametrize("shift", [None, 2])
+def test_what_frames_that_are_not_real_show_changes_nothing(tiny: Callable[[str], str], shift: int | None) -> None:
+    """Wherever they stand; and where they part a clip, what is left is as if it were two."""
+    encoder = build(tiny("basic"), temporal_shift=shift, context=True, neck=6)
+    clips = pixels(3, 1, 5, 32, 32)
+    mask = torch.tensor(
+        [[True, True, True, False, False], [True, True, False, True, True], [False, True] + [False] * 3]
+    )
+    others = torch.where(mask[:, None, :, None, None], clips, pixels(*clips.shape, seed=5))
+    found, again = (encoder(each, frame_mask=mask, levels=True) for each in (clips, others))
+    assert torch.equal(found.pooled, again.pooled)
+    assert torch.equal(found.grid, again.grid)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found.levels, again.levels, strict=True))
+    assert not torch.allclose(encoder(clips).pooled, encoder(others).pooled)
+    halves = torch.stack([clips[1, :, :2], clips[1, :, 3:]])
+    torch.testing.assert_close(found.pooled[1], encoder(halves).pooled.mean(dim=0), **EXACT)
+
+
+@pytest.mark.parametrize("shift", [None, 2])
+def test_no_gradient_reaches_frames_that_are_not_real(tiny: Callable[[str], str], shift: int | None) -> None:
+    """In evaluation mode; in training they count in the statistics of BatchNorm, and so have a gradient."""
+    encoder = build(tiny("basic"), temporal_shift=shift, context=True)
+    clips = pixels(3, 1, 4, 32, 32).double().requires_grad_()
+    mask = SOME[:, :4]
+    for training in (False, True):
+        encoder.train(training)
+        (gradient,) = torch.autograd.grad(encoder(clips, frame_mask=mask).pooled.square().sum(), clips)
+        by_frame = gradient.abs().sum(dim=(1, 3, 4))
+        assert (by_frame[mask] > 0).all()
+        assert (by_frame[~mask] == 0).all() != training
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_mask_of_real_frames_only_leaves_features_bit_for_bit(tiny: Callable[[str], str], training: bool) -> None:
+    encoder = build(tiny("basic"), temporal_shift=2).float().train(training)
+    clips = pixels(2, 1, 4, 32, 32)
+    every = torch.ones(2, 4, dtype=torch.bool)
+    read: list[Tensor] = []
+    handle = stages(encoder)[-1].register_forward_hook(lambda _, inputs, output: read.append(output))
+    encoder(clips), encoder(clips, frame_mask=every)
+    handle.remove()
+    assert torch.equal(*read)  # of each frame; their mean over some, or over all, rounds otherwise
+    masked, bare = encoder(clips, frame_mask=every).pooled, encoder(clips).pooled
+    torch.testing.assert_close(masked, bare, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("shift", [None, 2])
@@ -435,19 +522,19 @@ def test_nothing_is_held_after_a_failure(tiny: Callable[[str], str]) -> None:
     with pytest.raises(ZeroDivisionError):
         encoder(pixels(2, 1, 3, 32, 32))
     handle.remove()
-    assert video._NUM_FRAMES.get("unset") == "unset"
+    assert video._FRAMES.get("unset") == "unset"
 
 
 def test_checkpointing_the_encoder_gives_the_same_gradients_and_a_part_is_refused(tiny: Callable[[str], str]) -> None:
     """A stage computed again in the backward pass would not know the frames, and its gradients would be others."""
     encoder = build(tiny("basic"), temporal_shift=2)
-    clips = pixels(2, 1, 4, 32, 32)
+    clips, mask = pixels(2, 1, 4, 32, 32), SOME[:2]
 
     def gradients(forward: Callable[[Tensor], Tensor]) -> list[Tensor]:
         return list(torch.autograd.grad(forward(clips).square().sum(), list(encoder.parameters())))
 
-    expected = gradients(lambda x: encoder(x).pooled)
-    found = gradients(lambda x: checkpoint(lambda y: encoder(y).pooled, x, use_reentrant=False))
+    expected = gradients(lambda x: encoder(x, frame_mask=mask).pooled)
+    found = gradients(lambda x: checkpoint(lambda y: encoder(y, frame_mask=mask).pooled, x, use_reentrant=False))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, **EXACT)
     stage = stages(encoder)[0]

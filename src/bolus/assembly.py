@@ -19,7 +19,7 @@ from bolus.combiner import Combiner
 from bolus.data.batch import Sampler
 from bolus.data.cache import ImageStore, Preprocessing, build_store
 from bolus.data.clips import open_samples
-from bolus.data.cohort import Cohort
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.columns import TrainingColumns, meta_label_problem, require_one_class, sample_columns
 from bolus.data.loading import Loader
 from bolus.data.participants import ParticipantSampler, combine_codes
@@ -27,7 +27,6 @@ from bolus.data.partners import PartnerIndex
 from bolus.data.presets import resolve as resolve_augment
 from bolus.data.relation import Needs, Relation
 from bolus.data.roles import BIN, NUMBERS, is_role
-from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, each_encoder, recipe_encoder
 from bolus.errors import CohortError, RecipeError, name_rows, suggest

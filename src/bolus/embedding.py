@@ -14,12 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from bolus.data.augment import plain
 from bolus.data.cache import ImageStore, Preprocessing, build_store
-from bolus.data.clips import open_samples, pick_frames
-from bolus.data.cohort import Cohort
+from bolus.data.clips import open_samples
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.range_rules import describe_rule
-from bolus.data.samples import Samples
+from bolus.data.views import whole_views
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import external_encoder
 from bolus.encoders.folder import lineage_of, load_encoder
@@ -40,6 +39,8 @@ class Judged:
         run: where it came from, if it was opened as one.
         lineage: whom it and the encoders it was initialised from were trained on, as `lineage_of` says; empty where
             that is not known.
+        training: of the cohort that it is judged on, images, samples, and positions of those that are for training and
+            readable, int64; None where none are shown to it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Judged:
     preprocessing: Preprocessing
     run: Run | None
     lineage: Sequence[Mapping[str, Any]] = ()
+    training: tuple[ImageStore, Samples, npt.NDArray[np.int64]] | None = None
 
     def random_twin(self, seed: int) -> Encoder | ModalityEncoders:
         """The same architecture with fresh weights: what the pixels alone give away."""
@@ -158,21 +160,12 @@ def _embed_alike(
     batch_size: int,
 ) -> npt.NDArray[np.float32]:
     """Pooled features `[n, D]` of samples that one encoder sees at one size, in evaluation mode."""
-    device, frames, size = next(encoder.parameters()).device, contract.frames, contract.size
-    step = batch_size if frames is None else max(1, batch_size // frames)
-    parts = []
+    device, step = next(encoder.parameters()).device, max(1, batch_size // (contract.frames or 1))
     with torch.inference_mode():
-        for start in range(0, len(positions), step):
-            some = positions[start : start + step]
-            mask = None
-            if frames is None:
-                images = plain(store.gather(samples.first_row[some]).unit(device), size=size)
-            else:
-                rows, real = pick_frames(samples, some, store.readable, frames)
-                images = plain(store.gather(rows.ravel()).unit(device), size=size)
-                images = images.view(len(some), frames, *images.shape[1:]).transpose(1, 2)
-                mask = torch.from_numpy(real).to(device)
-            parts.append(encoder(images, frame_mask=mask).pooled.float().cpu().numpy())
+        parts = [
+            encoder(images, frame_mask=mask).pooled.float().cpu().numpy()
+            for images, mask in whole_views(contract, store, samples, positions, step=step, device=device)
+        ]
     return np.concatenate(parts) if parts else np.zeros((0, encoder.shape.dim), np.float32)
 
 
@@ -252,7 +245,8 @@ def embed(
     Args:
         source: run folder, encoder folder or hub name.
         cohort: cohort.yaml, a table with conventional column names, or an open cohort.
-        keep_context: apply the run's MLVICX context blocks.
+        keep_context: apply the run's MLVICX context blocks; without, BatchNorm keeps the statistics that the network
+            had with them (an evaluation estimates its own).
         size: input pixels of an encoder that does not state them.
         cache: cache folder; the user's where None.
         out: a Parquet file to write; its schema metadata holds encoder, recipe and preprocessing.

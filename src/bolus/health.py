@@ -19,8 +19,7 @@ from bolus.data.augment import augment
 from bolus.data.batch import seed_for
 from bolus.data.cache import ImageStore
 from bolus.data.clips import pick_frames
-from bolus.data.cohort import Cohort
-from bolus.data.samples import Samples
+from bolus.data.cohort import Cohort, Samples
 from bolus.embedding import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders

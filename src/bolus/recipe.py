@@ -63,7 +63,11 @@ class AugmentSpec(_Spec):
 
 
 class ImagesSpec(_Spec):
-    """Which samples are drawn, at what size, in how many views."""
+    """Which samples are drawn, at what size, in how many views.
+
+    All `views` of a batch go through the encoder together (those of each modality), so that in training the statistics
+    of its BatchNorm layers, and of those of heads, are over all views and not view by view.
+    """
 
     unit: Literal["image", "slice", "clip"] = "image"
     frames: int = Field(8, ge=1)  # of a clip, one from each of so many equal parts of it

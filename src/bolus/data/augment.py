@@ -1,7 +1,8 @@
 """Views of images: batched augmentation on the images' device, a pure function of images, spec and seed.
 
-Crop, rotation and flip are one affine resampling; brightness, contrast, saturation and hue are one affine map of the
-colours; every parameter is drawn on the CPU from the seed, so that a view is the same picture on any device.
+Crop, rotation and flip are one affine resampling, as sharp as the evaluation view; brightness, contrast, saturation and
+hue are one affine map of the colours; every parameter is drawn on the CPU from the seed, so that a view is the same
+picture on any device.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bolus.data.presets import resolve
+from bolus.data.resampling import resample
 from bolus.errors import UsageError
 from bolus.recipe import AugmentSpec
 
@@ -72,9 +74,10 @@ def augment(
     """Random views; every view of every sample has parameters of its own, which hold for all frames of a clip.
 
     The same arguments give the same views; the global random state is neither read nor changed. What a rotation brings
-    in from outside the picture is black. A crop is resampled bilinearly without antialiasing: images should be about
-    1.25 times `size`, as the cache holds them, and at most 1.5 times. Saturation and hue act on three channels only.
-    With noise, the same seed gives other noise on another kind of device; all else agrees.
+    in from outside the picture is black. A crop is as sharp as the evaluation view: antialiased where it is reduced, as
+    `resample` says, so that one of the whole image, neither turned nor recoloured, is the view that `plain` gives.
+    Images should be about 1.25 times `size`, as the cache holds them, and at most twice. Saturation and hue act on
+    three channels only. With noise, the same seed gives other noise on another kind of device; all else agrees.
 
     Frames of a clip share crop, turn, colours (by the mean luma of the whole view) and blur; noise differs by frame.
 
@@ -117,10 +120,7 @@ def augment(
         if theta is None:
             out = plain(images, size=size).repeat(views, 1, 1, 1)
         else:
-            unit = to_unit(images).repeat(views, 1, 1, 1)
-            theta = theta.repeat_interleave(length, 0).to(unit.device)
-            grid = F.affine_grid(theta, [count * length, channels, size, size], align_corners=False)
-            out = F.grid_sample(unit, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+            out = resample(to_unit(images), theta.repeat_interleave(length, 0), size=size)
         out = _recolour(out, gain, offset, colour, length)
         if len(blurred):
             chosen = (blurred[:, None] * length + torch.arange(length)).flatten().to(out.device)

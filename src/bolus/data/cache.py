@@ -24,7 +24,7 @@ from torch import Tensor
 from bolus.data.cohort import Cohort
 from bolus.data.frames import read_as, reason_without_name
 from bolus.data.greys import reading_of, refuse_unknown, resolve_ranges
-from bolus.data.laterality import SIDES, sides_of_rows
+from bolus.data.laterality import SIDES
 from bolus.data.missing_files import likely_cause
 from bolus.data.preprocessing import ONE_FRAME, Preprocessing, shrink
 from bolus.data.shards import Manifest, ShardWriter, read_manifest, remove_orphans
@@ -187,7 +187,7 @@ def build_store(
         ranges={**preprocessing.ranges, **stated},
         stated=tuple({*preprocessing.stated, *stated}),
     )
-    sides = None if preprocessing.mirror is None else sides_of_rows(cohort)
+    sides = None if preprocessing.mirror is None else cohort.sides
     found: list[_Found] = []
     for contract, places in preprocessing.groups(cohort.modality[rows]):
         for reading, some in _readings(cohort.modality[rows[places]], preprocessing.stated):

@@ -30,7 +30,7 @@ def check_columns(cohort: Cohort) -> list[Finding]:
     Only the table is read. Identifiers are never shown.
 
     Example:
-        >>> from bolus.data.cohort import CohortSpec
+        >>> from bolus.data.spec import CohortSpec
         >>> frame = pd.DataFrame({"image": list("abc"), "patient": ["7", "007", "8"], "sex": ["F", "M", "unknown"]})
         >>> [(found.kind, found.rows) for found in check_columns(Cohort(frame, CohortSpec(table="t.csv")))]
         [('look_alike_identifiers', (1, 2)), ('maybe_missing', (3,))]

@@ -20,7 +20,7 @@ from bolus.data.greys import GREY, measure, reading_of, sketch_of
 from bolus.data.image import Image
 from bolus.data.preprocessing import ONE_FRAME
 from bolus.data.quantiles import LEVELS, pooled
-from bolus.data.samples import IF_FILES
+from bolus.data.series import IF_FILES
 from bolus.errors import BolusError, ImageError
 
 CHUNK = 1024  # files handed to the threads at a time

@@ -21,7 +21,7 @@ from bolus.data.clips import rows_are_files
 from bolus.data.cohort import Cohort
 from bolus.data.identifiers import identifier_text
 from bolus.data.roles import is_number_role
-from bolus.data.samples import series_problems
+from bolus.data.series import series_problems
 
 MIN_POSITIVE_PATIENTS = 20  # of a class; with fewer, an evaluation says little
 MAX_CLASSES = 1000  # above which a label is not looked at class by class

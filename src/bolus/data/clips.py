@@ -11,9 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from bolus.data.cohort import Cohort
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.frames import all_frames
-from bolus.data.samples import Samples
 from bolus.data.sources import in_threads
 from bolus.errors import CohortError, name_rows
 
@@ -127,7 +126,7 @@ def rows_are_files(cohort: Cohort) -> bool:
     do. Frames of one file on several rows are not.
 
     >>> import pandas as pd
-    >>> from bolus.data.cohort import CohortSpec
+    >>> from bolus.data.spec import CohortSpec
     >>> frame = pd.DataFrame({"image": ["a", "b", "c"], "patient": ["p", "p", "q"], "series": ["s", "s", "t"]})
     >>> [rows_are_files(Cohort(frame[first:], CohortSpec(table="t.csv"))) for first in (0, 1)]
     [False, True]

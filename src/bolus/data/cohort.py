@@ -2,15 +2,14 @@
 
 Opening a cohort touches the table only, never an image, so that a million rows open in seconds. Every value that a
 relation, an objective or an evaluation sees comes from `Cohort.values`, where each has one spelling and missing codes
-have become missing.
+have become missing. Batches, embeddings and evaluations index its `Samples`: images, slices or clips.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,91 +18,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
-from bolus.data.cleaning import clean_values
-from bolus.data.dates import to_days
-from bolus.data.identifiers import identifier_text
-from bolus.data.roles import DEFAULT_MODALITY, binned_role, infer_roles, is_number_role, is_role
-from bolus.data.samples import Samples, take_samples
+from bolus.data.series import Rows, series_problems
+from bolus.data.spec import CohortSpec
 from bolus.data.split import leave_site_out, split_digest, split_patients
-from bolus.data.table import read_table, strip_text
+from bolus.data.table import read_table
+from bolus.data.values import Values
 from bolus.data.violations import find_violations
 from bolus.data.volumes import slice_positions, volume_codes
-from bolus.errors import CohortError, UsageError, suggest
+from bolus.errors import CohortError, UsageError, name_rows, suggest
 
 
-class SplitSpec(BaseModel):
-    """Shares of the patients in validation and test; a patient's side is a hash of (seed, patient).
-
-    With `leave_out_site`, all patients of that site are the test, whole, and `test` is not looked at; of the others
-    the share `val` is in validation.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    seed: int = 0
-    val: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.2, ge=0, lt=1)
-    leave_out_site: str | None = None
-
-    @field_validator("leave_out_site", mode="before")
-    @classmethod
-    def _site_as_text(cls, site: Any) -> Any:
-        number = isinstance(site, (int, float)) and not isinstance(site, bool)
-        return identifier_text(site) if number else site  # YAML reads the site 3 as a number
-
-    @model_validator(mode="after")
-    def _leaves_training_patients(self) -> SplitSpec:
-        if self.leave_out_site is None and self.val + self.test >= 1:
-            raise ValueError(f"val {self.val:g} and test {self.test:g} leave no patient to train on")
-        return self
-
-
-class CohortSpec(BaseModel):
-    """cohort.yaml: the table, what its columns are, and how missing values are written.
-
-    `ranges` maps a modality to the values shown as black and white, and wins over everything that a file says.
-    `cohort_ranges` is what `bolus check` found to cover the images whose range is the cohort's, so that it stays as it
-    is when images are added. Patients of two cohorts with one `namespace` and one identifier are the same person.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    table: str
-    root: str | None = None  # folder that image paths are relative to; the table's folder where absent
-    roles: dict[str, str] = {}
-    units: dict[str, str] = {}  # role -> unit of its numbers; that of time may be days, weeks, months, years ...
-    missing: dict[str, list[Any]] = {}  # column -> values that mean missing; "*" holds for every column
-    split: SplitSpec = SplitSpec()
-    ranges: dict[str, tuple[float, float]] = {}
-    cohort_ranges: dict[str, tuple[float, float]] = {}
-    namespace: str = ""
-
-    @field_validator("ranges", "cohort_ranges")
-    @classmethod
-    def _black_below_white(cls, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-        for name, (low, high) in ranges.items():
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise ValueError(f"{name}: expected finite values for black and white, black below white, found "
-                                 f"{low:g} and {high:g}")  # fmt: skip
-        return ranges
-
-
-@dataclass(frozen=True)
-class Labels:
-    """A label column as binary classes.
-
-    Args:
-        classes: names, sorted.
-        matrix: float32 `[rows, classes]`, 1 where the row has the class, NaN in a row whose label is missing.
-        exclusive: every labelled row has exactly one class.
-    """
-
-    classes: tuple[str, ...]
-    matrix: npt.NDArray[np.float32]
-    exclusive: bool
-
-
-class Cohort:
+class Cohort(Values):
     """A validated table of images.
 
     Args:
@@ -124,17 +51,15 @@ class Cohort:
     """
 
     def __init__(self, table: pd.DataFrame, spec: CohortSpec, folder: Path = Path()) -> None:
-        inferred = infer_roles(table.columns, set(spec.roles.values()))
-        self.inferred = set(inferred) - set(spec.roles)  # roles that a column has for its name
-        self.roles = {**inferred, **spec.roles}
-        self.table = strip_text(table.reset_index(drop=True), set(self.roles.values()))
-        self.spec = spec.model_copy(update={"roles": self.roles})
+        super().__init__(table, spec)
         self.folder = folder
-        self._made: frozenset[str] = frozenset()  # roles whose columns `expand` made: no code there means missing
-        self._values: dict[str, pd.Series[Any]] = {}
-        self._encoded: dict[str, npt.NDArray[Any]] = {}
         self.expanded: Cohort | None = None  # with a row a frame, once `bolus.data.clips.open_samples` has made it
         violations = find_violations(self)
+        if not violations and ("split" in self.roles or spec.split.leave_out_site is not None):
+            try:
+                _ = self.split
+            except CohortError as error:
+                violations = list(error.violations or (str(error),))
         if violations:
             raise CohortError(f"{spec.table}: {len(violations)} problem(s) in the cohort", violations)
 
@@ -208,9 +133,6 @@ class Cohort:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
-    def __len__(self) -> int:
-        return len(self.table)
-
     def __repr__(self) -> str:
         return f"Cohort({self.spec.table}: {len(self)} rows, {self.num_patients} patients)"
 
@@ -220,85 +142,14 @@ class Cohort:
         table_folder = (self.folder / self.spec.table).parent
         return table_folder if self.spec.root is None else self.folder / self.spec.root
 
-    def has(self, role: str) -> bool:
-        """Whether a recipe can ask for the role: a column has it, order gives it (slice_position), or bins cut it."""
-        cut = binned_role(role)
-        if cut is not None:
-            return is_role(role) and self.has(cut)
-        return role in self.roles or (role == "slice_position" and "order" in self.roles)
-
-    def values(self, role: str) -> pd.Series[Any]:
-        """The role's column with each value in one spelling, and missing where it means so: `bolus.data.cleaning`.
-
-        What means missing in every column, such as `n/a`, is missing, and so is every declared code. Sides are `left`
-        or `right`, and missing where they are neither.
-
-        Raises:
-            CohortError: no column has this role.
-        """
-        if role not in self.roles:
-            raise CohortError(f"no column has the role {role!r}; {suggest(role, self.roles)}")
-        column = self.roles[role]
-        if role in self._made:
-            return self.table[column]
-        if role not in self._values:
-            codes = [code for key in ("*", role, column) for code in self.spec.missing.get(key, [])]
-            self._values[role] = clean_values(self.table[column], role, codes)
-        return self._values[role]
-
-    def take_values(self, rows: npt.NDArray[np.int64]) -> dict[str, pd.Series[Any]]:
-        """Role -> its values at these rows, spelled as in the whole table, not as a part of it would be."""
-        return {role: self.values(role).iloc[rows].reset_index(drop=True) for role in self.roles}
-
     def encoded(self, role: str) -> npt.NDArray[Any]:
-        """The role as int64 codes (-1 missing, categories sorted) or float64 numbers (NaN missing), `[rows]`.
+        """As of `Values`; where no column has slice_position, a row's place by order in its volume.
 
-        Times given as dates become days since the earliest one. An attribute is numeric where all its values are. Where
-        no column has slice_position, it is a row's place by order in its volume: `bolus.data.volumes`.
+        See `bolus.data.volumes`.
         """
-        if role not in self._encoded and role not in self.roles and role == "slice_position" and self.has(role):
+        if role == "slice_position" and role not in self.roles and role not in self._encoded and self.has(role):
             self._encoded[role] = slice_positions(volume_codes(self)[0], self.encoded("order"))
-        if role not in self._encoded:
-            series = self.values(role)
-            counted = role.startswith("attribute:") and pd.api.types.is_numeric_dtype(series)
-            if role == "time":
-                self._encoded[role] = to_days(series, self.spec.units.get("time"))[0]
-            elif is_number_role(role) or counted:
-                self._encoded[role] = pd.to_numeric(series, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-            else:
-                self._encoded[role] = pd.factorize(series, sort=True)[0].astype(np.int64)
-        return self._encoded[role]
-
-    def labels(self, name: str) -> Labels:
-        """The classes of `label:name`; several on one row are joined by `|`.
-
-        Raises:
-            CohortError: no such label column, or not one labelled row.
-        """
-        series = self.values(f"label:{name}").astype("string")
-        known = series.notna().to_numpy()
-        if not known.any():
-            raise CohortError(f"label:{name}: every row is missing")
-        combinations, unique = pd.factorize(series)
-        parts = [[part.strip() for part in str(value).split("|") if part.strip()] for value in unique]
-        classes = sorted({part for value in parts for part in value})
-        position = {name: index for index, name in enumerate(classes)}
-        rows = np.zeros((len(unique) + 1, len(classes)), np.float32)
-        rows[-1] = np.nan
-        for index, value in enumerate(parts):
-            rows[index, [position[part] for part in value]] = 1
-        return Labels(tuple(classes), rows[combinations], all(len(value) == 1 for value in parts))
-
-    @property
-    def patients(self) -> pd.Series[Any]:
-        """Patient identifiers, one a row, in the cohort's namespace; for hashing, never for printing."""
-        prefix = f"{self.spec.namespace}/" if self.spec.namespace else ""
-        return prefix + self.values("patient")
-
-    @cached_property
-    def num_patients(self) -> int:
-        """How many patients the table holds."""
-        return int(self.encoded("patient").max(initial=-1)) + 1
+        return self._encoded[role] if role in self._encoded else super().encoded(role)
 
     @cached_property
     def split(self) -> npt.NDArray[np.str_]:
@@ -323,13 +174,6 @@ class Cohort:
         """12 hexadecimal digits that name who is on which side."""
         return split_digest(self.split, self.patients)
 
-    @cached_property
-    def modality(self) -> npt.NDArray[np.str_]:
-        """Modality of each row; one name for all where no column has the role."""
-        if "modality" not in self.roles:
-            return np.full(len(self), DEFAULT_MODALITY)
-        return self.values("modality").astype("string").fillna(DEFAULT_MODALITY).to_numpy(dtype=str)
-
     def image_path(self, row: int) -> Path:
         """Where the row's image lies; a relative path is relative to the root."""
         return self.root / str(self.table[self.roles["image"]].iloc[row])
@@ -339,16 +183,6 @@ class Cohort:
         if not self.shared_file[row]:
             return None
         return int(self.encoded("order")[row])
-
-    @cached_property
-    def shared_file(self) -> npt.NDArray[np.bool_]:
-        """Whether the row's file stands on other rows too, `[rows]`: then each has a frame of it."""
-        return self.table[self.roles["image"]].duplicated(keep=False).to_numpy()
-
-    @cached_property
-    def origin(self) -> npt.NDArray[np.int64]:
-        """The row of the table as given that each row is or came from, `[rows]`: what a person is shown."""
-        return np.arange(len(self), dtype=np.int64)
 
     def expand(self, counts: npt.NDArray[np.int64]) -> Cohort:
         """Files with several frames as clips: a row a frame, the row's columns repeated, nothing written.
@@ -376,7 +210,7 @@ class Cohort:
             names = {role: f"{name}'" for role, name in names.items()}
         table[names["series"]], table[names["order"]] = here, numbers
         clips = copy(self)
-        for stale in ("split", "split_hash", "origin", "modality", "shared_file"):
+        for stale in ("split", "split_hash", "origin", "modality", "shared_file", "sides"):
             clips.__dict__.pop(stale, None)
         clips.table, clips.roles, clips.expanded = table, {**self.roles, **names}, None
         clips._values, clips._encoded = self.take_values(here), {}
@@ -385,5 +219,87 @@ class Cohort:
         return clips
 
     def samples(self, unit: str) -> Samples:
-        """The cohort as images, slices or clips: see `bolus.data.samples.take_samples`, which says what it raises."""
-        return take_samples(self, unit)
+        """The cohort as images, slices or clips.
+
+        An image or slice is one row. A clip is the rows of one `series`, in their `order`; its first row speaks for
+        its columns. So every column with a role must have one value within the series, or none, except for image,
+        mask, order and slice_position, and for times less than a day apart. Numbers are compared as numbers: 1 is 1.0.
+        `bolus.data.clips.open_samples` takes clip files as well.
+
+        Args:
+            unit: `image`, `slice` or `clip`.
+
+        Raises:
+            CohortError: slices without order or slice_position; as clips, whatever `series_problems` finds, all of it,
+                with column and rows.
+            UsageError: an unknown unit.
+        """
+        if unit in {"image", "slice"}:
+            if unit == "slice" and not {"order", "slice_position"} & set(self.roles):
+                raise CohortError("unit 'slice' needs a column with the role order or slice_position")
+            return Samples(unit, self, np.arange(len(self)), np.arange(len(self) + 1))
+        if unit != "clip":
+            raise UsageError(f"unknown unit {unit!r}; known: clip, image, slice")
+        problems = series_problems(self)
+        if problems:
+            named = [f"{name_rows(rows)}: {what}" if len(rows) else what for rows, what in problems]
+            raise CohortError("a clip is a series of rows in order, whose columns are the same throughout", named)
+        series = self.encoded("series")
+        ranked = np.lexsort((self.encoded("order"), series)).astype(np.int64)
+        starts = np.flatnonzero(np.r_[True, np.diff(series[ranked]) != 0])
+        return Samples(unit, self, ranked, np.r_[starts, len(ranked)].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The elements that batches, embeddings and evaluations index, with the way back to rows.
+
+    Args:
+        unit: `image`, `slice` or `clip`.
+        cohort: the table whose rows these are; for clip files, the one with a row a frame.
+        rows: int64 `[rows]`, those of sample 0 in order, then those of sample 1, and so on.
+        starts: int64 `[n + 1]`, where in `rows` a sample begins, and the end; every sample has a row.
+    """
+
+    unit: str
+    cohort: Cohort = field(repr=False)
+    rows: Rows = field(repr=False)
+    starts: Rows = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @cached_property
+    def first_row(self) -> Rows:
+        """The row that speaks for a sample's columns, int64 `[n]`."""
+        return self.rows[self.starts[:-1]]
+
+    @property
+    def num_rows(self) -> Rows:
+        """How many rows each sample has, int64 `[n]`."""
+        return np.diff(self.starts)
+
+    def rows_of(self, position: int) -> Rows:
+        """The rows of one sample, in order."""
+        return self.rows[self.starts[position] : self.starts[position + 1]]
+
+    def readable(self, rows_readable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Samples with at least one row that can be read, bool `[n]`.
+
+        Args:
+            rows_readable: bool, one for each row of the cohort.
+        """
+        if not len(self):
+            return np.zeros(0, np.bool_)
+        return np.logical_or.reduceat(rows_readable[self.rows], self.starts[:-1])
+
+    def columns(self, roles: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
+        """Role -> `[n]`: int64 codes with -1 missing, or float64 with NaN missing; always with `sample`.
+
+        A clip has its first row's values.
+        """
+        found: dict[str, npt.NDArray[Any]] = {"sample": np.arange(len(self), dtype=np.int64)}
+        for role in roles:
+            if role != "sample":
+                found[role] = self.cohort.encoded(role)[self.first_row]
+        return found

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bolus.data.cohort import Cohort
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.roles import BIN, PATHS, binned_role
-from bolus.data.samples import Samples
 from bolus.errors import CohortError, RecipeError
 
 _log = logging.getLogger(__name__)
@@ -106,7 +105,8 @@ def sample_columns(samples: Samples, roles: Iterable[str], bins: Bins) -> dict[s
 
     Example:
         >>> import pandas as pd
-        >>> from bolus.data.cohort import Cohort, CohortSpec
+        >>> from bolus.data.cohort import Cohort
+        >>> from bolus.data.spec import CohortSpec
         >>> columns = {"image": list("abc"), "patient": list("pqr"), "order": [1, 2, 3], "split": ["train"] * 3}
         >>> samples = Cohort(pd.DataFrame(columns), CohortSpec(table="t.csv")).samples("image")
         >>> sample_columns(samples, ["bin:order"], {"order": [2.5]})["bin:order"]
@@ -154,7 +154,8 @@ class TrainingColumns(Mapping[str, npt.NDArray[Any]]):
 
     Example:
         >>> import pandas as pd
-        >>> from bolus.data.cohort import Cohort, CohortSpec
+        >>> from bolus.data.cohort import Cohort
+        >>> from bolus.data.spec import CohortSpec
         >>> columns = {"image": ["a", "b"], "patient": ["p", "q"], "age": [4, 5], "split": ["train", "test"]}
         >>> frame = pd.DataFrame(columns)
         >>> cohort = Cohort(frame, CohortSpec(table="t.csv", roles={"score:age": "age"}))

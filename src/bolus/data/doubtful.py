@@ -38,7 +38,8 @@ def doubtful_values(cohort: Cohort, role: str) -> dict[str, Rows]:
         Value -> int64 rows, from 0; commonest first.
 
     Example:
-        >>> from bolus.data.cohort import Cohort, CohortSpec
+        >>> from bolus.data.cohort import Cohort
+        >>> from bolus.data.spec import CohortSpec
         >>> columns = {"image": list("abc"), "patient": list("pqr"), "sex": ["F", "Unknown", "M"], "age": [61, 70, -1]}
         >>> cohort = Cohort(pd.DataFrame(columns), CohortSpec(table="t.csv"))
         >>> [doubtful_values(cohort, f"attribute:{name}") for name in ("sex", "age")]

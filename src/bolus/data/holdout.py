@@ -27,7 +27,7 @@ def validation_cohort(cohort: Cohort) -> Cohort:
 
     Example:
         >>> import pandas as pd
-        >>> from bolus.data.cohort import CohortSpec
+        >>> from bolus.data.spec import CohortSpec
         >>> frame = pd.DataFrame({"image": list("abc"), "patient": list("pqr"), "split": ["train", "val", "test"]})
         >>> held = validation_cohort(Cohort(frame, CohortSpec(table="t.csv")))
         >>> held.split.tolist(), held.origin.tolist(), held.values("split").tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +10,6 @@ import pandas as pd
 
 from bolus.data.table import shape_of
 from bolus.errors import CohortError, name_rows
-
-if TYPE_CHECKING:
-    from bolus.data.cohort import Cohort
 
 Side: TypeAlias = Literal["left", "right"]
 SIDES: tuple[Side, Side] = ("left", "right")  # their places are the codes
@@ -75,14 +72,3 @@ def spell_sides(values: pd.Series[Any]) -> pd.Series[Any]:
     except CohortError:
         return values
     return pd.Series(np.array(["left", "right", None], dtype=object)[sides], index=values.index, name=values.name)
-
-
-def sides_of_rows(cohort: Cohort) -> npt.NDArray[np.int64] | None:
-    """The side of each row, int64 `[rows]` as `side_of` gives it; None where no column has the role laterality.
-
-    Raises:
-        CohortError: a value that names no side, with its rows in the table as given.
-    """
-    if "laterality" not in cohort.roles:
-        return None
-    return side_of(cohort.values("laterality"), rows=cohort.origin)

@@ -16,8 +16,8 @@ from bolus.data.augment import augment
 from bolus.data.batch import Batch, Sampler, seed_for
 from bolus.data.cache import ImageStore, Stored
 from bolus.data.clips import pick_frames
+from bolus.data.cohort import Samples
 from bolus.data.participants import ParticipantSampler
-from bolus.data.samples import Samples
 from bolus.recipe import ImagesSpec
 
 

@@ -22,7 +22,7 @@ from bolus.data.image import Image
 from bolus.data.laterality import Side
 from bolus.data.quantiles import LEVELS
 from bolus.data.range_rules import Bounds, RangeRule
-from bolus.data.samples import IF_FILES
+from bolus.data.series import IF_FILES
 from bolus.data.square import Fit, canvas
 from bolus.errors import ImageError
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-if TYPE_CHECKING:
-    from bolus.data.cohort import Cohort
+from bolus.data.values import Values
 
 # What two volumes of one patient may differ in, where no column says which volume a row belongs to.
 TELLING = ("visit", "time", "phase", "modality", "laterality", "region")
@@ -42,7 +39,7 @@ def slice_positions(series_codes: npt.NDArray[np.int64], order: npt.NDArray[np.f
     return found
 
 
-def volume_codes(cohort: Cohort) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+def volume_codes(table: Values) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     """The volume that each row is a slice of.
 
     A volume is a `series` of a patient. Without such a column, it is what a patient's rows share of the visit, time,
@@ -55,25 +52,26 @@ def volume_codes(cohort: Cohort) -> tuple[npt.NDArray[np.int64], tuple[str, ...]
         of them where several rows are frames of one file.
 
     Example:
-        >>> from bolus.data.cohort import Cohort, CohortSpec
+        >>> from bolus.data.cohort import Cohort
+        >>> from bolus.data.spec import CohortSpec
         >>> columns = {"image": list("abcd"), "patient": list("ppqq"), "visit": ["1", "2", "", ""]}
         >>> volume_codes(Cohort(pd.DataFrame(columns), CohortSpec(table="t.csv")))
         (array([0, 1, 2, 2]), ('patient', 'visit'))
     """
-    keys: dict[str, npt.NDArray[np.int64]] = {"patient": cohort.encoded("patient")}
-    untold = np.ones(len(cohort), np.bool_)  # rows of which no series is known
-    if "series" in cohort.roles:
-        keys["series"] = cohort.encoded("series")
+    keys: dict[str, npt.NDArray[np.int64]] = {"patient": table.encoded("patient")}
+    untold = np.ones(len(table), np.bool_)  # rows of which no series is known
+    if "series" in table.roles:
+        keys["series"] = table.encoded("series")
         untold = keys["series"] < 0
     if untold.any():
         for role in TELLING:
-            if role in cohort.roles:  # codes from 1; unique takes all NaN for one value
-                codes = np.unique(cohort.encoded(role), return_inverse=True)[1] + 1
+            if role in table.roles:  # codes from 1; unique takes all NaN for one value
+                codes = np.unique(table.encoded(role), return_inverse=True)[1] + 1
                 keys[role] = np.where(untold, codes, 0)
-        if (untold & cohort.shared_file).any():
-            files = pd.factorize(cohort.table[cohort.roles["image"]])[0] + 1
-            keys["image"] = np.where(untold & cohort.shared_file, files, 0)
-    found = np.zeros(len(cohort), np.int64)
+        if (untold & table.shared_file).any():
+            files = pd.factorize(table.table[table.roles["image"]])[0] + 1
+            keys["image"] = np.where(untold & table.shared_file, files, 0)
+    found = np.zeros(len(table), np.int64)
     for codes in keys.values():  # joined one by one, so that the products of their numbers cannot overflow
         _, codes = np.unique(codes, return_inverse=True)
         _, found = np.unique(found * (codes.max(initial=0) + 1) + codes, return_inverse=True)
@@ -81,7 +79,7 @@ def volume_codes(cohort: Cohort) -> tuple[npt.NDArray[np.int64], tuple[str, ...]
 
 
 def series_codes(
-    cohort: Cohort,
+    table: Values,
     rows: npt.NDArray[np.int64],
     uids: npt.NDArray[np.uint64],
     files: npt.NDArray[np.uint64],
@@ -91,7 +89,7 @@ def series_codes(
     The role `series`, within a patient; where a row has none, the SeriesInstanceUID of its file; else the file itself.
 
     Args:
-        cohort: whose rows.
+        table: whose rows.
         rows: int64 `[n]`.
         uids: `[n]`, a number for each SeriesInstanceUID, 0 where there is none.
         files: `[n]`, a number for each file.
@@ -101,11 +99,11 @@ def series_codes(
     """
     kind = np.where(uids > 0, 1, 0)
     first, second = np.where(uids > 0, uids, files).view(np.int64), np.zeros(len(rows), np.int64)
-    if "series" in cohort.roles:
-        series = cohort.encoded("series")[rows]
+    if "series" in table.roles:
+        series = table.encoded("series")[rows]
         told = series >= 0
         kind, first = np.where(told, 2, kind), np.where(told, series, first)
-        second = np.where(told, cohort.encoded("patient")[rows], second)
+        second = np.where(told, table.encoded("patient")[rows], second)
     keys = pd.DataFrame({"kind": kind, "first": first, "second": second})
     codes = keys.groupby(["kind", "first", "second"], sort=False).ngroup()
     return np.asarray(codes, np.int64)

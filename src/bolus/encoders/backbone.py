@@ -258,8 +258,11 @@ class Encoder(nn.Module):
         """Normalise images, or the frames of clips, and encode them.
 
         Frames are encoded as images are and their features averaged; they see each other only through
-        `spec.temporal_shift`. Without it a clip of one frame is the image; with it zeros come in beside that frame,
-        whereas nothing is shifted in an image. In training, frames that are not real count in BatchNorm's statistics.
+        `spec.temporal_shift`, and see nothing of frames that are not real. Without it a clip of one frame is the image;
+        with it zeros come in beside that frame, whereas nothing is shifted in an image.
+
+        In training, BatchNorm's statistics are over all that is passed here together: images of all views, and all
+        frames, also those that are not real (which in batches repeat a clip's last frame).
 
         Args:
             images: `[B, C, H, W]`, or clips `[B, C, T, H, W]`, float32 in [0, 1] with C of the spec; grey is repeated
@@ -275,6 +278,7 @@ class Encoder(nn.Module):
         if levels and self.family is not None and not self._level_names:
             raise EncoderError(f"{self.config.model_type} has no levels; an objective that needs levels wants a ResNet")
         images, num_frames = fold_frames(images, frame_mask, channels=self.spec.in_channels)
+        frame_mask = None if frame_mask is None else frame_mask.to(images.device)
         self.check_sides(*images.shape[-2:])
         pixels = (images.expand(-1, self.num_channels, -1, -1) - self.mean) / self.std
         pixels = pixels.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest with
@@ -284,7 +288,7 @@ class Encoder(nn.Module):
         if lone:  # one image has no statistics: norms use the running ones, as in evaluation, and leave them alone
             self.eval()
         try:
-            with running_frames(num_frames):
+            with running_frames(num_frames, frame_mask):
                 maps: tuple[Tensor, ...] = self.backbone(pixels, return_dict=True).feature_maps
         finally:
             _KEPT.reset(token)
@@ -308,6 +312,8 @@ class Encoder(nn.Module):
         grid: bool = False,
     ) -> Features:
         """Features of a batch, one forward for each modality over all its views.
+
+        So in training the statistics of BatchNorm are over all views of a modality's samples together.
 
         Args:
             views: modality -> `[V, N_m, C, H, W]`, or clips `[V, N_m, C, T, H, W]`, float32 in [0, 1]; V is the same

@@ -86,6 +86,8 @@ def encode_views(
 ) -> Features:
     """Features of a batch, one forward for each modality over all its views, through the encoder that sees it.
 
+    So in training the statistics of BatchNorm are over all views of a modality's samples together, not view by view.
+
     Args:
         encoder_of: modality -> its encoder, called as `Encoder.forward` is; all give pooled features of one width.
         views: modality -> `[V, N_m, C, H, W]`, or clips `[V, N_m, C, T, H, W]`, float32 in [0, 1]; V is the same for

@@ -19,44 +19,56 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetB
 
 from bolus.errors import EncoderError, UsageError
 
-# Frames of each clip in the forward now running, None where it sees single images; like the maps that a forward keeps,
-# set for one forward and own to each thread. Not set at all: no forward of an encoder is running.
-_NUM_FRAMES: ContextVar[int | None] = ContextVar("bolus_num_frames")
+# Frames of each clip in the forward now running and which of them are real, None where it sees single images; like the
+# maps that a forward keeps, set for one forward and own to each thread. Not set at all: no forward of an encoder is
+# running.
+_FRAMES: ContextVar[tuple[int, Tensor | None] | None] = ContextVar("bolus_frames")
 
 
-def temporal_shift(x: Tensor, num_frames: int, *, fold: int = 8) -> Tensor:
+def temporal_shift(x: Tensor, num_frames: int, *, fold: int = 8, frame_mask: Tensor | None = None) -> Tensor:
     """Move one in `fold` channels a frame back in time and as many a frame on, so that frames see their neighbours.
 
     TSM (Lin et al., arXiv:1811.08383). With f = C // fold, channels 0 .. f-1 take the values of the next frame and
     channels f .. 2f-1 those of the frame before; zeros come in at the clip's ends, and the other channels stay. So a
-    clip of one frame is not left as it is: its moved channels are zero. Where f is 0 nothing moves.
+    clip of one frame is not left as it is: its moved channels are zero. Where f is 0 nothing moves. A frame that is not
+    real gives nothing away: in its neighbours zeros come in, as at the clip's ends.
 
     Args:
         x: `[N * T, C, H, W]`, n-major.
         num_frames: T.
         fold: at least 2.
+        frame_mask: bool `[N, T]`, true at real frames; None: all are.
 
     Returns:
         The same shape and dtype, channels_last in memory where anything moved.
 
     Raises:
-        UsageError: `x` is not `[N * T, C, H, W]`, or `fold` is below 2.
+        UsageError: `x` is not `[N * T, C, H, W]`, the mask is not `[N, T]`, or `fold` is below 2.
 
     Example:
         >>> clip = torch.tensor([[1.0, 10.0, 100.0], [2.0, 20.0, 200.0]]).view(2, 3, 1, 1)
         >>> temporal_shift(clip, 2, fold=3).view(2, 3).tolist()
         [[2.0, 0.0, 100.0], [0.0, 10.0, 200.0]]
+        >>> temporal_shift(clip, 2, fold=3, frame_mask=torch.tensor([[True, False]])).view(2, 3).tolist()
+        [[0.0, 0.0, 100.0], [0.0, 10.0, 200.0]]
     """
     if fold < 2:
         raise UsageError(f"expected a fold of at least 2, which moves at most every channel, found {fold}")
     if x.ndim != 4 or num_frames < 1 or x.shape[0] % num_frames:
         raise UsageError(f"expected maps [N * T, C, H, W] with T={num_frames} frames a clip, found {list(x.shape)}")
     NT, C, H, W = x.shape
+    if frame_mask is not None and frame_mask.shape != (NT // num_frames, num_frames):
+        raise UsageError(
+            f"expected a frame_mask [{NT // num_frames}, {num_frames}] as the maps say, found {list(frame_mask.shape)}"
+        )
     moved = C // fold
     if moved == 0:
         return x
     x_NTHWC = x.movedim(1, -1).view(NT // num_frames, num_frames, H, W, C)
     early, late, still = torch.split(x_NTHWC, [moved, moved, C - 2 * moved], dim=-1)
+    if frame_mask is not None:
+        real = frame_mask.to(x.device).view(-1, num_frames, 1, 1, 1)
+        early, late = (torch.where(real, moving, 0) for moving in (early, late))
     last_axes = (0, 0) * 3  # H, W, C; then T: padding by -1 crops a frame
     shifted = [F.pad(early, (*last_axes, -1, 1)), F.pad(late, (*last_axes, 1, -1)), still]
     return torch.cat(shifted, dim=-1).flatten(0, 1).movedim(-1, 1)
@@ -79,7 +91,7 @@ def shift_blocks(stages: nn.Module, fold: int) -> None:
 
 @dataclass(eq=False)
 class _Shift:
-    """A forward pre-hook that shifts a module's input by the frames of the forward now running.
+    """A forward pre-hook that shifts a module's input by the real frames of the forward now running.
 
     An object and not a closure, so that a deep copy of the encoder can take it along.
     """
@@ -88,25 +100,31 @@ class _Shift:
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         try:
-            num_frames = _NUM_FRAMES.get()
+            frames = _FRAMES.get()
         except LookupError:  # or a part computed again in the backward pass would silently go without its shift
             raise EncoderError(
                 "encoder.temporal_shift: the number of frames is known only inside a forward of the encoder; call the "
                 "encoder and not a part of it, and checkpoint the encoder as a whole"
             ) from None
-        if num_frames is None:
+        if frames is None:
             return None
-        return temporal_shift(inputs[0], num_frames, fold=self.fold), *inputs[1:]
+        num_frames, frame_mask = frames
+        return temporal_shift(inputs[0], num_frames, fold=self.fold, frame_mask=frame_mask), *inputs[1:]
 
 
 @contextmanager
-def running_frames(num_frames: int | None) -> Iterator[None]:
-    """Let the shifts of one forward know how many frames a clip has; None for single images."""
-    token = _NUM_FRAMES.set(num_frames)
+def running_frames(num_frames: int | None, frame_mask: Tensor | None) -> Iterator[None]:
+    """Let the shifts of one forward know how many frames a clip has, and which are real.
+
+    Args:
+        num_frames: T; None for single images.
+        frame_mask: bool `[B, T]`, true at real frames; None: all are.
+    """
+    token = _FRAMES.set(None if num_frames is None else (num_frames, frame_mask))
     try:
         yield
     finally:
-        _NUM_FRAMES.reset(token)
+        _FRAMES.reset(token)
 
 
 def fold_frames(images: Tensor, frame_mask: Tensor | None, *, channels: int) -> tuple[Tensor, int | None]:

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bolus.data.cohort import Cohort
-from bolus.data.samples import Samples
+from bolus.data.cohort import Cohort, Samples
 from bolus.evaluation.decoding import TASK, decode
 from bolus.evaluation.fitting import PROBES
 from bolus.evaluation.gaps import GroupReport, judge_groups

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bolus.data.cohort import Cohort
-from bolus.data.samples import Samples
+from bolus.data.cohort import Cohort, Samples
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.distance import judge_distances
 from bolus.evaluation.heads import digest_of_encoder

@@ -15,7 +15,6 @@ from bolus.evaluation.metrics import FloatArray, IntArray, metrics_of
 from bolus.evaluation.question import Question
 from bolus.evaluation.results import MAJORITY, Result, filled
 from bolus.evaluation.verdict import too_few
-from bolus.provenance import versions
 
 
 class Key(NamedTuple):
@@ -96,8 +95,10 @@ def compare(
     }  # [R]
     few = {s: too_few(len(np.unique(patients[rows])), f"{s}-shot test patients") for s, rows in parts.items()}
     few[""] = question.few
-    positive = {"num_positive": question.num_positive, "num_positive_patients": question.num_positive_patients}
-    blank = Result(question.task, question.target, "", np.nan, np.nan, np.nan, 0, 0, seed=seed, **positive)
+    blank = Result(
+        question.task, question.target, "", np.nan, np.nan, np.nan, 0, 0, seed=seed,
+        num_positive=question.num_positive, num_positive_patients=question.num_positive_patients,
+    )  # fmt: skip
 
     def result(subset: str, metric: str, key: Key, other: Key | None = None) -> Result:
         value, sample = values[subset, metric, key], sampled[subset, metric, key]

@@ -30,6 +30,7 @@ from bolus.evaluation.preparation import (
     open_baselines,
     read_images,
     refuse_seen_patients,
+    show_training,
 )
 from bolus.evaluation.probe import ProbeReport, check_probes, probe
 from bolus.evaluation.targets import shown
@@ -129,8 +130,9 @@ def evaluate_elsewhere(
         here.cohort, there.cohort, task, target, elsewhere_target, names=names, min_patients=min_patients
     )
     both = [read_images(judged, others, samples, None, cache=cache) for samples in (here, there)]
+    both[0] = show_training(both[0])
     notes += both[0].notes + [f"{names[1]}: {note}" for note in both[1].notes if note not in both[0].notes]
-    encoders = encoders_of(judged, source, seed)
+    encoders = encoders_of(both[0].judged, source, seed)
     sides = [_side(name, prepared, embed_all(encoders, prepared)) for name, prepared in zip(names, both, strict=True)]
     rows = [prepared.rows for prepared in both]
     weights = digest_of_encoder(judged.encoder)

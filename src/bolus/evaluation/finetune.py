@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from bolus.data.batch import seed_for
 from bolus.data.cache import ImageStore
+from bolus.data.cohort import Samples
 from bolus.data.presets import resolve
-from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.folder import save_encoder
 from bolus.errors import UsageError

@@ -14,8 +14,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bolus.data.cohort import Cohort
-from bolus.data.samples import Samples
+from bolus.data.cohort import Cohort, Samples
 from bolus.errors import EvaluationError, UsageError, suggest
 from bolus.evaluation.fitting import fit_linear
 from bolus.evaluation.metrics import FloatArray, IntArray

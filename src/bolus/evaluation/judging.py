@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.data.cohort import Cohort
-from bolus.data.samples import Samples
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.split import patient_keys
 from bolus.embedding import Judged
 from bolus.errors import UsageError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bolus.data.cache import ImageStore
-from bolus.data.cohort import Cohort
-from bolus.data.samples import Samples
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.split import refuse_overlap
 from bolus.embedding import (
     Judged,
@@ -26,6 +25,7 @@ from bolus.embedding import (
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, one_encoder
 from bolus.errors import EvaluationError, UsageError
+from bolus.evaluation import ungated
 from bolus.evaluation.results import MAJORITY
 
 RANDOM = "random-init"
@@ -123,7 +123,7 @@ def prepare(
     refuse_seen_patients(judged, samples.cohort)
     for other in others.values():
         refuse_seen_patients(other, samples.cohort, kind="baseline")
-    return read_images(judged, others, samples, ask(samples), cache=cache)
+    return show_training(read_images(judged, others, samples, ask(samples), cache=cache))
 
 
 def open_baselines(baselines: Sequence[str | Path], judged: Judged) -> dict[str, Judged]:
@@ -140,7 +140,7 @@ def open_baselines(baselines: Sequence[str | Path], judged: Judged) -> dict[str,
     if isinstance(baselines, str | Path):
         raise UsageError(f"baselines: expected a list of folders or hub names, found the single name {baselines}")
     shown = shown_name(judged)
-    taken = {MAJORITY, RANDOM, PRESENT, shown, f"{shown} without context", f"{shown} concatenated"}
+    taken = {MAJORITY, RANDOM, PRESENT, shown, _ungated_name(judged), f"{shown} concatenated"}
     found: dict[str, Judged] = {}
     for source in baselines:
         other = open_encoder(source)
@@ -208,20 +208,32 @@ def _refuse_several_sizes(judged: Judged, cohort: Cohort, wanted_by: str) -> Non
         )
 
 
+def show_training(prepared: Prepared[Asked]) -> Prepared[Asked]:
+    """As `bolus.evaluation.ungated.show_training`, of what was prepared; its notes say so."""
+    judged, note = ungated.show_training(
+        prepared.judged, prepared.store, prepared.samples, prepared.kept, name=_ungated_name(prepared.judged)
+    )
+    return replace(prepared, judged=judged, notes=[*prepared.notes, *([note] if note else [])])
+
+
 def encoders_of(judged: Judged, source: str | Path, seed: int) -> dict[str, Encoder | ModalityEncoders]:
     """The judged encoder, its random-init twin, and itself without context blocks, ready for inference.
 
     Args:
-        judged: what was opened.
+        judged: as `show_training` gives it; itself without context blocks is left out where it says so.
         source: where from; needed to open it once more without its context blocks.
-        seed: of the random-init twin.
+        seed: of the random-init twin, and of which images BatchNorm statistics are estimated on without context blocks.
     """
     device = device_for_inference()
-    name = shown_name(judged)
-    encoders = {name: judged.encoder.to(device), RANDOM: judged.random_twin(seed).to(device)}
-    if judged.encoder.has_context:
-        encoders[f"{name} without context"] = open_encoder(source, keep_context=False).encoder.to(device)
+    encoders = {shown_name(judged): judged.encoder.to(device), RANDOM: judged.random_twin(seed).to(device)}
+    bare = ungated.open_ungated(judged, source, seed=seed, device=device)
+    if bare is not None:
+        encoders[_ungated_name(judged)] = bare
     return encoders
+
+
+def _ungated_name(judged: Judged) -> str:
+    return f"{shown_name(judged)} without context"
 
 
 def embed_all(

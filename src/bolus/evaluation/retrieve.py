@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bolus.data.cohort import Cohort
-from bolus.data.samples import Samples
+from bolus.data.cohort import Cohort, Samples
 from bolus.errors import UsageError
 from bolus.evaluation.judging import PROBES_BY_DEFAULT, evaluation_folder
 from bolus.evaluation.metrics import IntArray

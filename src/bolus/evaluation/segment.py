@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from bolus.data.batch import seed_for
 from bolus.data.cache import ImageStore
-from bolus.data.cohort import Cohort
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.masks import to_square
-from bolus.data.samples import Samples
 from bolus.embedding import open_encoder
 from bolus.encoders.modalities import one_encoder
 from bolus.errors import EvaluationError, UsageError

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from bolus.data.augment import augment, augment_labels, plain
 from bolus.data.batch import seed_for
 from bolus.data.cache import ImageStore
+from bolus.data.cohort import Samples
 from bolus.data.presets import resolve
-from bolus.data.samples import Samples
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.unet import MaskDecoder
 from bolus.errors import EvaluationError, RecipeError, UsageError

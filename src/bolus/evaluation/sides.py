@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bolus.data.cohort import Cohort
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.roles import CATEGORIES
-from bolus.data.samples import Samples
 from bolus.errors import EvaluationError, suggest
 from bolus.evaluation.metrics import IntArray
 
@@ -71,7 +70,7 @@ def find_sides(samples: Samples, positions: IntArray, across: str, *, seed: int 
 
     Example:
         >>> import pandas as pd
-        >>> from bolus.data.cohort import CohortSpec
+        >>> from bolus.data.spec import CohortSpec
         >>> columns = {"image": list("abcde"), "patient": list("ppqqr"), "eye": list("LRLRL"), "split": ["test"] * 5}
         >>> samples = Cohort(pd.DataFrame(columns), CohortSpec(table="t.csv")).samples("image")
         >>> (sides,), _ = find_sides(samples, np.arange(5), "laterality")

@@ -134,7 +134,7 @@ def find_groupings(
         EvaluationError: no such role, one with a single value among the test patients, or nothing to compare.
         UsageError: edges out of order, no role, or a role that names files or people.
 
-    >>> from bolus.data.cohort import CohortSpec
+    >>> from bolus.data.spec import CohortSpec
     >>> frame = pd.DataFrame({"image": ["a", "b"], "patient": ["p", "q"], "sex": ["F", "M"], "split": ["test", "test"]})
     >>> [found.name for found in find_groupings(Cohort(frame, CohortSpec(table="t.csv")))[0]]
     ['sex']

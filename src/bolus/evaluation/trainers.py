@@ -10,7 +10,7 @@ import numpy as np
 
 from bolus.data.batch import seed_for
 from bolus.data.cache import ImageStore
-from bolus.data.samples import Samples
+from bolus.data.cohort import Samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, one_encoder
 from bolus.evaluation.finetune import Finetuned, FinetuneSpec, fit_finetuned, mild

@@ -11,8 +11,8 @@ from torch import Tensor
 from bolus.data.augment import augment
 from bolus.data.cache import ImageStore
 from bolus.data.clips import pick_frames
+from bolus.data.cohort import Samples
 from bolus.data.presets import NOTHING, resolve
-from bolus.data.samples import Samples
 from bolus.embedding import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.evaluation.metrics import IntArray

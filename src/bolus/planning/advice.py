@@ -206,8 +206,7 @@ def _decidable(plan: Plan) -> list[str]:
         more = [
             "Each with 80 % power; a smaller difference stays undecided",
             "Four times the test patients would halve these numbers",
-            "They hold for given encoders; whether a recipe is better needs three trainings of each or more, whose "
-            "differences come on top",
+            "They hold for given encoders; to compare recipes takes three trainings of each, whose spread adds to them",
         ]
     return [*lines, *_paragraph(more)]
 

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bolus.data.cohort import Samples
 from bolus.data.doubtful import doubtful_values
 from bolus.data.roles import NUMBERS
-from bolus.data.samples import Samples
 from bolus.data.spelling import missing_option
 from bolus.planning.association import CHANCE, IntArray, associate, one_of_each, separate
 from bolus.planning.copies import find_copies
@@ -69,7 +69,8 @@ def find_hazards(samples: Samples) -> list[Hazard]:
 
     Example:
         >>> import pandas as pd
-        >>> from bolus.data.cohort import Cohort, CohortSpec
+        >>> from bolus.data.cohort import Cohort
+        >>> from bolus.data.spec import CohortSpec
         >>> columns = {"image": list("abcd"), "patient": list("pqrs"), "sex": ["F", "M", "F", "M"], "site": ["x"] * 4}
         >>> frame = pd.DataFrame({**columns, "split": ["train"] * 3 + ["test"]})
         >>> [(found.role, found.kind) for found in find_hazards(Cohort(frame, CohortSpec(table="t")).samples("image"))]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from bolus.data.clips import rows_are_files
-from bolus.data.cohort import Cohort
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.readers import count_frames, read_image
 from bolus.data.roles import DEFAULT_MODALITY
-from bolus.data.samples import Samples
 from bolus.errors import BolusError
 
 LOOKED = 16  # images whose size and channels are looked at
@@ -34,7 +33,7 @@ def suggest_unit(cohort: Cohort) -> tuple[str, str]:
 
     Example:
         >>> import pandas as pd
-        >>> from bolus.data.cohort import CohortSpec
+        >>> from bolus.data.spec import CohortSpec
         >>> frame = pd.DataFrame({"image": ["a", "b"], "patient": ["p", "q"], "slice": [1, 2]})
         >>> suggest_unit(Cohort(frame, CohortSpec(table="t.csv")))
         ('slice', 'Rows have places in their volumes.')

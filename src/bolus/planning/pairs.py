@@ -34,7 +34,8 @@ def count_pairs(relation: Mapping[str, Any] | str, columns: TrainingColumns) -> 
 
     Example:
         >>> import pandas as pd
-        >>> from bolus.data.cohort import Cohort, CohortSpec
+        >>> from bolus.data.cohort import Cohort
+        >>> from bolus.data.spec import CohortSpec
         >>> frame = pd.DataFrame({"image": list("abc"), "patient": list("ppq"), "split": ["train"] * 3})
         >>> count_pairs("patient", TrainingColumns(Cohort(frame, CohortSpec(table="t.csv")).samples("image")))
         Pairs(pairs=1, patients=1)

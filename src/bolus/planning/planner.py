@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from bolus.data.clips import open_samples
-from bolus.data.cohort import Cohort
+from bolus.data.cohort import Cohort, Samples
 from bolus.data.columns import TrainingColumns
-from bolus.data.samples import Samples
 from bolus.errors import CohortError, UsageError
 from bolus.planning.contrasts import offer_contrasts
 from bolus.planning.hazards import Hazard, find_hazards
@@ -78,7 +77,7 @@ def plan(cohort: str | Path | Cohort, *, unit: str | None = None, overrides: Ite
 
     Example:
         >>> import pandas as pd
-        >>> from bolus.data.cohort import CohortSpec
+        >>> from bolus.data.spec import CohortSpec
         >>> columns = {"image": [f"{n}.png" for n in range(60)], "patient": [str(n) for n in range(60)]}
         >>> columns |= {"split": ["train"] * 40 + ["test"] * 20}
         >>> found = plan(Cohort(pd.DataFrame(columns), CohortSpec(table="t.csv")))

@@ -76,7 +76,7 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
     Example:
         >>> columns = {"image": [str(i) for i in range(80)], "patient": range(80), "ill": [0, 1] * 40}
         >>> frame = pd.DataFrame({**columns, "split": "test"})
-        >>> from bolus.data.cohort import CohortSpec
+        >>> from bolus.data.spec import CohortSpec
         >>> print(find_resolutions(Cohort(frame, CohortSpec(table="t.csv", roles={"label:ill": "ill"})))[0].sentence)
         label:ill: 80 test patients, 40 of them positive: a difference of 0.10 AUROC can be found between encoders that
         err alike, 0.16 between unlike ones; less is undecided

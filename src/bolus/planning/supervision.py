@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bolus.data.cohort import Cohort
-from bolus.data.samples import VARYING, Samples
+from bolus.data.cohort import Cohort, Samples
+from bolus.data.series import VARYING
 from bolus.planning.association import FloatArray, IntArray, commonest, mean_of
 
 FEW_VALUES = 20
