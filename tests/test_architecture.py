@@ -16,7 +16,7 @@ SOURCE = Path(bolus.__file__).parent
 
 # Rooms (folders, or modules of the top folder) from the ground up; a room imports from its own line and those above it.
 LEVELS = [
-    ["errors", "provenance", "progress", "processes"],
+    ["errors", "files", "provenance", "progress", "processes"],
     ["recipe", "recipes"],
     ["data"],
     ["encoders", "aggregators", "combiner", "gradients", "optimization", "checkpoint"],

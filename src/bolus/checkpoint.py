@@ -20,18 +20,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bolus.errors import TrainingError
+from bolus.files import flush, write_json
 
 KEPT = 2  # the newest checkpoint, and the one before it should the newest prove damaged
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def save_checkpoint(
@@ -64,25 +55,16 @@ def save_checkpoint(
     save_file(
         {key: value.detach().clone().contiguous() for key, value in tensors.items()}, temporary / "tensors.safetensors"
     )
-    _flush(temporary / "tensors.safetensors")
-    write_atomically(temporary / "state.json", json.dumps({"step": step, "optimizer": scalars, "extra": dict(extra)}))
+    flush(temporary / "tensors.safetensors")
+    write_json(temporary / "state.json", {"step": step, "optimizer": scalars, "extra": dict(extra)})
     shutil.rmtree(target, ignore_errors=True)
     temporary.replace(target)
-    _flush(folder)
+    flush(folder)
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     for torn in folder.glob(".step-*.tmp"):
         shutil.rmtree(torn, ignore_errors=True)
     return target
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's entries, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

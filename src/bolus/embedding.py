@@ -25,6 +25,7 @@ from bolus.encoders.folder import lineage_of, load_encoder
 from bolus.encoders.modalities import ModalityEncoders, parts_of
 from bolus.encoders.modality_folder import is_modality_folder, load_encoders
 from bolus.errors import EncoderError, UsageError
+from bolus.files import replacing
 from bolus.run import Run
 
 
@@ -314,4 +315,5 @@ def _write(
     table = table.append_column("embedding", column)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), "bolus": json.dumps(metadata)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -29,6 +26,7 @@ from bolus.embedding import (
 from bolus.errors import EvaluationError, UsageError, name_rows, suggest
 from bolus.evaluation.heads import Head
 from bolus.evaluation.targets import file_name, shown
+from bolus.files import replacing
 
 SUFFIXES = (".csv", ".parquet")
 _OF_PAIRS = ("change:", "amount_of_change:")
@@ -224,19 +222,8 @@ def _seen(judged: Judged, head: Head, patients: pd.Series) -> list[str]:
 def _write(path: Path, frame: pd.DataFrame) -> None:
     """As CSV or Parquet, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         if path.suffix.lower() == ".csv":
             frame.to_csv(temporary, index=False)
         else:
             frame.to_parquet(temporary, index=False)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` in one step once it has been written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

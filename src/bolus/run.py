@@ -13,7 +13,6 @@ evaluations/       one folder for each question asked of the encoder
 from __future__ import annotations
 
 import json
-import math
 import platform
 import secrets
 from collections.abc import Mapping, Sequence
@@ -22,11 +21,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bolus.checkpoint import write_atomically
 from bolus.data.cache import Quarantined
 from bolus.data.cohort import Cohort
 from bolus.data.split import patient_keys
 from bolus.errors import BolusError, TrainingError
+from bolus.files import strict_json, write_json, write_text
 from bolus.objectives import resolve_objectives
 from bolus.provenance import versions
 from bolus.recipe import Recipe
@@ -164,7 +163,7 @@ class Run:
         (self.folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         cohort.save(self.folder / "cohort.yaml")
         lines = [json.dumps({"row": item.row + 1, "reason": item.reason}) + "\n" for item in quarantined]
-        write_atomically(self.folder / "quarantine.jsonl", "".join(lines))
+        write_text(self.folder / "quarantine.jsonl", "".join(lines))
         salt, train = secrets.token_hex(16), cohort.split == "train"
         self._write(
             {
@@ -189,12 +188,12 @@ class Run:
     def append(self, line: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl; a number that is not finite is written as null."""
         with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+            file.write(strict_json(line) + "\n")
 
     def rewind(self, step: int) -> None:
         """Drop the metrics of steps that will be taken again."""
         kept = [line for line in self.metrics() if line["step"] <= step]
-        write_atomically(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def since_health(self, kind: str) -> list[dict[str, Any]]:
         """The lines of a kind since the run last looked at its health."""
@@ -231,7 +230,7 @@ class Run:
         )
 
     def _write(self, record: dict[str, Any]) -> None:
-        write_atomically(self.record_path, json.dumps(record, indent=1))
+        write_json(self.record_path, record)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every whole line of metrics.jsonl; a last line that a crash tore is left out."""
@@ -254,11 +253,3 @@ def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in data.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

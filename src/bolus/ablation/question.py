@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bolus.checkpoint import write_atomically
 from bolus.data.clips import open_samples
 from bolus.data.cohort import Cohort
 from bolus.errors import EvaluationError, UsageError
@@ -27,6 +26,7 @@ from bolus.evaluation.segmenter import SegmentSpec
 from bolus.evaluation.sides import find_sides
 from bolus.evaluation.stacks import find_volumes
 from bolus.evaluation.targets import OTHERS, TASKS, check_task, file_name, find_targets
+from bolus.files import write_json
 from bolus.recipe import Recipe
 from bolus.run import Run
 
@@ -190,4 +190,4 @@ def judge(
         if question.min_patients is not None:
             common["min_patients"] = question.min_patients
         evaluate(run.folder, cohort, task=question.task, target=question.target, **common)
-    write_atomically(done, json.dumps(facts))
+    write_json(done, facts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,11 +15,11 @@ from bolus.ablation.outline import Ablation
 from bolus.ablation.question import Question, check_question, judge
 from bolus.ablation.schedule import plan_ablation, runs_of
 from bolus.assembly import launched
-from bolus.checkpoint import write_atomically
 from bolus.data.cohort import Cohort
 from bolus.data.holdout import validation_cohort
 from bolus.errors import EvaluationError, NonFiniteLossError, OutOfMemoryError, UsageError
 from bolus.evaluation.results import write_results
+from bolus.files import write_json, write_text
 from bolus.provenance import versions
 from bolus.recipe import Recipe
 from bolus.training import pretrain
@@ -157,7 +156,7 @@ def _record(folder: Path, cell: Mapping[str, Any]) -> None:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     done = [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
     if {key: value for key, value in cell.items() if key != "seconds"} not in done:
-        write_atomically(path, "".join(f"{line}\n" for line in [*lines, json.dumps(cell)]))
+        write_text(path, "".join(f"{line}\n" for line in [*lines, json.dumps(cell)]))
 
 
 def _write(found: Ablation, held: Cohort) -> None:
@@ -185,16 +184,6 @@ def _write(found: Ablation, held: Cohort) -> None:
         ],
         "versions": versions(),
     }
-    text = json.dumps(_finite(whole), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(found.folder / "ablation.json", text + "\n")
-    write_atomically(found.folder / "table.txt", found.summary() + "\n")
+    write_json(found.folder / "ablation.json", whole)
+    write_text(found.folder / "table.txt", found.summary() + "\n")
     write_results(found.folder / "results.jsonl", results)
-
-
-def _finite(value: Any) -> Any:
-    """Plain data with null for what is not finite."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,10 +12,10 @@ from bolus.ablation.budget import Pace, fit_to_budget, passes_of_run
 from bolus.ablation.comparison import Cell
 from bolus.ablation.outline import Ablation, Planned
 from bolus.ablation.question import Question
-from bolus.checkpoint import write_atomically
 from bolus.data.cohort import Cohort
 from bolus.errors import OutOfMemoryError, RecipeError, UsageError
 from bolus.evaluation.targets import file_name
+from bolus.files import write_json
 from bolus.rehearsal import dry_run
 from bolus.run import Run
 
@@ -86,7 +86,7 @@ def _paces(
         paces[arm.name] = Pace(*known[key])
     if keep and paces:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(known, indent=1) + "\n")
+        write_json(path, known)
     return paces, failed
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.text import Text
 from bolus.data.cohort import Cohort
 from bolus.data.range_rules import describe_rule
 from bolus.errors import name_rows
+from bolus.files import write_json
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -85,7 +85,7 @@ class CheckReport:
             "splits": self.splits,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(path, data)
 
     def render(self) -> RenderableType:
         """What each column was taken for, intensities, sides of the split, findings: for 80 columns or more."""

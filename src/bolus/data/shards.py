@@ -8,16 +8,14 @@ renamed when whole, none is ever changed, and what is torn is as if it were abse
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +24,7 @@ import pandas as pd
 from bolus.data.greys import GREY
 from bolus.data.preprocessing import Shrunk
 from bolus.data.quantiles import LEVELS
+from bolus.files import put_in_place, replacing
 
 PART_BYTES = 256 * 2**20  # of a shard at most
 PART_IMAGES = 4096  # likewise: a killed build loses no more than these
@@ -120,7 +119,7 @@ def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
 def write_sightings(folder: Path, sightings: npt.NDArray[np.void]) -> None:
     """Keep what was learnt by hashing files, in a file of its own; a cache that may only be read stays as it is."""
     with suppress(OSError):
-        _write(folder / f"{uuid.uuid4().hex}.seen", lambda file: np.save(file, sightings))
+        _write(folder / f"{uuid.uuid4().hex}.seen", sightings)
 
 
 def remove_orphans(folder: Path) -> None:
@@ -191,23 +190,15 @@ class _Part:
         with self.file as file:
             file.seek(0)
             self._write_header(len(self.records))
-            file.flush()
-            os.fsync(file.fileno())
-        self.temporary.replace(self.path)
+        put_in_place(self.temporary, self.path)
         if self.kind == np.uint16:
-            quantiles = np.stack(self.quantiles)
-            _write(self.path.with_suffix(".quantiles"), lambda file: np.save(file, quantiles))
-        records = np.array(self.records, RECORD)
-        _write(self.path.with_suffix(".records"), lambda file: np.save(file, records))
+            _write(self.path.with_suffix(".quantiles"), np.stack(self.quantiles))
+        _write(self.path.with_suffix(".records"), np.array(self.records, RECORD))
 
 
-def _write(path: Path, save: Callable[[BinaryIO], None]) -> None:
-    temporary = path.with_suffix(f"{path.suffix}.tmp")
-    with temporary.open("wb") as file:
-        save(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _write(path: Path, array: npt.NDArray[Any]) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
 
 
 def _load(path: Path, *, mapped: bool = False) -> npt.NDArray[Any] | None:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from transformers import CONFIG_MAPPING
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.hub import is_named, make_backbone
 from bolus.errors import EncoderError
+from bolus.files import replacing, write_json, write_text
 from bolus.recipe import EncoderSpec
 
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "encoder.json", "README.md"
@@ -85,10 +84,8 @@ def save_encoder(
         save_file(state, temporary, metadata={"format": "pt"})
     description["weights"] = _digest(folder / WEIGHTS)
     if card:
-        with replacing(folder / CARD) as temporary:
-            temporary.write_text(card, encoding="utf-8")
-    with replacing(folder / DESCRIPTION) as temporary:
-        temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / CARD, card)
+    write_json(folder / DESCRIPTION, description)
 
 
 def load_encoder(folder: Path, *, keep_context: bool = True) -> tuple[Encoder, dict[str, Any]]:
@@ -239,19 +236,6 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         raise EncoderError(f"{path}: not the weights that {DESCRIPTION} was written for; the folder is damaged or torn")
     tensors: dict[str, Tensor] = load_file(path)
     return tensors
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` in one step once it has been written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:

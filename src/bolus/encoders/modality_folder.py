@@ -10,9 +10,10 @@ from typing import Any
 
 from bolus.data.preprocessing import Preprocessing, join_contracts
 from bolus.encoders.backbone import Encoder
-from bolus.encoders.folder import lineage_of, load_encoder, replacing, save_encoder, stated_weights
+from bolus.encoders.folder import lineage_of, load_encoder, save_encoder, stated_weights
 from bolus.encoders.modalities import ModalityEncoders, part_folders
 from bolus.errors import EncoderError
+from bolus.files import write_json
 
 DESCRIPTION = "encoders.json"
 FORMAT = 1  # of encoders.json
@@ -48,9 +49,7 @@ def save_encoders(
         own = replace(own, ranges=ranges, stated=tuple(key for key in own.stated if key == name))
         save_encoder(encoder.of(name), folder / part, preprocessing=own.to_json(), card=card(name), lineage=lineage)
         parts[name] = {"folder": part, "weights": stated_weights(folder / part)}
-    with replacing(folder / DESCRIPTION) as temporary:
-        description = {"format": FORMAT, "modalities": parts}
-        temporary.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / DESCRIPTION, {"format": FORMAT, "modalities": parts})
 
 
 def is_modality_folder(folder: Path) -> bool:

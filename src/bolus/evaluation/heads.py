@@ -21,6 +21,7 @@ from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders
 from bolus.errors import EvaluationError
 from bolus.evaluation.metrics import FloatArray, IntArray
+from bolus.files import replacing
 
 _ARRAYS = ("coef", "intercept", "mean", "scale", "classes")
 
@@ -142,7 +143,8 @@ class Head:
         arrays = {key: np.ascontiguousarray(values.pop(key)) for key in _ARRAYS}
         for key in ("strength", "validation"):
             values[key] = values[key] if math.isfinite(values[key]) else None
-        save_file(arrays, path, metadata={"bolus_head": json.dumps(values, allow_nan=False)})
+        with replacing(path) as temporary:
+            save_file(arrays, temporary, metadata={"bolus_head": json.dumps(values, allow_nan=False)})
 
     @classmethod
     def load(cls, path: str | Path) -> Head:

@@ -11,6 +11,7 @@ from typing import Any
 
 from bolus.errors import EvaluationError, suggest
 from bolus.evaluation.intervals import Estimate
+from bolus.files import strict_json, write_text
 from bolus.provenance import versions
 
 MAJORITY = "majority"
@@ -93,11 +94,7 @@ class Result:
         >>> Result("regress", "age", "r2", math.nan, 0.0, 1.0, 9, 3, versions={}).to_json()[:66]
         '{"task": "regress", "target": "age", "metric": "r2", "estimate": n'
         """
-        values = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
-        return json.dumps(values, allow_nan=False, ensure_ascii=False)
+        return strict_json(asdict(self))
 
 
 def filled(blank: Result, found: Estimate, **fields: Any) -> Result:
@@ -147,9 +144,7 @@ def write_results(path: str | Path, results: Iterable[Result], append: bool = Fa
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
     else:
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_text(path, text)
 
 
 def read_results(path: str | Path) -> list[Result]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bolus.checkpoint import write_atomically
 from bolus.data.cohort import Cohort
 from bolus.errors import CohortError
+from bolus.files import write_text
 from bolus.planning.advice import NOTHING, recommended, render
 from bolus.planning.planner import plan
 from bolus.planning.writing import recipe_text
@@ -54,7 +54,7 @@ def planned_recipe(
         yield found.recipe
     finally:
         if not begun and Run(folder).record_path.is_file():
-            write_atomically(folder / "plan.txt", recipe_text(found))
+            write_text(folder / "plan.txt", recipe_text(found))
 
 
 def _removed(assignment: str, recipe: Recipe) -> bool:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from bolus.checkpoint import write_atomically
 from bolus.errors import CohortError, UsageError
+from bolus.files import write_text
 from bolus.planning.advice import NOTHING, refusals, sentences
 from bolus.planning.offers import noun
 from bolus.planning.steps import WIDTH
@@ -98,7 +98,7 @@ def save_recipe(plan: Plan, path: Path, *, force: bool = False) -> None:
             f"{path} exists, and may hold changes of yours; write over it with --force, or choose another -o"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    write_text(path, text)
 
 
 def _kept(recipe: Recipe, wanted: set[str]) -> dict[str, Any]:
