@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bolus.cli.options import TableOptions
 from bolus.data.phantom import make_phantom
-from bolus.options import cohort_words, open_cohort
 from bolus.planning.advice import render
 from bolus.planning.planner import plan
 from grid import DATA
@@ -63,8 +63,8 @@ def write() -> str:
 
 def _section(title: str, table: Path, roles: list[str], missing: list[str]) -> str:
     split = [] if table.suffix == ".yaml" else SPLIT
-    found = plan(open_cohort(table, roles, missing, [], None, split))
-    words = cohort_words(table, roles, missing, [], None, split)
+    options = TableOptions(role=roles, missing=missing, split=split)
+    found, words = plan(options.open(table)), options.words(table)
     command = f"bolus plan {' '.join(words)} -o recipe.yaml"
     return f"## {title}\n\n```\n$ {command}\n\n{render(found, cohort=words)}\n```\n"
 

@@ -26,10 +26,8 @@ LEVELS = [
     ["health", "conflicts", "prediction"],
     ["assembly", "window"],
     ["training"],
-    ["demonstration", "rehearsal"],
+    ["rehearsal"],
     ["planning", "ablation"],
-    ["options"],
-    ["evaluate_command", "ablate_command"],
     ["cli"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

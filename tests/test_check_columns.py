@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bolus.cli.options import TableOptions
 from bolus.data.check_columns import check_columns
 from bolus.data.check_report import Finding
 from bolus.data.checking import check
 from bolus.data.cohort import Cohort
 from bolus.data.spec import CohortSpec
-from bolus.options import open_cohort
 from bolus.planning.hazards import find_hazards
 from clean_tables import clean_table
 
@@ -95,7 +95,7 @@ def test_words_are_asked_about_with_the_line_to_copy(tmp_path: Path, token: str,
         return  # rows without a patient are an error
     opened.table.to_csv(tmp_path / "t.csv", index=False)
     roles = [f"{role}=x"] if ":" in role else []
-    assert check_columns(open_cohort(tmp_path / "t.csv", roles, [declared], [], None, [])) == []
+    assert check_columns(TableOptions(roles, [declared]).open(tmp_path / "t.csv")) == []
 
 
 @pytest.mark.parametrize(

@@ -55,13 +55,15 @@ def test_check_pretrain_embed_evaluate_with_roles_on_the_command_line(
     assert found.code == 0, found.out
     assert "60 embeddings of width 256" in found.out
     assert len(pd.read_parquet(tmp_path / "e.parquet")) == 60
-    found = bolus("evaluate", tmp_path / "run", tmp_path / "cohort.yaml", "--target", "sick", "--fractions", "0.5,1")
+    found = bolus(
+        "evaluate", "classify", tmp_path / "run", tmp_path / "cohort.yaml", "--target", "sick", "--fractions", "0.5,1"
+    )
     assert found.code == 0, found.out
     assert "random-init" in found.out
     assert "decided" in found.out
     assert list((tmp_path / "run" / "evaluations").glob("classify-sick-??????/results.jsonl"))
-    found = bolus("evaluate", "--encoder", tmp_path / "run" / "encoder", tmp_path / "cohort.yaml",
-                  "--task", "regress", "--target", "severity", "-o", tmp_path / "other")  # fmt: skip
+    found = bolus("evaluate", "regress", "--encoder", tmp_path / "run" / "encoder", tmp_path / "cohort.yaml",
+                  "--target", "severity", "-o", tmp_path / "other")  # fmt: skip
     assert found.code == 0, found.out
     assert "mae" in found.out
 
@@ -75,15 +77,15 @@ def test_a_score_is_pretrained_on_judged_and_predicted(bolus: Any, tiny_cohort: 
     keys = ["encoder.backbone=r18w32", "images.size=24", "sampling.batch_size=8", "training.epochs=1"]
     found = bolus("pretrain", tiny_cohort, *keys, "--recipe", "supremix", "--out", run)
     assert found.code == 0, found.out
-    found = bolus("evaluate", run, tiny_cohort, "--task", "regress", "--target", "severity",
+    found = bolus("evaluate", "regress", run, tiny_cohort, "--target", "severity",
                   "--probes", "linear,finetune", "--epochs", "1")  # fmt: skip
     assert found.code == 0, found.out
     assert re.search(r"finetune +1 +run", found.out)
-    found = bolus("evaluate", run, tiny_cohort, "--task", "change", "--target", "severity", "--tolerance", "0.2",
+    found = bolus("evaluate", "change", run, tiny_cohort, "--target", "severity", "--tolerance", "0.2",
                   "--adjacent-only", "--probes", "linear")  # fmt: skip
     assert found.code == 0, found.out
     assert "change:severity tolerance 0.2" in found.out
-    found = bolus("evaluate", run, tiny_cohort, "--target", "sick", "--probes", "linear")
+    found = bolus("evaluate", "classify", run, tiny_cohort, "--target", "sick", "--probes", "linear")
     assert found.code == 0, found.out
     found = bolus("predict", run, tiny_cohort, "--head", "sick", "-o", tmp_path / "p.csv")
     assert found.code == 0, found.out
@@ -105,21 +107,25 @@ def test_an_encoder_is_asked_for_people_groups_visits_and_another_cohort(
     keys = ["encoder.backbone=r18w32", "images.size=32", "sampling.batch_size=8", "training.max_steps=1"]
     found = bolus("pretrain", tiny_cohort, *keys, "--recipe", "comprer_temporal", "--out", run)
     assert found.code == 0, found.out
-    found = bolus("evaluate", run, tiny_cohort, "--task", "retrieve", "--across", "visit", "--baselines",
+    found = bolus("evaluate", "retrieve", run, tiny_cohort, "--across", "visit", "--baselines",
                   run / "encoder")  # fmt: skip
     assert found.code == 0, found.out
     assert "visit: earlier to later" in found.out
     assert re.search(r"^ +\d+ +encoder +[01]\.", found.out, flags=re.MULTILINE)
-    found = bolus("evaluate", run, tiny_cohort, "--target", "sick", "--audit", "--by", "attribute:sex")
+    found = bolus("evaluate", "classify", run, tiny_cohort, "--target", "sick", "--audit", "--by", "attribute:sex")
     assert found.code == 0, found.out
     assert "sick, linear: auroc" in found.out
     assert "decode:sex" in found.out
-    found = bolus("evaluate", run, tiny_cohort, "--target", "sick", "--horizon", "next", "--probes", "linear")
+    found = bolus(
+        "evaluate", "classify", run, tiny_cohort, "--target", "sick", "--horizon", "next", "--probes", "linear"
+    )
     assert found.code == 0, found.out
     assert "present label" in found.out
     other.write_text(f"{tiny_cohort.read_text()}namespace: elsewhere\nroot: {tiny_cohort.parent}\n")
     other.write_text(other.read_text().replace("table.csv", str(tiny_cohort.parent / "table.csv")))
-    found = bolus("evaluate", run, tiny_cohort, "--target", "sick", "--elsewhere", other, "--probes", "linear")
+    found = bolus(
+        "evaluate", "classify", run, tiny_cohort, "--target", "sick", "--elsewhere", other, "--probes", "linear"
+    )
     assert found.code == 0, found.out
     assert "sick elsewhere" in found.out
 
@@ -138,64 +144,126 @@ def test_an_encoder_is_asked_for_people_groups_visits_and_another_cohort(
         (["pretrain", "TABLE", "trainng.epochs=1", "--recipe", "mlvicx"], 1, "did you mean 'training'"),
         (["pretrain", "TABLE", "training.epochs=0", "--recipe", "mlvicx"], 1, "training.epochs"),
         (["pretrain", "TABLE", "objectives.global.widht=9", "--recipe", "mlvicx"], 1, "did you mean 'width'"),
-        (["evaluate", "TABLE", "--target", "sick"], 2, "run folder"),
-        (["evaluate", "nothing", "TABLE"], 2, "--target is needed"),
-        (["evaluate", "nothing", "TABLE", "--target", "age"], 1, "error:"),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--tolerance", "1"], 2, "--tolerance is for --task change"),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--epochs", "1"], 2, "--epochs is for --probes frozen or"),
+        (["evaluate", "classify", "TABLE", "--target", "sick"], 2, "run folder"),
+        (["evaluate", "nothing", "TABLE", "--target", "sick"], 2, "needs a question first, one of classify, regress"),
         (
-            ["evaluate", "nothing", "TABLE", "--target", "x", "--task", "regress", "--min-patients", "1"],
+            ["evaluate", "classify", "nothing", "TABLE", "--targt", "sick"],
             2,
-            "--min-patients is for --task classify",
+            "No such option: --targt (Possible options: --root, --target)",
+        ),
+        (["check", "TABLE", "--recipe", "mlvicx"], 2, "bolus demo, pretrain and ablate have --recipe"),
+        (["evaluate", "classify", "nothing", "TABLE"], 2, "--target is needed"),
+        (["evaluate", "classify", "nothing", "TABLE", "--target", "age"], 1, "error:"),
+        (
+            ["evaluate", "classify", "nothing", "TABLE", "--target", "x", "--tolerance", "1"],
+            2,
+            "bolus evaluate change has --tolerance",
         ),
         (
-            ["evaluate", "nothing", "TABLE", "--target", "x", "--task", "chnge"],
+            ["evaluate", "classify", "nothing", "TABLE", "--target", "x", "--epochs", "1"],
             2,
-            "did you mean 'change'? The tasks are",
+            "--epochs is for --probes frozen or",
         ),
         (
-            ["evaluate", "nothing", "TABLE", "--target", "x", "--task", "change", "--epochs", "1"],
+            ["evaluate", "regress", "nothing", "TABLE", "--target", "x", "--min-patients", "1"],
             2,
-            "--epochs is for --task classify or regress",
+            "bolus evaluate classify has --min-patients",
         ),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--overlays", "1"], 2, "--overlays is for --task segment"),
-        (["evaluate", "nothing", "TABLE", "--task", "segment", "--class", "x=a"], 2, "--class expects LABEL=NAME"),
-        (["evaluate", "nothing", "absent.csv", "--task", "segment", "--steps", "0"], 2, "steps must be at least 1"),
-        (["evaluate", "nothing", "TABLE", "--task", "retrieve"], 2, "--across is needed"),
-        (["evaluate", "nothing", "TABLE", "--task", "retrieve", "--target", "x"], 2, "not --task retrieve"),
-        (["evaluate", "nothing", "TABLE", "--task", "clasify", "--target", "x", "--by", "a"], 2, "mean 'classify'"),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--baselines", "a,"], 2, "expected names by commas"),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--across", "visit"], 2, "--across is for --task retrieve"),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--by", "site"], 2, "--by is for --audit"),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--elsewhere-target", "y"], 2, "is for --elsewhere"),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--audit", "--horizon", "next"], 2, "leave out"),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--horizon", "nxt"], 2, "did you mean 'next'"),
-        (["evaluate", "nothing", "TABLE", "--task", "segment", "--baselines", "b"], 2, "not --task segment"),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--probes", "liner"], 2, "did you mean 'linear'"),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--fractions", "0,1"], 2, "fractions above 0"),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--probes", "frozen", "--epochs", "0"], 2, "epochs must be"),
-        (
-            ["evaluate", "nothing", "TABLE", "--target", "x", "--task", "change", "--probes", "finetune"],
-            2,
-            "not available for change",
-        ),
-        (["evaluate", "nothing", "TABLE", "--target", "x", "--task", "change", "--tolerance", "-1"], 2, "tolerance"),
         (
             [
                 "evaluate",
+                "chnge",
                 "nothing",
                 "TABLE",
                 "--target",
                 "x",
-                "--task",
+            ],
+            2,
+            "did you mean 'change'",
+        ),
+        (
+            ["evaluate", "change", "nothing", "TABLE", "--target", "x", "--epochs", "1"],
+            2,
+            "bolus evaluate classify and regress have --epochs",
+        ),
+        (
+            ["evaluate", "classify", "nothing", "TABLE", "--target", "x", "--overlays", "1"],
+            2,
+            "bolus evaluate segment has --overlays",
+        ),
+        (["evaluate", "segment", "nothing", "TABLE", "--class", "x=a"], 2, "--class expects LABEL=NAME"),
+        (["evaluate", "segment", "nothing", "absent.csv", "--steps", "0"], 2, "steps must be at least 1"),
+        (
+            [
+                "evaluate",
+                "retrieve",
+                "nothing",
+                "TABLE",
+            ],
+            2,
+            "--across is needed",
+        ),
+        (
+            ["evaluate", "retrieve", "nothing", "TABLE", "--target", "x"],
+            2,
+            "bolus evaluate classify, regress and change have --target",
+        ),
+        (["evaluate", "clasify", "nothing", "TABLE", "--target", "x", "--by", "a"], 2, "mean 'classify'"),
+        (
+            ["evaluate", "classify", "nothing", "TABLE", "--target", "x", "--baselines", "a,"],
+            2,
+            "expected names by commas",
+        ),
+        (
+            ["evaluate", "classify", "nothing", "TABLE", "--target", "x", "--across", "visit"],
+            2,
+            "bolus evaluate retrieve has --across",
+        ),
+        (["evaluate", "classify", "nothing", "TABLE", "--target", "x", "--by", "site"], 2, "--by is for --audit"),
+        (
+            ["evaluate", "classify", "nothing", "TABLE", "--target", "x", "--elsewhere-target", "y"],
+            2,
+            "is for --elsewhere",
+        ),
+        (["evaluate", "classify", "nothing", "TABLE", "--target", "x", "--audit", "--horizon", "next"], 2, "leave out"),
+        (["evaluate", "classify", "nothing", "TABLE", "--target", "x", "--horizon", "nxt"], 2, "did you mean 'next'"),
+        (
+            ["evaluate", "segment", "nothing", "TABLE", "--baselines", "b"],
+            2,
+            "bolus evaluate classify, regress, change and retrieve have --baselines",
+        ),
+        (
+            ["evaluate", "classify", "nothing", "TABLE", "--target", "x", "--probes", "liner"],
+            2,
+            "did you mean 'linear'",
+        ),
+        (["evaluate", "classify", "nothing", "TABLE", "--target", "x", "--fractions", "0,1"], 2, "fractions above 0"),
+        (
+            ["evaluate", "classify", "nothing", "TABLE", "--target", "x", "--probes", "frozen", "--epochs", "0"],
+            2,
+            "epochs must be",
+        ),
+        (
+            ["evaluate", "change", "nothing", "TABLE", "--target", "x", "--probes", "finetune"],
+            2,
+            "not available for change",
+        ),
+        (["evaluate", "change", "nothing", "TABLE", "--target", "x", "--tolerance", "-1"], 2, "tolerance"),
+        (
+            [
+                "evaluate",
                 "regress",
+                "nothing",
+                "TABLE",
+                "--target",
+                "x",
                 "--probes",
                 "finetune",
                 "--class-weights",
                 "balanced",
             ],
             2,
-            "class weights are for classify",
+            "bolus evaluate classify has --class-weights",
         ),
         (["predict", "nothing", "TABLE"], 2, "--head is needed"),
         (["predict", "nothing", "TABLE", "--head", "sick", "-o", "p.txt"], 2, ".csv or .parquet"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bolus import demonstration
+from bolus.cli import demo as demonstration
 
 SMALL = ("training.epochs=1", "training.health_epochs=null", "images.size=32")
 

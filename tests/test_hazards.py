@@ -357,7 +357,7 @@ def test_a_label_that_follows_the_site_is_told_with_its_shares() -> None:
     sentence = next(each.sentence for each in found if each.role == "label:covid")
     expected = "label:covid follows site: 85% of the patients of north, 12% of those of south (Cramer's V 0.7"
     assert sentence.startswith(expected)
-    assert "judge within groups (bolus evaluate --audit --by site)" in sentence
+    assert "judge within groups (bolus evaluate classify --audit --by site)" in sentence
 
 
 def test_a_label_that_follows_a_number_or_in_one_class_only() -> None:

@@ -148,21 +148,25 @@ def test_the_commands_of_the_advice_are_accepted_and_ask_what_can_be_decided() -
     found = commands(text)
     verbs = get_command(app).commands  # type: ignore[attr-defined]
     for words in found:
-        verbs[words[1]].make_context(words[1], words[2:])  # a wrong option or value raises
+        verb, rest = verbs[words[1]], words[2:]
+        if words[1] == "evaluate":
+            verb, rest = verb.commands[rest[0]], rest[1:]
+        verb.make_context(words[1], rest)  # a wrong option or value raises
         assert words[1] == "pretrain" or "my cohort.yaml" in words
     asked = [" ".join(words[2:]) for words in found if words[1] == "evaluate"]
     common = "runs/a my cohort.yaml --missing ill=?"
     assert asked == [
-        f"{common} --target ill",
-        f"{common} --task regress --target severity",
-        f"{common} --task retrieve --across laterality",
-        f"{common} --target ill --audit",  # it follows the site
+        f"classify {common} --target ill",
+        f"regress {common} --target severity",
+        f"retrieve {common} --across laterality",
+        f"classify {common} --target ill --audit",  # it follows the site
     ]
     ablate = next(words for words in found if words[1] == "ablate")
     assert ablate[-6:] == ["--task", "classify", "--target", "ill", "--on", "validation"]
     temporal = {**CONTRAST, "relation": {"same": ["patient"], "differ": ["visit"]}}
     visits = render(a_plan(offers=(*OFFERS, replace(OFFERS[0], name="temporal", entry=temporal))))
-    assert "--task retrieve --across visit" in visits
+    assert "bolus evaluate retrieve" in visits
+    assert "--across visit" in visits
     assert ["bolus", "check", "t.csv", "-o", "cohort.yaml"] in commands(render(a_plan(), cohort=["t.csv"]))
 
 
@@ -415,7 +419,7 @@ def test_mistakes_of_plan(bolus: Any, tiny_cohort: Path, tmp_path: Path) -> None
     assert code == 1
     assert "nothing to train on can be recommended" in out
     assert not (tmp_path / "recipe.yaml").exists()
-    code, out = bolus("pretrain", lonely, "--planned", "--out", tmp_path / "run")
+    code, out = bolus("pretrain", lonely, "--recipe", "plan", "--out", tmp_path / "run")
     assert code == 1
     assert "nothing to train on can be recommended" in out
     assert not (tmp_path / "run").exists()
@@ -427,8 +431,7 @@ def test_mistakes_of_plan(bolus: Any, tiny_cohort: Path, tmp_path: Path) -> None
     assert code == 2
     assert "mlvicx" in out
     assert f"bolus plan {tiny_cohort} -o recipe.yaml" in out
-    assert "--planned" in out
-    assert bolus("pretrain", tiny_cohort, "--planned", "--recipe", "simclr")[0] == 2
+    assert "--recipe plan" in out
 
 
 SMALL = ("encoder.backbone=r18w32", "images.size=24", "sampling.batch_size=8", "training.max_steps=2")
@@ -438,12 +441,12 @@ def test_pretrain_planned(bolus: Any, tiny_cohort: Path, tmp_path: Path) -> None
     run = tmp_path / "run"
     found = plan(Cohort.open(tiny_cohort))
     assert found.recipe is not None
-    code, out = bolus("pretrain", tiny_cohort, *SMALL, "--planned", "--dry-run", "--out", run)
+    code, out = bolus("pretrain", tiny_cohort, *SMALL, "--recipe", "plan", "--dry-run", "--out", run)
     assert code == 0, out
     assert "2 steps" in out
     assert not run.exists()
     changed = ["objectives.mine={kind: varcov, source: pooled, width: 16}", "objectives.views=null"]
-    words = ["pretrain", tiny_cohort, *SMALL, *changed, "--planned", "--out", run]
+    words = ["pretrain", tiny_cohort, *SMALL, *changed, "--recipe", "plan", "--out", run]
     code, out = bolus(*words)
     assert code == 0, out
     told = plan(Cohort.open(tiny_cohort), overrides=[*SMALL, *changed])
@@ -462,7 +465,7 @@ def test_pretrain_planned(bolus: Any, tiny_cohort: Path, tmp_path: Path) -> None
 def test_a_planned_run_goes_on_with_its_own_recipe(
     bolus: Any, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, words = tmp_path / "run", ["pretrain", tiny_cohort, *SMALL, "--planned", "--out", tmp_path / "run"]
+    run, words = tmp_path / "run", ["pretrain", tiny_cohort, *SMALL, "--recipe", "plan", "--out", tmp_path / "run"]
     assert bolus(*words, "training.checkpoint_steps=1", "training.max_hours=1.0e-9", "training.log_steps=1")[0] == 0
     assert Run.open(run).status == "stopped"
     assert (run / "plan.txt").is_file()

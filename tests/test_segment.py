@@ -981,11 +981,10 @@ def test_the_command_line_segments(
 ) -> None:
     words = [
         "evaluate",
+        "segment",
         "--encoder",
         encoder,
         cohort,
-        "--task",
-        "segment",
         "--labelled-patients",
         "1,2",
         "--steps",
@@ -1011,28 +1010,28 @@ def test_the_command_line_segments(
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--task", "segment", "--fractions", "1"], 2, "--fractions is for --task classify, regress or change"),
-        (["--task", "segment", "--probes", "linear"], 2, "--probes is for --task classify"),
-        (["--task", "segment", "--min-patients", "1"], 2, "--min-patients is for --task classify"),
-        (["--task", "segment", "--epochs", "1"], 2, "--epochs is for --task classify or regress"),
-        (["--task", "segment", "--tolerance", "1"], 2, "--tolerance is for --task change"),
-        (["--task", "segment", "--seed", "-1"], 2, "seed must be a whole number, at least 0"),
-        (["--target", "x", "--steps", "5"], 2, "--steps is for --task segment"),
-        (["--target", "x", "--class", "1=a"], 2, "--class is for --task segment"),
-        (["--task", "segment", "--labelled-patients", "1,x"], 2, "--labelled-patients expects whole numbers"),
-        (["--task", "segment", "--labelled-patients", "1.5"], 2, "--labelled-patients expects whole numbers"),
+        (["segment", "--fractions", "1"], 2, "bolus evaluate classify, regress and change have --fractions"),
+        (["segment", "--probes", "linear"], 2, "bolus evaluate classify, regress and change have --probes"),
+        (["segment", "--min-patients", "1"], 2, "bolus evaluate classify has --min-patients"),
+        (["segment", "--epochs", "1"], 2, "bolus evaluate classify and regress have --epochs"),
+        (["segment", "--tolerance", "1"], 2, "bolus evaluate change has --tolerance"),
+        (["segment", "--seed", "-1"], 2, "seed must be a whole number, at least 0"),
+        (["classify", "--target", "x", "--steps", "5"], 2, "bolus evaluate segment has --steps"),
+        (["classify", "--target", "x", "--class", "1=a"], 2, "bolus evaluate segment has --class"),
+        (["segment", "--labelled-patients", "1,x"], 2, "--labelled-patients expects whole numbers"),
+        (["segment", "--labelled-patients", "1.5"], 2, "--labelled-patients expects whole numbers"),
         (
-            ["--task", "segment", "--class", "organ=1"],
+            ["segment", "--class", "organ=1"],
             2,
             "expects LABEL=NAME with a whole-number label, found 'organ=1'",
         ),
-        (["--task", "segment", "--class", "1,2=heart"], 2, "expects LABEL=NAME with a whole-number label"),
-        (["--task", "segment", "--class", "1.5=heart"], 2, "expects LABEL=NAME with a whole-number label"),
-        (["--task", "segment", "--class", "1="], 2, "expects LABEL=NAME with a whole-number label"),
-        (["--task", "segment", "--class", "1=a", "--class", "01=b"], 2, "--class names the label 1 twice: 'a' and 'b'"),
-        (["--task", "segment", "--steps", "0"], 2, "steps must be at least 1"),
-        (["--task", "segment", "--target", "x"], 2, "expected the target 'mask'"),
-        (["--task", "sgment", "--target", "x"], 2, "did you mean 'segment'?"),
+        (["segment", "--class", "1,2=heart"], 2, "expects LABEL=NAME with a whole-number label"),
+        (["segment", "--class", "1.5=heart"], 2, "expects LABEL=NAME with a whole-number label"),
+        (["segment", "--class", "1="], 2, "expects LABEL=NAME with a whole-number label"),
+        (["segment", "--class", "1=a", "--class", "01=b"], 2, "--class names the label 1 twice: 'a' and 'b'"),
+        (["segment", "--steps", "0"], 2, "steps must be at least 1"),
+        (["segment", "--target", "x"], 2, "bolus evaluate classify, regress and change have --target"),
+        (["sgment", "--target", "x"], 2, "did you mean 'segment'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -1044,7 +1043,7 @@ def test_wrong_commands_end_in_one_message(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    found, out = call(monkeypatch, capfd, "evaluate", "nothing", cohort, *words)
+    found, out = call(monkeypatch, capfd, "evaluate", words[0], "nothing", cohort, *words[1:])
     assert found == code, out
     assert said in out
     assert "Traceback" not in out

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bolus.cli.options import TableOptions
 from bolus.data.checking import _left_out_site
 from bolus.data.cohort import Cohort
 from bolus.data.spec import CohortSpec, SplitSpec
@@ -24,7 +25,6 @@ from bolus.data.split import (
     split_patients,
 )
 from bolus.errors import CohortError, LeakageError, UsageError
-from bolus.options import open_cohort
 
 SHARES = {"seed": 0, "val": 0.1, "test": 0.2}
 
@@ -273,7 +273,7 @@ def site_table(tmp_path):
 
 def test_a_cohort_leaves_a_site_out_and_says_so(tmp_path):
     table = site_table(tmp_path)
-    cohort = open_cohort(table, [], [], [], None, ["leave_out_site=north", "val=0", "test=0.999"])  # nobody's share
+    cohort = TableOptions(split=["leave_out_site=north", "val=0", "test=0.999"]).open(table)  # nobody's share
     assert cohort.split.tolist() == ["test"] * 2 + ["train"] * 6
     assert cohort.split_hash == split_digest(cohort.split, cohort.patients)
     assert cohort.split_hash != Cohort.open(table, split={"leave_out_site": "east", "val": 0}).split_hash

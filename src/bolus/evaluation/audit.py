@@ -6,7 +6,6 @@ is said how well each attribute itself can be read off the embedding.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,14 +20,14 @@ from bolus.evaluation.decoding import TASK, decode
 from bolus.evaluation.fitting import PROBES
 from bolus.evaluation.gaps import GroupReport, judge_groups
 from bolus.evaluation.intervals import holm
-from bolus.evaluation.judging import PROBES_BY_DEFAULT, evaluation_folder
 from bolus.evaluation.metrics import FloatArray, IntArray
 from bolus.evaluation.preparation import RANDOM, embed_all, encoders_of, prepare
 from bolus.evaluation.probe import ProbeReport, check_probes, probe
-from bolus.evaluation.results import MAJORITY, Result, write_results
+from bolus.evaluation.results import MAJORITY, Result
 from bolus.evaluation.subgroups import Grouping, find_groupings
 from bolus.evaluation.targets import Target, find_targets, shown
 from bolus.evaluation.verdict import after_holm, decimals, verdicts_of
+from bolus.evaluation.writing import evaluation_folder, write_evaluation
 
 
 @dataclass
@@ -174,9 +173,7 @@ def evaluate_audit(
     bands = f" bands {' '.join(f'{edge:g}' for edge in age_bands)}" if age_bands else ""
     fitted = "" if probes == ("linear",) else f" {' '.join(probes)}"
     asked = f"{TASK}-{task}-{shown(target)}{groups}{bands}{fitted}"
-    audit = Audit(
-        [], [], [], evaluation_folder(out, judged, cohort, asked, PROBES_BY_DEFAULT), [*notes, *prepared.notes], {}
-    )
+    audit = Audit([], [], [], evaluation_folder(out, judged, cohort, asked), [*notes, *prepared.notes], {})
     audit.notes.append(
         "random groups exchange the groups of patients with like outcomes, and within a patient those of its samples: "
         "a group keeps its size and, by patients, its outcomes"
@@ -205,7 +202,7 @@ def evaluate_audit(
         results, said = decode(embeddings, grouping, patients, split, **common)
         audit.decoding += results
         audit.target_notes[f"decode:{grouping.name}"] = said
-    _write(audit)
+    write_evaluation(audit.folder, audit.results, audit.notes, audit.target_notes)
     return audit
 
 
@@ -282,13 +279,3 @@ def _predicted(
     assert all(np.array_equal(part["position"], position) for part in parts.values())
     scores = {name: part[columns].to_numpy(np.float64) for name, part in parts.items()}
     return position, first["y"].to_numpy(np.float64), scores
-
-
-def _write(audit: Audit) -> None:
-    """Results and notes in place of an earlier audit's; the results come last."""
-    audit.folder.mkdir(parents=True, exist_ok=True)
-    for file in ("results.jsonl", "notes.json"):
-        (audit.folder / file).unlink(missing_ok=True)
-    said = {"general": audit.notes, "targets": audit.target_notes}
-    (audit.folder / "notes.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_results(audit.folder / "results.jsonl", audit.results)

@@ -19,7 +19,7 @@ from bolus.data.cohort import Cohort, Samples
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.distance import judge_distances
 from bolus.evaluation.heads import digest_of_encoder
-from bolus.evaluation.judging import PROBES_BY_DEFAULT, Evaluation, evaluation_folder, write_evaluation
+from bolus.evaluation.judging import Evaluation, write_reports
 from bolus.evaluation.pairs import (
     CHANGES,
     Pairs,
@@ -35,6 +35,7 @@ from bolus.evaluation.question import SPLITS
 from bolus.evaluation.results import Result
 from bolus.evaluation.targets import find_targets
 from bolus.evaluation.trainers import TRAINED
+from bolus.evaluation.writing import PROBES_BY_DEFAULT, evaluation_folder
 
 
 def evaluate_change(
@@ -140,7 +141,7 @@ def evaluate_change(
     rows = cohort.origin[rows]  # of the table as given
     for report in reports.values():
         report.predictions["later_row"] = rows[pairs.later[report.predictions["position"]]] + 1
-    write_evaluation(found, rows[pairs.earlier], question)
+    write_reports(found, rows[pairs.earlier], question)
     return found
 
 

@@ -21,7 +21,7 @@ from bolus.embedding import open_encoder, samples_of
 from bolus.errors import UsageError
 from bolus.evaluation.fitting import has_target
 from bolus.evaluation.heads import digest_of_encoder
-from bolus.evaluation.judging import PROBES_BY_DEFAULT, Evaluation, evaluation_folder, write_evaluation
+from bolus.evaluation.judging import Evaluation, write_reports
 from bolus.evaluation.matching import match_targets, name_cohorts, refuse_same_patients
 from bolus.evaluation.preparation import (
     Prepared,
@@ -35,6 +35,7 @@ from bolus.evaluation.preparation import (
 from bolus.evaluation.probe import ProbeReport, check_probes, probe
 from bolus.evaluation.targets import shown
 from bolus.evaluation.trainers import TRAINED
+from bolus.evaluation.writing import PROBES_BY_DEFAULT, evaluation_folder
 
 HELD_OUT = 0.4  # of the patients of either cohort, on whom it is judged how well the cohorts are told apart
 
@@ -169,7 +170,7 @@ def evaluate_elsewhere(
     folder = evaluation_folder(out, judged, here.cohort, f"{task}-{shown(target)}-elsewhere-{names[1]}", probes)
     evaluation = Evaluation(reports, folder, notes)
     origin = [prepared.samples.cohort.origin[prepared.rows] for prepared in both]
-    write_evaluation(evaluation, np.concatenate(origin), target)
+    write_reports(evaluation, np.concatenate(origin), target)
     return evaluation
 
 

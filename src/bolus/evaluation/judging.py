@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import pandas as pd
 
 from bolus.data.cohort import Cohort, Samples
 from bolus.data.split import patient_keys
-from bolus.embedding import Judged
 from bolus.errors import UsageError
 from bolus.evaluation.finetune import Finetuned, FinetuneSpec
 from bolus.evaluation.fitting import PROBES, has_target
@@ -23,12 +21,11 @@ from bolus.evaluation.future import Ahead, beside_present, check_horizon, look_a
 from bolus.evaluation.heads import digest_of_encoder
 from bolus.evaluation.preparation import PRESENT, embed_all, encoders_of, prepare
 from bolus.evaluation.probe import ProbeReport, check_probes, probe
-from bolus.evaluation.results import Result, write_results
+from bolus.evaluation.results import Result
 from bolus.evaluation.targets import Target, file_name, find_targets, shown
 from bolus.evaluation.trainers import TRAINED, trainers_of
 from bolus.evaluation.verdict import main_difference
-
-PROBES_BY_DEFAULT = ("linear", "knn")
+from bolus.evaluation.writing import PROBES_BY_DEFAULT, evaluation_folder, write_evaluation
 
 
 @dataclass
@@ -194,7 +191,7 @@ def evaluate(
     target = f"{prefix}{shown(target)}" if prefix else target
     _remove_finetuned(folder, target, kept)
     found = Evaluation(reports, folder, [*notes, *prepared.notes])
-    write_evaluation(found, cohort.origin[rows], target)
+    write_reports(found, cohort.origin[rows], target)
     return found
 
 
@@ -214,53 +211,27 @@ def check_baselines(baselines: Sequence[str | Path], probes: Sequence[str]) -> N
             )
 
 
-def evaluation_folder(
-    out: str | Path | None, judged: Judged, cohort: Cohort, question: str, probes: Sequence[str]
-) -> Path:
-    """Where an evaluation is written: `out`, or a folder of this question, these probes and this split.
-
-    Args:
-        out: what the person asked for, if anything.
-        judged: the encoder; that of a run has its folders in the run's `evaluations/`, any other in `./evaluations/`.
-        cohort: whose split the folder is of.
-        question: task and target, such as `regress-age`; what a file name cannot hold is quoted.
-        probes: named in their order where they are not the default ones, so that `regress-age-linear-finetune-...`
-            stands beside `regress-age-...`.
-    """
-    if out is not None:
-        return Path(out)
-    named = "" if tuple(probes) == PROBES_BY_DEFAULT else f"-{'-'.join(probes)}"
-    name = f"{file_name(question)}{named}-{cohort.split_hash[:6]}"
-    if judged.run is not None:
-        return judged.run.folder / "evaluations" / name
-    return Path("evaluations") / f"{file_name(judged.name)}-{name}"
-
-
-def write_evaluation(found: Evaluation, rows: npt.NDArray[np.int64], target: str) -> None:
-    """Write every file of an evaluation in place of an earlier one's; the results come last.
+def write_reports(found: Evaluation, rows: npt.NDArray[np.int64], target: str) -> None:
+    """Write every file of an evaluation in place of an earlier one's.
 
     Args:
         found: reports, notes, and the folder, which is made.
         rows: int64 `[n]`, the row (from 0) of the table as given for each position of the reports' predictions.
         target: what was asked; heads of an earlier evaluation of it are removed.
     """
-    folder, name = found.folder, file_name(shown(target))
-    folder.mkdir(parents=True, exist_ok=True)
-    stale = [folder / file for file in ("results.jsonl", "predictions.parquet", "notes.json")]
-    stale += [folder / f"head-{file_name(report)}-linear.safetensors" for report in found.reports]
-    for path in [*stale, *folder.glob(f"head-{name}-linear.safetensors"), *folder.glob(f"head-{name}=*.safetensors")]:
-        path.unlink(missing_ok=True)
-    predictions = []
+    predictions, files = [], dict[str, Callable[[Path], object]]()
     for name, report in found.reports.items():
         frame = report.predictions.copy()
         frame.insert(0, "row", rows[frame["position"]] + 1)
         predictions.append(frame.drop(columns="position"))
         if "linear" in report.heads:
-            report.heads["linear"].save(folder / f"head-{file_name(name)}-linear.safetensors")
-    pd.concat(predictions, ignore_index=True).to_parquet(folder / "predictions.parquet")
-    said = {"general": found.notes, "targets": {name: report.notes for name, report in found.reports.items()}}
-    (folder / "notes.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_results(folder / "results.jsonl", found.results)
+            files[f"head-{file_name(name)}-linear.safetensors"] = report.heads["linear"].save
+    files["predictions.parquet"] = pd.concat(predictions, ignore_index=True).to_parquet
+    named = file_name(shown(target))
+    stale = [f"head-{named}-linear.safetensors", f"head-{named}=*.safetensors"]
+    stale += [f"head-{file_name(name)}-linear.safetensors" for name in found.reports]
+    said = {name: report.notes for name, report in found.reports.items()}
+    write_evaluation(found.folder, found.results, found.notes, said, files=files, stale=stale)
 
 
 def _remove_finetuned(folder: Path, target: str, kept: Sequence[Path]) -> None:

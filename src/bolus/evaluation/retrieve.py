@@ -8,7 +8,6 @@ for among all test images of the other side are those of the same participant.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +18,14 @@ import pandas as pd
 
 from bolus.data.cohort import Cohort, Samples
 from bolus.errors import UsageError
-from bolus.evaluation.judging import PROBES_BY_DEFAULT, evaluation_folder
 from bolus.evaluation.metrics import IntArray
 from bolus.evaluation.preparation import RANDOM, embed_all, encoders_of, prepare
 from bolus.evaluation.ranking import ranks, top_k
-from bolus.evaluation.results import Result, write_results
+from bolus.evaluation.results import Result
 from bolus.evaluation.retrieval_scores import MEDIAN, judge_retrieval
 from bolus.evaluation.sides import Sides, find_sides, shared_roles
 from bolus.evaluation.verdict import verdicts_of
+from bolus.evaluation.writing import evaluation_folder, write_evaluation
 
 __all__ = ["Retrieval", "evaluate_retrieve", "judge_retrieval", "ranks", "top_k"]
 
@@ -156,10 +155,12 @@ def evaluate_retrieve(
         }
     )
     notes = [*notes_on_sides(cohort, rows, sides, across), *left_out, *prepared.notes]
-    folder = evaluation_folder(out, judged, cohort, f"retrieve-{across}", PROBES_BY_DEFAULT)
-    retrieval = Retrieval(results, table, folder, notes)
-    _write(retrieval)
-    return retrieval
+    folder = evaluation_folder(out, judged, cohort, f"retrieve-{across}")
+    said: dict[str, list[str]] = {}
+    for result in results:
+        said[result.target] = list(dict.fromkeys([*said.get(result.target, []), *result.notes]))
+    write_evaluation(folder, results, notes, said, files={"ranks.parquet": table.to_parquet})
+    return Retrieval(results, table, folder, notes)
 
 
 def notes_on_sides(cohort: Cohort, rows: IntArray, sides: Sequence[Sides], across: str) -> list[str]:
@@ -189,22 +190,6 @@ def notes_on_sides(cohort: Cohort, rows: IntArray, sides: Sequence[Sides], acros
         f"intervals are over patients; {RANDOM} is one initialisation, and those of other seeds differ from it as well"
     )
     return said
-
-
-def _write(found: Retrieval) -> None:
-    """Write every file of an evaluation in place of an earlier one's; the results come last."""
-    folder = found.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("results.jsonl", "ranks.parquet", "notes.json"):
-        (folder / name).unlink(missing_ok=True)
-    found.ranks.to_parquet(folder / "ranks.parquet")
-    targets: dict[str, list[str]] = {}
-    for result in found.results:
-        notes = targets.setdefault(result.target, [])
-        notes += [note for note in result.notes if note not in notes]
-    said = {"general": found.notes, "targets": targets}
-    (folder / "notes.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_results(folder / "results.jsonl", found.results)
 
 
 def _shown(value: float) -> str:

@@ -6,9 +6,9 @@ each; what is judged is whole test volumes, beside the same network with random 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,16 @@ from bolus.embedding import open_encoder
 from bolus.encoders.modalities import one_encoder
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.annotation import Annotations, check_classes, read_annotations, why_without
-from bolus.evaluation.judging import PROBES_BY_DEFAULT, evaluation_folder
 from bolus.evaluation.metrics import IntArray
 from bolus.evaluation.overlays import draw_overlay
 from bolus.evaluation.preparation import Prepared, encoders_of, prepare
-from bolus.evaluation.results import Result, write_results
+from bolus.evaluation.results import Result
 from bolus.evaluation.segment_notes import classes_invented, classes_missed, classes_not_drawn, count, notes_on_data
 from bolus.evaluation.segmenter import SegmentSpec, draw_labelled, fit_segmenter
 from bolus.evaluation.stacks import Volume, find_volumes
 from bolus.evaluation.verdict import verdict_of
 from bolus.evaluation.volume_scores import Key, VolumeScores, results_of, score_volumes, tabulate_scores
+from bolus.evaluation.writing import evaluation_folder, write_evaluation
 from bolus.progress import Meter
 
 TARGET = "mask"
@@ -156,7 +156,7 @@ def evaluate_segment(
     num_labelled = len(np.unique(patients[training]))
     opened = encoders_of(judged, source, seed)
     encoders = {name: one_encoder(each, wanted_by="segmentation") for name, each in opened.items()}
-    folder = evaluation_folder(out, judged, cohort, f"segment-{TARGET}", PROBES_BY_DEFAULT)
+    folder = evaluation_folder(out, judged, cohort, f"segment-{TARGET}")
     squares, fit = _Squares(annotations, prepared), store.preprocessing.fit
     scores: dict[Key, list[VolumeScores]] = {(name, number): [] for number in numbers for name in encoders}
     drawn = dict[tuple[int, int], IntArray]()
@@ -213,7 +213,9 @@ def evaluate_segment(
     said += [*classes_not_drawn(annotations, drawn), *classes_invented(scores), *classes_missed(scores, distance)]
     notes = [*said, *notes, *prepared.notes]
     evaluation = Segmentation(results, pd.concat(tables, ignore_index=True), folder, notes)
-    _write(evaluation, pictures)
+    files: dict[str, Callable[[Path], object]] = {"volumes.parquet": evaluation.volumes.to_parquet}
+    files |= {name: partial(_save_picture, picture) for name, picture in pictures}
+    write_evaluation(folder, results, notes, {TARGET: []}, files=files, stale=["overlay-row*.png"])
     return evaluation
 
 
@@ -288,18 +290,7 @@ def _draw(store: ImageStore, volume: Volume, predicted: IntArray) -> NDArray[np.
     return draw_overlay(image, truth, guess)
 
 
-def _write(found: Segmentation, pictures: Sequence[tuple[str, NDArray[np.uint8]]]) -> None:
-    """Write every file of an evaluation in place of an earlier one's; the results come last."""
+def _save_picture(picture: NDArray[np.uint8], path: Path) -> None:
     import PIL.Image
 
-    folder = found.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    stale = [folder / name for name in ("results.jsonl", "volumes.parquet", "notes.json")]
-    for path in [*stale, *folder.glob("overlay-row*.png")]:
-        path.unlink(missing_ok=True)
-    found.volumes.to_parquet(folder / "volumes.parquet")
-    for name, picture in pictures:
-        PIL.Image.fromarray(picture).save(folder / name)
-    said = {"general": found.notes, "targets": {TARGET: []}}
-    (folder / "notes.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_results(folder / "results.jsonl", found.results)
+    PIL.Image.fromarray(picture).save(path, format="PNG")

@@ -66,17 +66,17 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
     kind, name, wanted = _parse(target)
     if task == "regress":
         if "=" in target:
-            raise UsageError(f"target {target!r}: a class is asked for with --task classify; a number has none")
+            raise UsageError(f"target {target!r}: a class is asked for with classify; a number has none")
         candidates = [f"{kind}{name}"] if kind else [f"score:{name}", f"attribute:{name}", name]
         role = next((role for role in candidates if role in cohort.roles), None)
         if role is None:
             raise EvaluationError(f"no {kind[:-1] or 'score'} named {name!r}; {suggest(candidates[0], cohort.roles)}")
         values = cohort.encoded(role)
         if values.dtype != np.float64:
-            raise EvaluationError(f"{role} holds categories, not numbers; use --task classify with a label")
+            raise EvaluationError(f"{role} holds categories, not numbers; use classify with a label")
         return [Target(name, values, None)], []
     if kind not in ("", "label:"):
-        raise UsageError(f"target {target!r}: --task classify is about a label; numbers are for --task regress")
+        raise UsageError(f"target {target!r}: classify is about a label; numbers are for regress")
     if f"label:{name}" not in cohort.roles:
         raise EvaluationError(f"no label named {name!r}; {suggest(f'label:{name}', cohort.roles)}")
     labels = cohort.labels(name)

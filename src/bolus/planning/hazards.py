@@ -208,7 +208,7 @@ def _shortcut(column: Column, others: Iterable[Column], drawn: IntArray) -> list
             if how is not None:
                 given.append((how[0], f"{name} ({how[1]})"))
     made = f"{role} says {'where' if role == 'site' else 'how'} an image was made, not what it shows"
-    instead = f"audit by it instead (bolus evaluate --audit --by {role.partition(':')[2] or role})"
+    instead = f"audit by it instead (bolus evaluate classify --audit --by {role.partition(':')[2] or role})"
     if role == "site":
         instead += ", and leave a site out (--split leave_out_site=NAME)"
     if not given:
@@ -268,7 +268,7 @@ def _followers(column: Column, made: Iterable[Column], samples: Samples) -> list
             more = f"; so do {len(told) - 1} more of its classes" if len(told) > 1 else ""
             sentence = (
                 f"{max(told)[1]}{more}. An encoder that reads {place.role} off the image will seem to know it; judge "
-                f"within groups (bolus evaluate --audit --by {place.role.partition(':')[2] or place.role})"
+                f"within groups (bolus evaluate classify --audit --by {place.role.partition(':')[2] or place.role})"
             )
             found.append(Hazard(column.role, "shortcut", sentence, False))
     return found

@@ -1,4 +1,4 @@
-"""The recipe of `bolus pretrain --planned`: made for the cohort, or that of the run which is gone on with."""
+"""The recipe of `bolus pretrain --recipe plan`: made for the cohort, or that of the run which is gone on with."""
 
 from __future__ import annotations
 

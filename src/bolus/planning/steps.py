@@ -37,10 +37,10 @@ def next_steps(plan: Plan, judged: Sequence[Resolution], *, cohort: Sequence[str
         cohort = ["cohort.yaml"]
     train = ["bolus", "pretrain", *cohort, "--recipe", recipe, "--out", run]
     lines += ["  See what it takes, memory and hours; then train:", *_command([*train, "--dry-run"]), *_command(train)]
-    lines += _judge(plan, judged, ["bolus", "evaluate", run, *cohort])
+    lines += _judge(plan, judged, [run, *cohort])
     targets = _targets(judged)
     if targets and len(plan.recipe.objectives) > 1:
-        words = ["bolus", "ablate", *cohort, "--recipe", recipe, *_question(targets[0], always=True)]
+        words = ["bolus", "ablate", *cohort, "--recipe", recipe, "--task", targets[0].task, *_question(targets[0])]
         beside = _validated(plan, targets[0])
         how = ", on validation patients, so that the test patients stay unseen:"
         how = how if beside else "; too few are in validation, so this looks at the test:"
@@ -71,15 +71,15 @@ def _judge(plan: Plan, judged: Sequence[Resolution], words: Sequence[str]) -> li
     """The questions to ask of the encoder, and those to ask again within groups."""
     targets, lines = _targets(judged), []
     followed = [hazard.role for hazard in plan.hazards if hazard.kind == "shortcut" and not hazard.refuses]
-    questions = [_question(each) for each in targets]
-    questions += [["--task", "retrieve", "--across", role] for role in _across(plan)]
+    questions: list[tuple[str, list[str]]] = [(each.task, _question(each)) for each in targets]
+    questions += [("retrieve", ["--across", role]) for role in _across(plan)]
     if questions:
         lines += ["  Judge it on patients it has not seen, beside the same encoder with random weights:"]
-        lines += [line for question in questions for line in _command([*words, *question])]
+        lines += [line for task, options in questions for line in _evaluate(task, words, options)]
     audits = [each for each in targets if is_of(each, followed)]
     if audits:
         lines += ["  The target goes with how the image was made; see whether the finding holds in each group:"]
-        lines += [line for each in audits for line in _command([*words, *_question(each), "--audit"])]
+        lines += [line for each in audits for line in _evaluate(each.task, words, [*_question(each), "--audit"])]
     return lines
 
 
@@ -92,12 +92,16 @@ def _targets(resolutions: Iterable[Resolution]) -> list[Resolution]:
     return [best[task] for task in ("classify", "regress", "segment") if task in best]
 
 
-def _question(target: Resolution, *, always: bool = False) -> list[str]:
-    """The options of `bolus evaluate` that ask for it; the task where it is not the default, or `always`."""
-    task = ["--task", target.task] if always or target.task != "classify" else []
+def _question(target: Resolution) -> list[str]:
+    """The options that ask for it."""
     if target.task == "segment":
-        return task
-    return [*task, "--target", target.target.removeprefix("label:").removeprefix("score:")]
+        return []
+    return ["--target", target.target.removeprefix("label:").removeprefix("score:")]
+
+
+def _evaluate(task: str, words: Sequence[str], options: Sequence[str]) -> list[str]:
+    """A command that puts a question to the run."""
+    return _command(["bolus", "evaluate", task, *words, *options])
 
 
 def _across(plan: Plan) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints; no logic of its own."""
+"""The verbs of `bolus`, but for those that ask questions of an encoder."""
 
 from __future__ import annotations
 
@@ -6,31 +6,48 @@ import logging
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from bolus.ablate_command import ablate
-from bolus.errors import BolusError, UsageError
-from bolus.evaluate_command import evaluate
-from bolus.options import (
+from bolus.cli.ablate import ablate
+from bolus.cli.evaluate import app as evaluate
+from bolus.cli.options import (
     CacheOption,
     CohortArgument,
-    MissingOption,
-    RangeOption,
-    RoleOption,
-    RootOption,
-    SplitOption,
-    cohort_words,
+    EncoderArgument,
+    OverridesArgument,
+    SizeOption,
+    TableOptions,
+    Verbs,
     console,
-    open_cohort,
+    grouped,
     say,
 )
+from bolus.errors import BolusError, UsageError
+
+if TYPE_CHECKING:
+    from bolus.data.cohort import Cohort
+    from bolus.recipe import Recipe
+
+PLANNED = "plan"  # in place of the name of a recipe
+
+VERBS = ("check", "plan", "pretrain", "evaluate", "embed", "predict", "ablate", "recipes", "demo")
+"""In the order of the help: that of the work."""
+
+
+class _InOrder(Verbs):
+    """Verbs in the order of the work."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=VERBS.index)
+
 
 app = typer.Typer(
     name="bolus",
+    cls=_InOrder,
     help="Pretrain medical-image encoders from the supervision a hospital's tables already hold.",
     no_args_is_help=True,
     add_completion=False,
@@ -40,25 +57,24 @@ app = typer.Typer(
 
 
 @app.command()
+@grouped
 def demo(
     out: Annotated[Path, typer.Option(help="folder to make")] = Path("bolus-demo"),
     recipe: Annotated[str, typer.Option(help="mlvicx, or comprer")] = "mlvicx",
     seed: Annotated[int, typer.Option(help="of the phantom and the training")] = 0,
 ) -> None:
     """Make a synthetic cohort, check it, pretrain on it, and judge the encoder: a few minutes on a laptop."""
-    from bolus.demonstration import demonstrate
+    from bolus.cli.demo import demonstrate
 
     demonstrate(out, recipe=recipe, seed=seed, say=say)
 
 
 @app.command()
+@grouped
 def check(
     cohort: CohortArgument,
-    role: RoleOption = [],  # noqa: B006
-    missing: MissingOption = [],  # noqa: B006
-    value_range: RangeOption = [],  # noqa: B006
-    root: RootOption = None,
-    split: SplitOption = [],  # noqa: B006
+    *,
+    table: TableOptions,
     out: Annotated[Path, typer.Option("-o", "--out", help="cohort.yaml to write")] = Path("cohort.yaml"),
     report: Annotated[Path | None, typer.Option(help="JSON to write (default: beside cohort.yaml)")] = None,
     thumbnails: Annotated[
@@ -68,7 +84,7 @@ def check(
     """Look at every image and row before training; write what was taken for what; exit 1 on errors."""
     from bolus.data.checking import check as run_check
 
-    found = run_check(open_cohort(cohort, role, missing, value_range, root, split), thumbnails=thumbnails)
+    found = run_check(table.open(cohort), thumbnails=thumbnails)
     console.print(found.render(), highlight=False)
     found.write(report or out.with_name(f"{out.stem}-check.json"))
     found.cohort.save(out)
@@ -80,45 +96,41 @@ def check(
 
 
 @app.command()
+@grouped
 def plan(
     cohort: CohortArgument,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="recipe keys")] = None,
+    overrides: OverridesArgument = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="recipe to write")] = Path("recipe.yaml"),
     unit: Annotated[str | None, typer.Option(help="image, slice or clip (default: by the columns)")] = None,
     force: Annotated[bool, typer.Option("--force", help="write over another recipe")] = False,
-    role: RoleOption = [],  # noqa: B006
-    missing: MissingOption = [],  # noqa: B006
-    value_range: RangeOption = [],  # noqa: B006
-    root: RootOption = None,
-    split: SplitOption = [],  # noqa: B006
+    *,
+    table: TableOptions,
 ) -> None:
     """Say which objectives a cohort's columns allow, and what it can decide; write the recipe, with every reason."""
     from bolus.planning.advice import render
     from bolus.planning.planner import plan as make_plan
     from bolus.planning.writing import save_recipe
 
-    found = make_plan(
-        open_cohort(cohort, role, missing, value_range, root, split), unit=unit, overrides=overrides or []
-    )
-    say(render(found, cohort=cohort_words(cohort, role, missing, value_range, root, split), recipe=str(out)), "")
+    found = make_plan(table.open(cohort), unit=unit, overrides=overrides or [])
+    say(render(found, cohort=table.words(cohort), recipe=str(out)), "")
     save_recipe(found, out, force=force)
     say(f"wrote {out}")
 
 
 @app.command()
+@grouped
 def pretrain(
     cohort: CohortArgument,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="recipe keys")] = None,
-    recipe: Annotated[str, typer.Option(help="a shipped name (bolus recipes) or a YAML file")] = "",
-    planned: Annotated[bool, typer.Option("--planned", help="the recipe that bolus plan makes, in its place")] = False,
+    overrides: OverridesArgument = None,
+    recipe: Annotated[
+        str,
+        typer.Option(help="a shipped name (bolus recipes), a YAML file, or plan: what bolus plan makes of the cohort"),
+    ] = "",
     out: Annotated[Path, typer.Option("-o", "--out", help="run folder")] = Path("runs/a"),
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
     dry: Annotated[bool, typer.Option("--dry-run", help="two steps: memory, images/s, time to finish")] = False,
-    role: RoleOption = [],  # noqa: B006
-    missing: MissingOption = [],  # noqa: B006
-    value_range: RangeOption = [],  # noqa: B006
-    root: RootOption = None,
-    split: SplitOption = [],  # noqa: B006
+    *,
+    table: TableOptions,
     cache: CacheOption = None,
 ) -> None:
     """Pretrain an encoder on the training patients of a cohort."""
@@ -126,15 +138,17 @@ def pretrain(
     from bolus.rehearsal import dry_run
     from bolus.training import pretrain as run_pretrain
 
-    if planned and recipe:
-        raise UsageError("--planned makes a recipe of its own: leave out --recipe, or --planned")
-    if not recipe and not planned:
+    if not recipe:
         raise UsageError(
             f"--recipe is needed: one of {', '.join(recipe_names())}, or a YAML file; "
-            f"bolus plan {cohort} -o recipe.yaml writes one for this cohort, and --planned trains with it at once"
+            f"bolus plan {cohort} -o recipe.yaml writes one for this cohort, and --recipe plan trains with it at once"
         )
-    opened, given = open_cohort(cohort, role, missing, value_range, root, split), overrides or []
-    with _planned(opened, out, given, resume) if planned else nullcontext(Recipe.load(recipe).override(given)) as made:
+    opened, given = table.open(cohort), overrides or []
+    with (
+        _planned(opened, out, given, resume)
+        if recipe == PLANNED
+        else nullcontext(Recipe.load(recipe).override(given)) as made
+    ):
         if dry:
             found = dry_run(opened, recipe=made, cache=cache)
             console.print(
@@ -148,33 +162,31 @@ def pretrain(
     if run.status == "stopped":
         console.print(f"stopped at training.max_hours; go on with the same command and --resume ({run.folder})")
     else:
-        console.print(f"finished: {run.folder}; judge it with bolus evaluate {run.folder} COHORT --target ...")
+        console.print(f"finished: {run.folder}; judge it with bolus evaluate classify {run.folder} COHORT --target ...")
 
 
-def _planned(opened: Any, out: Path, overrides: list[str], resume: bool) -> AbstractContextManager[Any]:
+def _planned(opened: Cohort, out: Path, overrides: list[str], resume: bool) -> AbstractContextManager[Recipe]:
     from bolus.planning.planned import planned_recipe
 
     return planned_recipe(opened, out, overrides=overrides, resume=resume, say=say)
 
 
 @app.command()
+@grouped
 def embed(
-    encoder: Annotated[str, typer.Argument(metavar="ENCODER", help="run folder, encoder folder or hub name")],
+    encoder: EncoderArgument,
     cohort: CohortArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file to write")] = Path("embeddings.parquet"),
     keep_context: Annotated[bool, typer.Option(help="apply the run's context blocks")] = True,
-    size: Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")] = None,
-    role: RoleOption = [],  # noqa: B006
-    missing: MissingOption = [],  # noqa: B006
-    value_range: RangeOption = [],  # noqa: B006
-    root: RootOption = None,
-    split: SplitOption = [],  # noqa: B006
+    size: SizeOption = None,
+    *,
+    table: TableOptions,
     cache: CacheOption = None,
 ) -> None:
     """Embed every image or clip, joined to its row of the table, a clip to its first."""
     from bolus.embedding import embed as run_embed
 
-    opened = open_cohort(cohort, role, missing, value_range, root, split)
+    opened = table.open(cohort)
     frame = run_embed(encoder, opened, out=out, keep_context=keep_context, size=size, cache=cache)
     width = len(frame["embedding"].iloc[0]) if len(frame) else 0
     console.print(f"{len(frame)} embeddings of width {width} in {out}", highlight=False)
@@ -182,21 +194,20 @@ def embed(
         console.print(f"note: {remark}", highlight=False, markup=False, soft_wrap=True)
 
 
-app.command()(evaluate)
+app.add_typer(evaluate)
 app.command()(ablate)
 
 
 @app.command()
+@grouped
 def predict(
-    encoder: Annotated[str, typer.Argument(metavar="ENCODER", help="run folder, encoder folder or hub name")],
+    encoder: EncoderArgument,
     cohort: CohortArgument,
     head: Annotated[str, typer.Option(help="a target of the run's evaluations, or a head file or folder")] = "",
     out: Annotated[Path, typer.Option("-o", "--out", help="CSV or Parquet file to write")] = Path("predictions.csv"),
-    size: Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")] = None,
-    role: RoleOption = [],  # noqa: B006
-    missing: MissingOption = [],  # noqa: B006
-    value_range: RangeOption = [],  # noqa: B006
-    root: RootOption = None,
+    size: SizeOption = None,
+    *,
+    table: TableOptions,
     cache: CacheOption = None,
 ) -> None:
     """Apply a saved head, one line for each row of the table, or for each clip; labels are not needed."""
@@ -204,14 +215,13 @@ def predict(
 
     if not head:
         raise UsageError("--head is needed: a target that was evaluated, or a head file")
-    frame = run_predict(
-        encoder, open_cohort(cohort, role, missing, value_range, root, []), head=head, out=out, size=size, cache=cache
-    )
+    frame = run_predict(encoder, table.open(cohort), head=head, out=out, size=size, cache=cache)
     say(f"{int(frame['reason'].isna().sum())} predictions for {len(frame)} rows in {out}")
     say(*(f"note: {remark}" for remark in frame.attrs["remarks"]))
 
 
 @app.command()
+@grouped
 def recipes(
     name: Annotated[str | None, typer.Argument(help="print this recipe as YAML, every default filled in")] = None,
 ) -> None:

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from bolus.cli.options import CacheOption, CohortArgument, TableOptions, grouped, names, say, whole_numbers
 from bolus.errors import UsageError
-from bolus.options import (
-    CacheOption,
-    CohortArgument,
-    MissingOption,
-    RangeOption,
-    RoleOption,
-    RootOption,
-    SplitOption,
-    names,
-    numbers,
-    open_cohort,
-    say,
-)
 
 
+@grouped
 def ablate(
     cohort: CohortArgument,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keys of every arm")] = None,
@@ -59,11 +48,8 @@ def ablate(
     out: Annotated[Path, typer.Option("-o", "--out", help="folder; the same command goes on there")] = Path(
         "runs/ablation"
     ),
-    role: RoleOption = [],  # noqa: B006
-    missing: MissingOption = [],  # noqa: B006
-    value_range: RangeOption = [],  # noqa: B006
-    root: RootOption = None,
-    split: SplitOption = [],  # noqa: B006
+    *,
+    table: TableOptions,
     cache: CacheOption = None,
 ) -> None:
     """Train with and without each objective for the same number of encoder passes, and say what each is worth."""
@@ -73,11 +59,9 @@ def ablate(
         raise UsageError(f"--over: one at a time, so that arms differ in one thing; found {' and '.join(over)}")
     if recipe and recipes:
         raise UsageError("give --recipe or --recipes, not both")
-    labelled: list[Any] | None = None
-    if labelled_patients is not None:
-        labelled = numbers(labelled_patients, "--labelled-patients", int)
+    labelled = None if labelled_patients is None else whole_numbers(labelled_patients, "--labelled-patients")
     run_ablate(
-        open_cohort(cohort, role, missing, value_range, root, split),
+        table.open(cohort),
         recipe=recipe,
         over=over[0] if over else "objectives",
         recipes=names(recipes) or (),

@@ -1,0 +1,234 @@
+"""What several commands share: printing, groups of options that travel as one thing, and options that hold pairs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from bolus.errors import UsageError
+
+if TYPE_CHECKING:
+    from bolus.data.cohort import Cohort
+
+console = Console(emoji=False)  # label:eye: is a label
+
+CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="cohort.yaml, or a CSV, TSV or Parquet table")]
+EncoderArgument = Annotated[str, typer.Argument(metavar="ENCODER", help="run folder, encoder folder or hub name")]
+OverridesArgument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="recipe keys")]
+CacheOption = Annotated[Path | None, typer.Option(help="cache folder (default: BOLUS_CACHE, or the user's)")]
+SizeOption = Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")]
+
+
+def say(*lines: str) -> None:
+    """Lines as they are, neither coloured nor broken."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take dataclasses of options: each of their fields is an option of the command.
+
+    Args:
+        command: whose parameters are arguments, options, and dataclasses with annotated fields.
+
+    Returns:
+        What typer makes a command of; it puts the dataclasses together and calls `command`.
+    """
+    signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
+    groups: dict[str, type[Any]] = {
+        name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
+    }
+    parameters = []
+    for name, parameter in signature.parameters.items():
+        if name not in groups:
+            parameters.append(parameter.replace(annotation=hints[name]))
+            continue
+        own, blank = get_type_hints(groups[name], include_extras=True), groups[name]()
+        for each in fields(groups[name]):
+            default = getattr(blank, each.name)
+            parameters.append(
+                inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=own[each.name])
+            )
+
+    def call(**values: Any) -> None:
+        for name, kind in groups.items():
+            values[name] = kind(**{each.name: values.pop(each.name) for each in fields(kind)})
+        command(**values)
+
+    positional = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    call.__signature__ = signature.replace(parameters=positional)  # type: ignore[attr-defined]
+    call.__annotations__ = {each.name: each.annotation for each in positional}
+    call.__name__, call.__doc__, call.__module__ = command.__name__, command.__doc__, command.__module__
+    return call
+
+
+class Verbs(TyperGroup):
+    """A group of verbs; whoever gives one an option of another is told which has it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As of typer; an option that only other verbs have is a UsageError."""
+        found = super().resolve_command(ctx, args)
+        name, command, rest = found
+        options = {each: [*_options_of(other)] for each, other in self.commands.items()}
+        for word in rest:
+            option = word.partition("=")[0]
+            others = [each for each, known in options.items() if option in known]
+            if option.startswith("--") and others and not isinstance(command, TyperGroup) and name not in others:
+                raise UsageError(f"{ctx.command_path} {name} has no {option}; {_having(ctx, others)} {option}")
+        return found
+
+
+def _options_of(command: Any) -> Iterator[str]:
+    """Every spelling of the options of a command."""
+    for parameter in command.params:
+        yield from (*parameter.opts, *parameter.secondary_opts)
+
+
+def _having(ctx: Any, verbs: list[str]) -> str:
+    """Which verbs have something."""
+    listed = " and ".join(part for part in (", ".join(verbs[:-1]), verbs[-1]) if part)
+    return f"{ctx.command_path} {listed} {'has' if len(verbs) == 1 else 'have'}"
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How the table is read: roles, missing codes, ranges, the folder of the images and the split."""
+
+    role: Annotated[
+        list[str],
+        typer.Option("--role", metavar="ROLE=COLUMN", help="the table: what a column is; repeatable"),
+    ] = field(default_factory=list)
+    missing: Annotated[
+        list[str],
+        typer.Option("--missing", metavar="COLUMN=VALUE", help="the table: a value that means missing; repeatable"),
+    ] = field(default_factory=list)
+    value_range: Annotated[
+        list[str],
+        typer.Option(
+            "--range",
+            metavar="MODALITY=LOW:HIGH",
+            help="the table: values shown as black and white, whatever files say; repeatable",
+        ),
+    ] = field(default_factory=list)
+    root: Annotated[
+        str | None,
+        typer.Option("--root", help="the table: folder that image paths are relative to (default: its own)"),
+    ] = None
+    split: Annotated[
+        list[str],
+        typer.Option(
+            "--split",
+            metavar="KEY=VALUE",
+            help="the table: seed, val or test share of the patients, or leave_out_site; repeatable",
+        ),
+    ] = field(default_factory=list)
+
+    def open(self, table: Path) -> Cohort:
+        """A cohort, or a bare table, read so."""
+        from bolus.data.cohort import Cohort
+
+        codes: dict[str, list[Any]] = {}
+        for column, value in pairs(self.missing, "--missing"):
+            codes.setdefault(column, []).append(value)
+        shares = dict(pairs(self.split, "--split")) or None  # numbers as text: the cohort's own check reads them
+        roles = dict(pairs(self.role, "--role"))
+        stated = ranges(self.value_range)
+        return Cohort.open(table, roles=roles, missing=codes, ranges=stated, root=self.root, split=shares)
+
+    def words(self, table: Path) -> list[str]:
+        """The words that open the same cohort on another command line.
+
+        >>> TableOptions(role=["patient=id"], value_range=["CT=0:80"], split=["test=0.3"]).words(Path("t.csv"))
+        ['t.csv', '--role', 'patient=id', '--range', 'CT=0:80', '--split', 'test=0.3']
+        """
+        roots = [self.root] if self.root is not None else []
+        given = {"--role": self.role, "--missing": self.missing, "--range": self.value_range, "--root": roots,
+                 "--split": self.split}  # fmt: skip
+        return [str(table), *(word for option, values in given.items() for value in values for word in (option, value))]
+
+
+def names(text: str | None) -> list[str] | None:
+    """Names by commas, none of them empty.
+
+    >>> names("sex, site")
+    ['sex', 'site']
+    """
+    found = None if text is None else [part.strip() for part in text.split(",")]
+    if found is not None and not all(found):
+        raise UsageError(f"expected names by commas, found {text!r}")
+    return found
+
+
+def pairs(items: list[str], option: str) -> list[tuple[str, str]]:
+    """NAME=VALUE options as pairs."""
+    found = []
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator or not key or not value:
+            raise UsageError(f"{option} expects NAME=VALUE, found {item!r}")
+        found.append((key, value))
+    return found
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """Whole numbers by commas.
+
+    >>> whole_numbers("1,2", "--labelled-patients")
+    [1, 2]
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} expects whole numbers by commas, found {text!r}") from None
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """Numbers by commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} expects numbers by commas, found {text!r}") from None
+
+
+def class_names(items: list[str]) -> dict[int, str]:
+    """--class LABEL=NAME options, each label once.
+
+    >>> class_names(["1=organ", "2=lesion"])
+    {1: 'organ', 2: 'lesion'}
+    """
+    found: dict[int, str] = {}
+    for item in items:
+        label, _, name = (part.strip() for part in item.partition("="))
+        if not name or not label.removeprefix("-").isdecimal():
+            raise UsageError(f"--class expects LABEL=NAME with a whole-number label, found {item!r}")
+        if int(label) in found:
+            raise UsageError(f"--class names the label {int(label)} twice: {found[int(label)]!r} and {name!r}")
+        found[int(label)] = name
+    return found
+
+
+def ranges(items: list[str]) -> dict[str, tuple[float, float]]:
+    """--range MODALITY=LOW:HIGH options, each modality once.
+
+    >>> ranges(["CT=-1000:1000"])
+    {'CT': (-1000.0, 1000.0)}
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for name, text in pairs(items, "--range"):
+        try:
+            low, high = (float(part) for part in text.split(":"))
+        except ValueError:
+            raise UsageError(f"--range expects MODALITY=LOW:HIGH such as CT=-160:240, found {name}={text}") from None
+        if name in found:
+            raise UsageError(f"--range names the modality {name} twice")
+        if not low < high:
+            raise UsageError(f"--range {name}: expected black below white, found {low:g}:{high:g}")
+        found[name] = (low, high)
+    return found
