@@ -31,12 +31,12 @@ from bolus.data.cohort import Cohort
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
 from bolus.evaluation.arms import compare_arms
 from bolus.evaluation.elsewhere import Side, tell_apart
-from bolus.evaluation.fitting import Samples, fit_linear
+from bolus.evaluation.fitting import fit_linear
 from bolus.evaluation.future import next_values, present_columns
 from bolus.evaluation.metrics import auroc
 from bolus.provenance import machine, versions
 from bolus.training import pretrain
-from grid import DATA, RESULTS, condense, read_cells, run_grid
+from grid import DATA, RESULTS, condense, read_cells, run_grid, sides
 
 SEEDS = (0, 1, 2)
 RANDOM, PRESENT = "random init", "present label"
@@ -158,12 +158,7 @@ def compare(work: Path, tier: str, done: list[dict[str, Any]]) -> list[dict[str,
             if question.startswith("next"):
                 columns[PRESENT] = [present_columns(now, split == "train", num_classes=2)] * len(seeds)
             predictions = {
-                arm: [
-                    fit_linear(*(Samples(x[at], y[at], patients[at]) for at in (train, val)), "classify").predict(
-                        x[test]
-                    )
-                    for x in by_seed
-                ]
+                arm: [fit_linear(*sides(x, y, patients, train, val), "classify").predict(x[test]) for x in by_seed]
                 for arm, by_seed in columns.items()
             }
             sides = [len(np.unique(patients[test][y[test] == side])) for side in (0, 1)]

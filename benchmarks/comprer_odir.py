@@ -118,8 +118,10 @@ def prepared(work: Path) -> Path:
     table["label"] = table["eye_label"].str.partition("|")[0]  # of diabetes with hypertension, diabetes
     table[["image", "group", "eye", "age", "sex", "label"]].to_csv(work / "odir.csv", index=False)
     roles = {"image": "image", "patient": "group", "laterality": "eye", "score:age": "age", "attribute:sex": "sex"}
-    spec = {"roles": roles | {"label:eye": "label"}, "missing": {"age": ["1"]}, "split": {"val": 0.1, "test": 0.4}}
-    Cohort.open(work / "odir.csv", root=str(DATA / "odir"), **spec).save(work / "cohort.yaml")
+    roles |= {"label:eye": "label"}
+    split = {"val": 0.1, "test": 0.4}
+    cohort = Cohort.open(work / "odir.csv", root=str(DATA / "odir"), roles=roles, missing={"age": ["1"]}, split=split)
+    cohort.save(work / "cohort.yaml")
     return work / "cohort.yaml"
 
 

@@ -34,13 +34,13 @@ from bolus.data.cohort import Cohort
 from bolus.data.phantom import make_phantom
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
 from bolus.evaluation.arms import compare_arms
-from bolus.evaluation.fitting import Samples, fit_linear
+from bolus.evaluation.fitting import fit_linear
 from bolus.evaluation.metrics import METRICS
 from bolus.evaluation.ranking import ranks
 from bolus.evaluation.sides import find_sides
 from bolus.provenance import machine, versions
 from bolus.training import pretrain
-from grid import RESULTS, condense, read_cells, run_grid
+from grid import RESULTS, condense, read_cells, run_grid, sides
 
 SEEDS = (0, 1, 2)
 RANDOM, SHARED = "random init", "random init, one encoder"
@@ -146,10 +146,7 @@ def compare(work: Path, tier: str, done: list[dict[str, Any]]) -> list[dict[str,
     train, val, test = (np.flatnonzero(split == side) for side in ("train", "val", "test"))
     facts = {"cohort": "phantom", "tier": tier, "split_hash": cohort.split_hash}
     predictions = {
-        arm: [
-            fit_linear(*(Samples(x[at], truth[at], patients[at]) for at in (train, val)), "regress").predict(x[test])
-            for x in by_seed
-        ]
+        arm: [fit_linear(*sides(x, truth, patients, train, val), "regress").predict(x[test]) for x in by_seed]
         for arm, by_seed in found.items()
     }
     lines = compare_arms(

@@ -35,6 +35,7 @@ from bolus.data.cohort import Cohort
 from bolus.data.masks import from_square, read_labels, to_square
 from bolus.data.volumes import volume_codes
 from bolus.embedding import open_encoder, open_store, samples_of
+from bolus.encoders.modalities import one_encoder
 from bolus.evaluation.arms import compare_arms
 from bolus.evaluation.overlap import pooled_dice, volume_dice, volume_hd95
 from bolus.evaluation.segmenter import SegmentSpec, draw_labelled, fit_segmenter
@@ -208,7 +209,8 @@ def segment(work: Path, tier: str, arm: str, seed: int, labelled: int, settings:
     cohort = Cohort.open(prepared(work))
     samples = samples_of(judged, cohort)
     store = open_store(judged, cohort, cache=work / "cache")
-    encoder = judged.random_twin(seed) if arm == RANDOM else judged.encoder
+    twin = judged.random_twin(seed) if arm == RANDOM else judged.encoder
+    encoder = one_encoder(twin, wanted_by="a mask")
     volumes, patients = volume_codes(cohort)[0], cohort.encoded("patient")
     drawn = draw_labelled(patients[cohort.split == "train"], labelled, seed=0, repeat=seed)
     positions = np.flatnonzero(np.isin(patients, drawn))
@@ -232,7 +234,7 @@ def segment(work: Path, tier: str, arm: str, seed: int, labelled: int, settings:
     return {
         "dice": np.round(dice, 4).tolist(),
         "hd95": [[None if np.isnan(value) else round(float(value), 2) for value in row] for row in distance],
-        "dice_pcl": round(pooled_dice(*zip(*pairs, strict=True), len(CLASSES) + 1), 4),
+        "dice_pcl": round(pooled_dice([one for one, _ in pairs], [truth for _, truth in pairs], len(CLASSES) + 1), 4),
         "slices": len(positions),
     }
 
@@ -248,9 +250,9 @@ def test_patients(work: Path) -> np.ndarray[Any, Any]:
 def mean_over_classes(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Volumes x classes: the mean over the classes that have a value; NaN where none has."""
     known = np.isfinite(table)
-    return np.divide(
-        np.where(known, table, 0).sum(1), known.sum(1), out=np.full(len(table), np.nan), where=known.any(1)
-    )
+    means: np.ndarray[Any, Any] = np.full(len(table), np.nan)
+    np.divide(np.where(known, table, 0).sum(1), known.sum(1), out=means, where=known.any(1))
+    return means
 
 
 def mean_of(y: np.ndarray[Any, Any], p: np.ndarray[Any, Any], weights: Any = None) -> Any:

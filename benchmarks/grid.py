@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bolus.evaluation.fitting import Samples
 from bolus.provenance import machine, versions
 from bolus.run import Run
 
@@ -32,6 +33,11 @@ def condense(run: Run) -> dict[str, Any]:
         "counts": lines[-1]["counts"],
         "health": {finding["name"]: finding["value"] for finding in health},
     }
+
+
+def sides(x: Any, y: Any, patients: Any, train: Any, val: Any) -> tuple[Samples, Samples]:
+    """What a head is fitted on, and what its strength is chosen on."""
+    return Samples(x[train], y[train], patients[train]), Samples(x[val], y[val], patients[val])
 
 
 def read_cells(path: Path) -> list[dict[str, Any]]:

@@ -147,7 +147,8 @@ def compare(work: Path, tier: str, done: list[dict[str, Any]]) -> list[dict[str,
     found = {(arm, seed): held_out(work, arm, seed) for arm in ARMS for seed in seeds}
     first = found["mse", seeds[0]]
     patients = np.unique(first["patients"], return_inverse=True)[1]
-    predictions, distances = {}, {}
+    predictions: dict[str, list[Any]] = {}
+    distances: dict[str, list[Any]] = {}
     for arm in ARMS:
         for name in found[arm, seeds[0]]:
             kept = distances if name.startswith("distance ") else predictions

@@ -56,7 +56,7 @@ def measure(rows: int, spelling: str = "plain") -> dict[str, Any]:
     if spelling == "mixed":
         times = np.datetime64("2150-01-01T00:00:00") + np.arange(rows) * np.timedelta64(617, "s")
         ages = frame["age"].astype(str).str.zfill(3) + "Y"
-        written = pd.Series(patients).astype(str) + np.where(np.arange(rows) % 2, ".0", "")
+        written: pd.Series[Any] = pd.Series(patients).astype(str) + np.where(np.arange(rows) % 2, ".0", "")
         frame = frame.drop(columns="days").assign(patient=written, StudyDate=np.datetime_as_string(times), age=ages)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table.csv"

@@ -27,6 +27,7 @@ from bolus.evaluation.results import MAJORITY
 from bolus.evaluation.targets import find_targets
 from bolus.run import Run
 from grid import DATA
+from grid import sides as both_sides
 
 RANDOM = "random init"
 FEW = 0.05  # share of the labelled training patients, beside all of them
@@ -111,7 +112,7 @@ def embed_fold(judged: Judged, fold: int) -> Embedded:
 def sides(known: Array, split: Array, patients: Array, on: str) -> tuple[Array, Array, Array]:
     """Positions that heads are fitted on, their strength is chosen on, and that are judged: bool each, disjoint."""
     if on == "test":
-        return tuple(known & (split == side) for side in ("train", "val", "test"))  # type: ignore[return-value]
+        return tuple(known & (split == side) for side in ("train", "val", "test"))
     chosen = fold_patients(patients, seed=0, folds=5) == 0  # of training patients: validation is what is judged
     train = known & (split == "train")
     return train & ~chosen, train & chosen, known & (split == "val")
@@ -129,7 +130,7 @@ def probe(
             mine = np.flatnonzero(fit)
             if share < 1:
                 mine = mine[comprer_odir._draw(patients[mine], y[mine], share, seed)]
-            parts = [Samples(x[at], y[at], patients[at]) for at in (mine, np.flatnonzero(held))]
+            parts = both_sides(x, y, patients, mine, np.flatnonzero(held))
             predictions.setdefault(arm, []).append(fit_linear(*parts, task).predict(x[test]))
     majority = fit_majority(y[fit], task, 2 if task == "classify" else 0)
     predictions[MAJORITY] = [majority.predict(np.empty((int(test.sum()), 0)))] * len(judged.seeds)

@@ -76,9 +76,9 @@ def recount() -> list[dict[str, Any]]:
         stays = [line for line in was if line["verdict"] == "decided"]
         new = [1 for one, other in several if one["verdict"] == "undecided" and other["verdict"] == "decided"]
         lone = [line for line in before if line["seeds"] == 1 and line["verdict"] == "decided"]
-        counts = {"differences": several, "decided_before": was, "decided": stays, "newly_decided": new}
-        counts["decided_on_one_seed_before"] = lone
-        lines.append({"file": path.name, **{name: len(found) for name, found in counts.items()}})
+        counts = {"differences": len(several), "decided_before": len(was), "decided": len(stays)}
+        more = {"newly_decided": len(new), "decided_on_one_seed_before": len(lone)}
+        lines.append({"file": path.name, **counts, **more})
     return lines
 
 

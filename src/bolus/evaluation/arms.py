@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from bolus.evaluation.bootstrap import bootstrap_blocks
 from bolus.evaluation.intervals import Estimate
-from bolus.evaluation.metrics import Metric
 from bolus.evaluation.verdict import standing, too_few
 
 DRAWS = 2000
@@ -19,7 +18,7 @@ DRAWS = 2000
 
 def compare_arms(
     facts: Mapping[str, Any],
-    metric: Metric,
+    metric: Callable[..., Any],
     y: NDArray[Any],
     patients: NDArray[Any],
     predictions: Mapping[str, Sequence[NDArray[Any]]],
