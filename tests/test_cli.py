@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -313,3 +315,14 @@ def test_recipes_are_listed_and_printed_whole(bolus: Any) -> None:
         shown = bolus("recipes", name)
         assert resolve(Recipe.load(yaml.safe_load(shown.out))) == resolve(Recipe.load(name))
         assert "rotation: null" not in shown.out, "every default is filled in"
+
+
+def test_a_mistyped_key_is_told_before_anything_slow_is_imported() -> None:
+    code = (
+        "import sys; from bolus.cli import main\n"
+        "sys.argv = ['bolus', 'pretrain', 'absent.csv', 'trainng.epochs=1', '--recipe', 'mlvicx']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["1", "False"]
+    assert "did you mean 'training'" in shown.stderr

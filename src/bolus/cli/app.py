@@ -135,20 +135,20 @@ def pretrain(
 ) -> None:
     """Pretrain an encoder on the training patients of a cohort."""
     from bolus.recipe import Recipe, recipe_names
-    from bolus.rehearsal import dry_run
-    from bolus.training import pretrain as run_pretrain
 
     if not recipe:
         raise UsageError(
             f"--recipe is needed: one of {', '.join(recipe_names())}, or a YAML file; "
             f"bolus plan {cohort} -o recipe.yaml writes one for this cohort, and --recipe plan trains with it at once"
         )
-    opened, given = table.open(cohort), overrides or []
-    with (
-        _planned(opened, out, given, resume)
-        if recipe == PLANNED
-        else nullcontext(Recipe.load(recipe).override(given)) as made
-    ):
+    given = overrides or []
+    stated = None if recipe == PLANNED else Recipe.load(recipe).override(given)
+    opened = table.open(cohort)  # what is slow comes after what a person may have mistyped
+
+    from bolus.rehearsal import dry_run
+    from bolus.training import pretrain as run_pretrain
+
+    with _planned(opened, out, given, resume) if stated is None else nullcontext(stated) as made:
         if dry:
             found = dry_run(opened, recipe=made, cache=cache)
             console.print(
