@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from bolus import __version__
 from bolus.assembly import resolve
 from bolus.recipe import Recipe, recipe_names
 
@@ -308,8 +309,13 @@ def test_help_names_every_verb(bolus: Any) -> None:
         assert verb in found.out
 
 
+def test_the_version_is_that_of_the_package(bolus: Any) -> None:
+    assert bolus("--version").out == f"bolus {__version__}\n"
+
+
 def test_recipes_are_listed_and_printed_whole(bolus: Any) -> None:
     found = bolus("recipes")
+    assert len(found.out.splitlines()) == len(recipe_names()), "a line each"
     assert all(name in found.out for name in recipe_names())
     for name in recipe_names():
         shown = bolus("recipes", name)

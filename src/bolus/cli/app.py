@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from bolus.cli.ablate import ablate
 from bolus.cli.evaluate import app as evaluate
@@ -50,10 +49,26 @@ app = typer.Typer(
     cls=_InOrder,
     help="Pretrain medical-image encoders from the supervision a hospital's tables already hold.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from bolus import __version__
+
+        say(f"bolus {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def bolus(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Pretrain medical-image encoders from the supervision a hospital's tables already hold."""
 
 
 @app.command()
@@ -233,12 +248,10 @@ def recipes(
 
         typer.echo(resolve(Recipe.load(name)).to_yaml())
         return
-    table = Table("recipe", "what it does", "objectives", "source", box=None)
-    for each in recipe_names():
-        recipe = Recipe.load(each)
-        kinds = ", ".join(f"{key} ({spec.kind})" for key, spec in recipe.objectives.items())
-        table.add_row(each, recipe.summary, kinds, recipe.source)
-    console.print(table)
+    found = {each: Recipe.load(each) for each in recipe_names()}
+    width = max(map(len, found))
+    for each, recipe in found.items():
+        say(f"{each:<{width}}  {recipe.summary}{f' {recipe.source}' if recipe.source else ''}")
 
 
 def main() -> None:
