@@ -15,8 +15,7 @@ from bolus.data.cohort import Cohort
 from bolus.data.doubtful import doubtful_values, third_value
 from bolus.data.identifiers import EXACT, fold, fold_identifier, is_cut
 from bolus.data.roles import CATEGORIES, is_number_role
-from bolus.data.spelling import missing_option
-from bolus.data.table import shape_of
+from bolus.data.spelling import missing_option, shape_of
 
 IDENTIFIERS = ("patient", "series", "site")
 CLASSES = tuple(role for role in CATEGORIES if role not in (*IDENTIFIERS, "laterality", "split"))

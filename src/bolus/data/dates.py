@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bolus.data.identifiers import identifier_text
-from bolus.data.table import shape_of
+from bolus.data.spelling import shape_of
 
 FloatArray = npt.NDArray[np.float64]
 YEARS = (1900, 2200)  # whole numbers that all lie within are taken for years, which are no days

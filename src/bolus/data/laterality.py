@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.data.table import shape_of
+from bolus.data.spelling import shape_of
 from bolus.errors import CohortError, name_rows
 
 Side: TypeAlias = Literal["left", "right"]

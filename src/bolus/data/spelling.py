@@ -136,3 +136,12 @@ def respell(series: pd.Series[Any], change: Callable[[list[Any]], Sequence[str |
     texts = change(values.tolist())
     made = pd.array([*(text or None for text in texts), None], dtype="str")
     return pd.Series(made.take(codes), index=series.index, name=series.name)  # -1, missing, is the last entry
+
+
+def shape_of(text: str) -> str:
+    """A value's shape, which can be shown where the value itself may name a patient.
+
+    >>> shape_of("sub-p017_ses-1")
+    'aaa-a999_aaa-9'
+    """
+    return "".join("9" if c.isdigit() else "a" if c.isalpha() else c for c in text[:40])

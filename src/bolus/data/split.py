@@ -15,8 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bolus.data.identifiers import earlier_spellings, identifier_text
-from bolus.data.spelling import clean_text
-from bolus.data.table import shape_of
+from bolus.data.spelling import clean_text, shape_of
 from bolus.errors import CohortError, LeakageError, UsageError, name_rows, suggest
 
 Labels: TypeAlias = "npt.NDArray[Any] | pd.Series[Any]"

@@ -77,12 +77,3 @@ def strip_text(table: pd.DataFrame, columns: set[str]) -> pd.DataFrame:
             stripped = table[name].str.strip()
             table[name] = stripped.mask(stripped == "")
     return table
-
-
-def shape_of(text: str) -> str:
-    """A value's shape, which can be shown where the value itself may name a patient.
-
-    >>> shape_of("sub-p017_ses-1")
-    'aaa-a999_aaa-9'
-    """
-    return "".join("9" if c.isdigit() else "a" if c.isalpha() else c for c in text[:40])

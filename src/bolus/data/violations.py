@@ -7,8 +7,7 @@ import pandas as pd
 
 from bolus.data.dates import read_times
 from bolus.data.roles import BIN, is_number_role, is_role, known_roles
-from bolus.data.spelling import missing_option
-from bolus.data.table import shape_of
+from bolus.data.spelling import missing_option, shape_of
 from bolus.data.values import Values
 from bolus.errors import name_rows, suggest
 
