@@ -27,15 +27,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bolus.data.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
-from bolus.evaluation.arms import compare_arms
-from bolus.evaluation.elsewhere import Side, tell_apart
-from bolus.evaluation.fitting import fit_linear
-from bolus.evaluation.future import next_values, present_columns
-from bolus.evaluation.metrics import auroc
+from bolus.evaluation.probing.elsewhere import Side, tell_apart
+from bolus.evaluation.probing.fitting import fit_linear
+from bolus.evaluation.probing.future import next_values, present_columns
+from bolus.evaluation.statistics.arms import compare_arms
+from bolus.evaluation.statistics.metrics import auroc
 from bolus.provenance import machine, versions
-from bolus.training import pretrain
+from bolus.training.loop import pretrain
 from grid import DATA, RESULTS, condense, read_cells, run_grid, sides
 
 SEEDS = (0, 1, 2)

@@ -28,16 +28,16 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bolus.data.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
-from bolus.evaluation.arms import compare_arms
-from bolus.evaluation.fitting import Samples, fit_linear
-from bolus.evaluation.metrics import auroc
-from bolus.evaluation.probe import draw_patients
-from bolus.evaluation.ranking import ranks
+from bolus.evaluation.probing.fitting import Samples, fit_linear
+from bolus.evaluation.probing.probe import draw_patients
+from bolus.evaluation.retrieval.ranking import ranks
+from bolus.evaluation.statistics.arms import compare_arms
+from bolus.evaluation.statistics.metrics import auroc
 from bolus.evaluation.targets import find_targets
 from bolus.provenance import machine, versions
-from bolus.training import pretrain
+from bolus.training.loop import pretrain
 from grid import DATA, RESULTS, condense, read_cells, run_grid
 
 SEEDS = (0, 1, 2)

@@ -30,16 +30,16 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from bolus.data.cohort import Cohort
-from bolus.data.phantom import make_phantom
+from bolus.data.cohort.cohort import Cohort
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
-from bolus.evaluation.arms import compare_arms
-from bolus.evaluation.fitting import fit_linear
-from bolus.evaluation.metrics import METRICS
-from bolus.evaluation.ranking import ranks
-from bolus.evaluation.sides import find_sides
+from bolus.evaluation.probing.fitting import fit_linear
+from bolus.evaluation.retrieval.ranking import ranks
+from bolus.evaluation.retrieval.sides import find_sides
+from bolus.evaluation.statistics.arms import compare_arms
+from bolus.evaluation.statistics.metrics import METRICS
+from bolus.phantom import make_phantom
 from bolus.provenance import machine, versions
-from bolus.training import pretrain
+from bolus.training.loop import pretrain
 from grid import RESULTS, condense, read_cells, run_grid, sides
 
 SEEDS = (0, 1, 2)

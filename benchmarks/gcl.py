@@ -31,19 +31,19 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from bolus.data.cohort import Cohort
-from bolus.data.masks import from_square, read_labels, to_square
-from bolus.data.volumes import volume_codes
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.volumes import volume_codes
+from bolus.data.readers.masks import from_square, read_labels, to_square
 from bolus.embedding import open_encoder, open_store, samples_of
 from bolus.encoders.modalities import one_encoder
-from bolus.evaluation.arms import compare_arms
-from bolus.evaluation.overlap import pooled_dice, volume_dice, volume_hd95
-from bolus.evaluation.segmenter import SegmentSpec, draw_labelled, fit_segmenter
+from bolus.evaluation.segmentation.overlap import pooled_dice, volume_dice, volume_hd95
+from bolus.evaluation.segmentation.segmenter import SegmentSpec, draw_labelled, fit_segmenter
+from bolus.evaluation.statistics.arms import compare_arms
 from bolus.planning.planner import plan
 from bolus.provenance import machine, versions
 from bolus.recipe import Recipe
 from bolus.run import Run
-from bolus.training import pretrain
+from bolus.training.loop import pretrain
 from grid import DATA, RESULTS, condense, read_cells, run_grid
 
 SEEDS, LABELLED, RANDOM, CLASSES = (0, 1, 2), (1, 2, 6, 10), "random init", ("RV", "myocardium", "LV")

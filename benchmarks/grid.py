@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bolus.evaluation.fitting import Samples
+from bolus.evaluation.probing.fitting import Samples
 from bolus.provenance import machine, versions
 from bolus.run import Run
 

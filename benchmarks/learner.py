@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from bolus.data.cohort import Cohort
-from bolus.data.spec import CohortSpec
-from bolus.data.split import fold_patients
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.cohort.split import fold_patients
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
-from bolus.evaluation.arms import compare_arms
-from bolus.evaluation.distance import cosine_distance
-from bolus.evaluation.fitting import Samples, fit_linear, fit_majority
-from bolus.evaluation.metrics import METRICS
-from bolus.evaluation.pairs import classify_change, concatenate, difference, find_pairs
+from bolus.evaluation.change.distance import cosine_distance
+from bolus.evaluation.change.pairs import classify_change, concatenate, difference, find_pairs
+from bolus.evaluation.probing.fitting import Samples, fit_linear, fit_majority
+from bolus.evaluation.statistics.arms import compare_arms
+from bolus.evaluation.statistics.metrics import METRICS
 from bolus.provenance import machine, versions
-from bolus.training import pretrain
+from bolus.training.loop import pretrain
 from grid import DATA, RESULTS, condense, read_cells, run_grid
 
 SEEDS, FOLDS = (0, 1, 2), 3

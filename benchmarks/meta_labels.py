@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bolus.assembly import Model, build_model
-from bolus.data.batch import Batch
+from bolus.data.batches.batch import Batch
 from bolus.encoders.features import Features, FeatureShape
 from bolus.objectives.pixel import PixelContrast
 from bolus.recipe import Recipe
+from bolus.training.assembly import Model, build_model
 from grid import RESULTS, run_grid
 
 NUMBERS, SHARES = (1, 2, 3, 5, 10, 20), (None, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -19,7 +19,7 @@ from grid import RESULTS, run_grid
 
 SCRIPT = """
 import json, resource, sys, time
-from bolus.data.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort
 roles = {"label:finding": "finding", "score:age": "age"}
 began = time.perf_counter()
 cohort = Cohort.open(sys.argv[1], roles=roles, missing={"finding": ["todo"]})

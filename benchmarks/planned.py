@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from bolus.ablation.budget import passes_of_run, steps_within
-from bolus.assembly import resolve
-from bolus.data.cohort import Cohort
-from bolus.evaluation.results import MAJORITY
+from bolus.data.cohort.cohort import Cohort
+from bolus.evaluation.statistics.results import MAJORITY
 from bolus.planning.planner import plan
 from bolus.provenance import machine, versions
 from bolus.recipe import Recipe
-from bolus.training import pretrain
+from bolus.training.assembly import resolve
+from bolus.training.loop import pretrain
 from grid import RESULTS, condense, read_cells, run_grid
 from planned_cohorts import STUDIES, Judged, Study, conflicts_of
 

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 import comprer_odir
 import learner
-from bolus.data.cohort import Cohort
-from bolus.data.split import fold_patients
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.split import fold_patients
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
-from bolus.evaluation.arms import compare_arms
-from bolus.evaluation.fitting import Samples, fit_linear, fit_majority
-from bolus.evaluation.metrics import METRICS, Metric, auroc, mae
-from bolus.evaluation.pairs import classify_change, difference, find_pairs
-from bolus.evaluation.ranking import ranks
-from bolus.evaluation.results import MAJORITY
+from bolus.evaluation.change.pairs import classify_change, difference, find_pairs
+from bolus.evaluation.probing.fitting import Samples, fit_linear, fit_majority
+from bolus.evaluation.retrieval.ranking import ranks
+from bolus.evaluation.statistics.arms import compare_arms
+from bolus.evaluation.statistics.metrics import METRICS, Metric, auroc, mae
+from bolus.evaluation.statistics.results import MAJORITY
 from bolus.evaluation.targets import find_targets
 from bolus.run import Run
 from grid import DATA

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from bolus.cli.options import TableOptions
-from bolus.data.phantom import make_phantom
+from bolus.phantom import make_phantom
 from bolus.planning.advice import render
 from bolus.planning.planner import plan
 from grid import DATA

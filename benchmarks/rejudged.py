@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from bolus.evaluation.intervals import Estimate
-from bolus.evaluation.verdict import standing
+from bolus.evaluation.statistics.intervals import Estimate
+from bolus.evaluation.statistics.verdict import standing
 from bolus.provenance import machine, versions
 from grid import RESULTS
 

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from bolus.assembly import build_loader, build_model, open_images
-from bolus.data.cohort import Cohort
-from bolus.data.phantom import make_phantom
+from bolus.data.cohort.cohort import Cohort
+from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
-from bolus.training import apply_gradients, training_step
-from bolus.window import Window
+from bolus.training.assembly import build_loader, build_model, open_images
+from bolus.training.loop import apply_gradients, training_step
+from bolus.training.window import Window
 from grid import RESULTS, run_grid
 
 

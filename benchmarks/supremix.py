@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bolus.data.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort
 from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
-from bolus.evaluation.arms import compare_arms
-from bolus.evaluation.finetune import FinetuneSpec, fit_finetuned, mild
-from bolus.evaluation.fitting import Samples, fit_linear, fit_majority
-from bolus.evaluation.metrics import METRICS
+from bolus.evaluation.probing.finetune import FinetuneSpec, fit_finetuned, mild
+from bolus.evaluation.probing.fitting import Samples, fit_linear, fit_majority
+from bolus.evaluation.statistics.arms import compare_arms
+from bolus.evaluation.statistics.metrics import METRICS
 from bolus.provenance import machine, versions
-from bolus.training import pretrain
+from bolus.training.loop import pretrain
 from grid import DATA, RESULTS, condense, read_cells, run_grid
 
 SEEDS = (0, 1, 2)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bolus.evaluation.verdict import ENOUGH_PATIENTS
+from bolus.evaluation.statistics.verdict import ENOUGH_PATIENTS
 from grid import RESULTS, read_cells
 from rejudged import read_results
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bolus.evaluation.bootstrap import patient_bootstrap
-from bolus.evaluation.intervals import Estimate
-from bolus.evaluation.metrics import METRICS, auroc
+from bolus.evaluation.statistics.bootstrap import patient_bootstrap
+from bolus.evaluation.statistics.intervals import Estimate
+from bolus.evaluation.statistics.metrics import METRICS, auroc
 from grid import RESULTS, run_grid
 
 Array = NDArray[Any]

@@ -28,12 +28,12 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from bolus.assembly import build_loader, build_model, open_images
-from bolus.data.cohort import Cohort
-from bolus.data.phantom import make_phantom
+from bolus.data.cohort.cohort import Cohort
 from bolus.errors import OutOfMemoryError
+from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
-from bolus.training import apply_gradients, explain_memory, training_step
+from bolus.training.assembly import build_loader, build_model, open_images
+from bolus.training.loop import apply_gradients, explain_memory, training_step
 from grid import RESULTS, run_grid
 
 MARK = "RESULT "

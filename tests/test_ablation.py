@@ -21,7 +21,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-import bolus.training as training_module
+import bolus.training.loop as training_module
 from bolus.ablation import running, schedule
 from bolus.ablation.answers import Answer, mean_auroc, mean_of_known, read_answers
 from bolus.ablation.arms import COMBINERS, find_arms, orphan
@@ -30,20 +30,20 @@ from bolus.ablation.comparison import RANDOM_INIT, Comparison, Line, compare_cel
 from bolus.ablation.question import Question, check_question
 from bolus.ablation.running import ablate
 from bolus.ablation.wording import beside, sentences, table
-from bolus.assembly import build_loader, build_model, open_images, resolve
-from bolus.data.cohort import Cohort
-from bolus.data.columns import TrainingColumns
-from bolus.data.holdout import validation_cohort
+from bolus.data.batches.columns import TrainingColumns
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.holdout import validation_cohort
 from bolus.errors import EvaluationError, NonFiniteLossError, OutOfMemoryError, RecipeError, TrainingError, UsageError
-from bolus.evaluation.arms import compare_arms
-from bolus.evaluation.bootstrap import patient_bootstrap
-from bolus.evaluation.intervals import Estimate
-from bolus.evaluation.metrics import auroc, mae
-from bolus.evaluation.results import MAJORITY, read_results
-from bolus.evaluation.verdict import verdict_of
+from bolus.evaluation.statistics.arms import compare_arms
+from bolus.evaluation.statistics.bootstrap import patient_bootstrap
+from bolus.evaluation.statistics.intervals import Estimate
+from bolus.evaluation.statistics.metrics import auroc, mae
+from bolus.evaluation.statistics.results import MAJORITY, read_results
+from bolus.evaluation.statistics.verdict import verdict_of
 from bolus.optimization import lr_factor
 from bolus.recipe import Recipe
-from bolus.training import apply_gradients, training_step
+from bolus.training.assembly import build_loader, build_model, open_images, resolve
+from bolus.training.loop import apply_gradients, training_step
 
 VIEWS = {"kind": "contrast", "relation": "views", "dim": 8, "hidden": 8, "hidden_norm": False}
 GLOBAL = {"kind": "varcov", "width": 8}

@@ -12,22 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bolus.data.batch import seed_for
-from bolus.data.cohort import Cohort
-from bolus.data.phantom import make_phantom
-from bolus.data.spec import CohortSpec
+from bolus.data.batches.batch import seed_for
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError
-from bolus.evaluation.audit import Audit, evaluate_audit, summarise_audit
-from bolus.evaluation.bootstrap import patient_bootstrap
-from bolus.evaluation.chance import outcome_strata, random_groups
-from bolus.evaluation.decoding import decode
-from bolus.evaluation.gaps import GroupReport, judge_groups
-from bolus.evaluation.intervals import Estimate
-from bolus.evaluation.metrics import METRICS
-from bolus.evaluation.results import Result, read_results
-from bolus.evaluation.subgroups import Grouping, cut_bands, find_groupings
+from bolus.evaluation.audit.audit import Audit, evaluate_audit, summarise_audit
+from bolus.evaluation.audit.chance import outcome_strata, random_groups
+from bolus.evaluation.audit.decoding import decode
+from bolus.evaluation.audit.gaps import GroupReport, judge_groups
+from bolus.evaluation.audit.subgroups import Grouping, cut_bands, find_groupings
+from bolus.evaluation.statistics.bootstrap import patient_bootstrap
+from bolus.evaluation.statistics.intervals import Estimate
+from bolus.evaluation.statistics.metrics import METRICS
+from bolus.evaluation.statistics.results import Result, read_results
+from bolus.phantom import make_phantom
 from bolus.recipe import EncoderSpec
 
 BLANK = Result("audit", "sick", "", math.nan, math.nan, math.nan, 0, 0, versions={}, probe="linear")

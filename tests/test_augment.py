@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bolus.data import augment as module
-from bolus.data.augment import augment, plain, to_unit
-from bolus.data.presets import PRESETS, resolve
+from bolus.data.batches import augment as module
+from bolus.data.batches.augment import augment, plain, to_unit
+from bolus.data.batches.presets import PRESETS, resolve
 from bolus.errors import RecipeError, UsageError
 from bolus.recipe import AugmentSpec
 

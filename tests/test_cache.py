@@ -20,12 +20,13 @@ import torch
 from PIL import Image as PillowImage
 from pydicom.data import get_testdata_file
 
-from bolus.data import frames, shards, sources
-from bolus.data.cache import ImageStore, Preprocessing, build_store, cache_folder, reason_without_name
-from bolus.data.cohort import Cohort
-from bolus.data.image import Image, Range
-from bolus.data.preprocessing import shrink
-from bolus.data.spec import CohortSpec
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.images import shards, sources
+from bolus.data.images.cache import ImageStore, Preprocessing, build_store, cache_folder, reason_without_name
+from bolus.data.images.preprocessing import shrink
+from bolus.data.pixels.image import Image, Range
+from bolus.data.readers import frames
 from bolus.errors import CohortError, ImageError
 
 SIZE = 16  # of the encoder; cached at 20

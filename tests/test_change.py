@@ -12,15 +12,15 @@ import pandas as pd
 import pytest
 from PIL import Image as PillowImage
 
-from bolus.data.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError
-from bolus.evaluation.change import evaluate_change, judge_change
-from bolus.evaluation.distance import cosine_distance
-from bolus.evaluation.heads import Head
-from bolus.evaluation.pairs import CHANGES, classify_change, concatenate, difference, find_pairs
-from bolus.evaluation.results import MAJORITY, Result, read_results
+from bolus.evaluation.change.change import evaluate_change, judge_change
+from bolus.evaluation.change.distance import cosine_distance
+from bolus.evaluation.change.pairs import CHANGES, classify_change, concatenate, difference, find_pairs
+from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.statistics.results import MAJORITY, Result, read_results
 from bolus.recipe import EncoderSpec
 
 # --- pairs

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 from bolus.cli.options import TableOptions
-from bolus.data.check_columns import check_columns
-from bolus.data.check_report import Finding
-from bolus.data.checking import check
-from bolus.data.cohort import Cohort
-from bolus.data.spec import CohortSpec
-from bolus.planning.hazards import find_hazards
+from bolus.data.checks.checking import check
+from bolus.data.checks.columns import check_columns
+from bolus.data.checks.report import Finding
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.planning.hazards.hazards import find_hazards
 from clean_tables import clean_table
 
 

@@ -18,10 +18,11 @@ from PIL import Image as PillowImage
 from pydicom.data import get_testdata_file
 from rich.console import Console
 
-from bolus.data import check_pixels, frames, readers
-from bolus.data.checking import CheckReport, Finding, check
-from bolus.data.cohort import Cohort
-from bolus.data.image import Image, Range
+from bolus.data.checks import pixels as check_pixels
+from bolus.data.checks.checking import CheckReport, Finding, check
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.pixels.image import Image, Range
+from bolus.data.readers import frames, readers
 from bolus.errors import CohortError, ImageError, LeakageError
 
 SIDE = 16
@@ -326,7 +327,7 @@ def test_twelve_bits_in_sixteen_get_their_range(tmp_path: Path) -> None:
 
 
 def test_the_range_is_the_one_that_the_cache_uses(tmp_path: Path) -> None:
-    from bolus.data.cache import Preprocessing, build_store
+    from bolus.data.images.cache import Preprocessing, build_store
 
     table = write(tmp_path, [picture(seed, 3, 1500).astype(np.uint16) for seed in range(3)])
     report = check(table)

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bolus.data.classes import same_class, truth_values
-from bolus.data.cohort import Cohort
-from bolus.data.spec import CohortSpec
-from bolus.data.spelling import MISSING, clean_text, spell_number
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.text.classes import same_class, truth_values
+from bolus.data.text.spelling import MISSING, clean_text, spell_number
 from bolus.errors import CohortError, EvaluationError, UsageError
-from bolus.evaluation.matching import match_targets
+from bolus.evaluation.probing.matching import match_targets
 from bolus.evaluation.targets import find_targets
 from bolus.prediction import find_head
 

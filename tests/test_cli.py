@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from bolus import __version__
-from bolus.assembly import resolve
 from bolus.recipe import Recipe, recipe_names
+from bolus.training.assembly import resolve
 
 
 class Result:

@@ -18,7 +18,21 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from pydicom.data import get_testdata_file
 
-from bolus.assembly import (
+from bolus.data.batches.augment import augment, plain
+from bolus.data.batches.batch import seed_for
+from bolus.data.batches.columns import TrainingColumns
+from bolus.data.batches.loading import Loader
+from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.images import cache
+from bolus.data.images.cache import ImageStore, Preprocessing, Quarantined, build_store
+from bolus.data.images.clips import frame_mask, open_samples, pick_frames, segment_frames
+from bolus.embedding import embed, embed_samples, open_encoder, samples_of
+from bolus.encoders.building import build_encoder
+from bolus.errors import CohortError, ImageError
+from bolus.recipe import AugmentSpec, EncoderSpec, Recipe
+from bolus.run import Run
+from bolus.training.assembly import (
     build_loader,
     build_model,
     contract_of,
@@ -28,23 +42,9 @@ from bolus.assembly import (
     resolve,
     unread_loader,
 )
-from bolus.data import cache
-from bolus.data.augment import augment, plain
-from bolus.data.batch import seed_for
-from bolus.data.cache import ImageStore, Preprocessing, Quarantined, build_store
-from bolus.data.clips import frame_mask, open_samples, pick_frames, segment_frames
-from bolus.data.cohort import Cohort, Samples
-from bolus.data.columns import TrainingColumns
-from bolus.data.loading import Loader
-from bolus.data.spec import CohortSpec
-from bolus.embedding import embed, embed_samples, open_encoder, samples_of
-from bolus.encoders.building import build_encoder
-from bolus.errors import CohortError, ImageError
-from bolus.health import watch
-from bolus.recipe import AugmentSpec, EncoderSpec, Recipe
-from bolus.rehearsal import dry_run
-from bolus.run import Run
-from bolus.training import pretrain
+from bolus.training.health import watch
+from bolus.training.loop import pretrain
+from bolus.training.rehearsal import dry_run
 
 FRAMES = 3
 RECIPE: dict[str, Any] = {

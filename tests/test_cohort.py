@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bolus.data.cohort import Cohort
-from bolus.data.roles import infer_roles
-from bolus.data.spec import CohortSpec
-from bolus.data.table import read_table
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.roles import infer_roles
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.cohort.table import read_table
 from bolus.errors import CohortError, UsageError
 
 
@@ -477,7 +477,7 @@ def test_a_million_rows_open_and_split_in_little_memory(tmp_path: Path) -> None:
     )
     code = """
 import json, resource, sys
-from bolus.data.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort
 cohort = Cohort.open(sys.argv[1])
 sides = cohort.split
 gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bolus.data.cohort import Cohort, Samples
-from bolus.data.columns import TrainingColumns, bin_codes, meta_label_problem, sample_columns
-from bolus.data.relation import Relation
-from bolus.data.roles import CATEGORIES, NUMBERS, PATHS, is_role, known_roles
-from bolus.data.spec import CohortSpec
+from bolus.data.batches.columns import TrainingColumns, bin_codes, meta_label_problem, sample_columns
+from bolus.data.batches.relation import Relation
+from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.roles import CATEGORIES, NUMBERS, PATHS, is_role, known_roles
+from bolus.data.cohort.spec import CohortSpec
 from bolus.errors import CohortError, RecipeError
 
 EVERYONE = np.ones(8, np.bool_)

@@ -19,15 +19,15 @@ from accelerate import PartialState
 from torch import Tensor
 from torchjd.aggregation import MGDA
 
-from bolus.assembly import Model, build_loader, build_model, open_images
-from bolus.checkpoint import last_checkpoint
-from bolus.data.cohort import Cohort, Samples
-from bolus.data.columns import TrainingColumns
-from bolus.data.loading import Loader
-from bolus.data.phantom import make_phantom
+from bolus.data.batches.columns import TrainingColumns
+from bolus.data.batches.loading import Loader
+from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.errors import RecipeError
+from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
-from bolus.training import apply_gradients, pretrain, training_step
+from bolus.training.assembly import Model, build_loader, build_model, open_images
+from bolus.training.checkpoint import last_checkpoint
+from bolus.training.loop import apply_gradients, pretrain, training_step
 
 CPU = torch.device("cpu")
 IMAGE = {"kind": "contrast", "dim": 8, "hidden": 16, "head": "image", "hidden_norm": False}
@@ -268,7 +268,7 @@ def conflicts(finished: Any) -> list[dict[str, Any]]:
 
 SCRIPT = """
 import sys, torch; torch.set_num_threads(1)
-from pathlib import Path; from bolus.training import pretrain
+from pathlib import Path; from bolus.training.loop import pretrain
 cohort, recipe, out, cache, *resume = sys.argv[1:]
 pretrain(cohort, recipe=recipe, out=out, cache=Path(cache), resume=bool(resume), quiet=True)
 """

@@ -14,15 +14,15 @@ from accelerate import PartialState
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from bolus.assembly import Model, build_loader, build_model, open_images
-from bolus.data.cohort import Cohort
-from bolus.data.columns import TrainingColumns
-from bolus.data.loading import Fetched, Loader
+from bolus.data.batches.columns import TrainingColumns
+from bolus.data.batches.loading import Fetched, Loader
+from bolus.data.cohort.cohort import Cohort
 from bolus.encoders.features import Features
 from bolus.errors import RecipeError
 from bolus.objectives import OBJECTIVES
 from bolus.recipe import Recipe
-from bolus.training import apply_gradients, pretrain, training_step
+from bolus.training.assembly import Model, build_loader, build_model, open_images
+from bolus.training.loop import apply_gradients, pretrain, training_step
 
 CPU = torch.device("cpu")
 SCORE = "score:severity"

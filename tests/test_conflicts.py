@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from bolus.conflicts import weigh_conflicts
-from bolus.gradients import Conflicts
-from bolus.health import Finding
+from bolus.training.conflicts import weigh_conflicts
+from bolus.training.gradients import Conflicts
+from bolus.training.health import Finding
 
 
 def look(vectors: dict[str, list[float]], *, pixel: str = "", goals: bool = False) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch import Tensor
 
-from bolus.data.batch import Batch
-from bolus.data.relation import Relation
+from bolus.data.batches.batch import Batch
+from bolus.data.batches.relation import Relation
 from bolus.encoders.features import Features, FeatureShape, LevelShape
 from bolus.errors import RecipeError
 from bolus.objectives import OBJECTIVES, build_objectives

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bolus.data.ages import in_years, is_age, spell_age
-from bolus.data.cohort import Cohort
-from bolus.data.dates import read_times, to_days
-from bolus.data.spec import CohortSpec
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.text.ages import in_years, is_age, spell_age
+from bolus.data.text.dates import read_times, to_days
 from bolus.errors import CohortError
 
 NAN = float("nan")

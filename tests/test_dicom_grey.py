@@ -14,11 +14,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from bolus.data.dicom_pixels import find_padding
-from bolus.data.frames import read_frames
-from bolus.data.image import Image, Range
-from bolus.data.lookup import first_mapped
-from bolus.data.readers import read_image
+from bolus.data.pixels.dicom_pixels import find_padding
+from bolus.data.pixels.image import Image, Range
+from bolus.data.pixels.lookup import first_mapped
+from bolus.data.readers.frames import read_frames
+from bolus.data.readers.readers import read_image
 from bolus.errors import ImageError
 
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"

@@ -25,7 +25,6 @@ from transformers import (
     VitDetConfig,
 )
 
-from bolus.combiner import Combiner
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder, external_encoder
 from bolus.encoders.families import FAMILIES
@@ -33,7 +32,8 @@ from bolus.encoders.folder import load_encoder, save_encoder
 from bolus.encoders.hub import NAMED, PUBLISHED, config_side, find_config
 from bolus.errors import EncoderError, OutOfMemoryError, RecipeError
 from bolus.recipe import CombinerSpec, EncoderSpec, Recipe
-from bolus.training import explain_memory, pretrain
+from bolus.training.combiner import Combiner
+from bolus.training.loop import explain_memory, pretrain
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "mlp_ratio": 2, "initializer_range": 0.5}
 PROCESSOR = {

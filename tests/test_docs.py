@@ -12,7 +12,7 @@ from typer.main import get_command
 
 import bolus
 from bolus.cli import app
-from bolus.data.spec import CohortSpec
+from bolus.data.cohort.spec import CohortSpec
 from bolus.encoders.features import FeatureShape, LevelShape
 from bolus.objectives import build_objectives
 from bolus.recipe import Recipe, recipe_names

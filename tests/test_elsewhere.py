@@ -14,20 +14,20 @@ import yaml
 from PIL import Image as PillowImage
 from sklearn.metrics import roc_auc_score
 
-from bolus.data.cohort import Cohort
-from bolus.data.phantom import make_phantom
-from bolus.data.spec import CohortSpec
-from bolus.data.split import patient_keys
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.cohort.split import patient_keys
 from bolus.embedding import embed
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
 from bolus.errors import EvaluationError, LeakageError, UsageError
-from bolus.evaluation.change import evaluate_change
-from bolus.evaluation.elsewhere import Side, evaluate_elsewhere, judge_elsewhere, tell_apart
-from bolus.evaluation.heads import Head
-from bolus.evaluation.judging import evaluate
-from bolus.evaluation.matching import match_targets, name_cohorts
-from bolus.evaluation.results import Result, read_results
+from bolus.evaluation.change.change import evaluate_change
+from bolus.evaluation.probing.elsewhere import Side, evaluate_elsewhere, judge_elsewhere, tell_apart
+from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.probing.matching import match_targets, name_cohorts
+from bolus.evaluation.statistics.results import Result, read_results
+from bolus.phantom import make_phantom
 from bolus.recipe import EncoderSpec
 
 SPLITS = np.array(["train", "val", "test"])

@@ -11,18 +11,18 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from bolus.data.cache import ImageStore, Preprocessing, build_store
-from bolus.data.cohort import Cohort, Samples
-from bolus.data.presets import resolve
-from bolus.data.spec import CohortSpec
+from bolus.data.batches.presets import resolve
+from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.images.cache import ImageStore, Preprocessing, build_store
 from bolus.embedding import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import load_encoder
 from bolus.errors import EvaluationError, UsageError
-from bolus.evaluation import finetune as f
-from bolus.evaluation.heads import Head
-from bolus.evaluation.metrics import auroc
+from bolus.evaluation.probing import finetune as f
+from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.statistics.metrics import auroc
 from bolus.recipe import AugmentSpec, EncoderSpec
 
 NUM, SIZE = 48, 16

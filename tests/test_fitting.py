@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from bolus.errors import EvaluationError
-from bolus.evaluation.fitting import NEIGHBOURS, STRENGTHS, Samples, fit_knn, fit_linear
-from bolus.evaluation.metrics import auroc, balanced_accuracy, higher_is_better, metrics_of
+from bolus.evaluation.probing.fitting import NEIGHBOURS, STRENGTHS, Samples, fit_knn, fit_linear
+from bolus.evaluation.statistics.metrics import auroc, balanced_accuracy, higher_is_better, metrics_of
 
 TASKS = [("classify", 2), ("classify", 4), ("regress", 2)]
 

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bolus.data.cohort import Cohort
-from bolus.data.spec import CohortSpec
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError
-from bolus.evaluation.finetune import FinetuneSpec
-from bolus.evaluation.future import Several, look_ahead, next_values, present_columns
-from bolus.evaluation.judging import evaluate
-from bolus.evaluation.results import read_results
+from bolus.evaluation.probing.finetune import FinetuneSpec
+from bolus.evaluation.probing.future import Several, look_ahead, next_values, present_columns
+from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.statistics.results import read_results
 from bolus.evaluation.targets import find_targets
 from bolus.recipe import EncoderSpec
 

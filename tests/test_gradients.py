@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from bolus.combiner import Combiner
 from bolus.recipe import CombinerSpec
+from bolus.training.combiner import Combiner
 
 SUM = CombinerSpec(kind="sum")
 KINDS = ["sum", "pcgrad"]  # one backward pass, and one for each objective

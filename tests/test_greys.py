@@ -17,11 +17,11 @@ from PIL import Image as PillowImage
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from bolus.data.cache import ImageStore, Preprocessing, build_store
-from bolus.data.checking import CheckReport, check
-from bolus.data.cohort import Cohort
-from bolus.data.quantiles import LEVELS, pooled, share_up_to, sketch
-from bolus.data.spec import CohortSpec
+from bolus.data.checks.checking import CheckReport, check
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.images.cache import ImageStore, Preprocessing, build_store
+from bolus.data.pixels.quantiles import LEVELS, pooled, share_up_to, sketch
 from bolus.embedding import open_encoder, open_store, remarks_on
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from scipy.stats import chi2_contingency, kruskal
 
-from bolus.data.cohort import Cohort
-from bolus.data.phantom import make_phantom
-from bolus.data.spec import CohortSpec
-from bolus.evaluation.metrics import auroc
-from bolus.planning.association import associate, commonest, mean_of, separate
-from bolus.planning.hazards import Hazard, find_hazards
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.evaluation.statistics.metrics import auroc
+from bolus.phantom import make_phantom
+from bolus.planning.hazards.association import associate, commonest, mean_of, separate
+from bolus.planning.hazards.hazards import Hazard, find_hazards
 
 
 def cohort_of(columns: dict[str, Any], roles: dict[str, str] | None = None, **spec: Any) -> Cohort:

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from bolus.errors import EvaluationError
-from bolus.evaluation.fitting import Samples, fit_knn, fit_linear, fit_majority
-from bolus.evaluation.heads import Head, neighbours, normalise
+from bolus.evaluation.probing.fitting import Samples, fit_knn, fit_linear, fit_majority
+from bolus.evaluation.probing.heads import Head, neighbours, normalise
 
 
 @pytest.mark.parametrize(("task", "num_classes"), [("classify", 2), ("classify", 4), ("regress", 0)])

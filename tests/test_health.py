@@ -11,12 +11,21 @@ import pandas as pd
 import pytest
 import torch
 
-from bolus.data.cache import Preprocessing, build_store
-from bolus.data.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.images.cache import Preprocessing, build_store
 from bolus.encoders.building import build_encoder
 from bolus.errors import RecipeError
-from bolus.health import Finding, alignment, check_probe, collapse, effective_rank, knn_scores, uniformity, watch
 from bolus.recipe import Recipe
+from bolus.training.health import (
+    Finding,
+    alignment,
+    check_probe,
+    collapse,
+    effective_rank,
+    knn_scores,
+    uniformity,
+    watch,
+)
 
 
 def test_isotropic_features_are_not_collapsed_and_a_constant_is() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bolus.data.clips import open_samples
-from bolus.data.cohort import Cohort
-from bolus.data.holdout import validation_cohort
-from bolus.data.spec import CohortSpec
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.holdout import validation_cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.images.clips import open_samples
 from bolus.errors import UsageError
 
 

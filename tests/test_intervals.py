@@ -10,9 +10,9 @@ from numpy.random import mtrand
 from scipy import stats
 
 from bolus.errors import EvaluationError
-from bolus.evaluation.bootstrap import bootstrap_blocks, cluster_codes, patient_bootstrap
-from bolus.evaluation.intervals import Estimate, detectable_difference, estimate, holm, paired_difference
-from bolus.evaluation.metrics import METRICS, auroc, edges_of, mae
+from bolus.evaluation.statistics.bootstrap import bootstrap_blocks, cluster_codes, patient_bootstrap
+from bolus.evaluation.statistics.intervals import Estimate, detectable_difference, estimate, holm, paired_difference
+from bolus.evaluation.statistics.metrics import METRICS, auroc, edges_of, mae
 
 
 def test_patients_must_be_one_code_a_row():

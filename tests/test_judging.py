@@ -15,21 +15,21 @@ import torch
 import yaml
 from PIL import Image as PillowImage
 
-from bolus.data.cohort import Cohort
-from bolus.data.spec import CohortSpec
-from bolus.data.split import patient_keys
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.cohort.split import patient_keys
 from bolus.embedding import embed, open_encoder, open_store, remarks_on
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import lineage_of, save_encoder
 from bolus.errors import EncoderError, EvaluationError, LeakageError, UsageError
-from bolus.evaluation.finetune import FinetuneSpec
-from bolus.evaluation.heads import Head
-from bolus.evaluation.judging import evaluate
-from bolus.evaluation.results import read_results
+from bolus.evaluation.probing.finetune import FinetuneSpec
+from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.statistics.results import read_results
 from bolus.evaluation.targets import find_targets
 from bolus.recipe import AugmentSpec, EncoderSpec
 from bolus.run import Run
-from bolus.training import pretrain
+from bolus.training.loop import pretrain
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ import torch
 from PIL import Image as PillowImage
 
 import bolus
-from bolus.assembly import build_loader, contract_of, data_hash, launched, unread_loader
-from bolus.data.cache import Preprocessing, build_store
-from bolus.data.cohort import Cohort
-from bolus.data.laterality import side_of
-from bolus.data.relation import Needs
-from bolus.data.spec import CohortSpec
+from bolus.data.batches.relation import Needs
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.images.cache import Preprocessing, build_store
+from bolus.data.text.laterality import side_of
 from bolus.embedding import embed_samples, open_encoder, open_store, remarks_on
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
 from bolus.errors import CohortError, EvaluationError
-from bolus.evaluation.segment import evaluate_segment
+from bolus.evaluation.segmentation.segment import evaluate_segment
 from bolus.recipe import EncoderSpec, Recipe
+from bolus.training.assembly import build_loader, contract_of, data_hash, launched, unread_loader
 
 LEFT, RIGHT, NEITHER = 0, 1, -1
 
@@ -136,7 +136,7 @@ def test_both_contracts_share_one_cache(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr("bolus.data.cache.shrink", refuse)
+    monkeypatch.setattr("bolus.data.images.cache.shrink", refuse)
     build_store(cohort, Preprocessing(16, mirror="left"), folder=tmp_path / "cache")
 
 
@@ -160,7 +160,7 @@ def test_a_value_that_is_no_side_is_refused_before_anything_is_decoded(tmp_path,
     def refuse(*_):
         raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr("bolus.data.cache.shrink", refuse)
+    monkeypatch.setattr("bolus.data.images.cache.shrink", refuse)
     with pytest.raises(CohortError, match=r"row 8: expected left or right .* found 'upper'"):
         build_store(cohort, Preprocessing(16, mirror="left"), folder=tmp_path / "cache")
     spec = CohortSpec(table="table.csv", missing={"laterality": ["upper"]})
@@ -267,8 +267,8 @@ def test_segmentation_refuses_mirrored_sides_before_reading_anything(tmp_path, m
     def refuse(*_):
         raise AssertionError("an image or mask was read")
 
-    monkeypatch.setattr("bolus.evaluation.segment.read_annotations", refuse)
-    monkeypatch.setattr("bolus.data.cache.shrink", refuse)
+    monkeypatch.setattr("bolus.evaluation.segmentation.segment.read_annotations", refuse)
+    monkeypatch.setattr("bolus.data.images.cache.shrink", refuse)
     with pytest.raises(EvaluationError, match=r"sees images of one side mirrored, .* images\.mirror=null"):
         evaluate_segment(folder, cohort, cache=tmp_path / "cache")
 

@@ -15,21 +15,21 @@ import torch
 from pydicom.data import get_testdata_file
 from torch.nn import functional as F
 
-from bolus.data.check_report import CheckReport, Finding
-from bolus.data.checking import check
-from bolus.data.cohort import Cohort
-from bolus.data.image import Image, Range
-from bolus.data.mask_rows import Native, read_masks
-from bolus.data.masks import from_square, kept_part, read_labels, to_square
-from bolus.data.nifti import read_affine, read_nifti
-from bolus.data.preprocessing import Preprocessing, shrink
-from bolus.data.readers import read_image
-from bolus.data.square import Fit, canvas
+from bolus.data.checks.checking import check
+from bolus.data.checks.report import CheckReport, Finding
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.images.mask_rows import Native, read_masks
+from bolus.data.images.preprocessing import Preprocessing, shrink
+from bolus.data.pixels.image import Image, Range
+from bolus.data.pixels.square import Fit, canvas
+from bolus.data.readers.masks import from_square, kept_part, read_labels, to_square
+from bolus.data.readers.nifti import read_affine, read_nifti
+from bolus.data.readers.readers import read_image
 from bolus.errors import ImageError, UsageError
-from bolus.evaluation.annotation import read_annotations
-from bolus.evaluation.segment_notes import cropped_off
-from bolus.evaluation.stacks import find_volumes
-from bolus.evaluation.volume_scores import predict_volume
+from bolus.evaluation.segmentation.annotation import read_annotations
+from bolus.evaluation.segmentation.notes import cropped_off
+from bolus.evaluation.segmentation.stacks import find_volumes
+from bolus.evaluation.segmentation.volume_scores import predict_volume
 
 FITS = ("pad", "stretch", "crop")
 SHAPES = [(40, 40), (40, 61), (61, 40), (90, 33), (33, 90), (7, 120), (1, 5), (200, 171)]

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from bolus.data.batch import Batch
-from bolus.data.checking import check
-from bolus.data.cohort import Cohort
-from bolus.data.file_names import SUBFOLDERS
-from bolus.data.missing_files import LOOKED_AT, likely_cause
-from bolus.data.table import read_table
+from bolus.data.batches.batch import Batch
+from bolus.data.checks.checking import check
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.table import read_table
+from bolus.data.images.file_names import SUBFOLDERS
+from bolus.data.images.missing_files import LOOKED_AT, likely_cause
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import CohortError, RecipeError
 from bolus.objectives import OBJECTIVES, build_objectives
 from bolus.objectives.base import Objective, check_batch
 from bolus.recipe import Recipe, recipe_names
-from bolus.rehearsal import dry_run
 from bolus.run import Run
-from bolus.training import pretrain
-from bolus.window import find_idle
+from bolus.training.loop import pretrain
+from bolus.training.rehearsal import dry_run
+from bolus.training.window import find_idle
 
 TABLE = "image,patient,score\na.png,Müller1,61\nb.png,Surname2,5\n"
 SEMICOLONS = TABLE.replace(",", ";")

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from bolus.assembly import build_model, unread_loader
-from bolus.data.cohort import Cohort
-from bolus.data.columns import TrainingColumns
-from bolus.data.loading import Loader
-from bolus.data.spec import CohortSpec
+from bolus.data.batches.columns import TrainingColumns
+from bolus.data.batches.loading import Loader
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
 from bolus.errors import CohortError, RecipeError
 from bolus.recipe import Recipe
+from bolus.training.assembly import build_model, unread_loader
 
 PATIENTS, PHASES, SLICES = 6, ("ED", "ES"), 8
 

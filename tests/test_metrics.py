@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from bolus.errors import EvaluationError
-from bolus.evaluation import metrics as m
+from bolus.evaluation.statistics import metrics as m
 
 
 def sensitivity_by_curve(y, p, specificity=0.9):

@@ -14,13 +14,12 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from bolus.assembly import build_loader, build_model, contract_of, launched, open_images, resolve
-from bolus.data.augment import plain
-from bolus.data.batch import Batch
-from bolus.data.cache import build_store
-from bolus.data.cohort import Cohort
-from bolus.data.columns import TrainingColumns
-from bolus.data.preprocessing import Preprocessing, join_contracts
+from bolus.data.batches.augment import plain
+from bolus.data.batches.batch import Batch
+from bolus.data.batches.columns import TrainingColumns
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.images.cache import build_store
+from bolus.data.images.preprocessing import Preprocessing, join_contracts
 from bolus.embedding import embed, embed_samples, open_encoder, open_store
 from bolus.encoders.building import build_encoder
 from bolus.encoders.features import FeatureShape
@@ -28,17 +27,18 @@ from bolus.encoders.folder import lineage_of, load_encoder, save_encoder
 from bolus.encoders.modalities import ModalityEncoders, build_encoders, part_folders
 from bolus.encoders.modality_folder import DESCRIPTION, load_encoders, save_encoders
 from bolus.errors import CohortError, EncoderError, EvaluationError, RecipeError, UsageError
-from bolus.evaluation.heads import digest_of_encoder
-from bolus.evaluation.judging import evaluate
-from bolus.evaluation.segment import evaluate_segment
-from bolus.health import watch
+from bolus.evaluation.probing.heads import digest_of_encoder
+from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.segmentation.segment import evaluate_segment
 from bolus.objectives.contrast import Contrast
 from bolus.objectives.pixel import PixelContrast
 from bolus.prediction import predict
 from bolus.recipe import EncoderSpec, Recipe
-from bolus.rehearsal import dry_run
 from bolus.run import Run
-from bolus.training import pretrain
+from bolus.training.assembly import build_loader, build_model, contract_of, launched, open_images, resolve
+from bolus.training.health import watch
+from bolus.training.loop import pretrain
+from bolus.training.rehearsal import dry_run
 from test_processes import WORKER, compare, launch
 
 CPU = torch.device("cpu")

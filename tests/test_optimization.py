@@ -15,7 +15,7 @@ from bolus.encoders.building import build_encoder
 from bolus.errors import RecipeError
 from bolus.optimization import Lars, build_optimizer, lr_scales, peak_lr
 from bolus.recipe import EncoderSpec, OptimizerSpec, Recipe
-from bolus.training import pretrain
+from bolus.training.loop import pretrain
 
 KINDS = ["adamw", "sgd", "lars"]
 

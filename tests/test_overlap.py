@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bolus.errors import UsageError
-from bolus.evaluation.overlap import count_misses, pooled_dice, volume_diagonal, volume_dice, volume_hd95
+from bolus.evaluation.segmentation.overlap import count_misses, pooled_dice, volume_diagonal, volume_dice, volume_hd95
 
 Voxel = tuple[int, ...]
 

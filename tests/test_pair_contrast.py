@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bolus.data.batch import Batch
+from bolus.data.batches.batch import Batch
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError
 from bolus.objectives import build_objectives

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bolus
-from bolus.data.participants import ParticipantSampler, combine_codes
-from bolus.data.phantom import make_phantom
+from bolus.data.batches.participants import ParticipantSampler, combine_codes
 from bolus.errors import RecipeError
+from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
 
 
@@ -182,9 +182,9 @@ def bilateral():
 def test_a_run_draws_participants_and_says_how_many_patients_a_batch_had(tmp_path, bilateral):
     table = make_phantom(tmp_path / "phantom", num_patients=12, size=16)
     cohort = bolus.Cohort.open(table.parent / "cohort.yaml")
-    from bolus.assembly import build_loader, contract_of, launched
-    from bolus.data.cache import build_store
-    from bolus.data.relation import Needs, Relation
+    from bolus.data.batches.relation import Needs, Relation
+    from bolus.data.images.cache import build_store
+    from bolus.training.assembly import build_loader, contract_of, launched
 
     recipe = Recipe.load(bilateral)
     store = build_store(cohort, contract_of(cohort, recipe), folder=tmp_path / "cache")

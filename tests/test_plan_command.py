@@ -14,20 +14,20 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from bolus.assembly import resolve
 from bolus.cli import app
-from bolus.data.cohort import Cohort
-from bolus.data.spec import CohortSpec, SplitSpec
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec, SplitSpec
 from bolus.errors import CohortError, UsageError
 from bolus.planning.advice import recommended, render
-from bolus.planning.hazards import Hazard
-from bolus.planning.offers import Offer
+from bolus.planning.hazards.hazards import Hazard
+from bolus.planning.offers.offers import Offer
 from bolus.planning.planner import Plan, plan
 from bolus.planning.resolution import Resolution, find_resolutions
 from bolus.planning.steps import WIDTH
 from bolus.planning.writing import recipe_text, save_recipe
 from bolus.recipe import Recipe, recipe_names
 from bolus.run import Run
+from bolus.training.assembly import resolve
 
 
 def a_cohort(num_patients: int = 400) -> Cohort:

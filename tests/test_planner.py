@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bolus.assembly import resolve
-from bolus.data.cohort import Cohort
-from bolus.data.columns import TrainingColumns
-from bolus.data.phantom import make_phantom
-from bolus.data.spec import CohortSpec, SplitSpec
+from bolus.data.batches.columns import TrainingColumns
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec, SplitSpec
 from bolus.errors import CohortError, RecipeError, UsageError
-from bolus.planning.offers import Offer
-from bolus.planning.pairs import count_pairs
+from bolus.phantom import make_phantom
+from bolus.planning.offers.offers import Offer
+from bolus.planning.offers.pairs import count_pairs
 from bolus.planning.planner import Plan, plan
-from bolus.rehearsal import dry_run
-from bolus.training import pretrain
+from bolus.training.assembly import resolve
+from bolus.training.loop import pretrain
+from bolus.training.rehearsal import dry_run
 
 
 def table(num_patients: int = 60, **columns: Any) -> dict[str, Any]:

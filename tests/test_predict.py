@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bolus.data.batch import Batch
+from bolus.data.batches.batch import Batch
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError
 from bolus.objectives import build_objectives

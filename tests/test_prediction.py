@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bolus.data.cohort import Cohort
-from bolus.data.split import patient_keys
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.split import patient_keys
 from bolus.embedding import embed
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
 from bolus.errors import EncoderError, EvaluationError, UsageError
-from bolus.evaluation.heads import Head
-from bolus.evaluation.judging import evaluate
-from bolus.evaluation.metrics import auroc
+from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.statistics.metrics import auroc
 from bolus.prediction import find_head, predict
 from bolus.recipe import EncoderSpec
 

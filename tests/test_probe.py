@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 
 from bolus.errors import EvaluationError, LeakageError, UsageError
-from bolus.evaluation.bootstrap import patient_bootstrap
-from bolus.evaluation.fitting import fit_linear
-from bolus.evaluation.intervals import Estimate, detectable_difference, estimate, paired_difference
-from bolus.evaluation.metrics import auroc, mae, metrics_of
-from bolus.evaluation.probe import draw_patients, probe
-from bolus.evaluation.results import read_results, write_results
-from bolus.evaluation.shots import shot_ranges
-from bolus.evaluation.verdict import summarise, verdict_of
+from bolus.evaluation.probing.fitting import fit_linear
+from bolus.evaluation.probing.probe import draw_patients, probe
+from bolus.evaluation.statistics.bootstrap import patient_bootstrap
+from bolus.evaluation.statistics.intervals import Estimate, detectable_difference, estimate, paired_difference
+from bolus.evaluation.statistics.metrics import auroc, mae, metrics_of
+from bolus.evaluation.statistics.results import read_results, write_results
+from bolus.evaluation.statistics.shots import shot_ranges
+from bolus.evaluation.statistics.verdict import summarise, verdict_of
 
 
 def planted(seed=0, num_patients=160, images=2, dim=12, signal=1.0, task="classify", num_classes=2):

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from bolus.assembly import build_loader, build_model, open_images
-from bolus.combiner import Combiner
-from bolus.data.cohort import Cohort
-from bolus.data.columns import TrainingColumns
+from bolus.data.batches.columns import TrainingColumns
+from bolus.data.cohort.cohort import Cohort
 from bolus.encoders.features import Features
-from bolus.processes import all_reduce_mean, all_reduce_sum, any_process, gather, same_everywhere, world_size
 from bolus.recipe import Recipe
+from bolus.training.assembly import build_loader, build_model, open_images
+from bolus.training.combiner import Combiner
+from bolus.training.processes import all_reduce_mean, all_reduce_sum, any_process, gather, same_everywhere, world_size
 
 CPU = torch.device("cpu")
 
@@ -59,8 +59,8 @@ def launch(*words: object, **environment: str) -> None:
 PIECES = """
 import sys, torch
 import torch.distributed as dist
-from bolus.processes import *
-from bolus.processes import world_size
+from bolus.training.processes import *
+from bolus.training.processes import world_size
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank, cpu = dist.get_rank(), torch.device("cpu")
@@ -108,12 +108,12 @@ WORKER = """
 import sys, torch
 from pathlib import Path
 from accelerate import PartialState
-from bolus.assembly import build_loader, build_model, open_images
-from bolus.data.cohort import Cohort
-from bolus.data.columns import TrainingColumns
-from bolus.processes import broadcast_parameters
+from bolus.training.assembly import build_loader, build_model, open_images
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.batches.columns import TrainingColumns
+from bolus.training.processes import broadcast_parameters
 from bolus.recipe import Recipe
-from bolus.training import training_step
+from bolus.training.loop import training_step
 torch.set_num_threads(1)
 cohort, cache, *recipes = sys.argv[1:]
 state = PartialState(cpu=True)

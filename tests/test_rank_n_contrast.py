@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bolus.data.batch import Batch
+from bolus.data.batches.batch import Batch
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError, UsageError
 from bolus.objectives import build_objectives
 from bolus.objectives.rank_n_contrast import RankNContrast, rank_n_contrast_loss
 from bolus.recipe import Recipe
-from bolus.training import pretrain
+from bolus.training.loop import pretrain
 
 NAN = math.nan
 SHAPE = FeatureShape(dim=6, grid_channels=6, grid_stride=32)

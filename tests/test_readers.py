@@ -20,9 +20,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, apply_windowing, pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from bolus.data.dicom_pixels import advice
-from bolus.data.image import Image, Range, Rule, covering_range
-from bolus.data.readers import read_image
+from bolus.data.pixels.dicom_pixels import advice
+from bolus.data.pixels.image import Image, Range, Rule, covering_range
+from bolus.data.readers.readers import read_image
 from bolus.errors import ImageError, MissingDecoderError, UsageError
 
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"

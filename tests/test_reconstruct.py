@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bolus.data.batch import Batch
-from bolus.data.relation import Needs
+from bolus.data.batches.batch import Batch
+from bolus.data.batches.relation import Needs
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import EncoderError, RecipeError
 from bolus.objectives import OBJECTIVES, build_objectives

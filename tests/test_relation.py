@@ -11,8 +11,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bolus.data.partners import PartnerIndex
-from bolus.data.relation import Needs, Relation
+from bolus.data.batches.partners import PartnerIndex
+from bolus.data.batches.relation import Needs, Relation
 from bolus.errors import RecipeError
 
 CODES = ("patient", "laterality", "region")

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bolus.data.cohort import Cohort
-from bolus.data.spec import CohortSpec
-from bolus.evaluation.metrics import auroc
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.evaluation.statistics.metrics import auroc
 from bolus.evaluation.targets import find_targets
 from bolus.planning.patient_counts import effective_patients
 from bolus.planning.resolution import Resolution, auroc_correlation, find_resolutions, hanley_mcneil

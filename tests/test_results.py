@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bolus.errors import EvaluationError
-from bolus.evaluation.results import Result, read_results, write_results
+from bolus.evaluation.statistics.results import Result, read_results, write_results
 
 
 def result(**changes):

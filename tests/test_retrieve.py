@@ -13,14 +13,12 @@ import pytest
 import torch
 import yaml
 
-from bolus.data.cohort import Cohort
-from bolus.data.phantom import make_phantom
-from bolus.data.spec import CohortSpec
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError
-from bolus.evaluation.metrics import RETRIEVAL, higher_is_better
-from bolus.evaluation.ranking import (
+from bolus.evaluation.retrieval.ranking import (
     ndcg,
     ranks,
     recall_at,
@@ -28,10 +26,12 @@ from bolus.evaluation.ranking import (
     relevance_by_position,
     top_k,
 )
-from bolus.evaluation.results import Result, read_results, write_results
-from bolus.evaluation.retrieval_scores import judge_retrieval, weighted_mean, weighted_median
-from bolus.evaluation.retrieve import evaluate_retrieve
-from bolus.evaluation.sides import Sides, find_sides, shared_roles
+from bolus.evaluation.retrieval.retrieve import evaluate_retrieve
+from bolus.evaluation.retrieval.scores import judge_retrieval, weighted_mean, weighted_median
+from bolus.evaluation.retrieval.sides import Sides, find_sides, shared_roles
+from bolus.evaluation.statistics.metrics import RETRIEVAL, higher_is_better
+from bolus.evaluation.statistics.results import Result, read_results, write_results
+from bolus.phantom import make_phantom
 from bolus.recipe import EncoderSpec
 
 # --- ranks and Top-K

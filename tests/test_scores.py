@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bolus.assembly import build_loader, build_model, launched, open_images
-from bolus.data.batch import Batch, seed_for
-from bolus.data.cohort import Cohort
-from bolus.data.columns import TrainingColumns
-from bolus.data.spec import CohortSpec
+from bolus.data.batches.batch import Batch, seed_for
+from bolus.data.batches.columns import TrainingColumns
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import CohortError, RecipeError, UsageError
 from bolus.objectives import build_objectives
@@ -26,7 +25,8 @@ from bolus.objectives.score import ScoreContrast, score_contrast_loss
 from bolus.objectives.supremix import SupReMix, supremix_loss
 from bolus.optimization import lr_factor
 from bolus.recipe import Recipe, ScheduleSpec
-from bolus.training import pretrain
+from bolus.training.assembly import build_loader, build_model, launched, open_images
+from bolus.training.loop import pretrain
 
 SHAPE = FeatureShape(dim=6, grid_channels=6, grid_stride=32)
 AGES = {"score:age": np.array([40.0, 44.0, 52.0, 70.0, np.nan])}

@@ -16,26 +16,26 @@ import torch
 from PIL import Image as PillowImage
 
 from bolus.cli import main
-from bolus.data.augment import augment, augment_labels
-from bolus.data.cache import Preprocessing, build_store
-from bolus.data.cohort import Cohort
-from bolus.data.masks import to_square
-from bolus.data.split import patient_keys
+from bolus.data.batches.augment import augment, augment_labels
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.split import patient_keys
+from bolus.data.images.cache import Preprocessing, build_store
+from bolus.data.readers.masks import to_square
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folder import save_encoder
 from bolus.errors import BolusError, CohortError, EvaluationError, LeakageError, UsageError
-from bolus.evaluation import segment as module
-from bolus.evaluation import segmenter as training
-from bolus.evaluation.annotation import read_annotations
-from bolus.evaluation.overlap import pooled_dice
-from bolus.evaluation.overlays import BOTH, PREDICTED, TRUTH, draw_overlay
-from bolus.evaluation.results import Result, read_results
-from bolus.evaluation.segment import evaluate_segment
-from bolus.evaluation.segment_notes import classes_invented, cropped_off
-from bolus.evaluation.segmenter import SegmentSpec, draw_labelled, fit_segmenter, mask_loss
-from bolus.evaluation.stacks import Volume, find_volumes, why_in_voxels
-from bolus.evaluation.verdict import verdict_of
-from bolus.evaluation.volume_scores import VolumeScores, results_of, score_volumes
+from bolus.evaluation.segmentation import segment as module
+from bolus.evaluation.segmentation import segmenter as training
+from bolus.evaluation.segmentation.annotation import read_annotations
+from bolus.evaluation.segmentation.notes import classes_invented, cropped_off
+from bolus.evaluation.segmentation.overlap import pooled_dice
+from bolus.evaluation.segmentation.overlays import BOTH, PREDICTED, TRUTH, draw_overlay
+from bolus.evaluation.segmentation.segment import evaluate_segment
+from bolus.evaluation.segmentation.segmenter import SegmentSpec, draw_labelled, fit_segmenter, mask_loss
+from bolus.evaluation.segmentation.stacks import Volume, find_volumes, why_in_voxels
+from bolus.evaluation.segmentation.volume_scores import VolumeScores, results_of, score_volumes
+from bolus.evaluation.statistics.results import Result, read_results
+from bolus.evaluation.statistics.verdict import verdict_of
 from bolus.recipe import AugmentSpec, EncoderSpec
 
 SHORT = SegmentSpec(steps=2, batch_size=4)

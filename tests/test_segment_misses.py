@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 
 from bolus.errors import EvaluationError
-from bolus.evaluation import volume_scores as module
-from bolus.evaluation.metrics import SEGMENTATION, edges_of, higher_is_better
-from bolus.evaluation.results import Result
-from bolus.evaluation.segment_notes import classes_missed
-from bolus.evaluation.stacks import Volume
-from bolus.evaluation.volume_scores import VolumeScores, misses_of, results_of, score_volumes, tabulate_scores
+from bolus.evaluation.segmentation import volume_scores as module
+from bolus.evaluation.segmentation.notes import classes_missed
+from bolus.evaluation.segmentation.stacks import Volume
+from bolus.evaluation.segmentation.volume_scores import (
+    VolumeScores,
+    misses_of,
+    results_of,
+    score_volumes,
+    tabulate_scores,
+)
+from bolus.evaluation.statistics.metrics import SEGMENTATION, edges_of, higher_is_better
+from bolus.evaluation.statistics.results import Result
 
 DIAGONAL = 50.0
 NAN = math.nan

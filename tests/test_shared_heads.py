@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bolus.data.batch import Batch
+from bolus.data.batches.batch import Batch
 from bolus.encoders.features import Features, FeatureShape, LevelShape
 from bolus.errors import RecipeError
 from bolus.objectives import build_objectives

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bolus.errors import EvaluationError
-from bolus.evaluation.shots import default_width, shot_ranges
+from bolus.evaluation.statistics.shots import default_width, shot_ranges
 
 
 def ranges_by_loop(y, y_train, few, many, width):

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from bolus.cli.options import TableOptions
-from bolus.data.checking import _left_out_site
-from bolus.data.cohort import Cohort
-from bolus.data.spec import CohortSpec, SplitSpec
-from bolus.data.split import (
+from bolus.data.checks.checking import _left_out_site
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec, SplitSpec
+from bolus.data.cohort.split import (
     fold_patients,
     identifier_text,
     leave_site_out,

@@ -16,14 +16,14 @@ import pytest
 import torch
 import yaml
 
-from bolus.assembly import resolve
-from bolus.checkpoint import last_checkpoint
-from bolus.data.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort
 from bolus.errors import CohortError, NonFiniteLossError, OutOfMemoryError, RecipeError, TrainingError
 from bolus.recipe import ObjectiveSpec, Recipe
-from bolus.rehearsal import dry_run
 from bolus.run import Run, _changed
-from bolus.training import explain_memory, pretrain
+from bolus.training.assembly import resolve
+from bolus.training.checkpoint import last_checkpoint
+from bolus.training.loop import explain_memory, pretrain
+from bolus.training.rehearsal import dry_run
 
 Small = dict[str, Any]
 
@@ -102,7 +102,7 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_weights_bit_for_bit
     folder, rng, killed = tmp_path / "killed", random.Random(0), 0
     script = (
         "import sys, torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path; from bolus.training import pretrain\n"
+        "from pathlib import Path; from bolus.training.loop import pretrain\n"
         "cohort, recipe, out, cache, *resume = sys.argv[1:]\n"
         "pretrain(cohort, recipe=recipe, out=out, cache=Path(cache), resume=bool(resume), quiet=True)"
     )

@@ -15,8 +15,8 @@ import torch
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from bolus.data.cohort import Cohort
-from bolus.data.preprocessing import Preprocessing
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.images.preprocessing import Preprocessing
 from bolus.embedding import Judged, open_encoder
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
@@ -24,9 +24,9 @@ from bolus.encoders.folder import save_encoder
 from bolus.encoders.norms import estimate_norms, norms_of
 from bolus.errors import EncoderError
 from bolus.evaluation import ungated
-from bolus.evaluation.elsewhere import evaluate_elsewhere
-from bolus.evaluation.judging import evaluate
 from bolus.evaluation.preparation import Prepared, embed_all, encoders_of, prepare
+from bolus.evaluation.probing.elsewhere import evaluate_elsewhere
+from bolus.evaluation.probing.judging import evaluate
 from bolus.recipe import EncoderSpec
 
 NAME = "gated without context"
@@ -261,7 +261,7 @@ def test_elsewhere_the_statistics_are_of_the_cohort_that_heads_are_fitted_on(
     (other / "cohort.yaml").write_text(tiny_cohort.read_text())
     used: list[nn.Module] = []
     monkeypatch.setattr(
-        "bolus.evaluation.elsewhere.encoders_of",
+        "bolus.evaluation.probing.elsewhere.encoders_of",
         lambda *given: used.append(encoders_of(*given)[NAME]) or encoders_of(*given),
     )
     found = evaluate_elsewhere(gated, tiny_cohort, other / "cohort.yaml", target="sick", probes=("linear",), draws=20,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bolus.data.batch import Batch
+from bolus.data.batches.batch import Batch
 from bolus.encoders.features import Features, FeatureShape, LevelShape
 from bolus.errors import RecipeError, UsageError
 from bolus.objectives.heads import ProjectionHead

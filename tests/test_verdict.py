@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from bolus.evaluation.results import Result
-from bolus.evaluation.verdict import decimals, main_difference, standing, summarise, too_few, verdict_of, verdicts_of
+from bolus.evaluation.statistics.results import Result
+from bolus.evaluation.statistics.verdict import (
+    decimals,
+    main_difference,
+    standing,
+    summarise,
+    too_few,
+    verdict_of,
+    verdicts_of,
+)
 
 
 def difference(**changes):

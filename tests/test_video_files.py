@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from bolus.data import frames, readers
-from bolus.data.cache import Preprocessing, build_store
-from bolus.data.clips import open_samples
-from bolus.data.cohort import Cohort
-from bolus.data.readers import count_frames, read_image
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.images.cache import Preprocessing, build_store
+from bolus.data.images.clips import open_samples
+from bolus.data.readers import frames, readers
+from bolus.data.readers.readers import count_frames, read_image
 from bolus.errors import ImageError
 
 GREY = np.random.default_rng(0).integers(0, 256, (7, 16, 24), dtype=np.uint8)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bolus.data.cohort import Cohort
-from bolus.data.spec import CohortSpec
-from bolus.data.volumes import slice_positions, volume_codes
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.cohort.volumes import slice_positions, volume_codes
 from bolus.errors import CohortError
 
 

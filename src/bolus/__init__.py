@@ -10,72 +10,72 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bolus.ablation.running import ablate as ablate
-    from bolus.data.checking import check as check
-    from bolus.data.cohort import Cohort as Cohort
-    from bolus.data.image import Image as Image
-    from bolus.data.phantom import make_phantom as make_phantom
-    from bolus.data.readers import read_image as read_image
-    from bolus.data.relation import Relation as Relation
+    from bolus.data.batches.relation import Relation as Relation
+    from bolus.data.checks.checking import check as check
+    from bolus.data.cohort.cohort import Cohort as Cohort
+    from bolus.data.pixels.image import Image as Image
+    from bolus.data.readers.readers import read_image as read_image
     from bolus.embedding import embed as embed
     from bolus.encoders.folder import load_encoder as load_encoder
     from bolus.errors import BolusError as BolusError
-    from bolus.evaluation.audit import evaluate_audit as evaluate_audit
-    from bolus.evaluation.change import evaluate_change as evaluate_change
-    from bolus.evaluation.elsewhere import evaluate_elsewhere as evaluate_elsewhere
-    from bolus.evaluation.finetune import FinetuneSpec as FinetuneSpec
-    from bolus.evaluation.judging import evaluate as evaluate
-    from bolus.evaluation.retrieve import evaluate_retrieve as evaluate_retrieve
-    from bolus.evaluation.retrieve import top_k as top_k
-    from bolus.evaluation.segment import evaluate_segment as evaluate_segment
-    from bolus.evaluation.segmenter import SegmentSpec as SegmentSpec
-    from bolus.gradients import grad_mitigator as grad_mitigator
+    from bolus.evaluation.audit.audit import evaluate_audit as evaluate_audit
+    from bolus.evaluation.change.change import evaluate_change as evaluate_change
+    from bolus.evaluation.probing.elsewhere import evaluate_elsewhere as evaluate_elsewhere
+    from bolus.evaluation.probing.finetune import FinetuneSpec as FinetuneSpec
+    from bolus.evaluation.probing.judging import evaluate as evaluate
+    from bolus.evaluation.retrieval.retrieve import evaluate_retrieve as evaluate_retrieve
+    from bolus.evaluation.retrieval.retrieve import top_k as top_k
+    from bolus.evaluation.segmentation.segment import evaluate_segment as evaluate_segment
+    from bolus.evaluation.segmentation.segmenter import SegmentSpec as SegmentSpec
     from bolus.objectives.infonce import infonce as infonce
     from bolus.objectives.pixel import grad_filter as grad_filter
     from bolus.objectives.rank_n_contrast import rank_n_contrast_loss as rank_n_contrast_loss
     from bolus.objectives.score import score_contrast_loss as score_contrast_loss
     from bolus.objectives.supremix import supremix_loss as supremix_loss
     from bolus.objectives.varcov import varcov_loss as varcov_loss
+    from bolus.phantom import make_phantom as make_phantom
     from bolus.planning.planner import plan as plan
     from bolus.prediction import predict as predict
     from bolus.recipe import Recipe as Recipe
-    from bolus.rehearsal import dry_run as dry_run
     from bolus.run import Run as Run
-    from bolus.training import pretrain as pretrain
+    from bolus.training.gradients import grad_mitigator as grad_mitigator
+    from bolus.training.loop import pretrain as pretrain
+    from bolus.training.rehearsal import dry_run as dry_run
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BolusError": "bolus.errors",
-    "Cohort": "bolus.data.cohort",
-    "FinetuneSpec": "bolus.evaluation.finetune",
-    "Image": "bolus.data.image",
+    "Cohort": "bolus.data.cohort.cohort",
+    "FinetuneSpec": "bolus.evaluation.probing.finetune",
+    "Image": "bolus.data.pixels.image",
     "Recipe": "bolus.recipe",
-    "Relation": "bolus.data.relation",
+    "Relation": "bolus.data.batches.relation",
     "Run": "bolus.run",
-    "SegmentSpec": "bolus.evaluation.segmenter",
+    "SegmentSpec": "bolus.evaluation.segmentation.segmenter",
     "ablate": "bolus.ablation.running",
-    "check": "bolus.data.checking",
-    "dry_run": "bolus.rehearsal",
+    "check": "bolus.data.checks.checking",
+    "dry_run": "bolus.training.rehearsal",
     "embed": "bolus.embedding",
-    "evaluate": "bolus.evaluation.judging",
-    "evaluate_audit": "bolus.evaluation.audit",
-    "evaluate_change": "bolus.evaluation.change",
-    "evaluate_elsewhere": "bolus.evaluation.elsewhere",
-    "evaluate_retrieve": "bolus.evaluation.retrieve",
-    "evaluate_segment": "bolus.evaluation.segment",
+    "evaluate": "bolus.evaluation.probing.judging",
+    "evaluate_audit": "bolus.evaluation.audit.audit",
+    "evaluate_change": "bolus.evaluation.change.change",
+    "evaluate_elsewhere": "bolus.evaluation.probing.elsewhere",
+    "evaluate_retrieve": "bolus.evaluation.retrieval.retrieve",
+    "evaluate_segment": "bolus.evaluation.segmentation.segment",
     "grad_filter": "bolus.objectives.pixel",
-    "grad_mitigator": "bolus.gradients",
+    "grad_mitigator": "bolus.training.gradients",
     "infonce": "bolus.objectives.infonce",
     "load_encoder": "bolus.encoders.folder",
-    "make_phantom": "bolus.data.phantom",
+    "make_phantom": "bolus.phantom",
     "plan": "bolus.planning.planner",
     "predict": "bolus.prediction",
-    "pretrain": "bolus.training",
+    "pretrain": "bolus.training.loop",
     "rank_n_contrast_loss": "bolus.objectives.rank_n_contrast",
-    "read_image": "bolus.data.readers",
+    "read_image": "bolus.data.readers.readers",
     "score_contrast_loss": "bolus.objectives.score",
     "supremix_loss": "bolus.objectives.supremix",
-    "top_k": "bolus.evaluation.retrieve",
+    "top_k": "bolus.evaluation.retrieval.retrieve",
     "varcov_loss": "bolus.objectives.varcov",
 }
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from bolus.data.cache import ImageStore, Preprocessing, build_store
-from bolus.data.clips import open_samples
-from bolus.data.cohort import Cohort, Samples
-from bolus.data.range_rules import describe_rule
-from bolus.data.views import whole_views
+from bolus.data.batches.views import whole_views
+from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.images.cache import ImageStore, Preprocessing, build_store
+from bolus.data.images.clips import open_samples
+from bolus.data.pixels.range_rules import describe_rule
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import external_encoder
 from bolus.encoders.folder import lineage_of, load_encoder
@@ -111,7 +111,7 @@ def samples_of(judged: Judged, cohort: Cohort) -> Samples:
     What judges works on these, with `samples.cohort` as the cohort: of clip files it has a row a frame.
 
     Raises:
-        CohortError: as `bolus.data.clips.open_samples`.
+        CohortError: as `bolus.data.images.clips.open_samples`.
     """
     return open_samples(cohort, "clip" if judged.preprocessing.frames else "image")
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.data.classes import same_class
-from bolus.data.cohort import Cohort
-from bolus.data.split import overlap
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.split import overlap
+from bolus.data.text.classes import same_class
 from bolus.embedding import (
     Judged,
     device_for_inference,
@@ -24,7 +24,7 @@ from bolus.embedding import (
     samples_of,
 )
 from bolus.errors import EvaluationError, UsageError, name_rows, suggest
-from bolus.evaluation.heads import Head
+from bolus.evaluation.probing.heads import Head
 from bolus.evaluation.targets import file_name, shown
 from bolus.files import replacing
 

@@ -1,10 +1,16 @@
-"""Which software and machine made a file: what every run and every result carries."""
+"""Which software, machine and weights made a file: what every run and every result carries."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PACKAGES = ("bolus", "torch", "transformers", "kornia", "numpy", "scikit-learn")
 
@@ -38,3 +44,15 @@ def machine() -> dict[str, str | int]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
+
+
+def digest_of(modules: Mapping[str, nn.Module]) -> str:
+    """A hash of every parameter and buffer: equal if and only if the weights are equal bit for bit."""
+    import torch
+
+    digest = hashlib.blake2b(digest_size=16)
+    for name, module in sorted(modules.items()):
+        for key, value in sorted(module.state_dict().items()):
+            digest.update(f"{name}/{key}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

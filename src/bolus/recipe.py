@@ -44,7 +44,7 @@ class EncoderSpec(_Spec):
 
 
 class AugmentSpec(_Spec):
-    """One view of an image; a key that is not given takes the preset's value (bolus.data.presets.PRESETS)."""
+    """One view of an image; a key that is not given takes the preset's value (bolus.data.batches.presets.PRESETS)."""
 
     preset: Literal["none", "xray", "fundus", "ultrasound", "mri"] = "xray"
     crop_scale: tuple[float, float] | None = None  # share of the area kept

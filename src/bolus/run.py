@@ -21,9 +21,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bolus.data.cache import Quarantined
-from bolus.data.cohort import Cohort
-from bolus.data.split import patient_keys
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.split import patient_keys
+from bolus.data.images.cache import Quarantined
 from bolus.errors import BolusError, TrainingError
 from bolus.files import strict_json, write_json, write_text
 from bolus.objectives import resolve_objectives

@@ -12,10 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bolus.ablation.question import Question
-from bolus.data.cohort import Cohort
-from bolus.evaluation.metrics import FloatArray, IntArray, auroc, metrics_of
+from bolus.data.cohort.cohort import Cohort
 from bolus.evaluation.preparation import RANDOM
-from bolus.evaluation.results import MAJORITY
+from bolus.evaluation.statistics.metrics import FloatArray, IntArray, auroc, metrics_of
+from bolus.evaluation.statistics.results import MAJORITY
 
 ARM = "arm"
 TOP = (1, 5, 10)
@@ -131,7 +131,7 @@ def _mean_of_classes(answers: list[Answer], target: str) -> list[Answer]:
 
 
 def mean_auroc(y: Any, p: Any, weights: Any = None) -> Any:
-    """The mean over columns of the area under the ROC curve; a metric as of `bolus.evaluation.metrics`.
+    """The mean over columns of the area under the ROC curve; a metric as of `bolus.evaluation.statistics.metrics`.
 
     A column that a draw leaves with one class is left out of that draw.
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import yaml
 
-from bolus.assembly import resolve
 from bolus.errors import RecipeError, UsageError
 from bolus.objectives import OBJECTIVES
 from bolus.recipe import Recipe
+from bolus.training.assembly import resolve
 
 Over = Literal["objectives", "combiners", "key", "recipes"]
 

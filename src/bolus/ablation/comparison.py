@@ -10,12 +10,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bolus.ablation.answers import ARM, Answer
-from bolus.evaluation.arms import compare_arms
-from bolus.evaluation.intervals import holm
-from bolus.evaluation.metrics import higher_is_better
 from bolus.evaluation.preparation import RANDOM
-from bolus.evaluation.results import MAJORITY, Result
-from bolus.evaluation.verdict import DECIDED, THIS_TRAINING, too_few
+from bolus.evaluation.statistics.arms import compare_arms
+from bolus.evaluation.statistics.intervals import holm
+from bolus.evaluation.statistics.metrics import higher_is_better
+from bolus.evaluation.statistics.results import MAJORITY, Result
+from bolus.evaluation.statistics.verdict import DECIDED, THIS_TRAINING, too_few
 
 RANDOM_INIT = "random init"
 
@@ -104,8 +104,9 @@ def compare_cells(cells: Mapping[Cell, Sequence[Answer]], arms: Sequence[str]) -
         arms: in their order.
 
     Example:
+        >>> import numpy as np
         >>> import pandas as pd
-        >>> from bolus.evaluation.metrics import mae
+        >>> from bolus.evaluation.statistics.metrics import mae
         >>> y, keys = np.arange(40.0), pd.RangeIndex(40)
         >>> def cell(error: float) -> list[Answer]:
         ...     p = {"arm": y + error, "random-init": y + 9.0}

@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bolus.data.clips import open_samples
-from bolus.data.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.images.clips import open_samples
 from bolus.errors import EvaluationError, UsageError
-from bolus.evaluation.annotation import read_annotations
-from bolus.evaluation.change import evaluate_change
-from bolus.evaluation.judging import evaluate
-from bolus.evaluation.pairs import pairs_of
-from bolus.evaluation.retrieve import evaluate_retrieve
-from bolus.evaluation.segment import TARGET as MASK
-from bolus.evaluation.segment import evaluate_segment
-from bolus.evaluation.segmenter import SegmentSpec
-from bolus.evaluation.sides import find_sides
-from bolus.evaluation.stacks import find_volumes
+from bolus.evaluation.change.change import evaluate_change
+from bolus.evaluation.change.pairs import pairs_of
+from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.retrieval.retrieve import evaluate_retrieve
+from bolus.evaluation.retrieval.sides import find_sides
+from bolus.evaluation.segmentation.annotation import read_annotations
+from bolus.evaluation.segmentation.segment import TARGET as MASK
+from bolus.evaluation.segmentation.segment import evaluate_segment
+from bolus.evaluation.segmentation.segmenter import SegmentSpec
+from bolus.evaluation.segmentation.stacks import find_volumes
 from bolus.evaluation.targets import OTHERS, TASKS, check_task, file_name, find_targets
 from bolus.files import write_json
 from bolus.recipe import Recipe

@@ -14,15 +14,15 @@ from bolus.ablation.comparison import Cell, compare_cells, results_of
 from bolus.ablation.outline import Ablation
 from bolus.ablation.question import Question, check_question, judge
 from bolus.ablation.schedule import plan_ablation, runs_of
-from bolus.assembly import launched
-from bolus.data.cohort import Cohort
-from bolus.data.holdout import validation_cohort
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.holdout import validation_cohort
 from bolus.errors import EvaluationError, NonFiniteLossError, OutOfMemoryError, UsageError
-from bolus.evaluation.results import write_results
+from bolus.evaluation.statistics.results import write_results
 from bolus.files import write_json, write_text
 from bolus.provenance import versions
 from bolus.recipe import Recipe
-from bolus.training import pretrain
+from bolus.training.assembly import launched
+from bolus.training.loop import pretrain
 
 
 def ablate(

@@ -12,12 +12,12 @@ from bolus.ablation.budget import Pace, fit_to_budget, passes_of_run
 from bolus.ablation.comparison import Cell
 from bolus.ablation.outline import Ablation, Planned
 from bolus.ablation.question import Question
-from bolus.data.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort
 from bolus.errors import OutOfMemoryError, RecipeError, UsageError
 from bolus.evaluation.targets import file_name
 from bolus.files import write_json
-from bolus.rehearsal import dry_run
 from bolus.run import Run
+from bolus.training.rehearsal import dry_run
 
 PACES = "paces.json"
 LONGEST = 80  # letters of a folder's name

@@ -28,7 +28,7 @@ from bolus.cli.options import (
 from bolus.errors import BolusError, UsageError
 
 if TYPE_CHECKING:
-    from bolus.data.cohort import Cohort
+    from bolus.data.cohort.cohort import Cohort
     from bolus.recipe import Recipe
 
 PLANNED = "plan"  # in place of the name of a recipe
@@ -97,7 +97,7 @@ def check(
     ] = None,
 ) -> None:
     """Look at every image and row before training; write what was taken for what; exit 1 on errors."""
-    from bolus.data.checking import check as run_check
+    from bolus.data.checks.checking import check as run_check
 
     found = run_check(table.open(cohort), thumbnails=thumbnails)
     console.print(found.render(), highlight=False)
@@ -160,8 +160,8 @@ def pretrain(
     stated = None if recipe == PLANNED else Recipe.load(recipe).override(given)
     opened = table.open(cohort)  # what is slow comes after what a person may have mistyped
 
-    from bolus.rehearsal import dry_run
-    from bolus.training import pretrain as run_pretrain
+    from bolus.training.loop import pretrain as run_pretrain
+    from bolus.training.rehearsal import dry_run
 
     with _planned(opened, out, given, resume) if stated is None else nullcontext(stated) as made:
         if dry:
@@ -244,7 +244,7 @@ def recipes(
     from bolus.recipe import Recipe, recipe_names
 
     if name is not None:
-        from bolus.assembly import resolve
+        from bolus.training.assembly import resolve
 
         typer.echo(resolve(Recipe.load(name)).to_yaml())
         return

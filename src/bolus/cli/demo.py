@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bolus.data.checking import check
-from bolus.data.cohort import Cohort
-from bolus.data.phantom import make_phantom
+from bolus.data.checks.checking import check
+from bolus.data.cohort.cohort import Cohort
 from bolus.embedding import embed
 from bolus.errors import UsageError, suggest
-from bolus.evaluation.judging import evaluate
-from bolus.evaluation.retrieve import evaluate_retrieve
+from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.retrieval.retrieve import evaluate_retrieve
+from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
 from bolus.run import Run
-from bolus.training import pretrain
+from bolus.training.loop import pretrain
 
 NUM_PATIENTS = 200
 # Small enough for two CPU cores: small encoders at 64 pixels, narrow heads, an optimiser that needs few steps.

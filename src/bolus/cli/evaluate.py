@@ -24,8 +24,8 @@ from bolus.cli.options import whole_numbers as whole
 from bolus.errors import UsageError, suggest
 
 if TYPE_CHECKING:
-    from bolus.data.cohort import Cohort
-    from bolus.evaluation.judging import Evaluation
+    from bolus.data.cohort.cohort import Cohort
+    from bolus.evaluation.probing.judging import Evaluation
 
 
 class _Questions(Verbs):
@@ -196,7 +196,7 @@ def change(
     table: TableOptions,
 ) -> None:
     """Change of a score within patients: does a patient improve, stay or worsen, and by how much?"""
-    from bolus.evaluation.change import evaluate_change
+    from bolus.evaluation.change.change import evaluate_change
 
     source, opened = _asked(run, cohort, target, "a score of the cohort", judging, table)
     found = evaluate_change(
@@ -231,7 +231,7 @@ def retrieve(
     table: TableOptions,
 ) -> None:
     """The same person: does an image find the patient's others across a role?"""
-    from bolus.evaluation.retrieve import evaluate_retrieve
+    from bolus.evaluation.retrieval.retrieve import evaluate_retrieve
 
     if across is None:
         raise UsageError("--across is needed: the role that differs, such as laterality, modality or visit")
@@ -267,8 +267,8 @@ def segment(
     table: TableOptions,
 ) -> None:
     """Masks, learnt from few labelled patients: Dice and Hausdorff distances of whole volumes."""
-    from bolus.evaluation.segment import evaluate_segment
-    from bolus.evaluation.segmenter import SegmentSpec
+    from bolus.evaluation.segmentation.segment import evaluate_segment
+    from bolus.evaluation.segmentation.segmenter import SegmentSpec
 
     labelled, classes = whole(labelled_patients, "--labelled-patients"), class_names(class_)
     spec = SegmentSpec(steps=steps)
@@ -321,7 +321,7 @@ def _read_off(
     if given and not {"frozen", "finetune"} & set(names(probing.probes) or []):
         raise UsageError(f"--{next(iter(given)).replace('_', '-')} is for --probes frozen or finetune")
     if further.audit:
-        from bolus.evaluation.audit import evaluate_audit
+        from bolus.evaluation.audit.audit import evaluate_audit
 
         audit = evaluate_audit(
             source,
@@ -341,7 +341,7 @@ def _read_off(
         said = [note if t in note else f"{t}: {note}" for t, notes in audit.target_notes.items() for note in notes]
         say(audit.summary(), "", *_notes([*audit.notes, *said]), f"wrote results to {audit.folder}")
     elif further.elsewhere is not None:
-        from bolus.evaluation.elsewhere import evaluate_elsewhere
+        from bolus.evaluation.probing.elsewhere import evaluate_elsewhere
 
         found = evaluate_elsewhere(
             source,
@@ -362,8 +362,8 @@ def _read_off(
         )
         _show(found)
     else:
-        from bolus.evaluation.finetune import FinetuneSpec
-        from bolus.evaluation.judging import evaluate
+        from bolus.evaluation.probing.finetune import FinetuneSpec
+        from bolus.evaluation.probing.judging import evaluate
 
         found = evaluate(
             source,

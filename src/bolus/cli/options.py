@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from bolus.errors import UsageError
 
 if TYPE_CHECKING:
-    from bolus.data.cohort import Cohort
+    from bolus.data.cohort.cohort import Cohort
 
 console = Console(emoji=False)  # label:eye: is a label
 
@@ -132,7 +132,7 @@ class TableOptions:
 
     def open(self, table: Path) -> Cohort:
         """A cohort, or a bare table, read so."""
-        from bolus.data.cohort import Cohort
+        from bolus.data.cohort.cohort import Cohort
 
         codes: dict[str, list[Any]] = {}
         for column, value in pairs(self.missing, "--missing"):

@@ -48,7 +48,7 @@ def save_encoder(
         preprocessing: JSON values, how an image becomes the encoder's input before it is in [0, 1].
         card: Markdown for `README.md`; none is written where it is empty.
         lineage: whom the weights were trained on, the encoder's own training first, then those of the encoders it was
-            initialised from: `salt`, and the `keys` of the patients as `bolus.data.split.patient_keys` makes them.
+            initialised from: `salt`, and the `keys` of the patients as `data.cohort.split.patient_keys` makes them.
             Whoever has the folder can test a guessed identifier against the keys.
 
     Raises:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from bolus.data.batch import seed_for
-from bolus.data.preprocessing import Preprocessing
+from bolus.data.batches.batch import seed_for
+from bolus.data.images.preprocessing import Preprocessing
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.encoders.features import Features, FeatureShape, encode_views

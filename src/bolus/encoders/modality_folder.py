@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bolus.data.preprocessing import Preprocessing, join_contracts
+from bolus.data.images.preprocessing import Preprocessing, join_contracts
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.folder import lineage_of, load_encoder, save_encoder, stated_weights
 from bolus.encoders.modalities import ModalityEncoders, part_folders

@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from bolus.data.cache import ImageStore
-from bolus.data.cohort import Cohort, Samples
-from bolus.data.split import refuse_overlap
+from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.split import refuse_overlap
+from bolus.data.images.cache import ImageStore
 from bolus.embedding import (
     Judged,
     device_for_inference,
@@ -26,7 +26,7 @@ from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, one_encoder
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation import ungated
-from bolus.evaluation.results import MAJORITY
+from bolus.evaluation.statistics.results import MAJORITY
 
 RANDOM = "random-init"
 PRESENT = "present label"  # of a question about the future: what is known without the image

@@ -9,9 +9,9 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from bolus.data.classes import same_class
-from bolus.data.cohort import Cohort
-from bolus.data.roles import NAMED
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.roles import NAMED
+from bolus.data.text.classes import same_class
 from bolus.errors import EvaluationError, UsageError, suggest
 
 TASKS = ("classify", "regress")
@@ -48,7 +48,7 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
 
     `NAME` is a label column: every class against the rest, or the one question of a two-class column, or, for more
     classes of which each row has one, also the multi-class question. `NAME=CLASS` is one class against the rest; where
-    the classes are 0 and 1, `NAME=yes` is the class 1 (`bolus.data.classes.same_class`). For `regress`, `NAME` is a
+    the classes are 0 and 1, `NAME=yes` is the class 1 (`data.text.classes.same_class`). For `regress`, `NAME` is a
     score, else a numeric attribute, else a number role. With its kind, as in `attribute:NAME`, only that column is
     meant.
 

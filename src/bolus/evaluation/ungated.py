@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bolus.data.batch import seed_for
-from bolus.data.cache import ImageStore, Preprocessing
-from bolus.data.cohort import Samples
-from bolus.data.views import whole_views
+from bolus.data.batches.batch import seed_for
+from bolus.data.batches.views import whole_views
+from bolus.data.cohort.cohort import Samples
+from bolus.data.images.cache import ImageStore, Preprocessing
 from bolus.embedding import Judged, open_encoder
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, each_encoder, parts_of

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from bolus.data.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort
 from bolus.embedding import Judged
-from bolus.evaluation.results import Result, write_results
+from bolus.evaluation.statistics.results import Result, write_results
 from bolus.evaluation.targets import file_name
 from bolus.files import replacing, write_json
 

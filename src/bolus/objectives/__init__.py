@@ -9,7 +9,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from bolus.data.batch import seed_for
+from bolus.data.batches.batch import seed_for
 from bolus.encoders.features import FeatureShape
 from bolus.errors import RecipeError, suggest
 from bolus.objectives.base import Objective, Table

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bolus.data.batch import Batch
-from bolus.data.relation import Needs
+from bolus.data.batches.batch import Batch
+from bolus.data.batches.relation import Needs
 from bolus.encoders.features import Features
 from bolus.errors import RecipeError, UsageError, suggest
 from bolus.recipe import Recipe

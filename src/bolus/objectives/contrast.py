@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bolus.data.batch import Batch
-from bolus.data.relation import Needs, Relation
-from bolus.data.roles import BIN, CATEGORIES, is_number_role, is_role, known_roles
+from bolus.data.batches.batch import Batch
+from bolus.data.batches.relation import Needs, Relation
+from bolus.data.cohort.roles import BIN, CATEGORIES, is_number_role, is_role, known_roles
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError, suggest
 from bolus.objectives.base import Loss, Objective

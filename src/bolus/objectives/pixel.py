@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bolus.data.batch import Batch, seed_for
-from bolus.data.relation import Needs, Relation
+from bolus.data.batches.batch import Batch, seed_for
+from bolus.data.batches.relation import Needs, Relation
 from bolus.encoders.features import Features, FeatureShape, in_batch_order
 from bolus.errors import EncoderError, RecipeError, UsageError
 from bolus.objectives.base import Loss, Objective

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bolus.data.batch import Batch
-from bolus.data.relation import Needs
+from bolus.data.batches.batch import Batch
+from bolus.data.batches.relation import Needs
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError, suggest
 from bolus.objectives.base import Loss, Objective, Table, scores_among, standardisation

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bolus.data.batch import Batch
-from bolus.data.relation import Needs
+from bolus.data.batches.batch import Batch
+from bolus.data.batches.relation import Needs
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError, UsageError, suggest
 from bolus.objectives.base import Loss, Objective, Table, check_rows, scores_among, standardisation

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bolus.data.batch import Batch, seed_for
-from bolus.data.relation import Needs, Relation
+from bolus.data.batches.batch import Batch, seed_for
+from bolus.data.batches.relation import Needs, Relation
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError
 from bolus.objectives.base import Loss, Objective, Table, scores_among, standardisation

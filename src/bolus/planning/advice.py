@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from bolus.planning.offers import noun
+from bolus.planning.offers.offers import noun
 from bolus.planning.steps import fold, is_of, next_steps
 
 if TYPE_CHECKING:
-    from bolus.planning.hazards import Hazard
-    from bolus.planning.offers import Offer
+    from bolus.planning.hazards.hazards import Hazard
+    from bolus.planning.offers.offers import Offer
     from bolus.planning.planner import Plan
     from bolus.planning.resolution import Resolution
 

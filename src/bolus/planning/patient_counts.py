@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.evaluation.metrics import FloatArray, IntArray
+from bolus.evaluation.statistics.metrics import FloatArray, IntArray
 
 SHARED = 0.5  # share of the variance that the samples of one patient have in common: an assumption
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bolus.data.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort
 from bolus.errors import CohortError
 from bolus.files import write_text
 from bolus.planning.advice import NOTHING, recommended, render

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from bolus.data.clips import open_samples
-from bolus.data.cohort import Cohort, Samples
-from bolus.data.columns import TrainingColumns
+from bolus.data.batches.columns import TrainingColumns
+from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.images.clips import open_samples
 from bolus.errors import CohortError, UsageError
-from bolus.planning.contrasts import offer_contrasts
-from bolus.planning.hazards import Hazard, find_hazards
-from bolus.planning.images import choose_preset, look_at, suggest_unit
-from bolus.planning.measures import offer_measures
-from bolus.planning.offers import Offer, Table
+from bolus.planning.hazards.hazards import Hazard, find_hazards
+from bolus.planning.offers.contrasts import offer_contrasts
+from bolus.planning.offers.images import choose_preset, look_at, suggest_unit
+from bolus.planning.offers.measures import offer_measures
+from bolus.planning.offers.offers import Offer, Table
 from bolus.planning.resolution import Resolution, find_resolutions
 from bolus.recipe import Recipe
 
@@ -77,7 +77,7 @@ def plan(cohort: str | Path | Cohort, *, unit: str | None = None, overrides: Ite
 
     Example:
         >>> import pandas as pd
-        >>> from bolus.data.spec import CohortSpec
+        >>> from bolus.data.cohort.spec import CohortSpec
         >>> columns = {"image": [f"{n}.png" for n in range(60)], "patient": [str(n) for n in range(60)]}
         >>> columns |= {"split": ["train"] * 40 + ["test"] * 20}
         >>> found = plan(Cohort(pd.DataFrame(columns), CohortSpec(table="t.csv")))

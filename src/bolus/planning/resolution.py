@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bolus.data.cohort import Cohort
-from bolus.evaluation.intervals import detectable_difference
-from bolus.evaluation.metrics import FloatArray, IntArray
-from bolus.evaluation.verdict import ENOUGH_PATIENTS, too_few
+from bolus.data.cohort.cohort import Cohort
+from bolus.evaluation.statistics.intervals import detectable_difference
+from bolus.evaluation.statistics.metrics import FloatArray, IntArray
+from bolus.evaluation.statistics.verdict import ENOUGH_PATIENTS, too_few
 from bolus.planning.patient_counts import Sides, count_sides, effective_patients
 
 ALIKE = 0.8  # correlation of predictions (errors) of two encoders alike: a recipe with and without an objective
@@ -76,7 +76,7 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
     Example:
         >>> columns = {"image": [str(i) for i in range(80)], "patient": range(80), "ill": [0, 1] * 40}
         >>> frame = pd.DataFrame({**columns, "split": "test"})
-        >>> from bolus.data.spec import CohortSpec
+        >>> from bolus.data.cohort.spec import CohortSpec
         >>> print(find_resolutions(Cohort(frame, CohortSpec(table="t.csv", roles={"label:ill": "ill"})))[0].sentence)
         label:ill: 80 test patients, 40 of them positive: a difference of 0.10 AUROC can be found between encoders that
         err alike, 0.16 between unlike ones; less is undecided

@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from bolus.data.holdout import validation_cohort
+from bolus.data.cohort.holdout import validation_cohort
 from bolus.planning.resolution import Resolution, find_resolutions
 
 if TYPE_CHECKING:

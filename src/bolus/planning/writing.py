@@ -13,13 +13,13 @@ import yaml
 from bolus.errors import CohortError, UsageError
 from bolus.files import write_text
 from bolus.planning.advice import NOTHING, refusals, sentences
-from bolus.planning.offers import noun
+from bolus.planning.offers.offers import noun
 from bolus.planning.steps import WIDTH
 from bolus.provenance import versions
 from bolus.recipe import ModalitySpec, Recipe
 
 if TYPE_CHECKING:
-    from bolus.planning.offers import Offer
+    from bolus.planning.offers.offers import Offer
     from bolus.planning.planner import Plan
 
 # Written though they may be defaults, because they are what a person changes first.

@@ -1,0 +1,1 @@
+"""Relations, batches, views and loading."""

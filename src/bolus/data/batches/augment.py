@@ -1,0 +1,280 @@
+"""Views of images: batched augmentation on the images' device, a pure function of images, spec and seed.
+
+Crop, rotation and flip are one affine resampling, as sharp as the evaluation view; brightness, contrast, saturation and
+hue are one affine map of the colours; every parameter is drawn on the CPU from the seed, so that a view is the same
+picture on any device.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from kornia.filters import gaussian_blur2d
+from torch import Tensor
+from torch.nn import functional as F
+
+from bolus.data.batches.presets import resolve
+from bolus.data.batches.resampling import resample
+from bolus.errors import UsageError
+from bolus.recipe import AugmentSpec
+
+LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601
+# From RGB to luma and the two chroma axes in whose plane a hue is an angle (YIQ).
+YIQ: Final = (LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Stored images as float32 in [0, 1].
+
+    Args:
+        images: any shape; uint8 (0..255), uint16 or int32 (0..65535), or floating in [0, 1] already.
+
+    Raises:
+        UsageError: any other dtype.
+
+    Example:
+        >>> to_unit(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([0., 1.])
+    """
+    if images.dtype == torch.uint8:
+        return images.float().div_(255)
+    if images.dtype in {torch.uint16, torch.int32}:
+        return images.float().div_(65535)
+    if images.is_floating_point():
+        return images.float()
+    raise UsageError(f"images: expected uint8, uint16, int32 or a floating dtype, found {images.dtype}")
+
+
+def plain(images: Tensor, *, size: int) -> Tensor:
+    """The evaluation view: the whole image, resized bilinearly with antialiasing; nothing is drawn.
+
+    Args:
+        images: `[N, C, S, S]`, a dtype that `to_unit` takes.
+        size: side of the view, in pixels.
+
+    Returns:
+        Float32 `[N, C, size, size]` in [0, 1].
+
+    Example:
+        >>> plain(torch.full((1, 1, 10, 10), 0.5), size=8).shape
+        torch.Size([1, 1, 8, 8])
+    """
+    unit = to_unit(_checked(images))
+    if unit.shape[-1] == size or not len(unit):
+        return unit.clone() if len(unit) else unit.new_zeros((0, unit.shape[1], size, size))
+    resized = F.interpolate(unit, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return resized.clamp_(0.0, 1.0)
+
+
+def augment(
+    images: Tensor, spec: AugmentSpec, *, size: int, views: int, seed: int, frames: int | None = None
+) -> Tensor:
+    """Random views; every view of every sample has parameters of its own, which hold for all frames of a clip.
+
+    The same arguments give the same views; the global random state is neither read nor changed. What a rotation brings
+    in from outside the picture is black. A crop is as sharp as the evaluation view: antialiased where it is reduced, as
+    `resample` says, so that one of the whole image, neither turned nor recoloured, is the view that `plain` gives.
+    Images should be about 1.25 times `size`, as the cache holds them, and at most twice. Saturation and hue act on
+    three channels only. With noise, the same seed gives other noise on another kind of device; all else agrees.
+
+    Frames of a clip share crop, turn, colours (by the mean luma of the whole view) and blur; noise differs by frame.
+
+    Args:
+        images: `[N, C, S, S]`, a dtype that `to_unit` takes; of clips `[N * T, C, S, S]`, a clip after the other.
+        spec: what varies and how much; keys that are not given take the preset's value.
+        size: side of a view, in pixels.
+        views: V, how many views of each sample.
+        seed: of this batch, 0 <= seed < 2**63.
+        frames: T, where the images are frames of clips; None for single images.
+
+    Returns:
+        Float32 `[V, N, C, size, size]` in [0, 1], on the device of `images`; `[V, N, C, T, size, size]` of clips.
+
+    Raises:
+        RecipeError: see `resolve`.
+        UsageError: images that are not square, of another dtype, or no whole number of clips.
+
+    Example:
+        >>> image = torch.rand(2, 1, 20, 20)
+        >>> first = augment(image, AugmentSpec(preset="xray"), size=16, views=2, seed=1)
+        >>> first.shape, torch.equal(first, augment(image, AugmentSpec(preset="xray"), size=16, views=2, seed=1))
+        (torch.Size([2, 2, 1, 16, 16]), True)
+    """
+    full = resolve(spec)
+    num_images, channels = _checked(images).shape[:2]
+    length = 1 if frames is None else frames
+    if num_images % length:
+        raise UsageError(f"images: expected a multiple of {length} frames, found {num_images}")
+    count = views * (num_images // length)  # each has parameters of its own
+    if not count:
+        shape = (channels, size, size) if frames is None else (channels, frames, size, size)
+        return images.new_zeros((views, num_images // length, *shape), dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    theta = _draw_theta(full, count, generator)  # each step draws its parameters whether or not they are used
+    gain, offset, colour = _draw_colours(full, count, generator)
+    sigma, blurred = _draw_blur(full, count, generator)
+
+    with torch.autocast(images.device.type, enabled=False):  # half precision would move the sampling grid
+        if theta is None:
+            out = plain(images, size=size).repeat(views, 1, 1, 1)
+        else:
+            out = resample(to_unit(images), theta.repeat_interleave(length, 0), size=size)
+        out = _recolour(out, gain, offset, colour, length)
+        if len(blurred):
+            chosen = (blurred[:, None] * length + torch.arange(length)).flatten().to(out.device)
+            width = 2 * math.ceil(2.5 * float(sigma.max())) + 1
+            width = min(width, size - 1 + size % 2)  # odd, and no wider than the view, so that reflection has pixels
+            sigmas = sigma.repeat_interleave(length).to(out.device)[:, None].expand(-1, 2)
+            out[chosen] = gaussian_blur2d(out[chosen], (width, width), sigmas)
+        assert full.noise is not None
+        if full.noise > 0:
+            source = generator if out.device.type == "cpu" else torch.Generator(out.device).manual_seed(seed)
+            out += full.noise * torch.randn(out.shape, generator=source, device=out.device)
+    out = out.clamp_(0.0, 1.0)
+    if frames is None:
+        return out.view(views, num_images, channels, size, size)
+    return out.view(views, -1, frames, channels, size, size).transpose(2, 3)
+
+
+def augment_labels(labels: Tensor, spec: AugmentSpec, *, size: int, seed: int) -> Tensor:
+    """The label maps of the one view that `augment` gives of each image: the same crop, turn and mirror.
+
+    A pixel has the label of the nearest one; what a rotation brings in from outside the picture is 0. Nothing but the
+    geometry of the spec matters, so labels are never mixed.
+
+    Args:
+        labels: `[N, S, S]` integers of the images given to `augment`, at their size, from 0 to 2**24.
+        spec: as given to `augment`.
+        size: side of the view, in pixels.
+        seed: as given to `augment`.
+
+    Returns:
+        `[N, size, size]`, dtype and device of `labels`.
+
+    Raises:
+        RecipeError: see `resolve`.
+        UsageError: label maps that are not square, or not of integers.
+
+    Example:
+        >>> labels = torch.eye(8, dtype=torch.int64)[None]
+        >>> torch.equal(augment_labels(labels, AugmentSpec(preset="none"), size=8, seed=0), labels)
+        True
+        >>> augment_labels(labels, AugmentSpec(preset="none", flip_horizontal=1), size=8, seed=0)[0, 0].tolist()
+        [0, 0, 0, 0, 0, 0, 0, 1]
+    """
+    if labels.ndim != 3 or labels.shape[1] != labels.shape[2] or labels.is_floating_point():
+        raise UsageError(f"labels: expected integers [N, S, S], found {labels.dtype} {list(labels.shape)}")
+    if not len(labels):
+        return labels.new_zeros((0, size, size))
+    theta = _draw_theta(resolve(spec), len(labels), torch.Generator().manual_seed(seed))  # the first that is drawn
+    values = labels[:, None].float()
+    with torch.autocast(labels.device.type, enabled=False):
+        if theta is None:
+            out = F.interpolate(values, (size, size), mode="nearest-exact")
+        else:
+            grid = F.affine_grid(theta.to(values.device), [len(labels), 1, size, size], align_corners=False)
+            out = F.grid_sample(values, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return out[:, 0].to(labels.dtype)
+
+
+def _checked(images: Tensor) -> Tensor:
+    if images.ndim != 4 or images.shape[-1] != images.shape[-2]:
+        raise UsageError(f"images: expected square images [N, C, S, S], found {list(images.shape)}")
+    return images
+
+
+def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator) * (high - low) + low
+
+
+def _draw_theta(spec: AugmentSpec, count: int, generator: torch.Generator) -> Tensor | None:
+    """Affine maps `[count, 2, 3]` from places in the view to places in the image; None where every one is identity."""
+    assert spec.crop_scale is not None
+    assert spec.crop_ratio is not None
+    assert spec.rotation is not None
+    assert spec.flip_horizontal is not None
+    assert spec.flip_vertical is not None
+    area = _uniform(count, *spec.crop_scale, generator)
+    ratio = _uniform(count, math.log(spec.crop_ratio[0]), math.log(spec.crop_ratio[1]), generator)
+    ratio = torch.maximum(torch.minimum(ratio, -area.log()), area.log())  # so that a crop of this area fits
+    width, height = (area * ratio.exp()).sqrt(), (area / ratio.exp()).sqrt()
+    x = _uniform(count, -1, 1, generator) * (1 - width)
+    y = _uniform(count, -1, 1, generator) * (1 - height)
+    angle = _uniform(count, -spec.rotation, spec.rotation, generator)
+    mirror_x = 1.0 - 2.0 * (torch.rand(count, generator=generator) < spec.flip_horizontal).float()
+    mirror_y = 1.0 - 2.0 * (torch.rand(count, generator=generator) < spec.flip_vertical).float()
+    if spec.crop_scale[0] == 1 and spec.rotation == spec.flip_horizontal == spec.flip_vertical == 0:
+        return None
+    return _theta(width * mirror_x, height * mirror_y, x, y, angle)
+
+
+def _theta(width: Tensor, height: Tensor, x: Tensor, y: Tensor, degrees: Tensor) -> Tensor:
+    """Maps for crops of signed width and height (1: the whole image) about (x, y).
+
+    The crop is turned against the clock by the angle about its own centre, so its content turns with the clock.
+    """
+    cos, sin = torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))
+    rows = (cos * width, sin * height, x, -sin * width, cos * height, y)
+    return torch.stack(rows, dim=1).view(-1, 2, 3)
+
+
+def _draw_colours(
+    spec: AugmentSpec, count: int, generator: torch.Generator
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gain `[count]`, share of the mean `[count]`, colour matrix `[count, 3, 3]`; None where nothing changes.
+
+    Brightness b multiplies; contrast c stretches about the view's mean luma m; so together b c x + b (1 - c) m.
+    Saturation scales and hue turns the chroma. Both keep luma and grey, so the matrix may be applied at the end.
+    """
+    assert spec.brightness is not None
+    assert spec.contrast is not None
+    assert spec.saturation is not None
+    assert spec.hue is not None
+    assert spec.jitter is not None
+    chosen = (torch.rand(count, generator=generator) < spec.jitter).float()
+    brightness, contrast, saturation, hue = (
+        chosen * _uniform(count, -most, most, generator)
+        for most in (spec.brightness, spec.contrast, spec.saturation, spec.hue)
+    )
+    brightness, contrast, saturation = ((1 + value).clamp(min=0) for value in (brightness, contrast, saturation))
+    tone = spec.jitter > 0 and (spec.brightness > 0 or spec.contrast > 0)
+    chroma = spec.jitter > 0 and (spec.saturation > 0 or spec.hue > 0)
+    matrix = None
+    if chroma:
+        yiq = torch.tensor(YIQ, dtype=torch.float64)
+        turn = 2 * math.pi * hue
+        change = torch.zeros(count, 3, 3, dtype=torch.float64)
+        change[:, 0, 0] = 1
+        change[:, 1, 1] = change[:, 2, 2] = saturation * turn.cos()
+        change[:, 1, 2] = -saturation * turn.sin()
+        change[:, 2, 1] = saturation * turn.sin()
+        matrix = (torch.linalg.inv(yiq) @ change @ yiq).float()
+    if not tone:
+        return None, None, matrix
+    return brightness * contrast, brightness * (1 - contrast), matrix
+
+
+def _draw_blur(spec: AugmentSpec, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Standard deviations in pixels and the positions of the views they belong to."""
+    assert spec.blur is not None
+    assert spec.blur_sigma is not None
+    chosen = torch.rand(count, generator=generator) < spec.blur
+    sigma = _uniform(count, *spec.blur_sigma, generator)
+    return sigma[chosen], chosen.nonzero().flatten()
+
+
+def _recolour(views: Tensor, gain: Tensor | None, share: Tensor | None, matrix: Tensor | None, length: int) -> Tensor:
+    """One change of colours for each view of a sample, whose `length` frames share it and their mean luma."""
+    channels = views.shape[1]
+    if gain is not None and share is not None:
+        means = views.mean((2, 3))
+        luma = means @ means.new_tensor(LUMA) if channels == 3 else means.mean(1)
+        offset = share.to(views.device) * luma.view(-1, length).mean(1)
+        gain, offset = (each.to(views.device).repeat_interleave(length) for each in (gain, offset))
+        views = views.mul_(gain.view(-1, 1, 1, 1)).add_(offset.view(-1, 1, 1, 1))
+    if matrix is not None and channels == 3:
+        matrix = matrix.to(views.device).repeat_interleave(length, 0)
+        views = torch.bmm(matrix, views.flatten(2)).view_as(views)
+    return views

@@ -1,0 +1,1 @@
+"""What `bolus check` looks at."""

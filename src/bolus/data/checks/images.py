@@ -1,0 +1,160 @@
+"""What a check looks at in images: whether they can be read, what they show, which are copies, what range they need."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bolus.data.checks.masks import look_at_masks
+from bolus.data.checks.pixels import look_at_pixels
+from bolus.data.checks.ranges import black_and_white, count, lone_series, look_at_ranges, numbers
+from bolus.data.checks.report import Finding, Severity, frames_in_words
+from bolus.data.checks.thumbnails import write_thumbnails
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.images.missing_files import likely_cause
+from bolus.data.pixels.range_rules import Bounds
+
+# What a reader notes and what changes the picture; its other notes are for information.
+GRAVE_NOTES = ("FOR PROCESSING", "alpha channel dropped", "sform and qform disagree")
+
+
+def look_at_images(
+    cohort: Cohort,
+    findings: list[Finding],
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    thumbnails: Path | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, Bounds]]:
+    """Read every image once, see `look_at_pixels`, and the masks beside them, and append to `findings`.
+
+    Returns:
+        The record of each modality (see `CheckReport`), and the ranges that cover the images whose range is the
+        cohort's, those that it had and those that it lacked.
+
+    Raises:
+        CohortError: a range is stated for a modality of which there is no image.
+    """
+    looks = look_at_pixels(cohort, workers=workers, on_progress=on_progress)
+    findings += _unreadable(looks, cohort) + _clip_files(looks) + look_at_masks(cohort, looks)
+    seen = pd.DataFrame([look for look in looks if not look["reason"]])
+    if not len(seen):
+        return [], dict(cohort.spec.cohort_ranges)
+    found = black_and_white(cohort, seen)
+    modalities = look_at_ranges(seen, found, findings)
+    findings += lone_series(cohort, seen, found)
+    for name in np.unique(found.names).tolist():
+        findings += _channels(name, seen[found.names == name])
+    findings += _duplicates(cohort, seen) + _reader_notes(seen)
+    if thumbnails is not None:
+        write_thumbnails(cohort, seen, found, thumbnails)
+    return modalities, {name: each for name, each in found.ranges.items() if name not in cohort.spec.ranges}
+
+
+def _unreadable(looks: list[dict[str, Any]], cohort: Cohort) -> list[Finding]:
+    """Missing files together, with the likely cause; damaged ones by reason, whatever numbers the reason quotes."""
+    findings = []
+    for rows, reason in _by_reason(looks, "reason"):
+        if reason == "missing":
+            message = f"{count(rows, 'image file does', 'image files do')} not exist"
+            cause = likely_cause([cohort.image_path(row - 1) for row in rows], cohort.root)
+            message += f"; {cause}" if cause else ""
+            findings.append(Finding("error", "missing_file", message, rows))
+        else:
+            message = f"{count(rows, 'image', 'images')} cannot be read: {reason}"
+            findings.append(Finding("error", "unreadable", message, rows))
+    return findings
+
+
+def _by_reason(looks: list[dict[str, Any]], key: str) -> list[tuple[tuple[int, ...], str]]:
+    """Rows with a reason, the most frequent first."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for look in looks:
+        if look[key]:
+            groups.setdefault(re.sub(r"\d+", "#", look[key]), []).append(look)
+    found = []
+    for group in sorted(groups.values(), key=lambda group: -len(group)):
+        alike = len({look[key] for look in group}) == 1
+        reason = group[0][key] + ("" if alike else " (the first of several such numbers)")
+        found.append((numbers(look["row"] for look in group), reason))
+    return found
+
+
+def _clip_files(looks: list[dict[str, Any]]) -> list[Finding]:
+    """Rows that are files with several frames, and which of them lost some."""
+    clips = [look for look in looks if look["frames"] > 1]
+    if not clips:
+        return []
+    rows = numbers(look["row"] for look in clips)
+    which = f"{len(rows)} of {len(looks)} rows {'is a clip file' if len(rows) == 1 else 'are clip files'}"
+    message = (
+        f"{which} of {frames_in_words([look['frames'] for look in clips])}: recipes with images.unit=clip take them, "
+        "those of single images do not"
+    )
+    findings = [Finding("note", "clip_files", message, () if len(rows) == len(looks) else rows)]
+    for torn, reason in _by_reason(looks, "lost"):
+        message = f"{count(torn, 'clip file has', 'clip files have')} frames that cannot be read, {reason}"
+        findings.append(Finding("warning", "lost_frames", message, torn))
+    return findings
+
+
+def _channels(name: str, images: pd.DataFrame) -> list[Finding]:
+    findings = []
+    grey = images[images["equal"]]
+    if len(grey):
+        message = f"{name}: {count(grey, 'image', 'images')} of 3 equal channels: grey stored as colour"
+        findings.append(Finding("warning", "grey_as_color", message, numbers(grey["row"])))
+    channels = images["channels"].where(~images["equal"], 1)
+    usual = int(channels.mode().iloc[0])
+    odd = images[(channels != usual) & ~images["equal"]]
+    if len(odd):
+        found = ", ".join(str(number) for number in sorted(odd["channels"].unique()))
+        message = f"{name}: expected {usual} channel(s) as in most images, found {found} in {len(odd)} of {len(images)}"
+        findings.append(Finding("warning", "channels", message, numbers(odd["row"])))
+    return findings
+
+
+def _duplicates(cohort: Cohort, seen: pd.DataFrame) -> list[Finding]:
+    """Images of equal pixels; those of one value are not copies of one another but empty."""
+    several = [quantiles[0] < quantiles[-1] for quantiles in seen["quantiles"]]
+    frame = seen.loc[several, ["row", "digest"]]
+    frame = frame[frame["digest"].duplicated(keep=False)]
+    frame = frame.assign(patient=cohort.encoded("patient")[frame["row"]], side=cohort.split[frame["row"]])
+    counts = frame.groupby("digest")[["patient", "side"]].transform("nunique")
+    across, torn = (counts["patient"] > 1).to_numpy(), (counts["side"] > 1).to_numpy()
+    kinds: list[tuple[Severity, str, npt.NDArray[np.bool_], str]] = [
+        (
+            "error",
+            "duplicate_across_splits",
+            across & torn,
+            "different patients on different sides of the split: leakage",
+        ),
+        ("warning", "duplicate_across_patients", across & ~torn, "different patients"),
+        ("warning", "duplicate_within_patient", ~across, "one patient"),
+    ]
+    findings = []
+    for severity, kind, here, whose in kinds:
+        if here.any():
+            groups, rows = frame["digest"][here].nunique(), numbers(frame["row"][here])
+            message = f"{len(rows)} images are exact copies in {count(groups, 'group', 'groups')}, of {whose}"
+            findings.append(Finding(severity, kind, message, rows))
+    return findings
+
+
+def _reader_notes(seen: pd.DataFrame) -> list[Finding]:
+    counts: dict[str, list[int]] = {}
+    for row, notes in zip(seen["row"], seen["notes"], strict=True):
+        for note in notes:
+            counts.setdefault(note, []).append(row)
+    findings = []
+    for note, rows in sorted(counts.items(), key=lambda item: -len(item[1])):
+        grave = note.startswith(GRAVE_NOTES)
+        kind = "alpha_dropped" if note.startswith("alpha") else "reader"
+        message = f"{count(rows, 'image', 'images')}: {note}"
+        findings.append(Finding("warning" if grave else "note", kind, message, numbers(rows)))
+    return findings

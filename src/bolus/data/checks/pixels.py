@@ -1,0 +1,149 @@
+"""Reading every image of a cohort once, each to a few numbers; all frames of a clip file to those of one image."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.series import IF_FILES
+from bolus.data.images.clips import rows_are_files
+from bolus.data.images.preprocessing import ONE_FRAME
+from bolus.data.pixels.greys import GREY, measure, reading_of, sketch_of
+from bolus.data.pixels.image import Image
+from bolus.data.pixels.quantiles import LEVELS, pooled
+from bolus.data.readers.frames import all_frames, read_as, reason_without_name
+from bolus.errors import BolusError, ImageError
+
+CHUNK = 1024  # files handed to the threads at a time
+
+Look = dict[str, Any]
+
+
+def look_at_pixels(
+    cohort: Cohort, *, workers: int | None = None, on_progress: Callable[[int, int], None] | None = None
+) -> list[Look]:
+    """One record a row, in order.
+
+    Each thread reads one file at a time, as the cache does: a file that stands on several rows is decoded once for all
+    of them, and where `rows_are_files` all frames of a clip file are looked at, a video's one after another.
+
+    Args:
+        cohort: whose images; where it states a range, files are read without their windows.
+        workers: threads; the number of cores, 16 at most, where None.
+        on_progress: called with (rows done, rows) after each file.
+
+    Returns:
+        `row`; `reason`, why it cannot be used, else empty; `frames`, how many the row stands for; `lost`, why some of
+        them cannot be read, else empty; and, where there is no reason, `height`, `width` (of the first frame) and what
+        `_measure` says.
+    """
+    modality, stated, clips = cohort.modality, cohort.spec.ranges, rows_are_files(cohort)
+    files: dict[int, list[int]] = {}
+    for row, file in enumerate(pd.factorize(cohort.table[cohort.roles["image"]])[0].tolist()):
+        files.setdefault(file, []).append(row)
+
+    def look(rows: list[int]) -> list[Look]:
+        path, reading = cohort.image_path(rows[0]), reading_of(str(modality[rows[0]]), stated)
+        if not path.exists():
+            found = [_unusable("missing")] * len(rows)
+        elif len(rows) == 1:
+            found = [_look_at_file(path, reading, clips, "series" in cohort.roles)]
+        else:
+            images = read_as(path, [cohort.frame(row) for row in rows], reading)
+            found = [_look_at_frame(path, image) for image in images]
+        return [{"row": row, **each} for row, each in zip(rows, found, strict=True)]
+
+    looks: list[Look] = []
+    groups = list(files.values())
+    with ThreadPoolExecutor(max_workers=workers or min(16, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(groups), CHUNK):
+            for found in pool.map(look, groups[start : start + CHUNK]):
+                looks += found
+                if on_progress is not None:
+                    on_progress(len(looks), len(cohort))
+    return sorted(looks, key=lambda each: int(each["row"]))
+
+
+def _look_at_file(path: Path, reading: str, clips: bool, in_series: bool) -> Look:
+    """A file on one row: an image, or a clip where rows are files."""
+    frames = all_frames(path)
+    if len(frames) > 1 and not clips:
+        advice = f"{ONE_FRAME}; {IF_FILES}" if in_series else ONE_FRAME
+        return _unusable(f"expected one frame, found {len(frames)}: {advice}")
+    seen: list[Look] = []
+    reasons: Counter[str] = Counter()
+    for image in read_as(path, frames, reading):
+        each = _look_at_frame(path, image)
+        if each["reason"]:
+            reasons[each["reason"]] += 1
+        else:
+            seen.append(each)
+    reason = reasons.most_common(1)[0][0] if reasons else ""
+    if not seen:
+        return _unusable(reason)
+    lost = f"{reasons.total()} of {len(frames)} frames: {reason}" if reason else ""
+    return {**_join(seen), "frames": len(frames), "lost": lost}
+
+
+def _look_at_frame(path: Path, image: Image | BolusError) -> Look:
+    try:
+        if isinstance(image, BolusError):
+            raise image
+        if image.array.ndim != 3:
+            raise ImageError(f"expected one frame, found {image.array.shape[1]}: {ONE_FRAME}")
+        height, width = image.array.shape[-2:]
+        return {"reason": "", "frames": 1, "lost": "", "height": height, "width": width, **_measure(image)}
+    except BolusError as error:
+        return _unusable(reason_without_name(error, path))
+
+
+def _unusable(reason: str) -> Look:
+    return {"reason": reason, "frames": 0, "lost": ""}
+
+
+def _measure(image: Image) -> Look:
+    """What the image says of its numbers, how they are distributed, its channels, and a hash of its pixels."""
+    array = image.array
+    equal = array.shape[0] == 3 and bool((array[0] == array[1]).all() and (array[0] == array[2]).all())
+    digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).data)
+    return {
+        "grey": measure(image),
+        "quantiles": sketch_of(image),
+        "channels": array.shape[0],
+        "equal": equal,
+        "digest": digest.digest(),
+        "notes": image.notes,
+    }
+
+
+def _join(looks: list[Look]) -> Look:
+    """What `_measure` says of frames, said of all of them as if they were one image."""
+    first = looks[0]
+    if len(looks) == 1:
+        return first
+    grey = np.array([look["grey"] for look in looks], GREY)
+    joined = grey[:1].copy()
+    for name, join in (("low", np.min), ("high", np.max), ("shown_low", np.min), ("shown_high", np.max)):
+        joined[name] = join(grey[name])
+    joined["bits"], joined["pixels"] = grey["bits"].max(), grey["pixels"].sum()
+    one, together = np.zeros(len(looks), np.int64), np.stack([look["quantiles"] for look in looks])
+    digest = hashlib.blake2b(b"".join(look["digest"] for look in looks), digest_size=16)
+    return {
+        **first,
+        "grey": joined[0].item(),
+        "quantiles": pooled(together, np.maximum(grey["pixels"], 1), one, LEVELS)[0].astype(np.float32),
+        "channels": max(look["channels"] for look in looks),
+        "equal": all(look["equal"] for look in looks),
+        "digest": digest.digest(),
+        "notes": tuple(dict.fromkeys(note for look in looks for note in look["notes"])),
+    }

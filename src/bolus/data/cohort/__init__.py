@@ -1,0 +1,1 @@
+"""The table of images with its roles, values and split; no image is opened."""

@@ -1,0 +1,307 @@
+"""The cohort: a table of images with the role of each column, validated all at once; one row is one image or frame.
+
+Opening a cohort touches the table only, never an image, so that a million rows open in seconds. Every value that a
+relation, an objective or an evaluation sees comes from `Cohort.values`, where each has one spelling and missing codes
+have become missing. Batches, embeddings and evaluations index its `Samples`: images, slices or clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import yaml
+from pydantic import ValidationError
+
+from bolus.data.cohort.series import Rows, series_problems
+from bolus.data.cohort.spec import CohortSpec
+from bolus.data.cohort.split import leave_site_out, split_digest, split_patients
+from bolus.data.cohort.table import read_table
+from bolus.data.cohort.values import Values
+from bolus.data.cohort.violations import find_violations
+from bolus.data.cohort.volumes import slice_positions, volume_codes
+from bolus.errors import CohortError, UsageError, name_rows, suggest
+
+
+class Cohort(Values):
+    """A validated table of images.
+
+    Args:
+        table: every column of the source, as strings or as a Parquet file stored them; the index is 0..n-1. Strings in
+            columns with a role are stripped, and blank ones are missing.
+        spec: roles, missing codes, split.
+        folder: what a relative `root` is relative to.
+
+    Raises:
+        CohortError: a role without its column, rows without image or patient, numbers that do not parse, patients on
+            both sides of a fixed split; every violation is listed with its rows, all at once.
+
+    Example:
+        >>> frame = pd.DataFrame({"image": ["a.png", "b.png"], "patient": ["p", "q"], "age": ["61", "?"]})
+        >>> cohort = Cohort(frame, CohortSpec(table="t.csv", roles={"score:age": "age"}, missing={"age": ["?"]}))
+        >>> cohort.encoded("score:age")
+        array([61., nan])
+    """
+
+    def __init__(self, table: pd.DataFrame, spec: CohortSpec, folder: Path = Path()) -> None:
+        super().__init__(table, spec)
+        self.folder = folder
+        self.expanded: Cohort | None = (
+            None  # with a row a frame, once `bolus.data.images.clips.open_samples` has made it
+        )
+        violations = find_violations(self)
+        if not violations and ("split" in self.roles or spec.split.leave_out_site is not None):
+            try:
+                _ = self.split
+            except CohortError as error:
+                violations = list(error.violations or (str(error),))
+        if violations:
+            raise CohortError(f"{spec.table}: {len(violations)} problem(s) in the cohort", violations)
+
+    @classmethod
+    def open(
+        cls,
+        source: str | Path | Cohort,
+        *,
+        roles: Mapping[str, str] | None = None,
+        missing: Mapping[str, list[Any]] | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+        **overrides: Any,
+    ) -> Cohort:
+        """Open a cohort.yaml, or a bare CSV, TSV or Parquet table with `roles` (role -> column).
+
+        `roles`, `missing`, `ranges` and `split` are added to what the file says, key by key; other keywords replace it.
+
+        Raises:
+            CohortError: as the class says; also a file that is absent or does not parse.
+            UsageError: an unknown keyword.
+        """
+        if isinstance(source, Cohort):
+            if roles or missing or ranges or any(value is not None for value in overrides.values()):
+                raise UsageError("an open cohort takes no roles, missing codes or other keys; open its table with them")
+            return source
+        path = Path(source)
+        if not path.is_file():
+            raise CohortError(f"no such cohort or table: {path}")
+        data: dict[str, Any] = {"table": path.name}
+        if path.suffix.lower() in {".yaml", ".yml"}:
+            try:
+                data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise CohortError(f"{path.name}: not YAML: {error}") from error
+            if not isinstance(data, dict):
+                raise CohortError(f"{path.name}: expected a mapping of cohort keys, found {type(data).__name__}")
+        unknown = set(overrides) - set(CohortSpec.model_fields)
+        if unknown:
+            raise UsageError(
+                f"unknown cohort key {sorted(unknown)[0]!r}; {suggest(min(unknown), CohortSpec.model_fields)}"
+            )
+        merged = {"roles": roles, "missing": missing, "ranges": ranges, "split": overrides.pop("split", None)}
+        data.update({key: value for key, value in overrides.items() if value is not None})
+        for key, given in merged.items():
+            stated = data.get(key) or {}
+            data[key] = {**stated, **(given or {})} if isinstance(stated, dict) else stated
+        try:
+            spec = CohortSpec.model_validate(data)
+        except ValidationError as error:
+            lines = [
+                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+                + (
+                    f"; {suggest(str(problem['loc'][-1]), CohortSpec.model_fields)}"
+                    if "extra" in problem["type"]
+                    else ""
+                )
+                for problem in error.errors()
+            ]
+            raise CohortError(f"{path.name}: not a cohort", lines) from None
+        return cls(read_table(path.parent / spec.table), spec, path.parent)
+
+    def save(self, path: str | Path) -> None:
+        """Write cohort.yaml, with table and root so that the file can stand in any folder."""
+        path = Path(path)
+        table, folder = (self.folder / self.spec.table).resolve(), path.resolve().parent
+        data = self.spec.model_dump(mode="json", exclude_defaults=True)
+        if folder != self.folder.resolve():
+            data["table"] = table.name if folder == table.parent else str(table)
+            if self.spec.root is not None:  # without one it is the table's folder, wherever this file stands
+                data["root"] = str(self.root.resolve())
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return f"Cohort({self.spec.table}: {len(self)} rows, {self.num_patients} patients)"
+
+    @property
+    def root(self) -> Path:
+        """The folder that image paths are relative to."""
+        table_folder = (self.folder / self.spec.table).parent
+        return table_folder if self.spec.root is None else self.folder / self.spec.root
+
+    def encoded(self, role: str) -> npt.NDArray[Any]:
+        """As of `Values`; where no column has slice_position, a row's place by order in its volume.
+
+        See `bolus.data.cohort.volumes`.
+        """
+        if role == "slice_position" and role not in self.roles and role not in self._encoded and self.has(role):
+            self._encoded[role] = slice_positions(volume_codes(self)[0], self.encoded("order"))
+        return self._encoded[role] if role in self._encoded else super().encoded(role)
+
+    @cached_property
+    def split(self) -> npt.NDArray[np.str_]:
+        """`train`, `val` or `test` for each row, disjoint in patients: a site left out, the fixed column, or a hash."""
+        spec = self.spec.split
+        if spec.leave_out_site is not None:
+            if "site" not in self.roles:
+                raise CohortError(f"split.leave_out_site is {spec.leave_out_site!r}, but no column has the role site")
+            if "split" in self.roles:
+                raise CohortError(
+                    f"split.leave_out_site and the fixed split of column {self.roles['split']!r} exclude each other; "
+                    "leave out the site, or give the column another role, such as attribute:split"
+                )
+            return leave_site_out(
+                self.patients, self.values("site"), site=spec.leave_out_site, seed=spec.seed, val=spec.val
+            )
+        fixed = self.values("split") if "split" in self.roles else None
+        return split_patients(self.patients, seed=spec.seed, val=spec.val, test=spec.test, fixed=fixed)
+
+    @cached_property
+    def split_hash(self) -> str:
+        """12 hexadecimal digits that name who is on which side."""
+        return split_digest(self.split, self.patients)
+
+    def image_path(self, row: int) -> Path:
+        """Where the row's image lies; a relative path is relative to the root."""
+        return self.root / str(self.table[self.roles["image"]].iloc[row])
+
+    def frame(self, row: int) -> int | None:
+        """Frame or slice number within the row's file; None where a file stands on one row only."""
+        if not self.shared_file[row]:
+            return None
+        return int(self.encoded("order")[row])
+
+    def expand(self, counts: npt.NDArray[np.int64]) -> Cohort:
+        """Files with several frames as clips: a row a frame, the row's columns repeated, nothing written.
+
+        The rows of a file are a `series` and its frames 0, 1, ... their `order`, in place of columns that had these
+        roles and whatever codes mean missing elsewhere; split, patients and `spec` are those
+        of this cohort, and `origin` leads back to it. A file with one frame stands on one row.
+
+        Args:
+            counts: int64 `[rows]`, how many frames each row's file has, at least 1.
+
+        Example:
+            >>> frame = pd.DataFrame({"image": ["a.mp4", "b.mp4"], "patient": ["p", "q"]})
+            >>> clips = Cohort(frame, CohortSpec(table="t.csv")).expand(np.array([2, 1]))
+            >>> clips.origin.tolist(), [clips.frame(row) for row in range(3)]
+            ([0, 0, 1], [0, 1, None])
+        """
+        assert len(counts) == len(self)
+        assert (counts >= 1).all()
+        here = np.repeat(np.arange(len(self), dtype=np.int64), counts)
+        numbers = np.arange(len(here)) - np.repeat(np.cumsum(counts) - counts, counts)
+        table = self.table.iloc[here].reset_index(drop=True)
+        names = {role: f"{role} of the clip" for role in ("series", "order")}
+        while set(names.values()) & set(map(str, table.columns)):
+            names = {role: f"{name}'" for role, name in names.items()}
+        table[names["series"]], table[names["order"]] = here, numbers
+        clips = copy(self)
+        for stale in ("split", "split_hash", "origin", "modality", "shared_file", "sides"):
+            clips.__dict__.pop(stale, None)
+        clips.table, clips.roles, clips.expanded = table, {**self.roles, **names}, None
+        clips._values, clips._encoded = self.take_values(here), {}
+        clips._made = frozenset(names)
+        clips.split, clips.split_hash, clips.origin = self.split[here], self.split_hash, self.origin[here]
+        return clips
+
+    def samples(self, unit: str) -> Samples:
+        """The cohort as images, slices or clips.
+
+        An image or slice is one row. A clip is the rows of one `series`, in their `order`; its first row speaks for
+        its columns. So every column with a role must have one value within the series, or none, except for image,
+        mask, order and slice_position, and for times less than a day apart. Numbers are compared as numbers: 1 is 1.0.
+        `bolus.data.images.clips.open_samples` takes clip files as well.
+
+        Args:
+            unit: `image`, `slice` or `clip`.
+
+        Raises:
+            CohortError: slices without order or slice_position; as clips, whatever `series_problems` finds, all of it,
+                with column and rows.
+            UsageError: an unknown unit.
+        """
+        if unit in {"image", "slice"}:
+            if unit == "slice" and not {"order", "slice_position"} & set(self.roles):
+                raise CohortError("unit 'slice' needs a column with the role order or slice_position")
+            return Samples(unit, self, np.arange(len(self)), np.arange(len(self) + 1))
+        if unit != "clip":
+            raise UsageError(f"unknown unit {unit!r}; known: clip, image, slice")
+        problems = series_problems(self)
+        if problems:
+            named = [f"{name_rows(rows)}: {what}" if len(rows) else what for rows, what in problems]
+            raise CohortError("a clip is a series of rows in order, whose columns are the same throughout", named)
+        series = self.encoded("series")
+        ranked = np.lexsort((self.encoded("order"), series)).astype(np.int64)
+        starts = np.flatnonzero(np.r_[True, np.diff(series[ranked]) != 0])
+        return Samples(unit, self, ranked, np.r_[starts, len(ranked)].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The elements that batches, embeddings and evaluations index, with the way back to rows.
+
+    Args:
+        unit: `image`, `slice` or `clip`.
+        cohort: the table whose rows these are; for clip files, the one with a row a frame.
+        rows: int64 `[rows]`, those of sample 0 in order, then those of sample 1, and so on.
+        starts: int64 `[n + 1]`, where in `rows` a sample begins, and the end; every sample has a row.
+    """
+
+    unit: str
+    cohort: Cohort = field(repr=False)
+    rows: Rows = field(repr=False)
+    starts: Rows = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @cached_property
+    def first_row(self) -> Rows:
+        """The row that speaks for a sample's columns, int64 `[n]`."""
+        return self.rows[self.starts[:-1]]
+
+    @property
+    def num_rows(self) -> Rows:
+        """How many rows each sample has, int64 `[n]`."""
+        return np.diff(self.starts)
+
+    def rows_of(self, position: int) -> Rows:
+        """The rows of one sample, in order."""
+        return self.rows[self.starts[position] : self.starts[position + 1]]
+
+    def readable(self, rows_readable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Samples with at least one row that can be read, bool `[n]`.
+
+        Args:
+            rows_readable: bool, one for each row of the cohort.
+        """
+        if not len(self):
+            return np.zeros(0, np.bool_)
+        return np.logical_or.reduceat(rows_readable[self.rows], self.starts[:-1])
+
+    def columns(self, roles: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
+        """Role -> `[n]`: int64 codes with -1 missing, or float64 with NaN missing; always with `sample`.
+
+        A clip has its first row's values.
+        """
+        found: dict[str, npt.NDArray[Any]] = {"sample": np.arange(len(self), dtype=np.int64)}
+        for role in roles:
+            if role != "sample":
+                found[role] = self.cohort.encoded(role)[self.first_row]
+        return found

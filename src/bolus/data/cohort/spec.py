@@ -1,0 +1,65 @@
+"""cohort.yaml as it is written: the table, the roles of its columns, missing codes, ranges and the split."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from bolus.data.text.identifiers import identifier_text
+
+
+class SplitSpec(BaseModel):
+    """Shares of the patients in validation and test; a patient's side is a hash of (seed, patient).
+
+    With `leave_out_site`, all patients of that site are the test, whole, and `test` is not looked at; of the others
+    the share `val` is in validation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    seed: int = 0
+    val: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(0.2, ge=0, lt=1)
+    leave_out_site: str | None = None
+
+    @field_validator("leave_out_site", mode="before")
+    @classmethod
+    def _site_as_text(cls, site: Any) -> Any:
+        number = isinstance(site, (int, float)) and not isinstance(site, bool)
+        return identifier_text(site) if number else site  # YAML reads the site 3 as a number
+
+    @model_validator(mode="after")
+    def _leaves_training_patients(self) -> SplitSpec:
+        if self.leave_out_site is None and self.val + self.test >= 1:
+            raise ValueError(f"val {self.val:g} and test {self.test:g} leave no patient to train on")
+        return self
+
+
+class CohortSpec(BaseModel):
+    """cohort.yaml: the table, what its columns are, and how missing values are written.
+
+    `ranges` maps a modality to the values shown as black and white, and wins over everything that a file says.
+    `cohort_ranges` is what `bolus check` found to cover the images whose range is the cohort's, so that it stays as it
+    is when images are added. Patients of two cohorts with one `namespace` and one identifier are the same person.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    table: str
+    root: str | None = None  # folder that image paths are relative to; the table's folder where absent
+    roles: dict[str, str] = {}
+    units: dict[str, str] = {}  # role -> unit of its numbers; that of time may be days, weeks, months, years ...
+    missing: dict[str, list[Any]] = {}  # column -> values that mean missing; "*" holds for every column
+    split: SplitSpec = SplitSpec()
+    ranges: dict[str, tuple[float, float]] = {}
+    cohort_ranges: dict[str, tuple[float, float]] = {}
+    namespace: str = ""
+
+    @field_validator("ranges", "cohort_ranges")
+    @classmethod
+    def _black_below_white(cls, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for name, (low, high) in ranges.items():
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(f"{name}: expected finite values for black and white, black below white, found "
+                                 f"{low:g} and {high:g}")  # fmt: skip
+        return ranges

@@ -1,0 +1,279 @@
+"""Patient-disjoint splits by hash, and the guard that keeps patients of the pretraining out of a test.
+
+A patient's side is a hash of (seed, patient), so that it is known from the first day and does not move when rows or
+patients are added. Identifiers are compared as `data.text.identifiers` spells them: 7, 7.0 and "7" are one patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from hashlib import blake2b
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bolus.data.text.identifiers import earlier_spellings, identifier_text
+from bolus.data.text.spelling import clean_text, shape_of
+from bolus.errors import CohortError, LeakageError, UsageError, name_rows, suggest
+
+Labels: TypeAlias = "npt.NDArray[Any] | pd.Series[Any]"
+SIDES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
+}
+
+
+def split_patients(
+    patients: Labels, *, seed: int, val: float, test: float, fixed: Labels | None = None
+) -> npt.NDArray[np.str_]:
+    """The side of every row, disjoint in patients.
+
+    Args:
+        patients: `[rows]` identifiers; NaN, None and blank text are missing.
+        seed: another seed is another split.
+        val: expected share of the patients in validation; a small cohort may have none there.
+        test: expected share of the patients in test.
+        fixed: `[rows]` sides given by the table (the names of `SIDES`, in any case), taken as they are, so that seed
+            and shares do not matter.
+
+    Returns:
+        str `[rows]`: `train`, `val` or `test`.
+
+    Raises:
+        CohortError: rows without a patient, or without a known side in `fixed`.
+        LeakageError: a patient on two sides of `fixed`.
+        UsageError: shares below 0, or that leave nothing to train on.
+
+    Example:
+        >>> sides = split_patients(np.array(["a", "b", "a", "c"]), seed=0, val=0.3, test=0.3)
+        >>> bool(sides[0] == sides[2])
+        True
+    """
+    if not (val >= 0 and test >= 0 and val + test < 1):
+        raise UsageError(f"shares must be at least 0 and leave some to train on, found val {val} and test {test}")
+    codes, texts = _all_identified(patients)
+    if fixed is not None:
+        return _fixed_sides(codes, fixed)
+    share = _uniform(texts, seed, b"bolus.split")
+    sides = np.where(share < test, "test", np.where(share < test + val, "val", "train"))
+    return sides[codes]
+
+
+def leave_site_out(
+    patients: Labels, sites: Labels, *, site: str, seed: int = 0, val: float = 0.1
+) -> npt.NDArray[np.str_]:
+    """The side of every row where one site is kept for the test: its patients whole, with their rows at other sites.
+
+    Args:
+        patients: `[rows]` identifiers; NaN, None and blank text are missing.
+        sites: `[rows]` sites, compared as text: 3, 3.0 and "3" are one; missing is no site, so that a patient of whom
+            no site is known is not in the test.
+        site: the one that is left out.
+        seed: of the hash that divides the other patients into training and validation.
+        val: expected share of the other patients in validation.
+
+    Returns:
+        str `[rows]`: `train`, `val` or `test`.
+
+    Raises:
+        CohortError: rows without a patient, no such site, or nobody left to train on.
+        UsageError: a share below 0, or that leaves nothing to train on.
+
+    Example:
+        >>> patients, sites = np.array(["a", "a", "b"]), np.array(["north", "south", "south"])
+        >>> leave_site_out(patients, sites, site="north", val=0).tolist()
+        ['test', 'test', 'train']
+    """
+    sides = split_patients(patients, seed=seed, val=val, test=0)
+    known, names = _identify(sites)
+    assert known.shape == sides.shape, f"{len(known)} sites for {len(sides)} rows"
+    if identifier_text(site) not in names:
+        raise CohortError(f"split.leave_out_site: no site {site!r}; {suggest(site, names)}")
+    codes, _ = _identify(patients)
+    sides[np.isin(codes, codes[known == names.index(identifier_text(site))])] = "test"
+    if not (sides == "train").any():
+        if (sides == "test").all():
+            raise CohortError(
+                f"split.leave_out_site: every patient has rows at {site!r}, so that nobody is left to train on"
+            )
+        others = len(np.unique(codes[sides == "val"]))
+        raise CohortError(
+            f"split.leave_out_site: without {site!r}, all patients left ({others}) fall into validation and nobody is "
+            "left to train on; lower split.val, or take another split.seed"
+        )
+    return sides
+
+
+def site_names(sites: Labels) -> list[str]:
+    """The sites, sorted, as `leave_site_out` takes them: one after the other left out is a cross-validation over sites.
+
+    >>> site_names(np.array([3.0, np.nan, 1.0, 3.0]))
+    ['1', '3']
+    """
+    return sorted(_identify(sites)[1])
+
+
+def fold_patients(patients: Labels, *, seed: int, folds: int) -> npt.NDArray[np.int64]:
+    """The fold of every row for cross-validation, disjoint in patients and independent of the split: 0 to folds - 1.
+
+    Args:
+        patients: `[rows]` identifiers; NaN, None and blank text are missing.
+        seed: another seed is another division.
+        folds: how many; they hold about equally many patients, and may be empty where there are few.
+
+    Returns:
+        int64 `[rows]`.
+
+    Raises:
+        CohortError: rows without a patient.
+        UsageError: fewer than 2 folds.
+
+    Example:
+        >>> fold_patients(np.array(["a", "a"]), seed=0, folds=5).std()
+        np.float64(0.0)
+    """
+    if folds < 2:
+        raise UsageError(f"expected at least 2 folds, found {folds}")
+    codes, texts = _all_identified(patients)
+    fold = (_uniform(texts, seed, b"bolus.fold") * folds).astype(np.int64)
+    found: npt.NDArray[np.int64] = np.minimum(fold, folds - 1)[codes]
+    return found
+
+
+def patient_keys(patients: Labels, salt: str) -> set[str]:
+    """Keyed hashes of the patients, which a run stores in place of identifiers; rows without a patient have none.
+
+    Whoever has the salt can test a guessed identifier against the keys, so both stay in the house: take `lineage` out
+    of encoder.json before an encoder folder is published.
+
+    Example:
+        >>> keys = patient_keys(np.array(["a", "b", "a"]), "salt")
+        >>> len(keys), overlap(keys, np.array(["b", "c"]), "salt").tolist()
+        (2, [True, False])
+    """
+    _, texts = _identify(patients)
+    return set(_keys(texts, salt))
+
+
+def overlap(keys: Collection[str], patients: Labels, salt: str) -> npt.NDArray[np.bool_]:
+    """Rows whose patient is among those of the keys: bool `[rows]`; false for a row without a patient.
+
+    Keys of earlier versions, which hashed 7.0 as it stood in the table, are found as well.
+
+    >>> overlap(patient_keys(np.array(["7.0"]), "salt"), np.array(["7", "07", "7.00"]), "salt").tolist()
+    [True, False, True]
+    """
+    keys = frozenset(keys)
+    raw, values = pd.factorize(np.asarray(patients, dtype=object))
+    spellings = [[text for text in (identifier_text(value), *earlier_spellings(value)) if text] for value in values]
+    hashed = iter(_keys([text for texts in spellings for text in texts], salt))
+    known = [bool(keys & {next(hashed) for _ in texts}) for texts in spellings]
+    return np.array([*known, False], dtype=bool)[raw]  # -1, no patient, is the last entry
+
+
+def refuse_overlap(keys: Collection[str], salt: str, patients: Labels, rows_used: npt.ArrayLike, where: str) -> None:
+    """Stop where a patient of the pretraining is about to be judged on.
+
+    Args:
+        keys: of the patients that were trained on; none: nothing is checked.
+        salt: of the keys.
+        patients: `[rows]` identifiers of the whole table.
+        rows_used: positions, or bool `[rows]`, of the rows that are judged on.
+        where: what these rows are, for the message ("the test rows of classify pneumonia").
+
+    Raises:
+        LeakageError: how many patients and which rows were seen in pretraining.
+        CohortError: rows without a patient, of which this cannot be known.
+
+    Example:
+        >>> trained = np.array(["a", "b"])
+        >>> refuse_overlap(patient_keys(trained, "salt"), "salt", np.array(["a", "c"]), [1], "the test rows")
+    """
+    if not keys:
+        return
+    used = np.asarray(rows_used)
+    used = np.flatnonzero(used) if used.dtype == bool else used.astype(np.int64)
+    codes, _ = _identify(patients)
+    nameless = used[codes[used] < 0]
+    if len(nameless):
+        raise CohortError(f"{where}: {name_rows(nameless)} have no patient, who may have been in the pretraining")
+    seen = used[overlap(keys, patients, salt)[used]]
+    if len(seen):
+        raise LeakageError(
+            f"{where}: expected no patient of the pretraining, found {len(np.unique(codes[seen]))} of "
+            f"{len(np.unique(codes[used]))} patients ({name_rows(seen)}); judge on rows that were held out"
+        )
+
+
+def split_digest(split: Labels, patients: Labels) -> str:
+    """12 hexadecimal digits that name who is on which side, whatever the order and number of rows.
+
+    Example:
+        >>> a = split_digest(np.array(["train", "test"]), np.array(["a", "b"]))
+        >>> a == split_digest(np.array(["test", "train", "test"]), np.array(["b", "a", "b"]))
+        True
+    """
+    codes, texts = _identify(patients)
+    names = np.array([*texts, ""], dtype=object)
+    pairs = pd.DataFrame({"side": np.asarray(split, dtype=object), "patient": codes}).drop_duplicates()
+    lines = [ascii((str(side), names[code])) for side, code in zip(pairs["side"], pairs["patient"], strict=True)]
+    return blake2b("\n".join(sorted(lines)).encode(), digest_size=6).hexdigest()
+
+
+def _fixed_sides(codes: npt.NDArray[np.int64], fixed: Labels) -> npt.NDArray[np.str_]:
+    """Sides as the table gives them, checked."""
+    kinds, values = pd.factorize(pd.Series(np.asarray(fixed, dtype=object)))
+    assert len(kinds) == len(codes), f"{len(kinds)} sides for {len(codes)} rows"
+    known = [SIDES.get(clean_text(str(value)).lower()) for value in values]
+    sides = np.array([*known, None], dtype=object)[kinds]
+    unknown = np.flatnonzero(pd.isna(sides))
+    if len(unknown):
+        found = sorted({str(value) for value, side in zip(values, known, strict=True) if side is None})
+        if len(found) > 3:  # no column of sides, perhaps one of identifiers, which are not shown
+            found = sorted({shape_of(value) for value in found})
+        if (kinds < 0).any():
+            found.append("a missing value")
+        raise CohortError(
+            f"{name_rows(unknown)}: expected train, val or test in the column with the role split, "
+            f"found {', '.join(found[:5])}{' and others' if len(found) > 5 else ''}"
+        )
+    frame = pd.DataFrame({"patient": codes, "side": sides})
+    torn = frame.groupby("patient")["side"].transform("nunique").to_numpy() > 1
+    if torn.any():
+        violations = [
+            f"{name_rows(group.index)}: one patient, in {' and '.join(sorted(group['side'].unique()))}"
+            for _, group in frame[torn].groupby("patient", sort=False)
+        ]
+        raise LeakageError(f"patients on more than one side of the split: {len(violations)}", violations)
+    return sides.astype(str)
+
+
+def _identify(patients: Labels) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Codes `[rows]`, -1 where there is no patient, and the text of each code."""
+    raw, values = pd.factorize(np.asarray(patients, dtype=object))
+    texts = pd.Series([identifier_text(value) for value in values], dtype=object)
+    merged, unique = pd.factorize(texts.where(texts != "", None))
+    return np.append(merged, -1).astype(np.int64)[raw], [str(text) for text in unique]
+
+
+def _all_identified(patients: Labels) -> tuple[npt.NDArray[np.int64], list[str]]:
+    codes, texts = _identify(patients)
+    missing = np.flatnonzero(codes < 0)
+    if len(missing):
+        raise CohortError(f"{name_rows(missing)}: expected a patient, found none; without it rows cannot be split")
+    return codes, texts
+
+
+def _uniform(texts: list[str], seed: int, person: bytes) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each patient, by hash; `person` keeps the uses independent of each other."""
+    prefix = f"{int(seed)}/"
+    digests = [blake2b((prefix + text).encode(), digest_size=8, person=person).digest() for text in texts]
+    return (np.frombuffer(b"".join(digests), dtype=">u8") >> np.uint64(11)) / 2.0**53
+
+
+def _keys(texts: list[str], salt: str) -> list[str]:
+    key = blake2b(salt.encode()).digest()  # a key has at most 64 bytes
+    return [blake2b(text.encode(), digest_size=16, key=key, person=b"bolus.patient").hexdigest() for text in texts]

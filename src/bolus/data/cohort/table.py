@@ -1,0 +1,79 @@
+"""A table file becomes a frame of text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pa_parquet
+
+from bolus.data.text.delimiters import find_layout, find_other_encoding, refuse_other_separator
+from bolus.data.text.spelling import MISSING
+from bolus.errors import CohortError, name_rows
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV, TSV or Parquet file; text columns stay text, so that `00012` keeps its zeros.
+
+    A first line such as `sep=;` says what separates the columns: `bolus.data.text.delimiters`.
+
+    Raises:
+        CohortError: the file is absent, not UTF-8, its columns are separated by something else, its rows do not have
+            the same number of columns, or two columns have one name. Rows are named, never quoted.
+    """
+    if not path.is_file():
+        raise CohortError(f"no such table: {path}")
+    torn: list[int | None] = []
+
+    def collect(row: Any) -> str:
+        torn.append(row.number)
+        return "skip"
+
+    layout = None
+    try:
+        if path.suffix.lower() in {".parquet", ".pq"}:
+            table = pa_parquet.ParquetFile(path).read()
+        else:
+            layout = find_layout(path)
+            parse = pa_csv.ParseOptions(
+                delimiter=layout.separator, newlines_in_values=True, invalid_row_handler=collect
+            )
+            convert = pa_csv.ConvertOptions(
+                column_types={name: pa.string() for name in layout.header},
+                null_values=MISSING,
+                strings_can_be_null=True,
+            )
+            read = pa_csv.ReadOptions(skip_rows=layout.skipped)
+            table = pa_csv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
+            if torn:  # rows are numbered by a single thread only
+                torn.clear()
+                read.use_threads = False
+                pa_csv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
+    except (pa.ArrowInvalid, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        encoding = find_other_encoding(path) if path.suffix.lower() not in {".parquet", ".pq"} else None
+        raise CohortError(f"{path.name}: not a readable table: {encoding or error}") from error
+    if layout is not None and torn:
+        if not table.num_rows:
+            refuse_other_separator(path, layout)
+        above = 2 + layout.skipped  # lines are counted from 1, with the header and what stands above it
+        rows = name_rows(number - above for number in torn if number is not None)
+        raise CohortError(
+            f"{path.name}: expected {table.num_columns} values in each row, found another number in {rows}"
+        )
+    names = [name for name in table.column_names if name]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CohortError(f"{path.name}: expected a name of its own for each column, found {twice[0]!r} twice")
+    return table.select(names).to_pandas(ignore_metadata=True)  # type: ignore[no-any-return]
+
+
+def strip_text(table: pd.DataFrame, columns: set[str]) -> pd.DataFrame:
+    """These columns without space around their text; blank text is missing."""
+    for name in columns & set(table.columns):
+        if pd.api.types.is_string_dtype(table[name]):
+            stripped = table[name].str.strip()
+            table[name] = stripped.mask(stripped == "")
+    return table

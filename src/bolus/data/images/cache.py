@@ -1,0 +1,403 @@
+"""The image cache: each image is decoded once and kept, antialiased to about 1.25 times the training size.
+
+A file is found again by its path, size and time of change; failing that by its content, so that moved, renamed and
+copied files are hashed once and never decoded again (`data.images.shards` holds the files). An image that cannot be
+read is quarantined: left out, counted, reported, and tried again the next time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.volumes import series_codes
+from bolus.data.images.missing_files import likely_cause
+from bolus.data.images.preprocessing import ONE_FRAME, Preprocessing, shrink
+from bolus.data.images.shards import Manifest, ShardWriter, read_manifest, remove_orphans
+from bolus.data.images.sources import UNOPENED, Sources, find_sources, identify, in_threads
+from bolus.data.pixels.greys import reading_of, refuse_unknown, resolve_ranges
+from bolus.data.readers.frames import read_as, reason_without_name
+from bolus.data.text.laterality import SIDES
+from bolus.errors import BolusError, CohortError, name_rows
+
+__all__ = [
+    "ONE_FRAME",
+    "ImageStore",
+    "Preprocessing",
+    "Quarantined",
+    "Stored",
+    "build_store",
+    "cache_folder",
+    "reason_without_name",
+]
+
+Progress = Callable[[int, int], None]
+NAMED_REASONS = 3  # of a file whose frames are lost for several
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A row of the table as given of which something was left out; a row is here once.
+
+    Args:
+        row: from 0.
+        reason: why; several reasons for frames of one file are joined by `; `, each with how many it holds for.
+        partial: a clip file of which other frames are there.
+    """
+
+    row: int
+    reason: str
+    partial: bool = False
+
+
+@dataclass
+class Stored:
+    """Images as they lie in the cache: `unit = clip(values * gain + bias, 0, 1)`.
+
+    Args:
+        values: `[N, C, S, S]` uint8 or uint16.
+        gain: `[N, 1, 1, 1]` float32.
+        bias: `[N, 1, 1, 1]` float32.
+    """
+
+    values: Tensor
+    gain: Tensor
+    bias: Tensor
+
+    def unit(self, device: torch.device | str = "cpu") -> Tensor:
+        """Float32 in [0, 1] on the device; the narrow integers are what travels."""
+        values = self.values.to(device, non_blocking=True)
+        gain, bias = self.gain.to(device, non_blocking=True), self.bias.to(device, non_blocking=True)
+        return values.float().mul_(gain).add_(bias).clamp_(0.0, 1.0)
+
+
+@dataclass
+class ImageStore:
+    """The cached images of a cohort's rows.
+
+    Args:
+        preprocessing: the contract, with the range of every modality that needed one.
+        quarantined: rows of the table as given that could not be read, with reasons.
+        out_of_range: likewise rows with values outside a range that was given, which are shown as black or white there.
+        mirrored: bool `[rows]`, which images are mirrored as they are handed out; None where the contract mirrors no
+            side, or the cohort has no sides.
+        sideless: where a side is mirrored, rows of the table as given that have none and stay as they are.
+    """
+
+    preprocessing: Preprocessing
+    quarantined: list[Quarantined]
+    out_of_range: list[int]
+    _shards: list[npt.NDArray[Any]] = field(repr=False)
+    _shard: npt.NDArray[np.int64] = field(repr=False)  # [rows], -1 where quarantined
+    _offset: npt.NDArray[np.int64] = field(repr=False)
+    _gain: npt.NDArray[np.float32] = field(repr=False)
+    _bias: npt.NDArray[np.float32] = field(repr=False)
+    mirrored: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
+    sideless: list[int] = field(default_factory=list)
+
+    @property
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """Rows that have an image, `[rows]`."""
+        return self._shard >= 0
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person must know of these images, in sentences; empty where all is well."""
+        said = []
+        left_out = [item.row for item in self.quarantined if not item.partial]
+        if left_out:
+            said.append(f"{len(left_out)} images cannot be read and are left out ({name_rows(left_out)}).")
+        partial = [item.row for item in self.quarantined if item.partial]
+        if partial:
+            clips = f"{len(partial)} clip{'' if len(partial) == 1 else 's'}"
+            said.append(f"{clips} lost some frames, which cannot be read ({name_rows(partial)}).")
+        if self.out_of_range:
+            ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in self.preprocessing.ranges.items())
+            rows = name_rows(self.out_of_range)
+            said.append(f"{len(self.out_of_range)} images have values outside {ranges}, clipped there ({rows}).")
+        if self.sideless:
+            what = f"{len(self.sideless)} images have neither side and stay as they are"
+            said.append(f"{what}, while those of the {self.preprocessing.mirror} are mirrored.")
+        return said
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> Stored:
+        """The images of these rows, in order; every row must be readable, and have the contract of the others."""
+        assert (self._shard[rows] >= 0).all(), "a quarantined row was asked for"
+        shards = [self._shards[shard] for shard in np.unique(self._shard[rows])]
+        assert len({shard.shape[1:] for shard in shards}) == 1, "rows of modalities that differ in size were asked for"
+        wide = any(shard.dtype == np.uint16 for shard in shards)
+        values = np.empty((len(rows), *shards[0].shape[1:]), np.uint16 if wide else np.uint8)
+        for shard in np.unique(self._shard[rows]):
+            here = np.flatnonzero(self._shard[rows] == shard)
+            values[here] = self._shards[shard][self._offset[rows[here]]]
+        if self.mirrored is not None:
+            turned = self.mirrored[rows]
+            values[turned] = values[turned][..., ::-1]
+        return Stored(
+            torch.from_numpy(values),
+            torch.from_numpy(self._gain[rows]).view(-1, 1, 1, 1),
+            torch.from_numpy(self._bias[rows]).view(-1, 1, 1, 1),
+        )
+
+
+def cache_folder() -> Path:
+    """Where caches lie: `BOLUS_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("BOLUS_CACHE", Path.home() / ".cache" / "bolus"))
+
+
+def build_store(
+    cohort: Cohort,
+    preprocessing: Preprocessing,
+    *,
+    folder: Path | None = None,
+    rows: npt.NDArray[np.int64] | None = None,
+    on_progress: Progress | None = None,
+) -> ImageStore:
+    """Decode what is not cached yet and open the rest; modalities with contracts of their own lie in other folders.
+
+    Args:
+        cohort: whose images; the ranges that it states win over those of the contract.
+        preprocessing: what the encoder will see; ranges that it lacks are found here.
+        folder: of all caches; `cache_folder()` where None.
+        rows: which rows are needed; all where None. The others count as absent, not as quarantined.
+        on_progress: called with (done, total) while images are decoded; where contracts are several, the total grows
+            as each is begun.
+
+    Raises:
+        CohortError: more than half of the images cannot be read (a file with several frames weighs as one image), a
+            side is mirrored and a row's laterality is none, or the cohort states a range of a modality that none of its
+            images has.
+    """
+    rows = np.arange(len(cohort), dtype=np.int64) if rows is None else rows
+    stated = cohort.spec.ranges
+    preprocessing = replace(
+        preprocessing,
+        ranges={**preprocessing.ranges, **stated},
+        stated=tuple({*preprocessing.stated, *stated}),
+    )
+    sides = None if preprocessing.mirror is None else cohort.sides
+    found: list[_Found] = []
+    for contract, places in preprocessing.groups(cohort.modality[rows]):
+        for reading, some in _readings(cohort.modality[rows[places]], preprocessing.stated):
+            onwards = _onwards(on_progress, sum(each.decoded for each in found))
+            here = rows[places[some]]
+            found.append(_find(cohort, contract, reading, folder or cache_folder(), here, onwards))
+    rows = np.concatenate([each.rows for each in found])
+    lacking = np.concatenate([each.entries < 0 for each in found])
+    starts = np.cumsum([0, *(len(each.rows) for each in found)]).tolist()
+    begun = list(zip(starts, found, strict=False))
+    unread = {start + item: reason for start, each in begun for item, reason in each.unread.items()}
+    files = np.concatenate([start + each.file for start, each in begun])
+    quarantined = _quarantine(cohort.origin[rows], lacking, unread)
+    absent = rows[[item for item, reason in unread.items() if reason.startswith(UNOPENED)]]
+    _refuse_the_larger_part(
+        np.unique(files, return_inverse=True)[1],
+        lacking,
+        quarantined,
+        lambda: likely_cause([cohort.image_path(row) for row in absent.tolist()], cohort.root),
+    )
+    store = _open(cohort, preprocessing, found, quarantined)
+    if preprocessing.mirror is not None and sides is not None:
+        store.mirrored = sides == SIDES.index(preprocessing.mirror)
+        store.sideless = np.unique(cohort.origin[rows[sides[rows] < 0]]).tolist()
+    return store
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one cache folder holds of some rows.
+
+    Args:
+        rows: int64 `[items]`.
+        file: int64 `[items]`, which file an item is of.
+        manifest: of the folder.
+        entries: int64 `[items]`, where in the manifest; -1 where it is lacking.
+        unread: item -> why it is lacking.
+        decoded: images that were decoded now.
+    """
+
+    rows: npt.NDArray[np.int64]
+    file: npt.NDArray[np.int64]
+    manifest: Manifest
+    entries: npt.NDArray[np.int64]
+    unread: dict[int, str]
+    decoded: int
+
+
+def _onwards(on_progress: Progress | None, before: int) -> Progress | None:
+    """Progress that goes on from what was done before."""
+    return None if on_progress is None else lambda done, total: on_progress(before + done, before + total)
+
+
+def _readings(modality: npt.NDArray[np.str_], stated: Collection[str]) -> list[tuple[str, npt.NDArray[np.int64]]]:
+    """How files of these modalities are read, and where: each place once; one reading where there is no place."""
+    names, code = np.unique(modality, return_inverse=True)
+    readings = np.array([reading_of(str(name), stated) for name in names] or ["file"])
+    return [
+        (str(each), np.flatnonzero(np.isin(code, np.flatnonzero(readings == each)))) for each in np.unique(readings)
+    ]
+
+
+def _find(
+    cohort: Cohort,
+    preprocessing: Preprocessing,
+    reading: str,
+    folder: Path,
+    rows: npt.NDArray[np.int64],
+    on_progress: Progress | None,
+) -> _Found:
+    """The images of rows that have this one contract and reading, decoded where they are not in its folder yet."""
+    folder = folder / preprocessing.folder(reading)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_orphans(folder)
+    sources = find_sources(cohort, rows)
+    manifest = read_manifest(folder, preprocessing.stored_shape)
+    digests, known, unopened = identify(sources.paths, manifest, folder)
+    digest, known = digests[sources.file], known[sources.file]  # from here on a row each
+    entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
+    absent = np.flatnonzero(known & (entries < 0))
+    unread: dict[int, str] = {}
+    if len(absent):
+        unread = _decode(sources, digest, absent, preprocessing, reading, folder, on_progress)
+        manifest = read_manifest(folder, preprocessing.stored_shape)
+        entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
+    unread |= {item: unopened[sources.file[item]] for item in np.flatnonzero(~known).tolist()}
+    return _Found(rows, sources.file, manifest, entries, unread, len(absent))
+
+
+def _quarantine(
+    origin: npt.NDArray[np.int64], lacking: npt.NDArray[np.bool_], reasons: dict[int, str]
+) -> list[Quarantined]:
+    """Rows of the table as given that lack an image or frames of a clip file; `origin` and `lacking` are `[items]`."""
+    found: dict[int, Counter[str]] = {}
+    for item in np.flatnonzero(lacking).tolist():
+        found.setdefault(int(origin[item]), Counter())[reasons.get(item, "lost from the cache")] += 1
+    of_row, quarantined = np.bincount(origin, minlength=1), []
+    for row, counts in sorted(found.items()):
+        frames, usual = int(of_row[row]), counts.most_common(NAMED_REASONS)
+        said = [reason if number == frames else f"{number} of {frames} frames: {reason}" for reason, number in usual]
+        more = len(counts) - len(said)
+        said += [f"and {more} more reason{'' if more == 1 else 's'}"] if more else []
+        quarantined.append(Quarantined(row, "; ".join(said), counts.total() < frames))
+    return quarantined
+
+
+def _refuse_the_larger_part(
+    file: npt.NDArray[np.int64],
+    lacking: npt.NDArray[np.bool_],
+    quarantined: list[Quarantined],
+    cause: Callable[[], str],
+) -> None:
+    """A CohortError where more than half of the files are lost; each weighs one, and is lost by its share of frames."""
+    lost = np.bincount(file, lacking) / np.bincount(file)
+    if lost.sum() > len(lost) / 2:
+        partial = int(((lost > 0) & (lost < 1)).sum())
+        in_part = f", and {partial} in part only" if partial else ""
+        named = [f"{name_rows([each.row])}: {each.reason}" for each in quarantined]
+        why = cause()
+        message = f"{(lost == 1).sum()} of {len(lost)} images cannot be read{in_part}{f'; {why}' if why else ''}"
+        raise CohortError(message, named)
+
+
+def _decode(
+    sources: Sources,
+    digest: npt.NDArray[np.uint64],
+    absent: npt.NDArray[np.int64],
+    preprocessing: Preprocessing,
+    reading: str,
+    folder: Path,
+    on_progress: Progress | None,
+) -> dict[int, str]:
+    """Decode and store what is absent, each content once and each file once; item -> why it cannot be read."""
+    contents = pd.DataFrame(digest[absent]).assign(frame=sources.frame[absent])
+    content = contents.groupby(list(contents.columns), sort=False).ngroup().to_numpy()
+    first = absent[np.unique(content, return_index=True)[1]]
+    files: dict[int, list[int]] = {}
+    for item in first.tolist():
+        files.setdefault(int(sources.file[item]), []).append(item)
+
+    def decode_file(items: list[int]) -> dict[int, str]:
+        path, failed = Path(sources.paths[sources.file[items[0]]]), {}
+        frames = [int(frame) if frame >= 0 else None for frame in sources.frame[items]]
+        for item, image in zip(items, read_as(path, frames, reading), strict=True):
+            try:
+                if isinstance(image, BolusError):
+                    raise image
+                writer.add(digest[item], int(sources.frame[item]), shrink(image, preprocessing))
+            except BolusError as error:
+                failed[item] = reason_without_name(error, path)
+        return failed
+
+    done, failed, groups = 0, dict[int, str](), list(files.values())
+    with (
+        ShardWriter(folder, preprocessing.stored_shape) as writer,
+        closing(in_threads(decode_file, groups)) as results,
+    ):
+        for items, reasons in zip(groups, results, strict=True):
+            failed |= reasons
+            done += len(items)
+            if on_progress is not None:
+                on_progress(done, len(first))
+    firsts = first[content].tolist()  # of the items with the same content
+    return {item: failed[first] for item, first in zip(absent.tolist(), firsts, strict=True) if first in failed}
+
+
+def _open(
+    cohort: Cohort,
+    preprocessing: Preprocessing,
+    found: list[_Found],
+    quarantined: list[Quarantined],
+) -> ImageStore:
+    """The store of the images that were found."""
+    there = [each.entries[each.entries >= 0] for each in found]
+    rows = np.concatenate([each.rows[each.entries >= 0] for each in found])
+    records = np.concatenate([each.manifest.records[some] for each, some in zip(found, there, strict=True)])
+    grey, starts = records["grey"], np.cumsum([0, *map(len, there)])
+
+    def quantiles(at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        parts = [
+            each.manifest.quantiles_of(some[at[(at >= start) & (at < start + len(some))] - start])
+            for each, some, start in zip(found, there, starts, strict=False)
+        ]
+        return np.concatenate(parts)  # positions rise, and so do the parts
+
+    resolved = resolve_ranges(
+        grey, quantiles, cohort.modality[rows], series_codes(cohort, rows, grey["series"], records["digest"][:, 0]),
+        ranges=preprocessing.ranges, stated=preprocessing.stated, rules=preprocessing.rules,
+    )  # fmt: skip
+    if len(np.unique(cohort.origin[np.concatenate([each.rows for each in found])])) == len(cohort.table):
+        refuse_unknown(cohort.spec.ranges, resolved.names, cohort.modality)
+    width = resolved.high - resolved.low
+    slope, shift = records["gain"] / width, (records["bias"] - resolved.low) / width
+    gain, bias = np.ones(len(cohort), np.float32), np.zeros(len(cohort), np.float32)
+    gain[rows] = np.where(grey["inverted"], -slope, slope)
+    bias[rows] = np.where(grey["inverted"], 1.0 - shift, shift)
+    shard, offset = np.full(len(cohort), -1, np.int64), np.zeros(len(cohort), np.int64)
+    offset[rows] = np.concatenate([each.manifest.offset[some] for each, some in zip(found, there, strict=True)])
+    arrays: list[npt.NDArray[Any]] = []
+    for each, some in zip(found, there, strict=True):
+        used, number = np.unique(each.manifest.shard[some], return_inverse=True)
+        shard[each.rows[each.entries >= 0]] = len(arrays) + number
+        arrays += [each.manifest.arrays[one] for one in used]
+    return ImageStore(
+        replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
+        quarantined,
+        np.unique(cohort.origin[rows[resolved.beyond]]).tolist(),
+        arrays,
+        shard,
+        offset,
+        gain,
+        bias,
+    )

@@ -1,0 +1,236 @@
+"""The files of a cache folder: shards of images, what they hold, and which files on disk were seen with which content.
+
+`ID.npy` is a memory-mapped array `[n, C, S, S]`; `ID.quantiles`, of shards of 16 bits, says how the values of its n
+images are distributed; `ID.records`, written after both, says what they are; `ID.seen` maps paths with their size and
+time of change to the digest of their content, so that a file is hashed once. Each is written under a temporary name and
+renamed when whole, none is ever changed, and what is torn is as if it were absent.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bolus.data.images.preprocessing import Shrunk
+from bolus.data.pixels.greys import GREY
+from bolus.data.pixels.quantiles import LEVELS
+from bolus.files import put_in_place, replacing
+
+PART_BYTES = 256 * 2**20  # of a shard at most
+PART_IMAGES = 4096  # likewise: a killed build loses no more than these
+ORPHANED = 86400.0  # seconds after which a file that no build finished is removed
+
+# What a shard holds; a frame of -1 stands for a file that is one image. Values are `stored * gain + bias`.
+RECORD = np.dtype([("digest", "u8", (2,)), ("frame", "i8"), ("gain", "f8"), ("bias", "f8"), ("grey", GREY)])
+SIGHTING = np.dtype([("path", "u8"), ("size", "i8"), ("mtime", "i8"), ("digest", "u8", (2,))])
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, so that frames of one file lie far apart
+
+Integers = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All images and sightings of one cache folder.
+
+    Args:
+        arrays: the shards, memory-mapped.
+        records: `[images]` of dtype `RECORD`.
+        shard: which of `arrays`, `[images]`.
+        offset: where in it, `[images]`.
+        sightings: `[files]` of dtype `SIGHTING`.
+        quantiles: of each shard, float32 `[its images, len(LEVELS)]`, memory-mapped; None of a shard of eight bits.
+    """
+
+    arrays: list[npt.NDArray[Any]]
+    records: npt.NDArray[np.void]
+    shard: Integers
+    offset: Integers
+    sightings: npt.NDArray[np.void]
+    quantiles: list[npt.NDArray[np.float32] | None]
+
+    def quantiles_of(self, entries: Integers) -> npt.NDArray[np.float32]:
+        """How the values of these images are distributed, `[n, len(LEVELS)]`; zeros where all is of eight bits."""
+        found = np.zeros((len(entries), len(LEVELS)), np.float32)
+        for shard in np.unique(self.shard[entries]).tolist():
+            known, here = self.quantiles[shard], self.shard[entries] == shard
+            if known is not None:
+                found[here] = known[self.offset[entries[here]]]
+        return found
+
+    def find_images(self, digest: Keys, frame: Integers) -> Integers:
+        """Positions in `records` of contents `[N, 2]` and frames `[N]`; -1 where there is none."""
+        records = self.records
+        found = _find(_address(records["digest"], records["frame"]), _address(digest, frame))
+        if len(records):
+            same = (records["digest"][found] == digest).all(1) & (records["frame"][found] == frame)
+            found[~same] = -1
+        return found
+
+    def find_digests(self, wanted: npt.NDArray[np.void]) -> tuple[Keys, npt.NDArray[np.bool_]]:
+        """The digest `[N, 2]` of files as they are now, and whether it is known, `[N]`."""
+        found = _find(_sighting_address(self.sightings), _sighting_address(wanted))
+        if not len(self.sightings):
+            return wanted["digest"].copy(), np.zeros(len(wanted), np.bool_)
+        seen = self.sightings[found]
+        known = found >= 0
+        for name in ("path", "size", "mtime"):
+            known &= seen[name] == wanted[name]
+        return seen["digest"].copy(), known
+
+
+def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
+    """Everything in a cache folder that is whole; shards whose images are missing or cut off are left out."""
+    arrays: list[npt.NDArray[Any]] = []
+    quantiles: list[npt.NDArray[np.float32] | None] = []
+    records: list[npt.NDArray[Any]] = [np.empty(0, RECORD)]
+    for path in sorted(folder.glob("*.records")):
+        part, images = _load(path), _load(path.with_suffix(".npy"), mapped=True)
+        if part is None or images is None or images.shape != (len(part), *shape):
+            continue
+        spread = _load(path.with_suffix(".quantiles"), mapped=True) if images.dtype == np.uint16 else None
+        if images.dtype == np.uint16 and (spread is None or len(spread) != len(part)):
+            continue
+        arrays.append(images)
+        quantiles.append(spread)
+        records.append(part)
+    sightings = [seen for path in sorted(folder.glob("*.seen")) if (seen := _load(path)) is not None]
+    lengths = [len(part) for part in records[1:]]
+    return Manifest(
+        arrays,
+        np.concatenate(records),
+        np.repeat(np.arange(len(lengths)), lengths),
+        np.concatenate([np.arange(length) for length in [0, *lengths]]),
+        np.concatenate([np.empty(0, SIGHTING), *sightings]),
+        quantiles,
+    )
+
+
+def write_sightings(folder: Path, sightings: npt.NDArray[np.void]) -> None:
+    """Keep what was learnt by hashing files, in a file of its own; a cache that may only be read stays as it is."""
+    with suppress(OSError):
+        _write(folder / f"{uuid.uuid4().hex}.seen", sightings)
+
+
+def remove_orphans(folder: Path) -> None:
+    """Delete what builds left that were killed more than a day ago."""
+    for path in [*folder.glob("*.tmp"), *folder.glob("*.npy"), *folder.glob("*.quantiles")]:
+        if path.suffix != ".tmp" and path.with_suffix(".records").exists():
+            continue
+        try:
+            if time.time() - path.stat().st_mtime > ORPHANED:
+                path.unlink()
+        except OSError:  # another build was faster, or the folder may only be read
+            continue
+
+
+class ShardWriter:
+    """Appends images to shards from any thread; leaving the context keeps also a part that is not full.
+
+    Args:
+        folder: of the cache.
+        shape: `(C, S, S)` of each image.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
+        self._folder, self._shape = folder, shape
+        self._parts: dict[np.dtype[Any], _Part] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            while self._parts:
+                self._parts.popitem()[1].close()
+
+    def add(self, digest: Keys, frame: int, image: Shrunk) -> None:
+        """Store one image under the content `[2]` of its file, and its frame or -1."""
+        kind = image.array.dtype
+        with self._lock:
+            if kind not in self._parts:
+                self._parts[kind] = _Part(self._folder, kind, self._shape)
+            part = self._parts[kind]
+            part.file.write(image.array.tobytes())
+            part.records.append((tuple(digest), frame, image.gain, image.bias, image.grey))
+            part.quantiles.append(image.quantiles)
+            if len(part.records) >= min(PART_IMAGES, PART_BYTES // image.array.nbytes):
+                self._parts.pop(kind).close()
+
+
+class _Part:
+    """A shard being written: plain appends, so that a full disk is an error and not a crash of the mapping."""
+
+    def __init__(self, folder: Path, kind: np.dtype[Any], shape: tuple[int, int, int]) -> None:
+        self.path, self.kind, self.shape = folder / f"{uuid.uuid4().hex}.npy", kind, shape
+        self.records: list[tuple[Any, ...]] = []
+        self.quantiles: list[npt.NDArray[np.float32]] = []
+        self.temporary = self.path.with_suffix(".npy.tmp")
+        self.file = self.temporary.open("wb")
+        self._write_header(PART_IMAGES)  # the number is not known yet; the header has room for any
+
+    def _write_header(self, number: int) -> None:
+        fields = {"descr": self.kind.str, "fortran_order": False, "shape": (number, *self.shape)}
+        np.lib.format.write_array_header_1_0(self.file, fields)
+
+    def close(self) -> None:
+        with self.file as file:
+            file.seek(0)
+            self._write_header(len(self.records))
+        put_in_place(self.temporary, self.path)
+        if self.kind == np.uint16:
+            _write(self.path.with_suffix(".quantiles"), np.stack(self.quantiles))
+        _write(self.path.with_suffix(".records"), np.array(self.records, RECORD))
+
+
+def _write(path: Path, array: npt.NDArray[Any]) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
+def _load(path: Path, *, mapped: bool = False) -> npt.NDArray[Any] | None:
+    """An array, or None where the file is absent, torn or short."""
+    try:
+        loaded: npt.NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None)
+        return loaded
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _address(digest: Keys, frame: Integers) -> Keys:
+    """One number for a file's content and frame; what is found by it is compared in full."""
+    address: Keys = digest[:, 0] + frame.astype(np.uint64) * _SPREAD
+    return address
+
+
+def _sighting_address(sightings: npt.NDArray[np.void]) -> Keys:
+    """One number for a path as it was at one time; a file that changes back is found again."""
+    address = sightings["path"] + sightings["size"].astype(np.uint64) * _SPREAD
+    address ^= sightings["mtime"].astype(np.uint64) * _SPREAD
+    return address  # type: ignore[no-any-return]
+
+
+def _find(known: Keys, wanted: Keys) -> Integers:
+    """Position of each wanted key, of equal ones the last; -1 where absent.
+
+    >>> _find(np.array([7, 5, 7], np.uint64), np.array([7, 6, 5], np.uint64)).tolist()
+    [2, -1, 1]
+    """
+    if not len(known):
+        return np.full(len(wanted), -1, np.int64)
+    last = np.flatnonzero(~pd.Index(known).duplicated(keep="last"))
+    at = pd.Index(known[last]).get_indexer(pd.Index(wanted))
+    return np.where(at >= 0, last[at], -1)

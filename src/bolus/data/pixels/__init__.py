@@ -1,0 +1,1 @@
+"""What stored pixels mean: grey values, ranges, lookup tables, shapes of pixels."""

@@ -1,0 +1,1 @@
+"""Files to arrays; no table is known."""

@@ -1,0 +1,174 @@
+"""Many frames of one file, read at once: a packed volume or a long header costs as much for one frame as for all."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bolus.data.pixels.greys import wants_values
+from bolus.data.pixels.image import Image, check_frame
+from bolus.data.readers.readers import count_frames, iterate_frames, read_image
+from bolus.data.readers.video import is_video
+from bolus.errors import BolusError, ImageError
+
+__all__ = ["all_frames", "count_frames", "read_frames", "reason_without_name"]
+
+LARGE = 256 * 2**20  # bytes of float32 above which a file waits until no other large one is in memory
+HUGE = 4 * 2**30  # bytes above which frames are read one at a time, slower but in little memory
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PATH = re.compile(r"\S*(?:\S[/\\]|[/\\]\S|\0)\S*?(?=[,;:]?(?:\s|$))")  # also one already cut out, now a \0
+_alone = threading.Lock()
+
+
+def read_frames(path: Path, frames: Sequence[int | None], *, voi: bool | None = None) -> Generator[Image | BolusError]:
+    """The images of one file in the order asked for, or for each why it cannot be read.
+
+    The pixels are those of `read_image(path, frame=frame)`, but what it finds over all that it read, the range of a
+    series or the like, may be that of the whole file. Files with several frames are decoded once, whole; except
+    for pages of a TIFF, which are found at once and may differ in depth, for files that would fill the memory, and for
+    files of which some frame is damaged. A video is decoded once, and held in memory only frame by frame where frames
+    are asked for in order.
+
+    Args:
+        path: the file.
+        frames: numbers from 0; None for a file that is one image.
+        voi: as `read_image`.
+    """
+    numbers = [frame for frame in frames if frame is not None]
+    if len(numbers) > 1 and _is_video(path):
+        yield from _read_video(path, frames)
+        return
+    size = _decoded_size(path, numbers) if len(numbers) > 1 else 0
+    with _alone if size > LARGE else nullcontext():
+        whole = _read_whole(path, voi) if 0 < size <= HUGE else None
+        for frame in frames:
+            try:
+                if whole is None or frame is None:
+                    yield read_image(path, frame=frame, voi=voi)
+                else:
+                    yield _take(whole, frame)
+            except BolusError as error:
+                yield error
+
+
+def read_as(path: Path, frames: Sequence[int | None], reading: str) -> Iterator[Image | BolusError]:
+    """The images of one file as `read_frames` gives them, without window and VOI LUT where the reading wants values.
+
+    Args:
+        path: the file.
+        frames: as of `read_frames`, at least one.
+        reading: as of `bolus.data.pixels.greys.reading_of`.
+    """
+    images = read_frames(path, frames)
+    first = next(images)
+    if isinstance(first, Image) and wants_values(first, reading):
+        images.close()  # and with it the lock that a large file holds
+        yield from read_frames(path, frames, voi=False)
+        return
+    yield first
+    yield from images
+
+
+def all_frames(path: Path) -> list[int | None]:
+    """What to ask `read_frames` for to have all of a file: frame numbers, or one None for an image.
+
+    Where frames cannot be counted, that is None too, and reading it will say why.
+
+    >>> from pydicom.data import get_testdata_file
+    >>> len(all_frames(Path(get_testdata_file("rtdose.dcm", download=False)))), all_frames(Path("absent.mp4"))
+    (15, [None])
+    """
+    try:
+        number = count_frames(path)
+    except BolusError:
+        number = 1
+    return [None] if number == 1 else list(range(number))
+
+
+def reason_without_name(error: BolusError, path: Path) -> str:
+    """Why an image cannot be read, without its file or folders, which often hold the patient's identifier.
+
+    >>> reason_without_name(BolusError("p17_left.png: the file is empty"), Path("images/p17_left.png"))
+    'the file is empty'
+    >>> reason_without_name(BolusError("torn, see p17/left.png and /mnt/p17/log"), Path("images/p17/left.png"))
+    'torn, see the file and the file'
+    """
+    reason, resolved = str(error).removeprefix(f"{path.name}: "), path.resolve()
+    spellings = {str(Path(*whole.parts[start:])) for whole in (path, resolved) for start in range(len(whole.parts))}
+    spellings |= {str(folder) for whole in (path, resolved) for folder in whole.parents if len(folder.parts) > 1}
+    for spelling in sorted(spellings, key=len, reverse=True):
+        reason = reason.replace(spelling, "\0")
+    return _PATH.sub("the file", reason)
+
+
+def _read_video(path: Path, frames: Sequence[int | None]) -> Iterator[Image | BolusError]:
+    """Frames of a video in one pass; those before their turn wait, and all after a damaged one share its error."""
+    wanted = Counter(frames)
+    held: dict[int | None, Image] = {}
+    failed: BolusError | None = None
+    decoder, number = iterate_frames(path), 0
+    for frame in frames:
+        while failed is None and frame is not None and number <= frame:
+            try:
+                image = next(decoder)
+                if number in wanted:
+                    held[number] = image
+                number += 1
+            except StopIteration:
+                failed = ImageError(f"{path.name}: expected a frame from 0 to {number - 1}")
+            except BolusError as error:
+                failed = error
+        if frame is None:  # a file with rows for its frames and one for itself
+            yield ImageError(f"{path.name}: expected a frame number")
+        elif frame in held:
+            yield held[frame]
+        else:
+            yield failed or ImageError(f"{path.name}: expected a frame from 0, found {frame}")
+        wanted[frame] -= 1
+        if not wanted[frame]:
+            held.pop(frame, None)
+    decoder.close()
+
+
+def _is_video(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_video(file.read(352))
+    except OSError:  # which is said again, by whoever reads it
+        return False
+
+
+def _decoded_size(path: Path, frames: Sequence[int]) -> int:
+    """Bytes that all frames up to the last one asked for take as float32; 0 where each is to be read by itself."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) in _TIFF:
+                return 0
+        return read_image(path, frame=frames[0]).array.nbytes * (max(frames) + 1)
+    except (OSError, BolusError):  # which is said again, for each frame
+        return 0
+
+
+def _read_whole(path: Path, voi: bool | None) -> Image | None:
+    try:
+        return read_image(path, voi=voi)
+    except BolusError:
+        return None
+
+
+def _take(whole: Image, frame: int) -> Image:
+    """One frame of a clip or volume, or the only one."""
+    clip = whole.array.ndim == 4
+    check_frame(frame, whole.array.shape[1] if clip else 1)
+    if not clip:
+        return whole
+    spacing = None if whole.spacing is None else whole.spacing[1:]
+    padding = None if whole.padding is None or not whole.padding[frame].any() else whole.padding[frame]
+    return replace(whole, array=np.ascontiguousarray(whole.array[:, frame]), spacing=spacing, padding=padding)

@@ -1,0 +1,152 @@
+"""NIfTI volumes as axial slices that look like those of DICOM, whatever the order of axes in the file."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+
+from bolus.data.pixels.image import Image, check_frame, own_range
+from bolus.data.pixels.square import find_aspect, oblong_notes
+from bolus.errors import ImageError
+
+
+def read_nifti(path: Path, *, frame: int | None = None) -> Image:
+    """One NIfTI-1 or NIfTI-2 file, packed by gzip or not; `data.readers.readers.read_image` adds its name to errors.
+
+    The volume is turned to the closest of the anatomical axes and read as axial slices: slice 0 is the lowest
+    (inferior) and the index runs to superior; row 0 is anterior and runs to posterior; column 0 is the patient's right
+    and runs to the left. In the array of the closest canonical (RAS) image that is
+    `array[0, s, r, c] = ras[X - 1 - c, Y - 1 - r, s]`.
+
+    Args:
+        path: the file.
+        frame: which axial slice, from 0; only this one is decoded.
+
+    Returns:
+        Image with float32 `[1, T, H, W]`, or `[1, H, W]` of a single slice; spacing in mm, (slice, row, column). Its
+        range is that of `covering_range` over what was read: a slice may have a smaller one than its volume.
+
+    Raises:
+        ImageError: more than three axes, voxels that are not one finite number each, or a degenerate affine.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     volume = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(4, 3, 2), np.diag([1, 1, 5, 1]))
+        ...     nibabel.save(volume, Path(folder) / "a.nii")
+        ...     image = read_nifti(Path(folder) / "a.nii")
+        >>> image.array.shape, image.spacing, image.array[0, 0, 0, 0]
+        ((1, 2, 3, 4), (5.0, 1.0, 1.0), np.float32(22.0))
+    """
+    with _opened(path) as volume:
+        return _axial(volume, frame)
+
+
+def read_affine(path: Path) -> npt.NDArray[np.float64]:
+    """Where the voxels of a NIfTI file lie, once turned to the closest anatomical axes; only the header is read.
+
+    Two files with one such affine, and voxels of one number along each axis, lie on each other as `read_nifti` reads
+    them, whatever the order of axes in either file. Without an orientation in the header it is the assumed one.
+
+    Args:
+        path: a NIfTI file.
+
+    Returns:
+        float64 `[4, 4]`, from (x, y, z, 1) of the closest canonical (RAS) image to mm.
+
+    Raises:
+        ValueError: a damaged header; a degenerate affine gives NaN.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     volume = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.diag([-1, 1, 5, 1]))
+        ...     nibabel.save(volume, Path(folder) / "a.nii")
+        ...     read_affine(Path(folder) / "a.nii")[0].tolist()
+        [1.0, 0.0, 0.0, -3.0]
+    """
+    with _opened(path) as volume:
+        shape = (*volume.shape, 1, 1)[:3]
+        affine = np.asarray(volume.affine, np.float64)
+        orientation = nibabel.io_orientation(affine)
+        if np.isnan(orientation).any():
+            return np.full((4, 4), np.nan)
+        found: npt.NDArray[np.float64] = affine @ nibabel.orientations.inv_ornt_aff(orientation, shape)
+        found[:3] *= _to_mm(volume.header)
+        return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The volume in a file, whose voxels are not read yet."""
+    with path.open("rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as stream:
+        second = stream.read(8)[4:] == b"n+2\0"
+        stream.seek(0)
+        version = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+        yield version.from_file_map({"image": nibabel.FileHolder(fileobj=stream)}, mmap=False)
+
+
+def _to_mm(header: Any) -> float:
+    return {"meter": 1000.0, "micron": 0.001}.get(header.get_xyzt_units()[0], 1.0)
+
+
+def _axial(volume: Any, frame: int | None) -> Image:
+    shape = (*volume.shape, 1, 1)[: max(3, len(volume.shape))]
+    if any(length != 1 for length in shape[3:]):
+        raise ImageError(f"expected a volume of three axes, found shape {volume.shape}: split it into one file each")
+    kind = volume.get_data_dtype()
+    if kind.kind not in "iuf":
+        raise ImageError(f"expected one number a voxel, found {kind}")
+    orientation = nibabel.io_orientation(volume.affine)
+    if np.isnan(orientation).any():
+        raise ImageError("expected an affine with three directions, found a degenerate one")
+    stored = {int(axis): position for position, axis in enumerate(orientation[:, 0])}  # of R, A, S in the file
+    window: list[slice] = [slice(None)] * len(volume.shape)
+    if frame is not None:
+        check_frame(frame, shape[stored[2]])
+        index = frame if orientation[stored[2], 1] > 0 else shape[stored[2]] - 1 - frame
+        if stored[2] < len(window):
+            window[stored[2]] = slice(index, index + 1)
+    voxels = np.asanyarray(volume.dataobj[tuple(window)])
+    ras = nibabel.apply_orientation(voxels.reshape((*voxels.shape, 1, 1)[:3]), orientation)
+    array = np.ascontiguousarray(ras[::-1, ::-1].transpose(2, 1, 0), dtype=np.float32)[None]
+    header = volume.header
+    factor = _to_mm(header)
+    zooms = (*(float(zoom) * factor for zoom in header.get_zooms()[:3]), math.nan, math.nan)[:3]
+    spacing: tuple[float, ...] = tuple(zooms[stored[axis]] or math.nan for axis in (2, 1, 0))
+    notes = []
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        notes.append("no orientation in the header: axes assumed to run left, anterior, superior")
+    if _sides_disagree(header):
+        notes.append("sform and qform disagree on left and right: the sform was taken")
+    if max(spacing) > 2 * spacing[0]:
+        notes.append("the axial slices are not the acquired ones, which lie along the axis of the largest spacing")
+    if array.shape[1] == 1:
+        array, spacing = array[:, 0], spacing[1:]
+    aspect = find_aspect(*spacing[-2:])
+    notes += oblong_notes(aspect)
+    return Image(array, spacing, own_range(array), 8 * kind.itemsize, False, tuple(notes), aspect=aspect)
+
+
+def _sides_disagree(header: Any) -> bool:
+    """Whether both affines of a header are set, and one is the mirror image of the other, or runs right to left."""
+    try:
+        affines = [header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]]
+    except ValueError:  # a quaternion that is none
+        return False
+    if any(affine is None for affine in affines):
+        return False
+    sform, qform = (nibabel.io_orientation(affine) for affine in affines)  # [3, 2]: anatomical axis, and its direction
+    turned = ((sform[:, 0] == 0) & (qform[:, 0] == 0) & (sform[:, 1] != qform[:, 1])).any()
+    mirrored = np.linalg.det(affines[0][:3, :3]) * np.linalg.det(affines[1][:3, :3]) < 0
+    return bool(turned or mirrored)

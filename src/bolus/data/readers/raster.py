@@ -1,0 +1,154 @@
+"""PNG, JPEG, TIFF and BMP images, decoded by Pillow: 16 bits stay 16 bits, and the camera's orientation is honoured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+from PIL import ImageOps
+
+from bolus.data.pixels.image import Image, Range, check_frame, own_range
+from bolus.data.pixels.square import find_aspect, oblong_notes
+from bolus.errors import ImageError
+
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: rows and columns change places
+_NO_DEEP_COLOUR = (
+    "colour (or grey with alpha) at more than 8 bits, of which the decoder would keep 8: "
+    "save it as 8-bit colour, or as grey without alpha at 16 bits"
+)
+
+
+def read_raster(path: Path, kind: str, *, frame: int | None = None) -> Image:
+    """One PNG, JPEG, TIFF or BMP file; `bolus.data.readers.readers.read_image` adds its name to errors.
+
+    Palettes, CMYK and YCbCr become RGB and alpha is dropped, each with a note. Pages of a TIFF are frames, without
+    those that are smaller copies or masks.
+
+    Args:
+        path: the file.
+        kind: its format: `PNG`, `JPEG`, `TIFF` or `BMP`.
+        frame: which page, from 0; only this one is decoded.
+
+    Returns:
+        Image with float32 `[C, H, W]`, or `[C, T, H, W]` of several pages; the range is what the bits of the file
+        hold, or that of `covering_range` for signed, 32-bit and float values. No spacing, since a density is mostly
+        that of a screen; but where it is another one across than down, pixels are oblong (not in BMP).
+
+    Raises:
+        ImageError: colour at more than 8 bits, pages of several sizes, values that are not finite.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     PIL.Image.fromarray(np.array([[0, 255]], np.uint8)).save(Path(folder) / "a.png")
+        ...     read_raster(Path(folder) / "a.png", "PNG").range
+        Range(low=0.0, high=255.0, rule='container')
+    """
+    with path.open("rb") as stream, PIL.Image.open(stream, formats=(kind,)) as opened:
+        if opened.format == "PNG":
+            position = stream.tell()
+            stream.seek(24)  # in IHDR; Pillow does not keep it
+            depth, colour = stream.read(2)
+            stream.seek(position)
+            if depth == 16 and colour != 0:
+                raise ImageError(_NO_DEEP_COLOUR)
+        pages = find_pages(opened)
+        if frame is not None:
+            pages = [pages[check_frame(frame, len(pages))]]
+        notes: dict[str, None] = {}
+        decoded = [_decode_page(opened, page, notes) for page in pages]
+    if len({(page.array.shape, page.array.dtype, page.aspect) for page in decoded}) > 1:
+        raise ImageError(
+            f"expected pages of one size and type, found several among {len(decoded)}: read them by `frame`"
+        )
+    array, (_, bits, inverted, aspect) = np.stack([page.array for page in decoded], axis=1), decoded[0]
+    array = array[:, 0] if len(pages) == 1 else array
+    if array.dtype in (np.uint8, np.uint16):
+        value_range = Range(0.0, float(2**bits - 1), "container")
+    else:
+        value_range = own_range(array)
+    said = (*notes, *oblong_notes(aspect))
+    return Image(array.astype(np.float32), None, value_range, bits, inverted, said, aspect=aspect)
+
+
+def find_pages(opened: PIL.Image.Image) -> list[int]:
+    """The pages of a TIFF that are neither a smaller copy nor a mask (tag NewSubfileType); one page of all others."""
+    if opened.format != "TIFF":
+        return [0]
+    number, pages = getattr(opened, "n_frames", 1), []
+    for page in range(number):
+        opened.seek(page)
+        if not int(_tag(opened, 254, 0)) & 0b101:
+            pages.append(page)
+    return pages or list(range(number))
+
+
+def _tag(opened: PIL.Image.Image, number: int, default: Any) -> Any:
+    """A tag of the current page of a TIFF."""
+    return getattr(opened, "tag_v2", {}).get(number, default)
+
+
+class _Page(NamedTuple):
+    """One page: `[C, H, W]` in the type it is stored in, its significant bits, whether bright is low, its aspect."""
+
+    array: npt.NDArray[Any]
+    bits: int
+    inverted: bool
+    aspect: float
+
+
+def _decode_page(opened: PIL.Image.Image, page: int, notes: dict[str, None]) -> _Page:
+    tiff = opened.format == "TIFF"
+    if tiff:
+        opened.seek(page)
+    depths = np.atleast_1d(_tag(opened, 258, 8))
+    if tiff and len(depths) > 1 and max(depths) > 8:
+        raise ImageError(_NO_DEEP_COLOUR)
+    white_is_zero, unsigned = _tag(opened, 262, 1) == 0, int(np.atleast_1d(_tag(opened, 339, 1))[0]) == 1
+    aspect, picture = _aspect(opened), ImageOps.exif_transpose(opened)
+    if picture.mode in ("P", "PA"):
+        notes["palette expanded to RGB"] = None
+        picture = picture.convert("RGBA" if picture.mode == "PA" or "transparency" in picture.info else "RGB")
+    elif picture.mode in ("CMYK", "YCbCr"):
+        notes[f"{picture.mode} converted to RGB"] = None
+        picture = picture.convert("RGB")
+    elif picture.mode in ("La", "RGBa"):
+        picture = picture.convert(picture.mode.upper())
+    array, bits, inverted = np.asarray(picture), 8, False
+    if picture.mode in ("LA", "RGBA"):
+        if (array[..., -1] < 255).any():
+            notes["alpha channel dropped; it is not opaque everywhere"] = None
+        array = array[..., :-1]
+    elif picture.mode == "1":
+        array, bits = array.astype(np.uint8), 1
+    elif picture.mode.startswith("I;16"):
+        array, bits = array.astype(np.uint16), int(depths[0]) if tiff else 16
+        inverted = white_is_zero  # Pillow turns 8 bits itself, not 16
+    elif picture.mode == "I":
+        bits = int(depths[0]) if tiff else 32
+        array = array.view(np.uint32) if tiff and unsigned and bits == 32 else array
+    elif picture.mode == "F":
+        bits, inverted = 32, white_is_zero
+    elif picture.mode not in ("L", "RGB"):
+        raise ImageError(f"expected grey or RGB pixels, found mode {picture.mode}")
+    array = array[..., None] if array.ndim == 2 else array
+    return _Page(np.moveaxis(array, -1, 0), bits, inverted, aspect)
+
+
+def _aspect(opened: PIL.Image.Image) -> float:
+    """Height over width of a pixel of the current page as it is shown, from its density along either axis."""
+    if opened.format == "TIFF":
+        density = (_tag(opened, 282, 1), _tag(opened, 283, 1))
+    elif opened.format == "PNG":
+        density = opened.info.get("aspect", opened.info.get("dpi", (1, 1)))
+    else:
+        density = opened.info.get("jfif_density", (1, 1))
+    try:
+        across, down = (float(each) for each in density)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 1.0
+    turned = opened.getexif().get(_ORIENTATION, 1) in _TURNED
+    return find_aspect(down, across) if turned else find_aspect(across, down)

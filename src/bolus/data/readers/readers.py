@@ -1,0 +1,221 @@
+"""Reading image files: what a file is, its first bytes say; a module for each kind reads its own.
+
+The pixels are right by default: 16 bits stay 16 bits, rescale slopes and lookup tables are applied, orientation is
+honoured, and what cannot be read rightly is an `ImageError` that names the file without its folders.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import math
+import threading
+import warnings
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import PIL.Image
+import pydicom
+
+from bolus.data.pixels.image import Image, Range
+from bolus.data.readers.dicom import read_dicom
+from bolus.data.readers.nifti import read_nifti
+from bolus.data.readers.raster import find_pages, read_raster
+from bolus.data.readers.video import count_video_frames, is_video, iterate_video, read_video
+from bolus.errors import ImageError, UsageError
+
+
+def read_image(
+    path: str | Path,
+    *,
+    window: tuple[float, float] | None = None,
+    frame: int | None = None,
+    voi: bool | None = None,
+) -> Image:
+    """Read one image file; safe to call from many threads.
+
+    A single frame gives `[C, H, W]`; several frames, the pages of a TIFF or the slices of a volume give
+    `[C, T, H, W]`, and `frame` picks one of them. DICOM values are after the modality LUT or rescale, and all frames
+    of a file have one range. NIfTI volumes are axial slices, see `bolus.data.readers.nifti`; videos are those that
+    `bolus.data.readers.video.is_video` knows, and a telephone's rotation of one is not applied.
+
+    Args:
+        path: the file.
+        window: (center, width) in modality units, in place of any the file states. In a DICOM file as its own window
+            would be read (PS3.3 C.11.2.1.2: LINEAR, 1 shorter than its width, unless the file says LINEAR_EXACT); in
+            other files exactly center - width/2 to center + width/2.
+        frame: which frame, page or slice, from 0; only this one is decoded where the format allows.
+        voi: of DICOM, whether the window, VOI LUT or SIGMOID of the file is used. None: as is usual for the modality,
+            see `bolus.data.readers.dicom.read_dicom`; True: it is; False: it is not.
+
+    Raises:
+        ImageError: no such file, no image, damaged, or of a kind that cannot be read rightly (16-bit colour PNG and
+            TIFF, 4-D NIfTI). The message has the file's name without its folders.
+        MissingDecoderError: the message says what to install.
+        UsageError: a window whose width is not positive.
+
+    Example:
+        >>> import tempfile, numpy as np, PIL.Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     PIL.Image.fromarray(np.array([[0, 65535]], np.uint16)).save(Path(folder) / "a.png")
+        ...     image = read_image(Path(folder) / "a.png")
+        >>> image.array.tolist(), image.range.rule, image.bits
+        ([[[0.0, 65535.0]]], 'container', 16)
+    """
+    path = Path(path)
+    if window is not None and not (math.isfinite(window[0]) and math.isfinite(window[1]) and window[1] > 0):
+        raise UsageError(f"window: expected (center, width) with width > 0, found {window}")
+    with quiet(), naming(path) as kind:
+        if kind == "DICOM":
+            image = read_dicom(path, window=window, frame=frame, voi=voi)
+        elif kind == "NIfTI":
+            image = read_nifti(path, frame=frame)
+        elif kind == "video":
+            image = read_video(path, frame=frame)
+        else:
+            image = read_raster(path, kind, frame=frame)
+    if window is not None and image.range.rule != "window":
+        image.range = Range(window[0] - window[1] / 2, window[0] + window[1] / 2, "window")
+    return image
+
+
+def count_frames(path: Path) -> int:
+    """How many frames, pages or axial slices `read_image` finds in a file, from its header; no pixel is decoded.
+
+    A video that announces none, or in which an edit list may cut some off (MP4, MOV), has its packets counted, for
+    which the whole file is read.
+
+    Raises:
+        ImageError: as `read_image`, as far as a header shows it.
+
+    Example:
+        >>> from pydicom.data import get_testdata_file
+        >>> count_frames(Path(get_testdata_file("rtdose.dcm", download=False)))
+        15
+    """
+    with quiet(), naming(path) as kind:
+        if kind == "DICOM":
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames"])
+            return max(1, int(header.get("NumberOfFrames") or 1))
+        if kind == "NIfTI":
+            return _count_slices(path)
+        if kind == "video":
+            return count_video_frames(path)
+        with path.open("rb") as stream, PIL.Image.open(stream, formats=(kind,)) as opened:
+            return len(find_pages(opened))
+
+
+def iterate_frames(path: Path) -> Generator[Image]:
+    """The frames of a video one after another, decoded once; nothing from any other file.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    with naming(path) as kind:
+        if kind == "video":
+            yield from iterate_video(path)
+
+
+def _count_slices(path: Path) -> int:
+    with path.open("rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as stream:
+        second = stream.read(8)[4:] == b"n+2\0"
+        stream.seek(0)
+        header = (nibabel.Nifti2Header if second else nibabel.Nifti1Header).from_fileobj(stream)
+    axes = nibabel.io_orientation(header.get_best_affine())[:, 0]
+    shape = (*header.get_data_shape(), 1, 1, 1)[:3]
+    return max([int(length) for length, axis in zip(shape, axes, strict=True) if axis == 2], default=1)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[str]:
+    """What a file is; whatever a decoder throws at it becomes an ImageError with its name, without its folders."""
+    kind = "image"
+    try:
+        kind = _kind(path)
+        yield kind
+    except ImageError as error:
+        raise type(error)(f"{path.name}: {error}") from error
+    except UsageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{path.name}: no such file") from None
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        for spelling in {str(path), repr(str(path))[1:-1], str(path.resolve())}:
+            reason = reason.replace(spelling, path.name)
+        reason = reason.splitlines()[0][:200]
+        raise ImageError(f"{path.name}: damaged, or not a {kind} file that can be read: {reason}") from error
+
+
+def _kind(path: Path) -> str:
+    """What a file is, from its first bytes."""
+    with path.open("rb") as stream:
+        head = stream.read(352)
+    if not head:
+        raise ImageError("the file is empty")
+    packed = head[:2] == b"\x1f\x8b"
+    if packed:
+        with gzip.open(path) as stream:
+            head = stream.read(352)
+    if _is_nifti(head):
+        return "NIfTI"
+    if packed:
+        raise ImageError("a gzip file that holds no NIfTI: unpack it first")
+    if head[128:132] == b"DICM":
+        return "DICOM"
+    starts = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
+    starts |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF")
+    for start, kind in starts.items():
+        if head.startswith(start):
+            return kind
+    if is_video(head):
+        return "video"
+    # An old DICOM file begins with no mark; an instance UID as the name leaves a number where a suffix would be.
+    if path.suffix.lower() in ("", ".dcm", ".dicom") or path.suffix[1:].isdigit():
+        return "DICOM"
+    raise ImageError("expected a DICOM, NIfTI, PNG, JPEG, TIFF, BMP or video file, found none of these")
+
+
+def _is_nifti(head: bytes) -> bool:
+    """Whether a header of 352 bytes is one of NIfTI-1 or 2, in either byte order."""
+    size = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
+    if (348 in size and head[344:348] == b"ni1\0") or (540 in size and head[4:8] == b"ni2\0"):
+        raise ImageError("a NIfTI header apart from its voxels: convert the pair of files to one .nii")
+    return (348 in size and head[344:348] == b"n+1\0") or (540 in size and head[4:8] == b"n+2\0")
+
+
+_LIBRARIES = r"(pydicom|PIL|nibabel|pylibjpeg|openjpeg)(\.|$)"  # that decode, and warn of what is handled here
+_lock = threading.Lock()
+_num_inside = 0
+_restore: Any = None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings or logs of the libraries that decode, and of those only; from the first thread in to the last out.
+
+    `warnings.catch_warnings` changes the process, so threads that each entered it on their own would undo one another.
+    """
+    global _num_inside, _restore  # noqa: PLW0603
+    printing, passing_on = logging.getLogger("nibabel.global"), logging.getLogger("pydicom")
+    with _lock:
+        if _num_inside == 0:
+            caught = warnings.catch_warnings()
+            _restore = (caught, printing.disabled, passing_on.propagate)
+            caught.__enter__()
+            warnings.filterwarnings("ignore", module=_LIBRARIES)
+            printing.disabled, passing_on.propagate = True, False  # their messages hold whole paths
+        _num_inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _num_inside -= 1
+            if _num_inside == 0:
+                caught, printing.disabled, passing_on.propagate = _restore
+                caught.__exit__(None, None, None)

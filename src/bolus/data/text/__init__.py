@@ -1,0 +1,1 @@
+"""Text of tables: spellings, identifiers, classes, dates, ages and sides."""

@@ -1,0 +1,1 @@
+"""Whether an encoder serves every group of patients."""

@@ -1,0 +1,1 @@
+"""Change within a patient."""

@@ -1,0 +1,257 @@
+"""An encoder, a cohort and a question become result files: embed, find the targets, probe, compare, write."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.split import patient_keys
+from bolus.errors import UsageError
+from bolus.evaluation.preparation import PRESENT, embed_all, encoders_of, prepare
+from bolus.evaluation.probing.finetune import Finetuned, FinetuneSpec
+from bolus.evaluation.probing.fitting import PROBES, has_target
+from bolus.evaluation.probing.future import Ahead, beside_present, check_horizon, look_ahead, present_columns
+from bolus.evaluation.probing.heads import digest_of_encoder
+from bolus.evaluation.probing.probe import ProbeReport, check_probes, probe
+from bolus.evaluation.probing.trainers import TRAINED, trainers_of
+from bolus.evaluation.statistics.results import Result
+from bolus.evaluation.statistics.verdict import main_difference
+from bolus.evaluation.targets import Target, file_name, find_targets, shown
+from bolus.evaluation.writing import PROBES_BY_DEFAULT, evaluation_folder, write_evaluation
+
+
+@dataclass
+class Evaluation:
+    """What `evaluate` found.
+
+    Args:
+        reports: target -> its probe report.
+        folder: where results, predictions, notes and linear heads were written.
+        notes: what holds for all of them.
+    """
+
+    reports: dict[str, ProbeReport]
+    folder: Path
+    notes: list[str]
+
+    @property
+    def results(self) -> list[Result]:
+        """Every result of every target."""
+        return [result for report in self.reports.values() for result in report.results]
+
+    def summaries(self) -> dict[str, str]:
+        """Target -> its table and verdict, with what Holm's correction over all the targets leaves of it."""
+        main = {name: main_difference(report.results) for name, report in self.reports.items()}
+        return {
+            name: report.summary([each for other, each in main.items() if other != name and each is not None])
+            for name, report in self.reports.items()
+        }
+
+
+def evaluate(
+    source: str | Path,
+    cohort: str | Path | Cohort,
+    *,
+    task: str = "classify",
+    target: str,
+    out: str | Path | None = None,
+    probes: Sequence[str] = PROBES_BY_DEFAULT,
+    fractions: Sequence[float] = (1.0,),
+    repeats: int = 3,
+    seed: int = 0,
+    draws: int = 1000,
+    min_patients: int = 20,
+    size: int | None = None,
+    cache: Path | None = None,
+    finetune: FinetuneSpec | None = None,
+    shots: tuple[int, int] = (20, 100),
+    baselines: Sequence[str | Path] = (),
+    horizon: str | None = None,
+) -> Evaluation:
+    """Judge an encoder by what is read off it, beside a random-init twin and the majority.
+
+    Images or clips are what the encoder was made for. A run with MLVICX context blocks is judged with them, and once
+    more without, as its own baseline. Of the heads only linear ones are kept on disk: a nearest-neighbour head is the
+    embeddings of its training patients. An encoder that was trained on with all training patients is kept with its
+    head, in `finetuned-TARGET/`.
+
+    Args:
+        source: run folder, encoder folder or hub name.
+        cohort: cohort.yaml, a table with conventional column names, or an open cohort.
+        probes: of `linear` and `knn`, fitted on embeddings, and `frozen` and `finetune`, trained on images: a linear
+            head on the frozen encoder, and encoder and head together. Verdicts are on the first.
+        size: input pixels of an encoder that does not state them.
+        cache: cache folder; the user's where None.
+        task: `classify` or `regress`.
+        target: see `find_targets`.
+        out: folder for results.jsonl, predictions.parquet, notes.json (general ones, and those of each target), heads
+            and encoders, which replace those of an earlier evaluation; where None a folder of this question, these
+            probes (where they are not the default ones) and this split in the run's `evaluations/`.
+        fractions: shares of the training patients whose labels are used.
+        repeats: draws of each fraction below 1.
+        seed: of the draws, of the random-init twin, and of fine-tuning.
+        draws: bootstrap resamples of the test patients.
+        min_patients: positive patients that a class of a many-class label needs.
+        finetune: how `frozen` and `finetune` train; `whole` is what the probe's name says. Without an augmentation,
+            `finetune` takes a milder form of the run's own, where there is a run.
+        shots: see `probe`.
+        baselines: run folders, encoder folders or hub names: each a column beside the random-init twin, embedded at its
+            own size, with paired differences against it. Only `linear` and `knn` read them.
+        horizon: None: the target as it is. `next`: that of the patient's next visit or time; `incident`: likewise, of
+            those only who are negative now (`future.look_ahead`). The target is then called `next:NAME`; beside
+            `next` stands the column `present label`, which knows the target's value now and no image.
+
+    Raises:
+        LeakageError: the encoder or a baseline, or one that it was initialised from, was trained on validation or test
+            patients of the cohort.
+        EvaluationError: a question that the cohort cannot answer.
+        UsageError: an unknown task, probe or horizon, numbers out of range, a size for an encoder that states it, or
+            baselines with a probe that is trained on images.
+        EncoderError, CohortError: encoder or cohort cannot be opened.
+    """
+    spec = finetune or FinetuneSpec()
+    spec.check_for(task)
+    probes = check_probes(probes, fractions, repeats, shots, known=(*PROBES, *TRAINED))
+    check_horizon(horizon, task)
+    check_baselines(baselines, probes)
+
+    def ask(samples: Samples) -> Ahead:
+        found, left_out = find_targets(samples.cohort, task, target, min_patients=min_patients)
+        if horizon is None:
+            return Ahead(found, notes=left_out)
+        ahead = look_ahead(samples, found, horizon, task=task, min_patients=min_patients, alone="=" in target)
+        return replace(ahead, notes=[*left_out, *ahead.notes])
+
+    trained_on_images = next((f"the probe {kind!r}" for kind in probes if kind in TRAINED), "")
+    prepared = prepare(source, cohort, ask, size=size, cache=cache, baselines=baselines, wants_one=trained_on_images)
+    judged, cohort, rows = prepared.judged, prepared.samples.cohort, prepared.rows
+    targets, notes = prepared.asked.targets, prepared.asked.notes
+    prefix = "" if horizon is None else f"{horizon}:"
+    encoders = encoders_of(judged, source, seed)
+    embeddings = embed_all(encoders, prepared)
+    folder = evaluation_folder(out, judged, cohort, f"{task}-{prefix.replace(':', '-')}{shown(target)}", probes)
+    weights = digest_of_encoder(judged.encoder)
+    fitted = {each.name: _fitted_on(cohort, rows, each, task) for each in targets}
+
+    kept: list[Path] = []
+
+    def keep(name: str, trained: Finetuned) -> None:
+        lineage = [_training_of(cohort), *judged.lineage]
+        kept.append(folder / f"finetuned-{file_name(name)}")
+        trained = replace(trained, head=trained.head.signed(digest_of_encoder(trained.encoder), fitted[name]))
+        trained.save(kept[-1], preprocessing=prepared.store.preprocessing.to_json(), lineage=lineage)
+
+    trainers = trainers_of(
+        encoders,
+        prepared.store,
+        prepared.samples,
+        prepared.kept,
+        spec,
+        seed=seed,
+        pretrained_with=judged.run.recipe.images.augment if judged.run else None,
+        keep=keep,
+        class_names={question.name: question.classes or () for question in targets},
+    )
+    reports = {}
+    for question in targets:
+        columns: dict[str, npt.NDArray[Any]] = dict(embeddings)
+        trained = trainers
+        if question.name in prepared.asked.present:
+            now, classes = prepared.asked.present[question.name][rows], question.classes
+            known = present_columns(now, cohort.split[rows] == "train", num_classes=len(classes) if classes else None)
+            columns[PRESENT], trained = known, beside_present(trainers, known)
+        report = probe(
+            columns,
+            question.y[rows],
+            cohort.encoded("patient")[rows],
+            cohort.split[rows],
+            task=task,
+            target=question.name,
+            classes=question.classes,
+            probes=probes,
+            fractions=fractions,
+            repeats=repeats,
+            seed=seed,
+            draws=draws,
+            split_hash=cohort.split_hash,
+            recipe_hash=prepared.recipe_hash,
+            trained=trained,
+            shots=shots,
+        )
+        heads = {kind: head.signed(weights, fitted[question.name]) for kind, head in report.heads.items()}
+        reports[question.name] = replace(report, heads=heads)
+    target = f"{prefix}{shown(target)}" if prefix else target
+    _remove_finetuned(folder, target, kept)
+    found = Evaluation(reports, folder, [*notes, *prepared.notes])
+    write_reports(found, cohort.origin[rows], target)
+    return found
+
+
+def check_baselines(baselines: Sequence[str | Path], probes: Sequence[str]) -> None:
+    """Raise UsageError where a baseline would have to be trained on images.
+
+    >>> check_baselines(["facebook/dinov2-base"], ["linear", "finetune"])
+    Traceback (most recent call last):
+    bolus.errors.UsageError: the probe 'finetune' is trained on images and baselines are only embedded: take linear or
+    knn, or judge the baseline by itself
+    """
+    for kind in probes if len(baselines) else ():
+        if kind in TRAINED:
+            raise UsageError(
+                f"the probe {kind!r} is trained on images and baselines are only embedded: take linear or knn, or "
+                "judge the baseline by itself"
+            )
+
+
+def write_reports(found: Evaluation, rows: npt.NDArray[np.int64], target: str) -> None:
+    """Write every file of an evaluation in place of an earlier one's.
+
+    Args:
+        found: reports, notes, and the folder, which is made.
+        rows: int64 `[n]`, the row (from 0) of the table as given for each position of the reports' predictions.
+        target: what was asked; heads of an earlier evaluation of it are removed.
+    """
+    predictions, files = [], dict[str, Callable[[Path], object]]()
+    for name, report in found.reports.items():
+        frame = report.predictions.copy()
+        frame.insert(0, "row", rows[frame["position"]] + 1)
+        predictions.append(frame.drop(columns="position"))
+        if "linear" in report.heads:
+            files[f"head-{file_name(name)}-linear.safetensors"] = report.heads["linear"].save
+    files["predictions.parquet"] = pd.concat(predictions, ignore_index=True).to_parquet
+    named = file_name(shown(target))
+    stale = [f"head-{named}-linear.safetensors", f"head-{named}=*.safetensors"]
+    stale += [f"head-{file_name(name)}-linear.safetensors" for name in found.reports]
+    said = {name: report.notes for name, report in found.reports.items()}
+    write_evaluation(found.folder, found.results, found.notes, said, files=files, stale=stale)
+
+
+def _remove_finetuned(folder: Path, target: str, kept: Sequence[Path]) -> None:
+    """Remove the encoders that an earlier evaluation of this target trained, and this one did not."""
+    name = file_name(shown(target))
+    for place in {*folder.glob(f"finetuned-{name}"), *folder.glob(f"finetuned-{name}=*")} - set(kept):
+        for file in ("encoder.json", "model.safetensors", "head.safetensors"):  # what `Finetuned.save` writes
+            (place / file).unlink(missing_ok=True)
+        if not any(place.iterdir()):
+            place.rmdir()
+
+
+def _fitted_on(cohort: Cohort, rows: npt.NDArray[np.int64], question: Target, task: str) -> pd.Series[Any]:
+    """Patients of the rows that a head is fitted on, or whose strength or epoch is chosen on."""
+    used = has_target(question.y[rows].astype(np.float64), task) & (cohort.split[rows] != "test")
+    patients: pd.Series[Any] = cohort.patients.iloc[rows[used]]
+    return patients
+
+
+def _training_of(cohort: Cohort) -> dict[str, Any]:
+    """Whom a fine-tuned encoder was trained on, for its lineage."""
+    salt = secrets.token_hex(16)
+    return {"salt": salt, "keys": sorted(patient_keys(cohort.patients[cohort.split == "train"], salt))}

@@ -1,0 +1,1 @@
+"""The same person, found across a role."""

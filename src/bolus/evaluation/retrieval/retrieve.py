@@ -1,0 +1,196 @@
+"""Is a participant found again from another view of the same person: the other eye, modality or visit?
+
+COMPRER (arXiv:2403.09672) judges its encoder by Top-K retrieval between paired images without defining it. Here there
+are two readings, side by side. Top-K: one pair a test participant, and the partner's rank among the N partners; chance
+is K / N, hence no Top-K without its N. Recall and NDCG: every test image of one side is a query, and what is looked
+for among all test images of the other side are those of the same participant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.errors import UsageError
+from bolus.evaluation.preparation import RANDOM, embed_all, encoders_of, prepare
+from bolus.evaluation.retrieval.ranking import ranks, top_k
+from bolus.evaluation.retrieval.scores import MEDIAN, judge_retrieval
+from bolus.evaluation.retrieval.sides import Sides, find_sides, shared_roles
+from bolus.evaluation.statistics.metrics import IntArray
+from bolus.evaluation.statistics.results import Result
+from bolus.evaluation.statistics.verdict import verdicts_of
+from bolus.evaluation.writing import evaluation_folder, write_evaluation
+
+__all__ = ["Retrieval", "evaluate_retrieve", "judge_retrieval", "ranks", "top_k"]
+
+
+@dataclass
+class Retrieval:
+    """What `evaluate_retrieve` found.
+
+    Args:
+        results: of task `retrieve`; a target is a direction, such as `laterality: left to right`.
+        ranks: a line for each direction, encoder and pair: `row` and `partner_row` of the table (from 1), `rank`.
+        folder: where results, ranks and notes were written.
+        notes: what holds for all of them, in sentences.
+    """
+
+    results: list[Result]
+    ranks: pd.DataFrame
+    folder: Path
+    notes: list[str]
+
+    def summary(self) -> str:
+        """A small table of Top-K and the median rank in each direction, chance beside it, and verdicts on Top-1.
+
+        A verdict is against the random-init twin: one comparison a direction, fixed beforehand.
+        """
+        shown = ("top_1", "top_5", "top_10", MEDIAN)
+        lines = [f"{'pairs':>6}  {'encoder':<28}{'top-1 [95 % over patients]':<28}{'top-5':<8}{'top-10':<8}median rank"]
+        for target in dict.fromkeys(each.target for each in self.results):
+            of_target = [each for each in self.results if each.target == target]
+            found = {(each.encoder, each.metric): each for each in of_target if not each.baseline}
+            lines.append(target)
+            for encoder in dict.fromkeys(encoder for encoder, _ in found):
+                top, *others = (found[encoder, metric] for metric in shown)
+                span = f"{_shown(top.estimate)} [{_shown(top.ci_low)}, {_shown(top.ci_high)}]"
+                five, ten, median = (each.estimate for each in others)
+                lines.append(
+                    f"{top.num_samples:>6}  {encoder:<28}{span:<28}{_shown(five):<8}{_shown(ten):<8}{median:.1f}"
+                )
+            one, five, ten, median = (
+                next(each.chance or 0.0 for each in of_target if each.metric == metric and not each.baseline)
+                for metric in shown
+            )
+            lines.append(f"{'':>6}  {'chance':<28}{_shown(one):<28}{_shown(five):<8}{_shown(ten):<8}{median:.1f}")
+        differences = [each for each in self.results if each.baseline and each.metric == shown[0]]
+        targets = dict.fromkeys(each.target for each in differences)
+        chosen = [next(each for each in differences if each.target == target) for target in targets]
+        said = [f"{each.target}: {said}" for each, said in zip(chosen, verdicts_of(chosen), strict=True)]
+        return "\n".join([*lines, *said])
+
+
+def evaluate_retrieve(
+    source: str | Path,
+    cohort: str | Path | Cohort,
+    *,
+    across: str,
+    out: str | Path | None = None,
+    seed: int = 0,
+    draws: int = 1000,
+    size: int | None = None,
+    cache: Path | None = None,
+    baselines: Sequence[str | Path] = (),
+) -> Retrieval:
+    """Judge an encoder by whether it finds the participants of the test patients again, beside a random-init twin.
+
+    Nothing is fitted: cosines of embeddings, of test patients alone. Every two values of the role `across` are searched
+    in both directions; of visit and time the sides are `earlier` and `later`. `find_sides` says who is on them and what
+    both images of a pair share. Of each direction:
+
+    - on one pair a participant, the same for every encoder: `top_1`, `top_5`, `top_10`, `top_1_percent` (K is 1 % of N,
+      rounded up) and `median_rank`;
+    - on all test images of the two sides: `recall_1`, `recall_5`, `recall_10`, the share of the participant's images
+      that are found, and `ndcg_10`. Here everything of the participant is relevant, whatever else differs. Queries of
+      participants without an image on the other side are left out and counted.
+
+    Each result has what a random order gives as `chance`, and an interval over patients: ranks stay as they are, and
+    patients are drawn. It says nothing of other initialisations: twins of different seeds differ among themselves.
+
+    Args:
+        source: run folder, encoder folder or hub name.
+        cohort: cohort.yaml, a table with conventional column names, or an open cohort.
+        across: the role that differs; see `find_sides`.
+        out: folder for results.jsonl, ranks.parquet (rows of the table as given, no patient) and notes.json, which
+            replace those of an earlier evaluation; where None a folder of this question and this split in the run's
+            `evaluations/`.
+        seed: of the choice of pairs, of the random-init twin, and of the bootstrap.
+        draws: bootstrap resamples of the patients.
+        size: input pixels of an encoder that does not state them.
+        cache: cache folder; the user's where None.
+        baselines: further encoders to stand beside it, as of `evaluate`.
+
+    Raises:
+        EvaluationError: as `find_sides`.
+        LeakageError: an encoder was trained on validation or test patients of the cohort.
+        UsageError: numbers out of range, before anything is read; or a size for an encoder that states its own.
+        EncoderError, CohortError: an encoder or the cohort cannot be opened.
+    """
+    for name, value, least in (("draws", draws, 1), ("seed", seed, 0)):
+        if value < least:
+            raise UsageError(f"retrieve: {name} must be at least {least}, found {value}")
+
+    def ask(samples: Samples) -> list[Sides]:
+        return find_sides(samples, np.arange(len(samples)), across, seed=seed)[0]
+
+    prepared = prepare(source, cohort, ask, size=size, cache=cache, baselines=baselines)
+    judged, cohort = prepared.judged, prepared.samples.cohort
+    prepared = replace(prepared, kept=prepared.kept[cohort.split[prepared.rows] == "test"])  # nothing else is embedded
+    sides, left_out = find_sides(prepared.samples, prepared.kept, across, seed=seed)
+    rows = prepared.rows
+    results, found = judge_retrieval(
+        embed_all(encoders_of(judged, source, seed), prepared),
+        sides,
+        cohort.encoded("patient")[rows],
+        across=across,
+        seed=seed,
+        draws=draws,
+        split_hash=cohort.split_hash,
+        recipe_hash=prepared.recipe_hash,
+    )
+    given = cohort.origin[rows] + 1
+    table = pd.DataFrame(
+        {
+            "row": given[found["query"]],
+            "partner_row": given[found["partner"]],
+            "rank": found["rank"],
+            "encoder": found["encoder"],
+            "direction": found["direction"],
+        }
+    )
+    notes = [*notes_on_sides(cohort, rows, sides, across), *left_out, *prepared.notes]
+    folder = evaluation_folder(out, judged, cohort, f"retrieve-{across}")
+    said: dict[str, list[str]] = {}
+    for result in results:
+        said[result.target] = list(dict.fromkeys([*said.get(result.target, []), *result.notes]))
+    write_evaluation(folder, results, notes, said, files={"ranks.parquet": table.to_parquet})
+    return Retrieval(results, table, folder, notes)
+
+
+def notes_on_sides(cohort: Cohort, rows: IntArray, sides: Sequence[Sides], across: str) -> list[str]:
+    """How much there is to search, what chance gives, and what both images of a pair share; `rows` of the positions."""
+    said, shared = [], shared_roles(cohort, across)
+    for each in sides:
+        (one, other), (first, second) = each.names, each.members
+        said.append(
+            f"{across}, {one} and {other}: {len(each.pairs)} pairs, one a test patient, so that chance of Top-K is "
+            f"K / {len(each.pairs)}; {len(first)} and {len(second)} test images in the full galleries"
+        )
+    if shared:
+        said.append(f"both images of a pair have the same {' and '.join(shared)}, of which the N partners have any")
+    else:
+        said.append(f"nothing but the patient is the same in both images of a pair: no column but {across} says more")
+    for each in sides if shared else []:
+        known = np.stack([cohort.encoded(role)[rows[each.pairs[:, 0]]] for role in shared], axis=1).astype(np.float64)
+        _, number = np.unique(np.nan_to_num(known, nan=-1), axis=0, return_counts=True)
+        if len(number) > 1:
+            said.append(
+                f"{across}, {' and '.join(each.names)}: an embedding that told only what a pair shares would reach "
+                f"Top-1 {len(number) / number.sum():.3f}, where K / N is {1 / number.sum():.3f}"
+            )
+    if across == "modality" and len(shared) > len({"visit", "time"} & set(shared)):
+        said.append("laterality, region, view position or phase may be missing in one image of a pair")
+    said.append(
+        f"intervals are over patients; {RANDOM} is one initialisation, and those of other seeds differ from it as well"
+    )
+    return said
+
+
+def _shown(value: float) -> str:
+    return "-" if not math.isfinite(value) else f"{value:.3f}"

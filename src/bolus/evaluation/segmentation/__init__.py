@@ -1,0 +1,1 @@
+"""Masks, learnt from few labelled patients."""

@@ -1,0 +1,302 @@
+"""How well an encoder segments when few patients are labelled, the downstream question of GCL (arXiv:2309.08888).
+
+A decoder is put on the encoder and both are trained on the slices of M labelled patients, M after M, several draws of
+each; what is judged is whole test volumes, beside the same network with random weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bolus.data.batches.batch import seed_for
+from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.images.cache import ImageStore
+from bolus.data.readers.masks import to_square
+from bolus.embedding import open_encoder
+from bolus.encoders.modalities import one_encoder
+from bolus.errors import EvaluationError, UsageError
+from bolus.evaluation.preparation import Prepared, encoders_of, prepare
+from bolus.evaluation.segmentation.annotation import Annotations, check_classes, read_annotations, why_without
+from bolus.evaluation.segmentation.notes import (
+    classes_invented,
+    classes_missed,
+    classes_not_drawn,
+    count,
+    notes_on_data,
+)
+from bolus.evaluation.segmentation.overlays import draw_overlay
+from bolus.evaluation.segmentation.segmenter import SegmentSpec, draw_labelled, fit_segmenter
+from bolus.evaluation.segmentation.stacks import Volume, find_volumes
+from bolus.evaluation.segmentation.volume_scores import Key, VolumeScores, results_of, score_volumes, tabulate_scores
+from bolus.evaluation.statistics.metrics import IntArray
+from bolus.evaluation.statistics.results import Result
+from bolus.evaluation.statistics.verdict import verdict_of
+from bolus.evaluation.writing import evaluation_folder, write_evaluation
+from bolus.progress import Meter
+
+TARGET = "mask"
+
+
+@dataclass
+class Segmentation:
+    """What `evaluate_segment` found.
+
+    Args:
+        results: of task `segment`: target `mask` (mean over classes) and, of several classes, `mask=CLASS`.
+        volumes: a line for each number of labelled patients, repeat, encoder, test volume and class: `row` of the
+            table (from 1) of its first slice, `dice`, and the two distances, named as their metrics.
+        folder: where results, volumes, notes and overlays were written.
+        notes: what a reader must know, in sentences.
+    """
+
+    results: list[Result]
+    volumes: pd.DataFrame
+    folder: Path
+    notes: list[str]
+
+    def summary(self) -> str:
+        """A small table of the mean Dice, and a verdict on the judged encoder at the most labelled patients.
+
+        The verdict is against the random-init twin: one comparison fixed beforehand.
+        """
+        main = [each for each in self.results if (each.target, each.metric) == (TARGET, "dice")]
+        lines = [f"{'patients':>8}  {'encoder':<28}dice [95 % interval over patients]"]
+        for result in main:
+            if not result.baseline:
+                numbers = (result.estimate, result.ci_low, result.ci_high)
+                value, low, high = ("-" if np.isnan(each) else f"{each:.3f}" for each in numbers)
+                lines.append(f"{result.labelled_patients:>8}  {result.encoder:<28}{value} [{low}, {high}]")
+        most = max(each.labelled_patients or 0 for each in main)
+        chosen = next(each for each in main if each.baseline and each.labelled_patients == most)
+        return "\n".join([*lines, f"{TARGET}, {count(most, 'labelled patient')}: {verdict_of(chosen)}"])
+
+
+def evaluate_segment(
+    source: str | Path,
+    cohort: str | Path | Cohort,
+    *,
+    target: str = TARGET,
+    labelled: Sequence[int] = (1, 2, 6, 10),
+    repeats: int = 3,
+    spec: SegmentSpec | None = None,
+    classes: Mapping[int, str] | None = None,
+    seed: int = 0,
+    draws: int = 1000,
+    out: str | Path | None = None,
+    size: int | None = None,
+    cache: Path | None = None,
+    overlays: int = 0,
+    quiet: bool = False,
+) -> Segmentation:
+    """Judge an encoder by the masks that it and a decoder learn from few labelled patients.
+
+    Training slices are those of M training patients with masks (all their slices that have one); draws are nested in M,
+    and every encoder is trained on the same patients, batches and views. Test volumes are `find_volumes`'. Each
+    class's 3-D Dice and 95 % Hausdorff distance (`hd95_mm` where the spacing of every test volume is known, else
+    `hd95_voxels`) are averaged over the classes that the truth of a volume has (for the distance, that the prediction
+    has too, so that it leans towards an encoder that misses classes), then over volumes and repeats. In
+    `hd95_mm_misses` or `hd95_voxels_misses` a class that the prediction lacks counts as the diagonal of the volume
+    (`overlap.count_misses`): every encoder is judged on the same volumes. `dice_pcl` pools all voxels of all volumes,
+    as PCL's code does. The last weights are taken: nothing is chosen, and validation patients are not used.
+
+    Args:
+        source: run folder, encoder folder or hub name; of single images.
+        cohort: cohort.yaml, a table with conventional column names, or an open cohort; with the role mask.
+        target: `mask`.
+        labelled: numbers M of labelled training patients.
+        repeats: draws of each.
+        spec: how encoder and decoder are trained; the defaults where None.
+        classes: label -> name; None: the labels in the masks of the training patients. 0 is the background.
+        seed: of draws of patients, training, the random-init twin, and the bootstrap.
+        draws: bootstrap resamples of the test patients.
+        out: folder for results.jsonl, volumes.parquet (no patient identifiers), notes.json and overlays, which replace
+            those of an earlier evaluation; where None a folder of this question in the run's `evaluations/`.
+        size: input pixels of an encoder that does not state them.
+        cache: cache folder; the user's where None.
+        overlays: write so many pictures at most, a test volume each: its middle slice with the outlines of truth and
+            prediction (judged encoder, most labelled patients, first draw).
+        quiet: show no progress.
+
+    Raises:
+        EvaluationError: no role mask, an encoder of clips or of mirrored sides, fewer training patients with masks than
+            the largest M, no test volume, or a training whose loss is not finite, with its encoder, M, draw and step.
+        CohortError: masks that cannot be used, or slices without a place in their volume, with their rows (see
+            `read_annotations`, `find_volumes`).
+        LeakageError: the encoder was trained on validation or test patients of the cohort.
+        UsageError: numbers out of range, another target or classes that cannot be, before anything is read; or a size
+            for an encoder that states its own.
+        EncoderError: the encoder cannot be opened.
+    """
+    spec, numbers = spec or SegmentSpec(), _check_call(target, labelled, repeats, draws, overlays, seed)
+    check_classes(classes)
+
+    def ask(samples: Samples) -> Annotations:
+        if samples.unit == "clip":
+            raise EvaluationError("masks are of single images, and this encoder sees clips")
+        found = read_annotations(samples.cohort, classes)
+        _labelled_rows(samples.cohort, found, None, numbers[-1])
+        find_volumes(samples.cohort, found)
+        return found
+
+    if open_encoder(source, size=size).preprocessing.mirror is not None:  # said before a mask or image is read
+        raise EvaluationError(
+            "this encoder sees images of one side mirrored, and masks are not mirrored with them; segment with an "
+            "encoder that was trained with images.mirror=null"
+        )
+    prepared = prepare(source, cohort, ask, size=size, cache=cache, wants_one="segmentation")
+    judged, store, samples, annotations = prepared.judged, prepared.store, prepared.samples, prepared.asked
+    cohort = samples.cohort
+    training = _labelled_rows(cohort, annotations, store.readable, numbers[-1])
+    volumes, notes = find_volumes(cohort, annotations, store.readable)
+    in_mm = all(volume.spacing is not None for volume in volumes)
+    patients = cohort.encoded("patient")
+    num_labelled = len(np.unique(patients[training]))
+    opened = encoders_of(judged, source, seed)
+    encoders = {name: one_encoder(each, wanted_by="segmentation") for name, each in opened.items()}
+    folder = evaluation_folder(out, judged, cohort, f"segment-{TARGET}")
+    squares, fit = _Squares(annotations, prepared), store.preprocessing.fit
+    scores: dict[Key, list[VolumeScores]] = {(name, number): [] for number in numbers for name in encoders}
+    drawn = dict[tuple[int, int], IntArray]()
+    tables, pictures = [], list[tuple[str, NDArray[np.uint8]]]()
+    first = cohort.origin[[volume.rows[0] for volume in volumes]] + 1
+    distance = "hd95_mm" if in_mm else "hd95_voxels"
+
+    def draw(number: int, predicted: IntArray) -> None:
+        if number < overlays:
+            picture = _draw(store, volumes[number], predicted)
+            pictures.append((f"overlay-row{first[number]}.png", picture))
+
+    with Meter("training segmenters, step", len(scores) * repeats * spec.steps, quiet=quiet) as meter:
+        for number, repeat in product(numbers, range(repeats)):
+            chosen = draw_labelled(patients[training], number, seed=seed, repeat=repeat)
+            drawn[number, repeat] = rows = training[np.isin(patients[training], chosen)]
+            for name, encoder in encoders.items():
+                where = f"{name}, {count(number, 'labelled patient')}, draw {repeat + 1}"
+                try:
+                    trained = fit_segmenter(
+                        encoder,
+                        store,
+                        samples,
+                        squares.of(rows),
+                        rows,
+                        num_classes=annotations.num_classes,
+                        spec=spec,
+                        seed=seed_for(seed, "segment", repeat),
+                        on_step=_counter(meter, where),
+                    )
+                except EvaluationError as error:
+                    raise EvaluationError(f"{where}: {error}") from error
+                shown = (number, repeat, name) == (numbers[-1], 0, next(iter(encoders)))
+                found = score_volumes(trained, volumes, in_mm=in_mm, on_volume=draw if shown else None)
+                scores[name, number].append(found)
+                about: dict[str, int | str] = {"labelled_patients": number, "repeat": repeat, "encoder": name}
+                tables.append(tabulate_scores(found, first, annotations.names, about, distance))
+    blank = Result(
+        "segment", TARGET, "dice", np.nan, np.nan, np.nan, 0, 0,
+        seed=seed, split_hash=cohort.split_hash, probe="finetune" if spec.whole else "frozen",
+    )  # fmt: skip
+    results = results_of(
+        scores,
+        np.array([volume.patient for volume in volumes]),
+        annotations.names,
+        blank,
+        judged=next(iter(encoders)),
+        distance=distance,
+        num_labelled=num_labelled,
+        draws=draws,
+        recipe_hash=prepared.recipe_hash,
+    )
+    said = notes_on_data(annotations, volumes, num_labelled, numbers, spec, fit)
+    said += [*classes_not_drawn(annotations, drawn), *classes_invented(scores), *classes_missed(scores, distance)]
+    notes = [*said, *notes, *prepared.notes]
+    evaluation = Segmentation(results, pd.concat(tables, ignore_index=True), folder, notes)
+    files: dict[str, Callable[[Path], object]] = {"volumes.parquet": evaluation.volumes.to_parquet}
+    files |= {name: partial(_save_picture, picture) for name, picture in pictures}
+    write_evaluation(folder, results, notes, {TARGET: []}, files=files, stale=["overlay-row*.png"])
+    return evaluation
+
+
+class _Squares:
+    """Label maps at the cached size, made when they are first asked for."""
+
+    def __init__(self, annotations: Annotations, prepared: Prepared[Annotations]) -> None:
+        self.annotations, self.preprocessing = annotations, prepared.store.preprocessing
+        self.made: dict[int, NDArray[Any]] = {}
+
+    def of(self, rows: IntArray) -> dict[int, NDArray[Any]]:
+        """Row -> `[S, S]`, for at least these rows."""
+        fit, size = self.preprocessing.fit, self.preprocessing.cached_size
+        for row in set(rows.tolist()) - set(self.made):
+            codes, aspect = self.annotations.codes[row], self.annotations.aspect.get(row, 1.0)
+            self.made[row] = to_square(codes, fit=fit, size=size, aspect=aspect).astype(codes.dtype)
+        return self.made
+
+
+def _counter(meter: Meter, note: str) -> Callable[[int], None]:
+    """What is told of each step of one training."""
+    before = meter.done
+    return lambda done: meter.update(before + done, note)
+
+
+def _check_call(target: str, labelled: Sequence[int], repeats: int, draws: int, overlays: int, seed: int) -> list[int]:
+    """The numbers of labelled patients, ascending; a wrong call is found here, before hours of training."""
+    if target != TARGET:
+        raise UsageError(f"segment is about the role mask: expected the target {TARGET!r}, found {target!r}")
+    many = isinstance(labelled, Iterable) and not isinstance(labelled, str)
+    if not many or not len(labelled) or not all(_is_whole(number) and number >= 1 for number in labelled):
+        raise UsageError(
+            f"labelled: expected numbers of training patients, each at least 1, such as (1, 2, 6); found {labelled!r}"
+        )
+    for name, value, least in (
+        ("repeats", repeats, 1),
+        ("draws", draws, 1),
+        ("overlays", overlays, 0),
+        ("seed", seed, 0),
+    ):
+        if not _is_whole(value) or value < least:
+            raise UsageError(f"segment: {name} must be a whole number, at least {least}; found {value!r}")
+    return sorted({int(number) for number in labelled})
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _labelled_rows(cohort: Cohort, annotations: Annotations, readable: NDArray[np.bool_] | None, most: int) -> IntArray:
+    """Training rows with a mask and an image, of enough patients."""
+    rows: IntArray = np.array(sorted(annotations.codes), dtype=np.int64)
+    rows = rows[cohort.split[rows] == "train"]
+    if readable is not None:
+        rows = rows[readable[rows]]
+    found = len(np.unique(cohort.encoded("patient")[rows]))
+    if found < most:
+        raise EvaluationError(
+            f"labelled patients (--labelled-patients): {most} asked for, and {count(found, 'training patient')} "
+            f"{'has' if found == 1 else 'have'} a mask and an image; {why_without(cohort, 'train', rows.tolist())}"
+        )
+    return rows
+
+
+def _draw(store: ImageStore, volume: Volume, predicted: IntArray) -> NDArray[np.uint8]:
+    """A picture of the middle slice of a volume."""
+    middle = len(volume.rows) // 2
+    image = store.gather(volume.rows[middle : middle + 1]).unit()[0].numpy()
+    both, aspect = (volume.truth[middle], predicted[middle]), volume.aspect_of(middle)
+    fit, size = store.preprocessing.fit, image.shape[-1]
+    truth, guess = (to_square(each, fit=fit, size=size, aspect=aspect) for each in both)
+    return draw_overlay(image, truth, guess)
+
+
+def _save_picture(picture: NDArray[np.uint8], path: Path) -> None:
+    import PIL.Image
+
+    PIL.Image.fromarray(picture).save(path, format="PNG")

@@ -1,0 +1,152 @@
+"""What may be said of a difference: decided or undecided, in one sentence, beside a small table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from bolus.evaluation.statistics.intervals import holm
+from bolus.evaluation.statistics.metrics import higher_is_better
+from bolus.evaluation.statistics.results import MAJORITY, Result
+
+ENOUGH_PATIENTS = 20
+"""Test patients of either class (of any target: test patients) below which no difference counts as decided."""
+
+DECIDED, THIS_TRAINING, UNDECIDED = "decided", "decided for this training", "undecided"
+
+_FEW = "only "
+
+
+def too_few(patients: int, of_what: str) -> str:
+    """The note that keeps a difference from being decided, or nothing.
+
+    >>> too_few(5, "positive test patients"), too_few(20, "test patients")
+    ('only 5 positive test patients where a finding needs 20', '')
+    """
+    return f"{_FEW}{patients} {of_what} where a finding needs {ENOUGH_PATIENTS}" if patients < ENOUGH_PATIENTS else ""
+
+
+def standing(low: float, high: float, *, seeds: int, few: str = "") -> str:
+    """Whether a difference is decided: its 95 % interval leaves out zero, and enough patients were judged.
+
+    With one training the interval does not hold the chance of training: another seed may say otherwise, so that it is
+    decided for this training only.
+
+    Args:
+        low: lower end of the interval, NaN where undefined.
+        high: upper end, likewise.
+        seeds: trainings that the difference is the mean of.
+        few: the note of `too_few`, if there is one.
+
+    Returns:
+        `decided`, `decided for this training` or `undecided`.
+
+    >>> standing(0.01, 0.05, seeds=3), standing(0.01, 0.05, seeds=1), standing(-0.01, 0.05, seeds=3)
+    ('decided', 'decided for this training', 'undecided')
+    """
+    if few or not math.isfinite(low + high) or low <= 0 <= high:
+        return UNDECIDED
+    return DECIDED if seeds > 1 else THIS_TRAINING
+
+
+def verdict_of(difference: Result) -> str:
+    """One honest sentence on a paired difference: its `standing`, and what this test could have shown.
+
+    >>> verdict_of(Result("classify", "edema", "auroc", 0.041, 0.012, 0.07, 900, 300, encoder="run",
+    ...     baseline="random-init", se=0.015, detectable=0.042))
+    'decided for this training: +0.041 [+0.012, +0.070] AUROC over random-init'
+    >>> verdict_of(Result("classify", "edema", "auroc", -0.008, -0.05, 0.03, 900, 300, encoder="run",
+    ...     baseline="random-init", se=0.02, detectable=0.056))
+    'undecided: -0.008 [-0.050, +0.030] AUROC over random-init; this test set can show 0.056 or more'
+    """
+    name = difference.metric.replace("_", " ")
+    name = name.upper() if len(name) < 6 and name.isalnum() else name
+    low, high, other = difference.ci_low, difference.ci_high, difference.baseline
+    if not math.isfinite(difference.estimate + low + high):
+        return f"undecided: the difference in {name} from {other} is undefined on this test set"
+    unit = "" if higher_is_better(difference.metric) else " (lower is better)"
+    span = (
+        f"{decimals(difference.estimate, '+')} [{decimals(low, '+')}, {decimals(high, '+')}] {name}{unit} over {other}"
+    )
+    few = next((note for note in difference.notes if note.startswith(_FEW)), "")
+    found = standing(low, high, seeds=difference.seeds, few=few)
+    if found != UNDECIDED:
+        better = (low > 0) == higher_is_better(difference.metric)
+        return f"{found}: {span}{'' if better else ', which is worse'}"
+    if few and not low <= 0 <= high:
+        return f"undecided: {span}, but {few}"
+    detectable = difference.detectable
+    shown = "" if detectable is None else f"; this test set can show {decimals(detectable)} or more"
+    if difference.se == 0:
+        shown = "; no draw of the test patients showed a difference"
+    return f"undecided: {span}{shown}"
+
+
+def verdicts_of(differences: Sequence[Result]) -> list[str]:
+    """`verdict_of` each of several differences that one call answers, with what Holm's correction leaves of it.
+
+    Of one difference there is nothing to correct.
+
+    >>> blank = Result("classify", "edema", "auroc", 0.04, 0.01, 0.07, 900, 300, encoder="run", baseline="other")
+    >>> from dataclasses import replace
+    >>> verdicts_of([replace(blank, p_value=0.03), replace(blank, p_value=0.02)])[1]
+    'decided for this training: +0.040 [+0.010, +0.070] AUROC over other; Holm over 2 verdicts: p = 0.04'
+    """
+    corrected = holm([math.nan if each.p_value is None else each.p_value for each in differences])
+    said = [verdict_of(each) for each in differences]
+    return [f"{each}{after_holm(each, p, len(said))}" for each, p in zip(said, corrected.tolist(), strict=True)]
+
+
+def after_holm(verdict: str, p_value: float, count: int) -> str:
+    """What is added to one of so many verdicts, from its corrected p value; nothing to a lone one.
+
+    >>> after_holm("decided", 0.2, 6), after_holm("undecided", 0.2, 6), after_holm("decided", 0.2, 1)
+    ('; Holm over 6 verdicts: p = 0.2, so only a hint', '; Holm over 6 verdicts: p = 0.2', '')
+    """
+    if count < 2 or math.isnan(p_value):
+        return ""
+    hint = ", so only a hint" if p_value > 0.05 and not verdict.startswith(UNDECIDED) else ""
+    return f"; Holm over {count} verdicts: p = {p_value:.2g}{hint}"
+
+
+def main_difference(results: Sequence[Result]) -> Result | None:
+    """The difference that a verdict is given on: fixed beforehand, so that nothing was picked after looking.
+
+    By the first metric and probe, at the largest fraction, on all test samples, from the first baseline that is an
+    encoder, or the majority where none is; None of an encoder that stands alone.
+    """
+    main = [r for r in results if r.metric == results[0].metric and not r.subset]
+    differences = [r for r in main if r.baseline and r.fraction == max(s.fraction for s in main)]
+    return next((r for r in differences if r.baseline != MAJORITY), differences[0] if differences else None)
+
+
+def summarise(results: Sequence[Result], others: Sequence[Result] = ()) -> str:
+    """A small table of the main metric, and a verdict on the judged encoder: see `main_difference`.
+
+    Args:
+        results: of one target.
+        others: the main differences of the other targets of this call, for Holm's correction.
+    """
+    main = [r for r in results if r.metric == results[0].metric and not r.subset]
+    lines = [f"{'probe':<9}{'fraction':>9}  {'encoder':<28}{main[0].metric} [95 % interval over patients]"]
+    for result in main:
+        if not result.baseline:
+            span = f"{decimals(result.estimate)} [{decimals(result.ci_low)}, {decimals(result.ci_high)}]"
+            lines.append(f"{result.probe:<9}{result.fraction:>9.3g}  {result.encoder:<28}{span}")
+    chosen = main_difference(results)
+    if chosen is None:
+        return "\n".join([*lines, f"{results[0].target}: there is nothing to compare with"])
+    return "\n".join([*lines, f"{chosen.target}, {chosen.probe}: {verdicts_of([chosen, *others])[0]}"])
+
+
+def decimals(value: float | None, sign: str = "") -> str:
+    """Three decimals below ten, one above; below a hundredth two digits that count, since units may be small.
+
+    >>> decimals(0.0714), decimals(31.42), decimals(-0.00083, "+"), decimals(0.0), decimals(None)
+    ('0.071', '31.4', '-0.00083', '0.000', '-')
+    """
+    if value is None or not math.isfinite(value):
+        return "-"
+    if 1e-9 < abs(value) < 0.01:  # below is rounding
+        return f"{value:{sign}.2g}"
+    return f"{value:{sign}.{3 if abs(value) < 10 else 1}f}"

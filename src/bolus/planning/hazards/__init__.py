@@ -1,0 +1,1 @@
+"""What the columns must not teach."""

@@ -1,0 +1,1 @@
+"""What the columns allow: contrasts, measures, pairs and images."""

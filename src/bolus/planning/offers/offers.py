@@ -1,0 +1,126 @@
+"""An objective that a cohort may be trained with, and the table that says whether."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bolus.data.batches.columns import TrainingColumns
+from bolus.errors import CohortError
+from bolus.planning.hazards.hazards import Hazard
+from bolus.planning.offers.pairs import Pairs, count_pairs
+
+ENOUGH = 20  # training patients behind an objective that is recommended
+# Weight of a contrast of pairs, where views have half of it and predictions 1: gradients of contrasts are some ten
+# times larger. Chosen on validation patients of odir; those of chest are too few to say (benchmarks/planned.py).
+PAIRED = 0.3
+
+Verdict = Literal["recommended", "possible", "refused", "impossible"]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One objective that a cohort may be trained with.
+
+    Args:
+        name: in the recipe, such as `bilateral`.
+        paper: whose it is, such as `COMPRER`.
+        signal: what it learns from, in words.
+        verdict: `recommended`; `possible`, and left out of the recipe; `refused`, though the columns are there; or
+            `impossible`, for want of columns or pairs.
+        reasons: whole sentences, with counts.
+        entry: its entry among the recipe's objectives; None where refused or impossible.
+        bins: what the recipe's `bins` must hold for it.
+    """
+
+    name: str
+    paper: str
+    signal: str
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    entry: Mapping[str, Any] | None = None
+    bins: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What offers are made from: the training samples' columns, and what must not be learnt.
+
+    Args:
+        columns: of the training samples.
+        unit: what a sample is: `image`, `slice` or `clip`.
+        refused: role -> why nothing may learn it.
+    """
+
+    columns: TrainingColumns
+    unit: str
+    refused: Mapping[str, str]
+
+    @classmethod
+    def of(cls, columns: TrainingColumns, hazards: Sequence[Hazard]) -> Table:
+        """The table of a cohort with its hazards."""
+        return cls(columns, columns.samples.unit, {each.role: each.sentence for each in hazards if each.refuses})
+
+    def has(self, role: str) -> bool:
+        """Whether some training sample has a value of the role."""
+        return role in self.columns and bool(self.known(role).any())
+
+    def known(self, role: str) -> npt.NDArray[np.bool_]:
+        """Training samples with a value, bool `[n]`."""
+        values = self.columns[role]
+        return np.isfinite(values) if values.dtype.kind == "f" else values != -1
+
+    def num_values(self, role: str) -> int:
+        """Distinct values among training samples."""
+        return len(np.unique(self.columns[role][self.known(role)])) if self.has(role) else 0
+
+    def patients(self, role: str = "patient") -> int:
+        """Training patients with a value of the role."""
+        return int(np.count_nonzero(np.bincount(self.columns["patient"][self.known(role)])))
+
+    def pairs(self, **relation: Any) -> Pairs:
+        """How often a relation holds among the training samples."""
+        return count_pairs(relation, self.columns)
+
+    def shared(self, *roles: str) -> list[str]:
+        """Of these roles, those that most training samples have: a sample without one would have no partner."""
+        return [role for role in roles if self.has(role) and self.known(role).mean() >= 0.8]
+
+    def starting(self, prefix: str) -> list[str]:
+        """Roles that begin so, sorted, of which a training sample has a value; those of several classes left out."""
+        found = []
+        for role in sorted(role for role in self.columns if role.startswith(prefix)):
+            try:
+                found += [role] if self.has(role) else []
+            except CohortError:  # several classes on a row: one code cannot say them
+                continue
+        return found
+
+    @property
+    def noun(self) -> str:
+        """Samples in a sentence."""
+        return noun(self.unit)
+
+
+def noun(unit: str) -> str:
+    """Samples of a unit, in a sentence.
+
+    >>> noun("slice")
+    'slices'
+    """
+    return f"{unit}s"
+
+
+def because(
+    about: Offer,
+    verdict: Verdict,
+    *reasons: str,
+    entry: Mapping[str, Any] | None = None,
+    bins: Mapping[str, int] | None = None,
+) -> Offer:
+    """The offer with its verdict."""
+    return Offer(about.name, about.paper, about.signal, verdict, reasons, entry, bins or {})

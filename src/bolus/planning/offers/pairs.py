@@ -1,0 +1,46 @@
+"""How often a relation holds among training samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bolus.data.batches.columns import TrainingColumns
+from bolus.data.batches.partners import PartnerIndex
+from bolus.data.batches.relation import Relation
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Samples that are partners under a relation.
+
+    Args:
+        pairs: unordered.
+        patients: training patients with a sample that has a partner.
+    """
+
+    pairs: int
+    patients: int
+
+
+def count_pairs(relation: Mapping[str, Any] | str, columns: TrainingColumns) -> Pairs:
+    """Count the partners that a relation gives the training samples.
+
+    Raises:
+        RecipeError: a relation that does not parse, or a role that no column has.
+
+    Example:
+        >>> import pandas as pd
+        >>> from bolus.data.cohort.cohort import Cohort
+        >>> from bolus.data.cohort.spec import CohortSpec
+        >>> frame = pd.DataFrame({"image": list("abc"), "patient": list("ppq"), "split": ["train"] * 3})
+        >>> count_pairs("patient", TrainingColumns(Cohort(frame, CohortSpec(table="t.csv")).samples("image")))
+        Pairs(pairs=1, patients=1)
+    """
+    rule = Relation.parse(relation)
+    table = {role: columns[role] for role in {*rule.roles, "patient"} - {"sample"}}
+    counts = PartnerIndex(rule, table).counts()
+    return Pairs(int(counts.sum()) // 2, len(np.unique(table["patient"][counts > 0])))

@@ -1,0 +1,310 @@
+"""Named losses and shared parameters become gradients: the one place where objectives meet in the encoder.
+
+Nothing is wrapped in DistributedDataParallel (see `training.processes`), and gradients stay lists of parameter tensors.
+Dimension letters: M objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bolus.encoders.features import Features
+from bolus.recipe import CombinerSpec
+from bolus.training.aggregators import Aggregate, find_aggregator
+from bolus.training.gradients import Conflicts, mitigation_weights
+from bolus.training.processes import all_reduce_mean, all_reduce_sum, world_size
+
+
+class Combiner:
+    """Turns the losses of a step into the gradients of encoder and heads.
+
+    `sum` takes one backward pass. Every other kind takes one for each objective: through the encoder (scope
+    `encoder`), or only to its features (scope `features`), where the gradients are reconciled and go on through the
+    encoder together. (There, objectives that read different features, such as pooled and grid, never conflict: their
+    gradients stand at right angles.) Objectives are reconciled within their branch and the branches added; heads get
+    plain sums. With scope `encoder` the gradients of accumulated batches are added, averaged over processes and then
+    reconciled, once a step; with scope `features` every batch is reconciled by itself, by the Gram matrix of all
+    processes, and goals move with every batch.
+
+    Args:
+        spec: which kind, and how.
+        shared: parameters in which objectives meet.
+        heads: objective -> its own parameters; objectives may share a head.
+        branches: objective -> branch; all in one where absent.
+
+    Raises:
+        RecipeError: an aggregator that is unknown, or cannot be used with these objectives.
+
+    Example:
+        >>> weight = nn.Parameter(torch.tensor([1.0, 1.0]))
+        >>> combiner = Combiner(CombinerSpec(kind="pcgrad"), [weight], {"a": [], "b": []})
+        >>> combiner.accumulate({"a": weight[0], "b": weight[1] - weight[0]})
+        >>> combiner.reconcile()
+        >>> weight.grad
+        tensor([0.5000, 1.5000])
+    """
+
+    def __init__(
+        self,
+        spec: CombinerSpec,
+        shared: Sequence[nn.Parameter],
+        heads: Mapping[str, Sequence[nn.Parameter]],
+        branches: Mapping[str, str] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.shared = [parameter for parameter in shared if parameter.requires_grad]
+        self.heads = {name: [p for p in own if p.requires_grad] for name, own in heads.items()}
+        self._all_heads = list(dict.fromkeys(p for own in self.heads.values() for p in own))
+        self.branches = {name: (branches or {}).get(name, "image") for name in heads}
+        self.goals = {
+            branch: torch.zeros(len(members), len(members), dtype=torch.float64)
+            for branch, members in self._members().items()
+            if spec.kind == "grad_mitigator"
+        }
+        self.conflicts: Conflicts | None = None
+        self._aggregate: Aggregate | None = find_aggregator(spec) if spec.kind == "torchjd" else None
+        if self._aggregate is not None:
+            for members in self._members().values():
+                self._aggregate.check(len(members))
+        self._new_goals: dict[str, Tensor] = {}  # of a step that is not known to be applied yet
+        self._place = {parameter: place for place, parameter in enumerate(self._all_heads)}
+        self._cut: tuple[list[Tensor], list[Tensor]] | None = None
+        self._seed, self._observing, self._scale = 0, False, 1.0
+        self._grams: list[Tensor] = []  # of the step, where it is observed
+        self._shared_sum: list[Tensor] = []
+        self._heads_sum: list[Tensor] = []
+        self._apart: dict[str, list[Tensor]] = {}
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that gets a gradient, each once."""
+        return [*self.shared, *self._all_heads]
+
+    def open(self, features: Features, *, observe: bool = False) -> Features:
+        """The features that objectives are to see: as they are, or cut from the encoder for scope `features`."""
+        self._cut = None
+        if self.spec.scope != "features" or not self._separate(observe):
+            return features
+        outputs: list[Tensor] = []
+        leaves: list[Tensor] = []
+
+        def leaf(tensor: Tensor) -> Tensor:
+            if not tensor.requires_grad:
+                return tensor
+            outputs.append(tensor)
+            leaves.append(tensor.detach().requires_grad_())
+            return leaves[-1]
+
+        opened = Features(
+            leaf(features.pooled),
+            {name: [leaf(level) for level in levels] for name, levels in features.levels.items()},
+            {name: leaf(grid) for name, grid in features.grid.items()},
+        )
+        self._cut = outputs, leaves
+        return opened
+
+    def accumulate(
+        self, losses: Mapping[str, Tensor], *, seed: int = 0, observe: bool = False, loss_scale: float = 1.0
+    ) -> None:
+        """Add the gradients of one batch's weighted losses to the buffers.
+
+        Args:
+            losses: objective -> scalar, already times its weight and divided by the batches of a step.
+            seed: of the batch, for the order of partners.
+            observe: keep each objective's gradient apart even where the kind does not need it, so that `reconcile`
+                leaves `conflicts`; the same for all batches of a step.
+            loss_scale: what a gradient scaler multiplied the losses with; gradients keep it, inner products are freed
+                of it.
+        """
+        assert set(losses) == set(self.heads), f"losses of {sorted(losses)}, heads of {sorted(self.heads)}"
+        self._seed, self._observing, self._scale = seed, observe, loss_scale
+        if not self._separate(observe):
+            total = torch.stack(list(losses.values())).sum()
+            found = _gradients(total, self.parameters)
+            self._add(self._shared_sum, found[: len(self.shared)])
+            self._add(self._heads_sum, found[len(self.shared) :])
+            return
+        if self._cut is not None:
+            self._accumulate_features(losses)
+            return
+        remaining = len(losses)
+        for name, loss in losses.items():
+            remaining -= 1
+            found = _gradients(loss, [*self.shared, *self.heads[name]], keep=remaining > 0)
+            self._add(self._apart.setdefault(name, []), found[: len(self.shared)])
+            self._add_heads(name, found[len(self.shared) :])
+
+    def reconcile(self) -> None:
+        """Average over processes, reconcile, write the gradients to the parameters, and empty the buffers.
+
+        Afterwards `conflicts` holds how the objectives stood to each other, where that was observed. New goals hold
+        from `commit` on.
+        """
+        assert self._heads_sum or self._shared_sum or self._apart, "reconcile before accumulate"
+        if self._apart:
+            names = list(self.heads)
+            for name in names:
+                all_reduce_mean(self._apart[name])
+            by_objective = [self._apart[name] for name in names]
+            gram = sum(_gram([grads[place] for grads in by_objective]) for place in range(len(self.shared)))
+            assert isinstance(gram, Tensor)
+            self._shared_sum = self._combine(by_objective, gram)
+        else:
+            all_reduce_mean(self._shared_sum)
+        all_reduce_mean(self._heads_sum)
+        for parameter, buffer in zip(self.parameters, [*self._shared_sum, *self._heads_sum], strict=True):
+            parameter.grad = buffer
+        self.conflicts = None
+        if self._grams:  # of a batch each with scope features, where each has its share of the loss only
+            gram = torch.stack(self._grams).mean(0) * len(self._grams) ** 2
+            goals = {branch: values.clone() for branch, values in self.goals.items()}
+            self.conflicts = Conflicts(tuple(self.heads), tuple(self.branches.values()), gram, goals)
+        self._grams = []
+        self._shared_sum, self._heads_sum, self._apart = [], [], {}
+
+    def commit(self, applied: bool = True) -> None:
+        """Take over the goals of the step; they stay as they were where it was not applied, as a scaler may decide."""
+        if applied:
+            self.goals.update(self._new_goals)
+        self._new_goals = {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold, as plain data: the goals, and whose they are."""
+        members = self._members()
+        return {
+            branch: {"objectives": members[branch], "goals": goals.tolist()} for branch, goals in self.goals.items()
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goals as `state` gave them; branches that it does not know keep theirs."""
+        for branch, members in self._members().items():
+            if branch in self.goals and branch in state:
+                assert list(state[branch]["objectives"]) == members, "goals of other objectives"
+                self.goals[branch] = torch.tensor(state[branch]["goals"], dtype=torch.float64)
+
+    def _separate(self, observe: bool) -> bool:
+        """Whether each objective has a backward pass of its own; none needs it where nothing is shared."""
+        return bool(self.shared) and len(self.heads) > 1 and (observe or self.spec.kind != "sum")
+
+    def _members(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name, branch in self.branches.items():
+            found.setdefault(branch, []).append(name)
+        return found
+
+    def _accumulate_features(self, losses: Mapping[str, Tensor]) -> None:
+        """One batch, reconciled at the features and sent through the encoder once."""
+        assert self._cut is not None
+        outputs, leaves = self._cut
+        by_objective, last = [], list(self.heads)[-1]
+        for name in self.heads:  # objectives that share a head may share what it gave
+            found = _gradients(losses[name], [*leaves, *self.heads[name]], keep=name != last)
+            by_objective.append(found[: len(leaves)])
+            self._add_heads(name, found[len(leaves) :])
+        device = self._all_heads[0].device if self._all_heads else self.shared[0].device
+        local = torch.zeros(len(self.heads), len(self.heads), dtype=torch.float64, device=device)
+        for place in range(len(leaves)):  # none where the samples of this process see frozen encoders only
+            local += _gram([grads[place] for grads in by_objective])
+        # Each process holds its samples' part of the gradient, times the number of processes: see `processes.gather`.
+        combined = self._combine(by_objective, all_reduce_sum(local) / world_size() ** 2)
+        nothing = (None,) * len(self.shared)
+        found_shared = torch.autograd.grad(outputs, self.shared, combined, allow_unused=True) if outputs else nothing
+        self._add(self._shared_sum, _own(self.shared, found_shared))
+        self._cut = None
+
+    def _combine(self, by_objective: Sequence[Sequence[Tensor]], gram: Tensor) -> list[Tensor]:
+        """The reconciled gradient from those of the objectives, in the order of `heads`."""
+        names = list(self.heads)
+        gram = gram.double().cpu() / self._scale**2
+        if self._observing:
+            self._grams.append(gram)
+        weights = torch.ones(len(names), dtype=torch.float64)
+        added: list[list[Tensor]] = []
+        for branch, members in self._members().items():
+            places = torch.tensor([names.index(name) for name in members])
+            block = gram[places][:, places]
+            whole = self._aggregate is not None and self._aggregate.by_matrix and bool(by_objective[0])
+            if self._aggregate is not None and whole and block.isfinite().all():
+                weights[places] = 0.0
+                added.append(self._aggregate.combine([by_objective[place] for place in places.tolist()], self._seed))
+            else:
+                weights[places] = self._weigh(branch, block)
+        combined = [_weighted(parts, weights) for parts in zip(*by_objective, strict=True)]
+        for more in added:
+            combined = [one + other for one, other in zip(combined, more, strict=True)]
+        return combined
+
+    def _weigh(self, branch: str, gram: Tensor) -> Tensor:
+        """How much of each gradient of a branch goes into its sum, float64 `[M]`."""
+        kind, num_objectives = self.spec.kind, len(gram)
+        if kind == "mean":
+            return torch.full((num_objectives,), 1 / num_objectives, dtype=torch.float64)
+        if kind == "sum" or not gram.isfinite().all():
+            return torch.ones(num_objectives, dtype=torch.float64)
+        if self._aggregate is not None:
+            return self._aggregate.weigh(gram, self._seed)
+        generator = torch.Generator().manual_seed(self._seed)
+        if kind == "pcgrad":
+            goals, rate = torch.zeros_like(gram), 0.0
+        else:
+            goals, rate = self._new_goals.get(branch, self.goals[branch]), self.spec.rate
+        weights, goals = mitigation_weights(gram, goals, rate=rate, generator=generator)
+        if kind == "grad_mitigator":
+            self._new_goals[branch] = goals
+        return weights.sum(0)
+
+    def _add(self, buffers: list[Tensor], found: Sequence[Tensor]) -> None:
+        if not buffers:
+            buffers.extend(found)
+            return
+        for buffer, grad in zip(buffers, found, strict=True):
+            buffer += grad
+
+    def _add_heads(self, name: str, found: Sequence[Tensor]) -> None:
+        if not self._heads_sum:
+            self._heads_sum = [torch.zeros_like(parameter) for parameter in self._all_heads]
+        for parameter, grad in zip(self.heads[name], found, strict=True):
+            self._heads_sum[self._place[parameter]] += grad
+
+
+def _gradients(loss: Tensor, inputs: Sequence[Tensor], keep: bool = False) -> list[Tensor]:
+    """Gradients that may be changed in place; zeros where the loss does not depend on an input."""
+    if not loss.requires_grad:
+        return [torch.zeros_like(each) for each in inputs]
+    return _own(inputs, torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True))
+
+
+def _own(parameters: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor]:
+    """Gradients that may be changed in place: zeros for none, a copy of what is expanded or given out twice.
+
+    Large heads make copies dear, so whatever autograd made for one parameter alone is kept as it is.
+    """
+    owned, seen = [], set()
+    for parameter, grad in zip(parameters, grads, strict=True):
+        if grad is None:
+            owned.append(torch.zeros_like(parameter))
+            continue
+        expanded = any(stride == 0 and size > 1 for stride, size in zip(grad.stride(), grad.shape, strict=True))
+        shared = expanded or grad.data_ptr() in seen
+        seen.add(grad.data_ptr())
+        owned.append(torch.empty_like(parameter).copy_(grad) if shared else grad.detach())
+    return owned
+
+
+def _gram(parts: Sequence[Tensor]) -> Tensor:
+    """Inner products `[M, M]` of one parameter's gradients, at least float32; summed over parameters in float64."""
+    rows = torch.stack([part.reshape(-1) for part in parts])
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    return (rows @ rows.T).double()
+
+
+def _weighted(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """The weighted sum of one parameter's gradients."""
+    total = parts[0] * float(weights[0])
+    for part, weight in zip(parts[1:], weights[1:].tolist(), strict=True):
+        total.add_(part, alpha=weight)
+    return total

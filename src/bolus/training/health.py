@@ -1,0 +1,289 @@
+"""Is it working? Collapse, rank, alignment, uniformity, an online probe; each ends in one sentence.
+
+Everything is measured on validation patients, whom the training never sees, in evaluation mode, with seeds of its own:
+looking at a run does not change it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bolus.data.batches.augment import augment
+from bolus.data.batches.batch import seed_for
+from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.images.cache import ImageStore
+from bolus.data.images.clips import pick_frames
+from bolus.embedding import embed_samples
+from bolus.encoders.backbone import Encoder
+from bolus.encoders.modalities import ModalityEncoders
+from bolus.errors import RecipeError, suggest
+from bolus.evaluation.statistics.metrics import auroc, spearman
+from bolus.recipe import ImagesSpec, Recipe
+
+WATCHED = 1024  # samples at most
+NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measure of a run's health.
+
+    Args:
+        name: of the measure.
+        value: NaN where it is undefined.
+        good: whether it gives no cause for concern.
+        sentence: what it means, for a person.
+    """
+
+    name: str
+    value: float
+    good: bool
+    sentence: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, NaN as null."""
+        data = asdict(self)
+        return {**data, "value": None if np.isnan(self.value) else self.value}
+
+
+def collapse(z_ND: Tensor) -> float:
+    """Spread of L2-normalised embeddings: their per-dimension standard deviation times sqrt(D).
+
+    1 where directions are isotropic, 0 where all embeddings point one way (Chen and He, arXiv:2011.10566, sec. 4).
+
+    >>> round(collapse(torch.ones(8, 4)), 3)
+    0.0
+    """
+    z = F.normalize(z_ND, dim=1)
+    return float(z.std(0, unbiased=False).mean() * z.shape[1] ** 0.5)
+
+
+def effective_rank(z_ND: Tensor) -> float:
+    """Exp of the entropy of the singular values' shares (RankMe, Garrido et al., arXiv:2210.02885, eq. 3).
+
+    >>> round(effective_rank(torch.eye(4)), 3)
+    4.0
+    """
+    values = torch.linalg.svdvals(z_ND.double())
+    shares = values / values.sum().clamp_min(1e-12) + 1e-12
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def alignment(z_a_ND: Tensor, z_b_ND: Tensor) -> float:
+    """Mean squared distance of two views of a sample on the unit sphere (Wang and Isola, arXiv:2005.10242).
+
+    >>> alignment(torch.eye(2), torch.eye(2))
+    0.0
+    """
+    return float((F.normalize(z_a_ND, dim=1) - F.normalize(z_b_ND, dim=1)).pow(2).sum(1).mean())
+
+
+def uniformity(z_ND: Tensor) -> float:
+    """Log of the mean Gaussian potential between samples, t = 2; 0 where all coincide (arXiv:2005.10242).
+
+    >>> uniformity(torch.ones(3, 2))
+    0.0
+    """
+    return float(torch.pdist(F.normalize(z_ND, dim=1)).pow(2).mul(-2).exp().mean().log())
+
+
+def knn_scores(
+    z_ND: npt.NDArray[np.float32], y_NK: npt.NDArray[np.float64], patients: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Mean target of the nearest neighbours by cosine among *other* patients, `[N, K]`; NaN targets do not vote.
+
+    >>> z = np.array([[1, 0], [1, 0.1], [0, 1]], np.float32)
+    >>> knn_scores(z, np.array([[1.0], [0.0], [np.nan]]), np.array([0, 1, 2])).ravel().tolist()
+    [0.0, 1.0, 0.5]
+    """
+    z = z_ND / np.maximum(np.linalg.norm(z_ND, axis=1, keepdims=True), 1e-12)
+    similarity = z @ z.T
+    similarity[patients[:, None] == patients[None, :]] = -np.inf
+    scores = np.full(y_NK.shape, np.nan)
+    for column in range(y_NK.shape[1]):
+        known = np.flatnonzero(~np.isnan(y_NK[:, column]))
+        if not len(known):
+            continue
+        count = min(NEIGHBOURS, len(known))
+        nearest = np.argpartition(-similarity[:, known], count - 1, axis=1)[:, :count]
+        voted = np.take_along_axis(similarity[:, known], nearest, axis=1) > -np.inf
+        votes = y_NK[known, column][nearest]
+        scores[:, column] = np.where(voted, votes, 0).sum(1) / np.maximum(voted.sum(1), 1)
+    return scores
+
+
+def check_probe(cohort: Cohort, recipe: Recipe) -> str | None:
+    """The role that the online probe will watch: the recipe's `training.probe`, else the first label; None for neither.
+
+    Raises:
+        RecipeError: `training.probe` is no role of the cohort, or its values are neither labels nor numbers.
+    """
+    role = recipe.training.probe
+    if role is None:
+        return next((role for role in cohort.roles if role.startswith("label:")), None)
+    if role not in cohort.roles:
+        raise RecipeError(f"training.probe: no column has the role {role!r}; {suggest(role, cohort.roles)}")
+    has_values = bool(cohort.values(role).notna().any())
+    if has_values and not role.startswith("label:") and cohort.encoded(role).dtype != np.float64:
+        raise RecipeError(f"training.probe: {role} holds categories; expected a label:NAME, or a role with numbers")
+    return role
+
+
+def watch(
+    encoder: Encoder | ModalityEncoders, store: ImageStore, samples: Samples, recipe: Recipe, *, idle: bool = False
+) -> list[Finding]:
+    """Every measure on the validation patients (on nobody's labels but theirs); a few seconds.
+
+    Without validation patients the geometry is measured on training images, and the sentence says so. What the data
+    leave open is said in a finding, never raised.
+
+    Args:
+        encoder: as it is in training; its mode is put back.
+        store: the pixels of `samples.cohort`.
+        samples: images, slices or clips, as the recipe says.
+        recipe: for its augmentation, seed and probe.
+        idle: no objective had anything to learn from, so that a spread says nothing of the training.
+
+    Raises:
+        RecipeError: as `check_probe`.
+    """
+    readable, split = samples.readable(store.readable), samples.cohort.split[samples.first_row]
+    if isinstance(encoder, ModalityEncoders):  # of other modalities none was trained on
+        readable &= np.isin(samples.cohort.modality[samples.first_row], encoder.names)
+    held_out = np.flatnonzero((split == "val") & readable)
+    where = "validation" if len(held_out) >= 2 else "training"
+    pool = held_out if len(held_out) >= 2 else np.flatnonzero((split == "train") & readable)
+    if len(pool) < 2:
+        sentence = f"Too few readable {samples.unit}s to say how the run is doing."
+        return [Finding("images", float(len(pool)), True, sentence)]
+    rng = np.random.default_rng(seed_for(recipe.training.seed, "health"))
+    positions = np.sort(rng.permutation(pool)[:WATCHED])
+    vectors = embed_samples(encoder, store, samples, positions)
+    if not np.isfinite(vectors).all():
+        return [Finding("finite", 0.0, False, "Embeddings are not finite: the weights have diverged.")]
+    z = torch.from_numpy(vectors)
+    findings = _geometry(z, where, idle)
+    findings.append(_alignment(encoder, store, samples, positions[:256], recipe, where))
+    if where == "validation":
+        findings += _probe(vectors, samples.cohort, samples.first_row[positions], recipe)
+    return findings
+
+
+def _geometry(z: Tensor, where: str, idle: bool) -> list[Finding]:
+    spread, rank = collapse(z), effective_rank(z - z.mean(0))
+    most = min(z.shape[0] - 1, z.shape[1])
+    even = uniformity(z[:512])
+    fine = "as the encoder began, since nothing was compared." if idle else "no collapse."
+    return [
+        Finding(
+            "spread",
+            spread,
+            spread >= 0.1,
+            f"Spread of {where} embeddings is {spread:.2f} of 1: "
+            + (fine if spread >= 0.1 else "collapsed or nearly so; lower the learning rate, check the views."),
+        ),
+        Finding(
+            "effective_rank",
+            rank,
+            rank >= 0.1 * most,
+            f"Embeddings use about {rank:.0f} of {most} directions"
+            + ("." if rank >= 0.1 * most else ": dimensional collapse; a probe will find little."),
+        ),
+        Finding(
+            "uniformity", even, even < -0.5, f"Uniformity is {even:.2f} (0 is a single point; lower is more even)."
+        ),
+    ]
+
+
+def _alignment(
+    encoder: Encoder | ModalityEncoders,
+    store: ImageStore,
+    samples: Samples,
+    positions: npt.NDArray[np.int64],
+    recipe: Recipe,
+    where: str,
+) -> Finding:
+    was_training = encoder.training
+    encoder.eval()
+    seed = seed_for(recipe.training.seed, "health", "views")
+    first, second = torch.zeros(2, len(positions), encoder.shape.dim)
+    modality = samples.cohort.modality[samples.first_row[positions]]
+    for name in np.unique(modality).tolist() if _apart(encoder, recipe) else [""]:
+        places = np.flatnonzero(modality == name) if name else np.arange(len(positions))
+        views = _two_views(encoder.of(name), store, samples, positions[places], recipe.images_of(name), seed)
+        first[places], second[places] = views
+    encoder.train(was_training)
+    value = alignment(first, second)
+    other = alignment(first, second.roll(1, 0))
+    share, what = value / max(other, 1e-12), samples.unit
+    sentence = f"Two views of a {where} {what} lie {share:.2f} times as far apart as views of different {what}s"
+    return Finding(
+        "alignment", value, share < 0.9, sentence + ("." if share < 0.9 else f": augmentation hides the {what}.")
+    )
+
+
+def _apart(encoder: Encoder | ModalityEncoders, recipe: Recipe) -> bool:
+    """Whether modalities are seen by themselves: other encoders, sizes or augmentations."""
+    return isinstance(encoder, ModalityEncoders) or bool(recipe.modalities)
+
+
+def _two_views(
+    encoder: Encoder,
+    store: ImageStore,
+    samples: Samples,
+    positions: npt.NDArray[np.int64],
+    images: ImagesSpec,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """Features `[n, D]` of two augmented views of samples of one encoder and size."""
+    device, frames = next(encoder.parameters()).device, store.preprocessing.frames
+    rows, mask = samples.first_row[positions], None
+    with torch.inference_mode():
+        if frames is not None:
+            rows, real = pick_frames(samples, positions, store.readable, frames)
+            mask = torch.from_numpy(real).to(device)
+        stored = store.gather(rows.ravel()).unit(device)
+        views = augment(stored, images.augment, size=images.size, views=2, seed=seed, frames=frames)
+        first, second = (encoder(view, frame_mask=mask).pooled.float().cpu() for view in views)
+    return first, second
+
+
+def _probe(
+    vectors: npt.NDArray[np.float32], cohort: Cohort, rows: npt.NDArray[np.int64], recipe: Recipe
+) -> list[Finding]:
+    role = check_probe(cohort, recipe)
+    if role is None:
+        return []
+    few = Finding(f"knn {role}", float("nan"), True, f"Too few labelled validation patients to watch {role}.")
+    if not cohort.values(role).iloc[rows].notna().any():
+        return [few]
+    patients = cohort.encoded("patient")[rows]
+    if role.startswith("label:"):
+        labels = cohort.labels(role.removeprefix("label:"))
+        y, measure, chance, unit = labels.matrix[rows].astype(np.float64), auroc, 0.5, "AUROC"
+        if labels.exclusive and len(labels.classes) == 2:
+            y = y[:, 1:]
+    else:
+        y, measure, chance, unit = cohort.encoded(role)[rows][:, None], spearman, 0.0, "Spearman correlation"
+    scores = knn_scores(vectors, y, patients)
+    values = []
+    for target, score in zip(y.T, scores.T, strict=True):
+        known = ~np.isnan(target)
+        # Fewer than three patients, on either side of a class, say nothing.
+        sides = [known & (target == side) for side in (0, 1)] if measure is auroc else [known]
+        if min(len(set(patients[side])) for side in sides) >= 3:
+            values.append(float(measure(target[known], score[known])))
+    value = float(np.nanmean(values)) if values and not np.isnan(values).all() else float("nan")
+    if np.isnan(value):
+        return [few]
+    sentence = f"Neighbours among other validation patients predict {role} with {unit} {value:.2f} (chance {chance:g})"
+    return [
+        Finding(few.name, value, value > chance, sentence + ("." if value > chance else ": nothing of it is seen yet."))
+    ]

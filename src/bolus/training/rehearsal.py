@@ -1,0 +1,101 @@
+"""Two steps of a run, to see what the whole of it will take."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bolus.data.batches.columns import TrainingColumns
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.images.cache import build_store
+from bolus.data.images.clips import open_samples
+from bolus.recipe import Recipe
+from bolus.training.assembly import (
+    build_loader,
+    build_model,
+    contract_of,
+    launched,
+    resolve,
+    total_steps,
+    unread_loader,
+)
+from bolus.training.health import check_probe
+from bolus.training.loop import apply_gradients, explain_memory, training_step
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What two steps say of a whole run.
+
+    Args:
+        images_per_second: views, or their frames, through the encoder, all processes together.
+        memory_gib: peak of the process (CPU) or of the device.
+        steps: of the whole run.
+        hours: to its end, without decoding.
+        unreadable: images of the first batches that cannot be read, and were left out.
+        steps_per_epoch: optimiser steps until every sample was an anchor once.
+    """
+
+    images_per_second: float
+    memory_gib: float
+    steps: int
+    hours: float
+    unreadable: int = 0
+    steps_per_epoch: float = 1.0
+
+
+def dry_run(
+    cohort: str | Path | Cohort,
+    *,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Iterable[str] = (),
+    cache: Path | None = None,
+) -> DryRun:
+    """Two real steps on the first batches: memory, images a second, and the time to finish; nothing is kept.
+
+    Raises:
+        CohortError, RecipeError, OutOfMemoryError: as `pretrain`.
+    """
+    cohort = Cohort.open(cohort)
+    recipe = resolve(Recipe.load(recipe).override(overrides))
+    spec, state = recipe.training, launched()
+    check_probe(cohort, recipe)
+    samples = open_samples(cohort, recipe.images.unit)
+    model = build_model(recipe, state.device, TrainingColumns(samples, recipe.bins))
+    loader, readable = unread_loader(cohort, recipe, model.needs, cache), np.ones(len(samples.cohort), bool)
+    while True:  # what cannot be read is left out, as the run will do, and other images take its place
+        rows = np.unique(np.concatenate([loader.table_rows(number) for number in range(2 * spec.accumulate)]))
+        loader.store = build_store(samples.cohort, contract_of(cohort, recipe), folder=cache, rows=rows)
+        unread = rows[~loader.store.readable[rows]]
+        if not len(unread):
+            break
+        readable[unread] = False
+        loader = build_loader(samples.cohort, samples, loader.store, recipe, model.needs, state, readable=readable)
+    seconds = []
+    with explain_memory(recipe):
+        for step in range(2):
+            began = time.perf_counter()
+            for number in range(step * spec.accumulate, (step + 1) * spec.accumulate):
+                # As in the run, the first step looks at conflicts, which takes most memory.
+                observe = step == 0 and recipe.combiner.conflict_steps is not None
+                training_step(model, loader, loader.fetch(number), recipe, 0.0, observe=observe)
+            apply_gradients(model, spec.clip).item()  # .item() waits for the device
+            seconds.append(time.perf_counter() - began)
+    total = total_steps(recipe, loader)
+    if state.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated() / 2**30
+    else:
+        kibi = 1 if sys.platform == "darwin" else 1024
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibi / 2**30
+    # The second step is free of first-call costs.
+    speed = recipe.sampling.batch_size * loader.images_per_sample * spec.accumulate / seconds[1]
+    epoch = loader.batches_per_epoch / spec.accumulate
+    return DryRun(speed, memory, total, seconds[1] * total / 3600, int((~readable).sum()), epoch)
