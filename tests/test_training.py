@@ -373,3 +373,11 @@ def test_a_run_from_before_a_key_existed_has_its_default() -> None:
     )
     assert _changed(earlier, now) == []
     assert _changed(earlier, now.override(["objectives.views.learnable=true"])) == ["objectives.views.learnable"]
+
+
+def test_half_precision_on_a_cpu_is_refused(tiny_cohort: Path, small_recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = Recipe.load(small_recipe).override(["training.precision=fp16"])
+    with pytest.raises(RecipeError, match=r"fp16 needs a GPU.* take bf16 or fp32"):
+        pretrain(tiny_cohort, recipe=recipe, out=tmp_path / "run", cache=tmp_path / "cache")
+    with pytest.raises(RecipeError, match="fp16 needs a GPU"):
+        dry_run(tiny_cohort, recipe=recipe, cache=tmp_path / "cache")

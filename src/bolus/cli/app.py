@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -166,8 +167,9 @@ def pretrain(
     with _planned(opened, out, given, resume) if stated is None else nullcontext(stated) as made:
         if dry:
             found = dry_run(opened, recipe=made, cache=cache)
+            peak = "unknown memory" if math.isnan(found.memory_gib) else f"{found.memory_gib:.2f} GiB"
             console.print(
-                f"{found.images_per_second:.3g} images/s, {found.memory_gib:.2f} GiB at the peak, {found.steps} steps, "
+                f"{found.images_per_second:.3g} images/s, {peak} at the peak, {found.steps} steps, "
                 f"about {found.hours:.2f} h once images are cached"
                 + (f"; {found.unreadable} of the first images cannot be read: bolus check" if found.unreadable else ""),
                 highlight=False,

@@ -112,6 +112,20 @@ def build_model(recipe: Recipe, device: torch.device, table: Table) -> Model:
     )
 
 
+def check_precision(recipe: Recipe, device: torch.device) -> None:
+    """Refuse a precision that a device only pretends to have: fp16 on a CPU is emulated, and many times slower.
+
+    Raises:
+        RecipeError: fp16, and no GPU.
+
+    >>> check_precision(Recipe.load("simclr").override(["training.precision=fp16"]), torch.device("cpu"))
+    Traceback (most recent call last):
+    bolus.errors.RecipeError: training.precision: fp16 needs a GPU, and this run is on a CPU; take bf16 or fp32
+    """
+    if recipe.training.precision == "fp16" and device.type == "cpu":
+        raise RecipeError("training.precision: fp16 needs a GPU, and this run is on a CPU; take bf16 or fp32")
+
+
 def resolve(recipe: Recipe) -> Recipe:
     """The recipe with every default written out, those of objectives and augmentation presets included.
 

@@ -32,6 +32,7 @@ from bolus.training.assembly import (
     Model,
     build_loader,
     build_model,
+    check_precision,
     data_hash,
     launched,
     open_images,
@@ -86,6 +87,7 @@ def pretrain(
     # Whatever is wrong with recipe and cohort shows before the first image is decoded.
     check_probe(cohort, recipe)
     samples = open_samples(cohort, recipe.images.unit)  # of clip files, their cohort has a row a frame
+    check_precision(recipe, state.device)
     model = build_model(recipe, state.device, TrainingColumns(samples, recipe.bins))
     unread_loader(cohort, recipe, model.needs, cache)
     store = open_images(samples.cohort, recipe, cache, quiet)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +21,7 @@ from bolus.recipe import Recipe
 from bolus.training.assembly import (
     build_loader,
     build_model,
+    check_precision,
     contract_of,
     launched,
     resolve,
@@ -37,7 +38,7 @@ class DryRun:
 
     Args:
         images_per_second: views, or their frames, through the encoder, all processes together.
-        memory_gib: peak of the process (CPU) or of the device.
+        memory_gib: peak of the process (CPU) or of the device; NaN where the system does not say.
         steps: of the whole run.
         hours: to its end, without decoding.
         unreadable: images of the first batches that cannot be read, and were left out.
@@ -69,6 +70,7 @@ def dry_run(
     spec, state = recipe.training, launched()
     check_probe(cohort, recipe)
     samples = open_samples(cohort, recipe.images.unit)
+    check_precision(recipe, state.device)
     model = build_model(recipe, state.device, TrainingColumns(samples, recipe.bins))
     loader, readable = unread_loader(cohort, recipe, model.needs, cache), np.ones(len(samples.cohort), bool)
     while True:  # what cannot be read is left out, as the run will do, and other images take its place
@@ -93,9 +95,18 @@ def dry_run(
     if state.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated() / 2**30
     else:
-        kibi = 1 if sys.platform == "darwin" else 1024
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibi / 2**30
+        memory = _peak_of_process()
     # The second step is free of first-call costs.
     speed = recipe.sampling.batch_size * loader.images_per_sample * spec.accumulate / seconds[1]
     epoch = loader.batches_per_epoch / spec.accumulate
     return DryRun(speed, memory, total, seconds[1] * total / 3600, int((~readable).sum()), epoch)
+
+
+def _peak_of_process() -> float:
+    """GiB that this process held at most; NaN where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    kibi = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibi / 2**30
