@@ -411,6 +411,7 @@ def test_a_folder_of_other_recipes_or_of_something_else_is_refused(
         run(ground, tmp_path)
 
 
+@pytest.mark.slow
 def test_stopped_between_and_within_cells_and_gone_on_with(
     ground: Ground, done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,6 +516,7 @@ def test_every_cell_failing_is_an_error(ground: Ground, tmp_path: Path, monkeypa
         run(ground, tmp_path / "e")
 
 
+@pytest.mark.slow
 def test_on_validation_says_nothing_of_test_patients(ground: Ground, tmp_path: Path) -> None:
     strange = make_cohort(tmp_path / "strange", strange_test=True)
     found = [

@@ -173,6 +173,7 @@ def test_draws_come_from_the_seed_and_leave_the_global_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_torchjd_is_loaded_only_where_a_recipe_names_it() -> None:
     import subprocess
 

@@ -104,6 +104,7 @@ SPECS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "training",
     [
@@ -214,6 +215,7 @@ def flat(tensors: Any) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
+@pytest.mark.slow
 def test_lines_about_conflicts_come_at_their_steps(ground: Ground, tmp_path: Path) -> None:
     finished = run(ground, tmp_path / "run")
     lines = [line for line in finished.metrics() if line["kind"] == "conflicts"]
@@ -274,6 +276,7 @@ pretrain(cohort, recipe=recipe, out=out, cache=Path(cache), resume=bool(resume),
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_weights_and_goals_bit_for_bit(ground: Ground, tmp_path: Path) -> None:
     recipe, folder = tmp_path / "recipe.yaml", tmp_path / "killed"
     keys = ["training.epochs=20", "training.max_steps=24", "training.checkpoint_steps=3"]

@@ -114,6 +114,7 @@ def fit(encoder, pictures, y=None, **changes):
     return f.fit_finetuned(encoder, store, samples, number if y is None else y, spec=spec, **given)
 
 
+@pytest.mark.slow
 def test_whole_training_learns_what_is_planted(encoder, pictures):
     number = pictures[2]
     found = fit(encoder, pictures, spec={"epochs": 20, "whole": True})

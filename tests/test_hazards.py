@@ -239,6 +239,7 @@ def test_where_a_site_is_left_out_the_test_may_be_another_place() -> None:
     assert "leak" in [each.kind for each in fixed if each.role == "label:tone"]
 
 
+@pytest.mark.slow
 def test_two_hundred_random_tables_have_no_leak_and_no_shortcut() -> None:
     """Categories of every width and skew, numbers with long tails, gaps, clusters of rows, hashed splits."""
     for seed in range(200):

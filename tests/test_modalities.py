@@ -443,6 +443,7 @@ def test_a_rehearsal_takes_two_steps(two: Path, apart: dict[str, Any], tmp_path:
     assert dry_run(two, recipe=apart, cache=tmp_path / "cache").images_per_second > 0
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(two: Path, apart: dict[str, Any], tmp_path: Path) -> None:
     recipe, path = Recipe.load(apart), tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml())

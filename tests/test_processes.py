@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate import PartialState
 
@@ -258,6 +259,7 @@ def forward_in_chunks(model: Any, loaders: list[Any], step: int) -> dict[str, An
     return losses
 
 
+@pytest.mark.slow
 def test_the_command_trains_in_two_processes(small_recipe: dict[str, Any], tiny_cohort: Path, tmp_path: Path) -> None:
     recipe = Recipe.load(small_recipe).override(
         ["training.epochs=1", "training.max_steps=2", "combiner={kind: grad_mitigator, conflict_steps: 1}"]

@@ -264,6 +264,7 @@ def test_recipes_train(tiny_cohort: Path, tmp_path: Path, name: str, keys: list[
     assert found.status == "finished"
 
 
+@pytest.mark.slow
 def test_resuming_supremix_is_exact(tiny_cohort: Path, tmp_path: Path) -> None:
     keys = [*TINY, "objectives.supremix.window=1.0", "training.health_epochs=null", "training.log_steps=1"]
     folders = [tmp_path / "whole", tmp_path / "stopped"]

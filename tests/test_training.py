@@ -66,7 +66,9 @@ def test_the_loss_falls(tiny_cohort: Path, small_recipe: Small, tmp_path: Path) 
     assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
 
 
-@pytest.mark.parametrize("kind", ["lars", "adamw", "sgd"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("lars", marks=pytest.mark.slow), "adamw", pytest.param("sgd", marks=pytest.mark.slow)]
+)
 def test_stopped_at_any_step_and_resumed_gives_the_same_weights_bit_for_bit(
     tiny_cohort: Path, small_recipe: Small, tmp_path: Path, kind: str
 ) -> None:

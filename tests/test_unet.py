@@ -228,6 +228,7 @@ def test_a_folder_of_such_a_name_does_not_hide_it(tmp_path: Path, monkeypatch: p
     assert not is_encoder_folder("unet2")
 
 
+@pytest.mark.slow
 def test_monai_waits_for_a_unet() -> None:
     code = (
         "import sys, bolus.encoders.building as building, bolus.encoders.folder; assert 'monai' not in sys.modules;"
