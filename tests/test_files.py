@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,14 @@ def test_what_is_written_is_flushed_before_it_takes_its_place(tmp_path: Path, mo
     assert seen == [(False, "x")]
 
 
-def test_files_and_folders_can_be_flushed(tmp_path: Path) -> None:
+def test_files_and_folders_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_text(tmp_path / "a", "x")
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
     flush(tmp_path / "a")
+    assert len(synced) == 1
     flush(tmp_path)
+    assert len(synced) == 1 + (os.name == "posix")
 
 
 def test_json_is_strict_whatever_is_in_it(tmp_path: Path) -> None:

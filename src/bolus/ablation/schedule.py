@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def _paces(
                 failed[arm.name] = f"failed: {error}"
                 continue
             known[key] = [seen.steps, seen.steps_per_epoch, seen.hours * 3600 / seen.steps, seen.memory_gib]
-        paces[arm.name] = Pace(*known[key])
+        steps, per_epoch, step_seconds, memory = known[key]  # memory is null where the system does not say
+        paces[arm.name] = Pace(steps, per_epoch, step_seconds, math.nan if memory is None else memory)
     if keep and paces:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, known)

@@ -21,6 +21,7 @@ from bolus.evaluation.statistics.intervals import Estimate
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
 from bolus.evaluation.statistics.results import Result, filled
 from bolus.evaluation.statistics.verdict import too_few
+from bolus.evaluation.statistics.weighting import mean_of_defined
 
 Key = tuple[str, int]
 """An encoder's name and the number of labelled patients."""
@@ -145,7 +146,7 @@ class _Ratio:
     @classmethod
     def mean_of(cls, values: FloatArray) -> _Ratio:
         """The mean of values `[R, N, G]`: over the groups of a volume that are defined, then over such volumes."""
-        means = _mean_of_defined(values)
+        means = mean_of_defined(values)
         given = np.isfinite(means)
         top, bottom = np.where(given, means, 0.0)[..., None], given.astype(np.float64)[..., None]
         return cls(top, bottom, np.asarray(given.any(0)))
@@ -161,7 +162,7 @@ class _Ratio:
         top, bottom = (np.einsum("bn,rng->rbg", weights, each) for each in (self.top, self.bottom))
         groups = np.full(top.shape, np.nan)
         np.divide(top, bottom, out=groups, where=bottom > 0)
-        return _mean_of_defined(groups)
+        return mean_of_defined(groups)
 
 
 def results_of(
@@ -268,15 +269,6 @@ def _values(repeats: Sequence[VolumeScores], metric: str, chosen: slice) -> Floa
 
 def _counts_misses(metric: str) -> bool:
     return metric.endswith(misses_of(""))
-
-
-def _mean_of_defined(values: FloatArray) -> FloatArray:
-    """The mean over the last axis of what is not NaN; NaN where nothing is."""
-    given = np.isfinite(values)
-    counts = given.sum(-1)
-    found = np.full(counts.shape, np.nan)
-    np.divide(np.where(given, values, 0.0).sum(-1), counts, out=found, where=counts > 0)
-    return found
 
 
 _CASES = "cases (a class of a volume in a repeat)"

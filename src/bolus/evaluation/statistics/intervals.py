@@ -25,6 +25,7 @@ from scipy import special, stats
 
 from bolus.evaluation.statistics.bootstrap import bootstrap_blocks, cluster_codes
 from bolus.evaluation.statistics.metrics import FloatArray, Metric, averages_classes, edges_of
+from bolus.evaluation.statistics.weighting import mean_of_defined
 
 NEAREST = 1 / 8
 """Draws nearer to an edge of the metric than this share of the estimate's distance count as that near.
@@ -100,7 +101,7 @@ class Estimate:
         num_patients = len(np.unique(clusters))
         value = float(values_r.mean())
         nothing = cls(value, math.nan, math.nan, math.nan, len(clusters), num_patients)
-        mean_b = _mean_of_defined(draws_rb)
+        mean_b = mean_of_defined(draws_rb, axis=0)
         defined = np.isfinite(mean_b)
         if not math.isfinite(value) or num_patients < 2 or defined.sum() < 2 or 2 * defined.sum() < len(defined):
             return nothing
@@ -121,14 +122,6 @@ class Estimate:
         None where no draw and no repeat shows any, and where there is no interval.
         """
         return detectable_difference(self.se, self.df) if self.se > 0 else None
-
-
-def _mean_of_defined(draws_rb: FloatArray) -> FloatArray:
-    """The mean of each draw over the repeats that it defines, `[B]`; NaN where it defines none."""
-    given = np.isfinite(draws_rb)
-    found = np.full(draws_rb.shape[1], math.nan)
-    np.divide(np.where(given, draws_rb, 0.0).sum(0), given.sum(0), out=found, where=given.any(0))
-    return found
 
 
 def _spread(draws_b: FloatArray) -> float:

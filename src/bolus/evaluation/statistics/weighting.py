@@ -61,3 +61,16 @@ def is_constant(x: FloatArray, w_bn: FloatArray) -> NDArray[np.bool_]:
     """Whether all drawn values of `x` `[B or 1, n]` are one; true of an empty draw."""
     drawn = w_bn > 0
     return cast("NDArray[np.bool_]", np.where(drawn, x, -np.inf).max(1) <= np.where(drawn, x, np.inf).min(1))
+
+
+def mean_of_defined(values: FloatArray, axis: int = -1) -> FloatArray:
+    """The mean over an axis of what is not NaN; NaN where nothing is.
+
+    >>> mean_of_defined(np.array([[1.0, np.nan], [np.nan, np.nan]])).tolist()
+    [1.0, nan]
+    """
+    given = np.isfinite(values)
+    counts = given.sum(axis)
+    found = np.full(counts.shape, np.nan)
+    np.divide(np.where(given, values, 0.0).sum(axis), counts, out=found, where=counts > 0)
+    return found
