@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bolus.objectives.supremix import supremix_loss
+from bolus.objectives.scores.supremix import supremix_loss
 from grid import RESULTS, run_grid
 
 LABELS = ("ages", "continuous", "all", "four", "continuous-all")

@@ -25,7 +25,7 @@ import torch
 
 from bolus.data.batches.batch import Batch
 from bolus.encoders.features import Features, FeatureShape
-from bolus.objectives.pixel import PixelContrast
+from bolus.objectives.dense.pixel import PixelContrast
 from bolus.recipe import Recipe
 from bolus.training.assembly import Model, build_model
 from grid import RESULTS, run_grid

@@ -16,7 +16,7 @@ from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folder import save_encoder
+from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.audit.audit import Audit, evaluate_audit, summarise_audit
 from bolus.evaluation.audit.chance import outcome_strata, random_groups

@@ -14,7 +14,7 @@ from PIL import Image as PillowImage
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folder import save_encoder
+from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.change.change import evaluate_change, judge_change
 from bolus.evaluation.change.distance import cosine_distance

@@ -18,7 +18,7 @@ from bolus.encoders.features import Features, FeatureShape, LevelShape
 from bolus.errors import RecipeError
 from bolus.objectives import OBJECTIVES, build_objectives
 from bolus.objectives.base import Objective
-from bolus.objectives.contrast import Contrast, pairs_of
+from bolus.objectives.contrasts.contrast import Contrast, pairs_of
 from bolus.recipe import Recipe, recipe_names
 
 SHAPE = FeatureShape(dim=6, grid_channels=6, grid_stride=32, levels=(LevelShape(6, 32, "last"),))

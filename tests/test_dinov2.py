@@ -27,9 +27,9 @@ from transformers import (
 
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder, external_encoder
-from bolus.encoders.families import FAMILIES
-from bolus.encoders.folder import load_encoder, save_encoder
-from bolus.encoders.hub import NAMED, PUBLISHED, config_side, find_config
+from bolus.encoders.families.hub import NAMED, PUBLISHED, config_side, find_config
+from bolus.encoders.families.known import FAMILIES
+from bolus.encoders.folders.folder import load_encoder, save_encoder
 from bolus.errors import EncoderError, OutOfMemoryError, RecipeError
 from bolus.recipe import CombinerSpec, EncoderSpec, Recipe
 from bolus.training.combiner import Combiner

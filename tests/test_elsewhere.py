@@ -19,7 +19,7 @@ from bolus.data.cohort.spec import CohortSpec
 from bolus.data.cohort.split import patient_keys
 from bolus.embedding import embed
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folder import save_encoder
+from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import EvaluationError, LeakageError, UsageError
 from bolus.evaluation.change.change import evaluate_change
 from bolus.evaluation.probing.elsewhere import Side, evaluate_elsewhere, judge_elsewhere, tell_apart

@@ -30,8 +30,8 @@ from transformers import (
 from bolus.encoders import backbone as backbone_module
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder, external_encoder
-from bolus.encoders.context import ContextBlock
-from bolus.encoders.folder import lineage_of, load_encoder, save_encoder
+from bolus.encoders.folders.folder import lineage_of, load_encoder, save_encoder
+from bolus.encoders.parts.context import ContextBlock
 from bolus.errors import EncoderError
 from bolus.recipe import EncoderSpec
 

@@ -18,7 +18,7 @@ from bolus.data.images.cache import ImageStore, Preprocessing, build_store
 from bolus.embedding import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folder import load_encoder
+from bolus.encoders.folders.folder import load_encoder
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.probing import finetune as f
 from bolus.evaluation.probing.heads import Head

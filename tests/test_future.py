@@ -11,7 +11,7 @@ import pytest
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folder import save_encoder
+from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.probing.finetune import FinetuneSpec
 from bolus.evaluation.probing.future import Several, look_ahead, next_values, present_columns

@@ -20,7 +20,7 @@ from bolus.data.cohort.spec import CohortSpec
 from bolus.data.cohort.split import patient_keys
 from bolus.embedding import embed, open_encoder, open_store, remarks_on
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folder import lineage_of, save_encoder
+from bolus.encoders.folders.folder import lineage_of, save_encoder
 from bolus.errors import EncoderError, EvaluationError, LeakageError, UsageError
 from bolus.evaluation.probing.finetune import FinetuneSpec
 from bolus.evaluation.probing.heads import Head

@@ -19,7 +19,7 @@ from bolus.data.images.cache import Preprocessing, build_store
 from bolus.data.text.laterality import side_of
 from bolus.embedding import embed_samples, open_encoder, open_store, remarks_on
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folder import save_encoder
+from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import CohortError, EvaluationError
 from bolus.evaluation.segmentation.segment import evaluate_segment
 from bolus.recipe import EncoderSpec, Recipe

@@ -23,15 +23,15 @@ from bolus.data.images.preprocessing import Preprocessing, join_contracts
 from bolus.embedding import embed, embed_samples, open_encoder, open_store
 from bolus.encoders.building import build_encoder
 from bolus.encoders.features import FeatureShape
-from bolus.encoders.folder import lineage_of, load_encoder, save_encoder
+from bolus.encoders.folders.folder import lineage_of, load_encoder, save_encoder
+from bolus.encoders.folders.modality_folder import DESCRIPTION, load_encoders, save_encoders
 from bolus.encoders.modalities import ModalityEncoders, build_encoders, part_folders
-from bolus.encoders.modality_folder import DESCRIPTION, load_encoders, save_encoders
 from bolus.errors import CohortError, EncoderError, EvaluationError, RecipeError, UsageError
 from bolus.evaluation.probing.heads import digest_of_encoder
 from bolus.evaluation.probing.judging import evaluate
 from bolus.evaluation.segmentation.segment import evaluate_segment
-from bolus.objectives.contrast import Contrast
-from bolus.objectives.pixel import PixelContrast
+from bolus.objectives.contrasts.contrast import Contrast
+from bolus.objectives.dense.pixel import PixelContrast
 from bolus.prediction import predict
 from bolus.recipe import EncoderSpec, Recipe
 from bolus.run import Run

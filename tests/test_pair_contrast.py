@@ -16,7 +16,7 @@ from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError
 from bolus.objectives import build_objectives
 from bolus.objectives.base import Loss
-from bolus.objectives.contrast import Contrast
+from bolus.objectives.contrasts.contrast import Contrast
 from bolus.recipe import Recipe
 
 SHAPE = FeatureShape(dim=6, grid_channels=6, grid_stride=32)

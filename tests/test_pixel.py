@@ -16,9 +16,9 @@ from bolus.data.batches.batch import Batch
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import EncoderError, RecipeError, UsageError
 from bolus.objectives.base import Loss
-from bolus.objectives.contrast import Contrast
+from bolus.objectives.contrasts.contrast import Contrast
+from bolus.objectives.dense.pixel import PixelContrast, grad_filter
 from bolus.objectives.heads import ProjectionHead
-from bolus.objectives.pixel import PixelContrast, grad_filter
 
 SHAPE = FeatureShape(dim=6, grid_channels=6, grid_stride=32)
 

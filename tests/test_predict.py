@@ -13,7 +13,7 @@ from bolus.data.batches.batch import Batch
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError
 from bolus.objectives import build_objectives
-from bolus.objectives.predict import Predict
+from bolus.objectives.scores.predict import Predict
 from bolus.recipe import Recipe
 
 SHAPE = FeatureShape(dim=6, grid_channels=6, grid_stride=32)

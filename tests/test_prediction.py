@@ -13,7 +13,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.split import patient_keys
 from bolus.embedding import embed
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folder import save_encoder
+from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import EncoderError, EvaluationError, UsageError
 from bolus.evaluation.probing.heads import Head
 from bolus.evaluation.probing.judging import evaluate

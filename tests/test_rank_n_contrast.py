@@ -20,7 +20,7 @@ from bolus.data.batches.batch import Batch
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError, UsageError
 from bolus.objectives import build_objectives
-from bolus.objectives.rank_n_contrast import RankNContrast, rank_n_contrast_loss
+from bolus.objectives.scores.rank_n_contrast import RankNContrast, rank_n_contrast_loss
 from bolus.recipe import Recipe
 from bolus.training.loop import pretrain
 

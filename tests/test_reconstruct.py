@@ -18,7 +18,7 @@ from bolus.data.batches.relation import Needs
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import EncoderError, RecipeError
 from bolus.objectives import OBJECTIVES, build_objectives
-from bolus.objectives.reconstruct import Reconstruct
+from bolus.objectives.dense.reconstruct import Reconstruct
 from bolus.recipe import Recipe
 
 DIM = 6

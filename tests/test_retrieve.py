@@ -16,7 +16,7 @@ import yaml
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folder import save_encoder
+from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.retrieval.ranking import (
     ndcg,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bolus.errors import UsageError
-from bolus.objectives.score import score_contrast_loss
+from bolus.objectives.scores.score import score_contrast_loss
 
 NAN = math.nan
 E = math.e

@@ -20,9 +20,9 @@ from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import CohortError, RecipeError, UsageError
 from bolus.objectives import build_objectives
 from bolus.objectives.base import Objective
-from bolus.objectives.predict import Predict
-from bolus.objectives.score import ScoreContrast, score_contrast_loss
-from bolus.objectives.supremix import SupReMix, supremix_loss
+from bolus.objectives.scores.predict import Predict
+from bolus.objectives.scores.score import ScoreContrast, score_contrast_loss
+from bolus.objectives.scores.supremix import SupReMix, supremix_loss
 from bolus.optimization import lr_factor
 from bolus.recipe import Recipe, ScheduleSpec
 from bolus.training.assembly import build_loader, build_model, launched, open_images

@@ -22,7 +22,7 @@ from bolus.data.cohort.split import patient_keys
 from bolus.data.images.cache import Preprocessing, build_store
 from bolus.data.readers.masks import to_square
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folder import save_encoder
+from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import BolusError, CohortError, EvaluationError, LeakageError, UsageError
 from bolus.evaluation.segmentation import segment as module
 from bolus.evaluation.segmentation import segmenter as training

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bolus.errors import UsageError
-from bolus.objectives.supremix import supremix_loss
+from bolus.objectives.scores.supremix import supremix_loss
 from references import supremix, supremix_by_anchor, supremix_terms
 
 NAN = math.nan

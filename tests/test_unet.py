@@ -16,10 +16,10 @@ from transformers import AutoBackbone, AutoConfig, ConvNextConfig
 
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.building import build_encoder, external_encoder
+from bolus.encoders.families.hub import find_config
+from bolus.encoders.families.unet import MaskDecoder, UNetConfig, _fit
 from bolus.encoders.features import FeatureShape, LevelShape
-from bolus.encoders.folder import is_encoder_folder, load_encoder, save_encoder
-from bolus.encoders.hub import find_config
-from bolus.encoders.unet import MaskDecoder, UNetConfig, _fit
+from bolus.encoders.folders.folder import is_encoder_folder, load_encoder, save_encoder
 from bolus.errors import EncoderError, UsageError
 from bolus.recipe import EncoderSpec
 
@@ -231,7 +231,8 @@ def test_a_folder_of_such_a_name_does_not_hide_it(tmp_path: Path, monkeypatch: p
 @pytest.mark.slow
 def test_monai_waits_for_a_unet() -> None:
     code = (
-        "import sys, bolus.encoders.building as building, bolus.encoders.folder; assert 'monai' not in sys.modules;"
+        "import sys, bolus.encoders.building as building, bolus.encoders.folders.folder;"
+        "assert 'monai' not in sys.modules;"
         "building.find_config('unet48'); assert 'monai' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -20,8 +20,8 @@ from bolus.data.images.preprocessing import Preprocessing
 from bolus.embedding import Judged, open_encoder
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folder import save_encoder
-from bolus.encoders.norms import estimate_norms, norms_of
+from bolus.encoders.folders.folder import save_encoder
+from bolus.encoders.parts.norms import estimate_norms, norms_of
 from bolus.errors import EncoderError
 from bolus.evaluation import ungated
 from bolus.evaluation.preparation import Prepared, embed_all, encoders_of, prepare

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from bolus.data.batches.batch import Batch
 from bolus.encoders.features import Features, FeatureShape, LevelShape
 from bolus.errors import RecipeError, UsageError
+from bolus.objectives.contrasts.varcov import VarCov, pool_resized, varcov_loss
 from bolus.objectives.heads import ProjectionHead
-from bolus.objectives.varcov import VarCov, pool_resized, varcov_loss
 
 WEIGHTS = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
 

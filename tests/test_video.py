@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import ConvNextConfig, ResNetConfig
 
-from bolus.encoders import video
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folder import load_encoder, save_encoder
-from bolus.encoders.video import frame_mean, temporal_shift
+from bolus.encoders.folders.folder import load_encoder, save_encoder
+from bolus.encoders.parts import video
+from bolus.encoders.parts.video import frame_mean, temporal_shift
 from bolus.errors import EncoderError, UsageError
 from bolus.recipe import EncoderSpec
 

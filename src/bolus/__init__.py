@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bolus.data.pixels.image import Image as Image
     from bolus.data.readers.readers import read_image as read_image
     from bolus.embedding import embed as embed
-    from bolus.encoders.folder import load_encoder as load_encoder
+    from bolus.encoders.folders.folder import load_encoder as load_encoder
     from bolus.errors import BolusError as BolusError
     from bolus.evaluation.audit.audit import evaluate_audit as evaluate_audit
     from bolus.evaluation.change.change import evaluate_change as evaluate_change
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from bolus.evaluation.retrieval.retrieve import top_k as top_k
     from bolus.evaluation.segmentation.segment import evaluate_segment as evaluate_segment
     from bolus.evaluation.segmentation.segmenter import SegmentSpec as SegmentSpec
+    from bolus.objectives.contrasts.varcov import varcov_loss as varcov_loss
+    from bolus.objectives.dense.pixel import grad_filter as grad_filter
     from bolus.objectives.infonce import infonce as infonce
-    from bolus.objectives.pixel import grad_filter as grad_filter
-    from bolus.objectives.rank_n_contrast import rank_n_contrast_loss as rank_n_contrast_loss
-    from bolus.objectives.score import score_contrast_loss as score_contrast_loss
-    from bolus.objectives.supremix import supremix_loss as supremix_loss
-    from bolus.objectives.varcov import varcov_loss as varcov_loss
+    from bolus.objectives.scores.rank_n_contrast import rank_n_contrast_loss as rank_n_contrast_loss
+    from bolus.objectives.scores.score import score_contrast_loss as score_contrast_loss
+    from bolus.objectives.scores.supremix import supremix_loss as supremix_loss
     from bolus.phantom import make_phantom as make_phantom
     from bolus.planning.planner import plan as plan
     from bolus.prediction import predict as predict
@@ -63,20 +63,20 @@ _HOMES = {
     "evaluate_elsewhere": "bolus.evaluation.probing.elsewhere",
     "evaluate_retrieve": "bolus.evaluation.retrieval.retrieve",
     "evaluate_segment": "bolus.evaluation.segmentation.segment",
-    "grad_filter": "bolus.objectives.pixel",
+    "grad_filter": "bolus.objectives.dense.pixel",
     "grad_mitigator": "bolus.training.gradients",
     "infonce": "bolus.objectives.infonce",
-    "load_encoder": "bolus.encoders.folder",
+    "load_encoder": "bolus.encoders.folders.folder",
     "make_phantom": "bolus.phantom",
     "plan": "bolus.planning.planner",
     "predict": "bolus.prediction",
     "pretrain": "bolus.training.loop",
-    "rank_n_contrast_loss": "bolus.objectives.rank_n_contrast",
+    "rank_n_contrast_loss": "bolus.objectives.scores.rank_n_contrast",
     "read_image": "bolus.data.readers.readers",
-    "score_contrast_loss": "bolus.objectives.score",
-    "supremix_loss": "bolus.objectives.supremix",
+    "score_contrast_loss": "bolus.objectives.scores.score",
+    "supremix_loss": "bolus.objectives.scores.supremix",
     "top_k": "bolus.evaluation.retrieval.retrieve",
-    "varcov_loss": "bolus.objectives.varcov",
+    "varcov_loss": "bolus.objectives.contrasts.varcov",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604

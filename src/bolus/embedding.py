@@ -21,9 +21,9 @@ from bolus.data.images.clips import open_samples
 from bolus.data.pixels.range_rules import describe_rule
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import external_encoder
-from bolus.encoders.folder import lineage_of, load_encoder
+from bolus.encoders.folders.folder import lineage_of, load_encoder
+from bolus.encoders.folders.modality_folder import is_modality_folder, load_encoders
 from bolus.encoders.modalities import ModalityEncoders, parts_of
-from bolus.encoders.modality_folder import is_modality_folder, load_encoders
 from bolus.errors import EncoderError, UsageError
 from bolus.files import replacing
 from bolus.run import Run

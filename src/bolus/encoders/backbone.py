@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bolus.encoders.context import ContextBlock
-from bolus.encoders.depth import find_blocks, require_blocks
-from bolus.encoders.families import FAMILIES, Family
+from bolus.encoders.families.depth import find_blocks, require_blocks
+from bolus.encoders.families.hub import can_checkpoint, config_patch, config_side, make_backbone
+from bolus.encoders.families.known import FAMILIES, Family
 from bolus.encoders.features import Features, FeatureShape, LevelShape, Maps, encode_views
-from bolus.encoders.hub import can_checkpoint, config_patch, config_side, make_backbone
-from bolus.encoders.strides import stride_ahead
-from bolus.encoders.video import fold_frames, frame_mean, running_frames, shift_blocks
+from bolus.encoders.parts.context import ContextBlock
+from bolus.encoders.parts.strides import stride_ahead
+from bolus.encoders.parts.video import fold_frames, frame_mean, running_frames, shift_blocks
 from bolus.errors import EncoderError
 from bolus.recipe import EncoderSpec
 

@@ -10,8 +10,15 @@ from typing import Any, Literal
 import torch
 
 from bolus.encoders.backbone import Encoder, seeded
-from bolus.encoders.folder import OPTIONAL, fill_encoder, is_encoder_folder, read_config, read_spec
-from bolus.encoders.hub import config_side, find_config, load_backbone, make_backbone, processor_side, read_processor
+from bolus.encoders.families.hub import (
+    config_side,
+    find_config,
+    load_backbone,
+    make_backbone,
+    processor_side,
+    read_processor,
+)
+from bolus.encoders.folders.folder import OPTIONAL, fill_encoder, is_encoder_folder, read_config, read_spec
 from bolus.errors import EncoderError
 from bolus.recipe import EncoderSpec
 

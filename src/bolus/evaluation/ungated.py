@@ -23,7 +23,7 @@ from bolus.data.images.cache import ImageStore, Preprocessing
 from bolus.embedding import Judged, open_encoder
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, each_encoder, parts_of
-from bolus.encoders.norms import estimate_norms, norms_of
+from bolus.encoders.parts.norms import estimate_norms, norms_of
 
 NUM_IMAGES: Final = 512  # at most, frames of clips counted, that statistics are estimated on
 BATCH: Final = 64

@@ -13,14 +13,14 @@ from bolus.data.batches.batch import seed_for
 from bolus.encoders.features import FeatureShape
 from bolus.errors import RecipeError, suggest
 from bolus.objectives.base import Objective, Table
-from bolus.objectives.contrast import Contrast
-from bolus.objectives.pixel import PixelContrast
-from bolus.objectives.predict import Predict
-from bolus.objectives.rank_n_contrast import RankNContrast
-from bolus.objectives.reconstruct import Reconstruct
-from bolus.objectives.score import ScoreContrast
-from bolus.objectives.supremix import SupReMix
-from bolus.objectives.varcov import VarCov
+from bolus.objectives.contrasts.contrast import Contrast
+from bolus.objectives.contrasts.varcov import VarCov
+from bolus.objectives.dense.pixel import PixelContrast
+from bolus.objectives.dense.reconstruct import Reconstruct
+from bolus.objectives.scores.predict import Predict
+from bolus.objectives.scores.rank_n_contrast import RankNContrast
+from bolus.objectives.scores.score import ScoreContrast
+from bolus.objectives.scores.supremix import SupReMix
 from bolus.recipe import ObjectiveSpec, Recipe
 
 OBJECTIVES: dict[str, type[Objective]] = {

@@ -16,10 +16,10 @@ from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.loading import Fetched, Loader
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.clips import open_samples
-from bolus.encoders.folder import lineage_of
-from bolus.encoders.hub import can_checkpoint, find_config, is_named
+from bolus.encoders.families.hub import can_checkpoint, find_config, is_named
+from bolus.encoders.folders.folder import lineage_of
+from bolus.encoders.folders.modality_folder import save_encoders
 from bolus.encoders.modalities import each_encoder
-from bolus.encoders.modality_folder import save_encoders
 from bolus.errors import OutOfMemoryError, TrainingError
 from bolus.objectives.base import Loss
 from bolus.objectives.heads import at_least_float32

@@ -21,7 +21,7 @@ from bolus.data.batches.presets import resolve
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import ImageStore
 from bolus.encoders.backbone import Encoder
-from bolus.encoders.folder import save_encoder
+from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import UsageError
 from bolus.evaluation.probing import fitting
 from bolus.evaluation.probing.heads import Head

@@ -22,7 +22,7 @@ from bolus.data.batches.presets import resolve
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import ImageStore
 from bolus.encoders.backbone import Encoder, seeded
-from bolus.encoders.unet import MaskDecoder
+from bolus.encoders.families.unet import MaskDecoder
 from bolus.errors import EvaluationError, RecipeError, UsageError
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.optimization import build_optimizer, lr_factor

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, AutoConfig, Dinov2Config, ResNetConfig
 from transformers.utils import cached_file
 
-from bolus.encoders.unet import UNetConfig
+from bolus.encoders.families.unet import UNetConfig
 from bolus.errors import EncoderError, suggest
 
 

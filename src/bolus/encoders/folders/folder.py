@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING
 
 from bolus.encoders.backbone import Encoder, seeded
-from bolus.encoders.hub import is_named, make_backbone
+from bolus.encoders.families.hub import is_named, make_backbone
 from bolus.errors import EncoderError
 from bolus.files import replacing, write_json, write_text
 from bolus.recipe import EncoderSpec

@@ -10,7 +10,7 @@ from typing import Any
 
 from bolus.data.images.preprocessing import Preprocessing, join_contracts
 from bolus.encoders.backbone import Encoder
-from bolus.encoders.folder import lineage_of, load_encoder, save_encoder, stated_weights
+from bolus.encoders.folders.folder import lineage_of, load_encoder, save_encoder, stated_weights
 from bolus.encoders.modalities import ModalityEncoders, part_folders
 from bolus.errors import EncoderError
 from bolus.files import write_json

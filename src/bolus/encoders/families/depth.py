@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from bolus.encoders.families import FAMILIES, Family
+from bolus.encoders.families.known import FAMILIES, Family
 from bolus.errors import EncoderError
 
 

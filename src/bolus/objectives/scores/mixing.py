@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from bolus.errors import UsageError
 from bolus.objectives.base import check_rows
-from bolus.objectives.between import Between, FloatArray, IntArray, add_between, gaps, surroundings
 from bolus.objectives.heads import at_least_float32
+from bolus.objectives.scores.between import Between, FloatArray, IntArray, add_between, gaps, surroundings
 
 
 class Settings(NamedTuple):

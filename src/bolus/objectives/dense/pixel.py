@@ -20,7 +20,7 @@ from bolus.data.batches.relation import Needs, Relation
 from bolus.encoders.features import Features, FeatureShape, in_batch_order
 from bolus.errors import EncoderError, RecipeError, UsageError
 from bolus.objectives.base import Loss, Objective
-from bolus.objectives.contrast import pairs_of
+from bolus.objectives.contrasts.contrast import pairs_of
 from bolus.objectives.heads import at_least_float32
 from bolus.objectives.infonce import infonce
 

@@ -265,6 +265,6 @@ def _he(module: nn.Module) -> None:
             init.zeros_(module.bias)
 
 
-# Whoever imports this module can read a configuration of this type; bolus.encoders.hub does.
+# Whoever imports this module can read a configuration of this type; bolus.encoders.families.hub does.
 AutoConfig.register(UNetConfig.model_type, UNetConfig)
 AutoBackbone.register(UNetConfig, UNetBackbone)

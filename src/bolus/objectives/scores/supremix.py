@@ -20,7 +20,7 @@ from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError
 from bolus.objectives.base import Loss, Objective, Table, scores_among, standardisation
 from bolus.objectives.heads import ProjectionHead, at_least_float32
-from bolus.objectives.mixing import Settings, supremix
+from bolus.objectives.scores.mixing import Settings, supremix
 
 _log = logging.getLogger(__name__)
 

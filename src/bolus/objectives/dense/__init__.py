@@ -1,0 +1,1 @@
+"""Losses of pixels: contrast of grids, and reconstruction."""

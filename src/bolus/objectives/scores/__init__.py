@@ -1,0 +1,1 @@
+"""Numbers and classes of the table: contrast by score, rankings and predictions."""
