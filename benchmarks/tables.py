@@ -1,4 +1,4 @@
-"""Write the tables of README and docs from the result files, between their markers; `--check`: are they current?"""
+"""Write the tables of README and docs from the result files, between their markers; `--check`: are they up to date?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grid import RESULTS, read_cells
 from rejudged import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "evaluation.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -92,7 +92,7 @@ def differences_table(name: str, metrics: tuple[str, ...], by: str) -> str:
             share = "" if line["metric"] == "spearman" else share  # of something near 0 it says nothing
             found = [span(line, "+"), share, f"{line['detectable']:.3f}", line["verdict"]]
             rows.append([str(line[by]), line["difference"], line["metric"], *found])
-    return markdown([by, "difference", "metric", "[95 %]", "as a share", "detectable", "verdict"], rows)
+    return markdown([by, "difference", "metric", "[95 %]", "relative", "detectable", "verdict"], rows)
 
 
 def pivot_table(name: str, task: str, column: str, kind: str = "arm") -> str:
@@ -181,7 +181,7 @@ def conflicts_table() -> str:
             rows.append(
                 [arm, pair, f"{mean['cosine']:+.2f}", thirds, f"{100 * mean['below 0']:.0f} %", str(len(every))]
             )
-    return markdown(["arm", "objectives", "mean cosine", "first to last third", "looks below 0", "seeds"], rows)
+    return markdown(["arm", "objectives", "mean cosine", "first to last third", "samples below 0", "seeds"], rows)
 
 
 def meta_labels_table() -> str:
@@ -304,7 +304,11 @@ def vit_step_table() -> str:
 
 def recount_table() -> str:
     """How many of the differences that were decided on several seeds still are."""
-    names = {"differences": "on several seeds", "decided_before": "decided before", "decided": "still decided"}
+    names = {
+        "differences": "over several seeds",
+        "decided_before": "decided, old rule",
+        "decided": "still decided",
+    }
     rows = [[line["file"], *(str(line[name]) for name in names)] for line in read_results(RESULTS / "recount.json")]
     return markdown(["comparisons", *names.values()], rows)
 
@@ -318,8 +322,8 @@ def null_table() -> str:
         shown = [_share(found["decided_before"]), _share(found["decided"])]
         shown += [_share(true.get("found_before")), _share(true.get("found"))]
         rows.append([f"{cell['spread']:g}", str(cell["patients"]), str(cell["seeds"]), *shown])
-    header = ["sd of d' over trainings", "test patients", "seeds", "false, before", "false, now"]
-    return markdown([*header, "3 se found, before", "3 se found, now"], rows)
+    header = ["sd of d' over trainings", "test patients", "seeds", "false positives, old rule", "new rule"]
+    return markdown([*header, "power at 3 SE, old rule", "new rule"], rows)
 
 
 def _study(cell: dict[str, Any]) -> tuple[Any, ...]:
@@ -337,7 +341,8 @@ def fractions_table() -> str:
          *(_share(line["result"][key]) for key in ("decided_before", "decided"))]
         for line in read_cells(RESULTS / "verdicts-fractions.jsonl")
     ]  # fmt: skip
-    return markdown(["sd of d' over draws of labels", "test patients", "draws", "false, before", "false, now"], rows)
+    header = ["sd of d' over draws of labels", "test patients", "draws", "false positives, old rule", "new rule"]
+    return markdown(header, rows)
 
 
 def coverage_table() -> str:
@@ -357,7 +362,7 @@ def coverage_table() -> str:
                 found = [line["result"][key][metric] for line in chosen]
                 spans.append(f"{min(found):.3f} to {max(found):.3f}")
             rows.append([what, metric.replace("_", " "), str(len(chosen)), *spans])
-    return markdown(["test patients", "metric", "cells", "percentiles (before)", "now"], rows)
+    return markdown(["test patients", "metric", "settings", "coverage, old rule (percentiles)", "new rule"], rows)
 
 
 def _number(line: dict[str, Any]) -> int | None:
@@ -365,7 +370,47 @@ def _number(line: dict[str, Any]) -> int | None:
     return line["cell"]["patients"] if line["cell"]["task"] == "regress" else None
 
 
+# For each paper, one difference from its ancestor and one from random weights. The question is fixed here: normal or
+# not on odir, which has the most test patients, for the recipes that need neither a score nor masks.
+NORMAL = "normal fundus, AUROC"
+SUMMARY: tuple[
+    tuple[str, str, str, dict[str, Any], str, str], ...
+] = (  # paper, question, file, its lines, arm, ancestor
+    ("MLVICX", NORMAL, "mlvicx-odir", {"target": "eye_label=N"}, "mlvicx", "vicreg"),
+    ("COMPRER", NORMAL, "comprer-odir", {"task": "classify", "target": "N", "fraction": 1.0}, "comprer", "simclr"),
+    ("SupReMix", "age from fundus, MAE in years", "supremix", {"how": "probe", "metric": "mae"}, "supremix", "supcon"),
+    (
+        "LEARNER",
+        "lung ultrasound, which zone is worse, accuracy",
+        "learner",
+        {"metric": "accuracy"},
+        "mse + weighted",
+        "mse",
+    ),
+    ("GCL", "cardiac MRI, one labelled patient, Dice", "gcl", {"labelled": 1, "metric": "dice"}, "GCL", "pcl"),
+    ("`bolus plan`", NORMAL, "planned-odir", {"target": "N", "metric": "auroc", "fraction": 1.0}, "planned", "simclr"),
+)
+
+
+def summary_table() -> str:
+    """One question a paper: its arm against its ancestor and against random weights."""
+    rows = []
+    for paper, question, file, where, arm, ancestor in SUMMARY:
+        found = []
+        for other in (ancestor, "random init"):
+            (line,) = (
+                line
+                for line in results_of(file)
+                if line.get("difference") == f"{arm} - {other}" and all(line.get(key) == where[key] for key in where)
+            )
+            found.append((line, f"{span(line, '+')} {line['verdict']}"))
+        patients = f"{question}, {found[0][0]['num_patients']:,} patients"
+        rows.append([paper, patients, f"{ancestor}: {found[0][1]}", found[1][1]])
+    return markdown(["paper", "question", "minus its ancestor [95 %]", "minus random weights [95 %]"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary_table,
     "recount": recount_table,
     "verdicts": null_table,
     "verdicts-fractions": fractions_table,
@@ -417,9 +462,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
+    pages = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    for name in TABLES:
+        if sum(f"<!-- table: {name} -->" in text for text in pages.values()) != 1:
+            parser.error(f"the table {name} must stand on exactly one page")
     stale = 0
-    for page in PAGES:
-        before = page.read_text(encoding="utf-8")
+    for page, before in pages.items():
         after = rendered(before)
         stale += before != after
         if not arguments.check:
