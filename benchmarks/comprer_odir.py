@@ -16,58 +16,48 @@ the same way. Keys were fixed beforehand and are the same for every arm.
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from bolus.data.cohort.cohort import Cohort
-from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
-from bolus.evaluation.probing.fitting import Samples, fit_linear
-from bolus.evaluation.probing.probe import draw_patients
-from bolus.evaluation.retrieval.ranking import ranks
 from bolus.evaluation.statistics.arms import compare_arms
 from bolus.evaluation.statistics.metrics import auroc
 from bolus.evaluation.targets import find_targets
-from bolus.provenance import machine, versions
-from bolus.training.loop import pretrain
-from grid import DATA, RESULTS, condense, read_cells, run_grid
+from grid import DATA
+from judging import Vectors, draw_labels, embed_runs, parts_of, probe, retrieve, twin
+from study import RANDOM, Arm, Cell, Finished, Lines, Study, main, without
 
-SEEDS = (0, 1, 2)
-RANDOM = "random init"
 CLASSES = ("N", "D", "G", "C", "A", "M")  # every class but hypertension and "other"
 FRACTIONS = (0.01, 0.1, 1.0)
 LOSSES = ("bilateral", "measures", "reconstruction")
 
 
-def _only(*losses: str) -> tuple[str, ...]:
-    return tuple(f"objectives.{name}=null" for name in LOSSES if name not in losses)
+def only(*losses: str) -> tuple[str, ...]:
+    """Keys that leave these losses of comprer's."""
+    return without(*(name for name in LOSSES if name not in losses))
 
 
 MEASURES = "objectives.measures.targets=[score:age, attribute:sex]"
-ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
+ARMS: dict[str, Arm] = {
     "comprer": ("comprer_bilateral", (MEASURES,)),
-    "bilateral": ("comprer_bilateral", _only("bilateral")),
-    "measures": ("comprer_bilateral", (MEASURES, *_only("measures"))),
+    "bilateral": ("comprer_bilateral", only("bilateral")),
+    "measures": ("comprer_bilateral", (MEASURES, *only("measures"))),
     "simclr": ("simclr", ("sampling={batch_size: 64, partners: 0}",)),
     "supervised": (
         "supervised",
         ("images.views=1", "sampling={batch_size: 128, partners: 0}", "objectives.predict.targets=[label:eye]"),
     ),
 }
-ABLATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "reconstruction": ("comprer_bilateral", _only("reconstruction")),
-    "bilateral + measures": ("comprer_bilateral", (MEASURES, *_only("bilateral", "measures"))),
-    "bilateral + reconstruction": ("comprer_bilateral", _only("bilateral", "reconstruction")),
-    "measures + reconstruction": ("comprer_bilateral", (MEASURES, *_only("measures", "reconstruction"))),
-    "bilateral, mirrored": ("comprer_bilateral", (*_only("bilateral"), "images.mirror=left")),
+ABLATIONS: dict[str, Arm] = {
+    "reconstruction": ("comprer_bilateral", only("reconstruction")),
+    "bilateral + measures": ("comprer_bilateral", (MEASURES, *only("bilateral", "measures"))),
+    "bilateral + reconstruction": ("comprer_bilateral", only("bilateral", "reconstruction")),
+    "measures + reconstruction": ("comprer_bilateral", (MEASURES, *only("measures", "reconstruction"))),
+    "bilateral, mirrored": ("comprer_bilateral", (*only("bilateral"), "images.mirror=left")),
 }
 PAIRS = (
     ("comprer", RANDOM),
@@ -82,36 +72,8 @@ PAIRS = (
     ("supervised", RANDOM),
 )
 
-# The same for every arm. The paper's weight decay of 0.5 is for a pretrained transformer.
-COMMON = (
-    "encoder.in_channels=3",
-    "images.augment={preset: fundus}",
-    "optimizer={kind: adamw, lr: 0.001, weight_decay: 0.0001}",
-    "schedule={kind: cosine, warmup_epochs: 1, final: 0.001}",
-    "training.health_epochs=null",
-    "training.epochs=1000",
-)
-TIERS: dict[str, dict[str, Any]] = {
-    "small": {
-        "keys": ("encoder.backbone=r18w32", "images.size=64"),
-        "steps": 400,
-        "comprer": ("objectives.reconstruction.channels=128",),
-    },
-    "full": {
-        "keys": (
-            "encoder.backbone=dinov2_base",
-            "encoder.pretrained=true",
-            "images.size=224",
-            "optimizer.lr=0.00003",
-            "training.precision=bf16",
-        ),
-        "steps": 10000,
-        "comprer": (),
-    },
-}
 
-
-def prepared(work: Path) -> Path:
+def prepare(work: Path, cell: Cell) -> Path:
     """Odir by group: age as the score, sex, side, and one label of each eye, as a file that a run can point to."""
     work.mkdir(parents=True, exist_ok=True)
     table = pd.read_csv(DATA / "odir" / "meta.csv", dtype=str)
@@ -125,49 +87,6 @@ def prepared(work: Path) -> Path:
     return work / "cohort.yaml"
 
 
-def run_folder(work: Path, arm: str, seed: int) -> Path:
-    """Where a cell's run lies."""
-    return work / f"{arm.replace(', ', '-').replace(' + ', '-').replace(' ', '-')}-{seed}"
-
-
-def train(work: Path, tier: str, arm: str, seed: int) -> dict[str, Any]:
-    """One cell."""
-    recipe, changes = (ARMS | ABLATIONS)[arm]
-    spec = TIERS[tier]
-    dropped = [key.removesuffix("=null") for key in changes if key.endswith("=null")]
-    keys = [*COMMON, *spec["keys"], f"training.max_steps={spec['steps']}", f"training.seed={seed}"]
-    if recipe.startswith("comprer"):
-        keys += [key for key in spec["comprer"] if not any(key.startswith(f"{name}.") for name in dropped)]
-    folder = run_folder(work, arm, seed)
-    return condense(
-        pretrain(
-            prepared(work),
-            recipe=recipe,
-            out=folder,
-            overrides=[*keys, *changes],
-            resume=folder.exists(),
-            cache=work / "cache",
-            quiet=True,
-        )
-    )
-
-
-def embed_arms(work: Path, arms: dict[str, list[int]]) -> dict[str, Any]:
-    """Embeddings of every arm and seed, of random-init twins, and what stands in the table beside them."""
-    found: dict[str, list[NDArray[Any]]] = {}
-    for arm, seeds in arms.items():
-        for seed in seeds:
-            judged = open_encoder(run_folder(work, arm, seed))
-            samples = samples_of(judged, Cohort.open(prepared(work)))
-            store = open_store(judged, samples.cohort, cache=work / "cache")
-            rows = np.flatnonzero(store.readable)  # an image is a row
-            found.setdefault(arm, []).append(embed_samples(judged.encoder, store, samples, rows))
-            if arm == "simclr":
-                twin = judged.random_twin(seed)
-                found.setdefault(RANDOM, []).append(embed_samples(twin, store, samples, rows))
-    return {"cohort": samples.cohort, "rows": rows, "embeddings": found}
-
-
 def fellows(cohort: Cohort, rows: NDArray[np.int64], part: str = "test") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the left and right eyes of test patients with both, one pair a patient, the first of each side."""
     patient, side = cohort.encoded("patient")[rows], cohort.encoded("laterality")[rows]
@@ -178,39 +97,28 @@ def fellows(cohort: Cohort, rows: NDArray[np.int64], part: str = "test") -> tupl
     return np.array([first[0][each] for each in both]), np.array([first[1][each] for each in both])
 
 
-def _draw(patients: NDArray[Any], y: NDArray[Any], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Which training rows have their labels in the draw of a seed."""
-    return draw_patients(patients, y, "classify", fractions=(fraction,), repeats=1, seed=seed)[fraction, 0]
-
-
-def compare(work: Path, tier: str, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def compare(finished: Finished) -> Lines:
     """Every arm by probe and retrieval, on the seeds that all main arms have finished."""
-    have = {(cell["arm"], cell["seed"]) for cell in done if cell["tier"] == tier}
-    seeds = [seed for seed in SEEDS if all((arm, seed) in have for arm in ARMS)]
-    if not seeds:
+    if not finished.seeds():
         return []
-    arms = dict.fromkeys(ARMS, seeds) | {arm: [0] for arm in ABLATIONS if (arm, 0) in have}
-    found = embed_arms(work, arms)
-    cohort, rows = found["cohort"], found["rows"]
-    patients, split = cohort.encoded("patient")[rows], cohort.split[rows]
-    facts = {"cohort": "odir", "tier": tier, "split_hash": cohort.split_hash}
-    targets = {each.name.partition("=")[2]: each for each in find_targets(cohort, "classify", "eye", min_patients=1)[0]}
-    y_of = {name: targets[name].y[rows] for name in CLASSES}
-    known = next(iter(y_of.values())) >= 0
-    train, val, test = (np.flatnonzero(known & (split == side)) for side in ("train", "val", "test"))
+    arms = finished.comparable()
+    runs = {(arm, seed): finished.run(arm, seed) for arm, seeds in arms.items() for seed in seeds}
+    cache, cohort = finished.work / "cache", prepare(finished.work, {})
+    found = embed_runs(runs, cohort, cache=cache, besides={"simclr": {RANDOM: twin}})
+    patients = found.patients
+    facts = {"cohort": "odir", "tier": finished.tier, "split_hash": found.cohort.split_hash}
+    compared: dict[str, Any] = {"pairs": PAIRS, "same_seed": [("comprer", arm) for arm in ABLATIONS if arm in arms]}
+    targets, _ = find_targets(found.cohort, "classify", "eye", min_patients=1)
+    y_of = {each.name.partition("=")[2]: each.y[found.rows] for each in targets}
+    train, val, test = parts_of(y_of["N"] >= 0, found.split)
     y_test = np.stack([y_of[name][test] for name in CLASSES], axis=1)
-    pairs, same_seed = PAIRS, [("comprer", arm) for arm in ABLATIONS if arm in found["embeddings"]]
     lines = []
     for fraction in FRACTIONS:
-        labelled = {seed: train[_draw(patients[train], y_of["N"][train], fraction, seed)] for seed in SEEDS}
-        scores: dict[str, list[NDArray[Any]]] = {}
-        for arm, by_seed in found["embeddings"].items():
-            for seed, x in zip(arms.get(arm, seeds), by_seed, strict=True):
-                columns = []
-                for name in CLASSES:
-                    fit, held = (Samples(x[at], y_of[name][at], patients[at]) for at in (labelled[seed], val))
-                    head = fit_linear(fit, held, "classify", num_classes=2)
-                    columns.append(head.predict(x[test]))
+        scores: Vectors = {}
+        for arm, by_seed in found.vectors.items():
+            for seed, x in zip(arms.get(arm, arms["simclr"]), by_seed, strict=True):
+                parts = train[draw_labels(patients[train], y_of["N"][train], fraction, seed)], val, test
+                columns = [probe(x, y_of[name], patients, parts, "classify", num_classes=2) for name in CLASSES]
                 scores.setdefault(arm, []).append(np.stack(columns, axis=1))
         for target, which in (("N", [0]), ("D", [1]), ("macro", list(range(len(CLASSES))))):
             positive = len(np.unique(patients[test][(y_test[:, which] == 1).any(1)]))
@@ -225,54 +133,46 @@ def compare(work: Path, tier: str, done: list[dict[str, Any]]) -> list[dict[str,
                 y_test,
                 patients[test],
                 scores,
-                pairs=pairs,
-                same_seed=same_seed,
+                **compared,
             )
-    left, right = fellows(cohort, rows)
-    found_ranks = {
-        arm: [
-            np.stack([ranks(torch.from_numpy(a), torch.from_numpy(b)).numpy() for a, b in
-                      ((x[left], x[right]), (x[right], x[left]))], axis=1)
-            for x in by_seed
-        ]
-        for arm, by_seed in found["embeddings"].items()
-    }  # fmt: skip
-    for k in (1, 5, 10):
-
-        def hits(y: Any, p: Any, weights: Any = None, k: int = k) -> Any:
-            hit = (p <= k).mean(1)
-            return hit.mean() if weights is None else (weights @ hit) / weights.sum(1)
-
-        lines += compare_arms(
-            {**facts, "task": "retrieve", "target": "fellow eye", "metric": f"top_{k}", "chance": k / len(left)},
-            hits,
-            np.zeros(len(left)),
-            patients[left],
-            found_ranks,
-            pairs=pairs,
-            same_seed=same_seed,
-        )
-    return lines
+    eyes = fellows(found.cohort, found.rows)
+    return lines + retrieve({**facts, "target": "fellow eye"}, found.vectors, eyes, patients[eyes[0]], **compared)
 
 
-def main() -> None:
-    """Train what is missing, then compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tier", choices=sorted(TIERS), default="small")
-    parser.add_argument("--work", type=Path, default=Path("runs/comprer_odir"))
-    parser.add_argument("--compare-only", action="store_true")
-    arguments = parser.parse_args()
-    tier, work = arguments.tier, arguments.work / arguments.tier
-    cells = [{"tier": tier, "arm": arm, "seed": seed} for seed in SEEDS for arm in ARMS]
-    cells[len(ARMS) : len(ARMS)] = [{"tier": tier, "arm": arm, "seed": 0} for arm in ABLATIONS]
-    path = RESULTS / "comprer-odir-cells.jsonl"
-    if not arguments.compare_only:
-        run_grid(path, cells, lambda **cell: train(work, **cell))
-    record = {"command": f"python {shlex.join(sys.argv)}", "machine": machine(), "versions": versions()}
-    done = [line["cell"] for line in read_cells(path)]
-    text = json.dumps({**record, "results": compare(work, tier, done)}, indent=1)
-    (RESULTS / f"comprer-odir{'' if tier == 'small' else f'-{tier}'}.json").write_text(text + "\n")
-
+STUDY = Study(
+    name="odir",
+    cells="comprer-odir-cells.jsonl",
+    result="comprer-odir{tier}.json",
+    arms=ARMS | ABLATIONS,
+    ablations=tuple(ABLATIONS),
+    # The paper's weight decay of 0.5 is for a pretrained transformer.
+    keys=(
+        "encoder.in_channels=3",
+        "images.augment={preset: fundus}",
+        "optimizer={kind: adamw, lr: 0.001, weight_decay: 0.0001}",
+        "schedule={kind: cosine, warmup_epochs: 1, final: 0.001}",
+        "training.health_epochs=null",
+        "training.epochs=1000",
+    ),
+    tiers={
+        "small": {
+            "keys": ("encoder.backbone=r18w32", "images.size=64", "training.max_steps=400"),
+            "recipes": {"comprer_bilateral": ("objectives.reconstruction.channels=128",)},
+        },
+        "full": {
+            "keys": (
+                "encoder.backbone=dinov2_base",
+                "encoder.pretrained=true",
+                "images.size=224",
+                "optimizer.lr=0.00003",
+                "training.precision=bf16",
+                "training.max_steps=10000",
+            ),
+        },
+    },
+    prepare=prepare,
+    compare=compare,
+)
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, STUDY, work="runs/comprer_odir")

@@ -17,46 +17,27 @@ seed points the same way. The phantom is one draw.
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
-from numpy.typing import NDArray
 
-from bolus.data.cohort.cohort import Cohort
-from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
-from bolus.evaluation.probing.fitting import fit_linear
-from bolus.evaluation.retrieval.ranking import ranks
 from bolus.evaluation.retrieval.sides import find_sides
 from bolus.evaluation.statistics.arms import compare_arms
 from bolus.evaluation.statistics.metrics import METRICS
 from bolus.phantom import make_phantom
-from bolus.provenance import machine, versions
-from bolus.training.loop import pretrain
-from grid import RESULTS, condense, read_cells, run_grid, sides
+from judging import embed_runs, parts_of, probe_all, retrieve, twin
+from study import RANDOM, Arm, Cell, Finished, Lines, Study, main, without
 
-SEEDS = (0, 1, 2)
-RANDOM, SHARED = "random init", "random init, one encoder"
+SHARED = "random init, one encoder"
 LOSSES = ("modality", "temporal", "bilateral", "measures", "reconstruction")
-
-
-def _drop(*losses: str) -> tuple[str, ...]:
-    return tuple(f"objectives.{name}=null" for name in losses)
-
-
-ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
+ARMS: dict[str, Arm] = {
     "comprer": ("comprer", ()),
     "one encoder": ("comprer", ("encoders=shared",)),
     "simclr": ("simclr", ("sampling={batch_size: 64, partners: 0}",)),
-    **{f"without {name}": ("comprer", _drop(name)) for name in LOSSES},
-    **{f"{name} only": ("comprer", _drop(*(other for other in LOSSES if other != name))) for name in LOSSES},
+    **{f"without {name}": ("comprer", without(name)) for name in LOSSES},
+    **{f"{name} only": ("comprer", without(*(other for other in LOSSES if other != name))) for name in LOSSES},
 }
 PAIRS = (
     *(("comprer", arm) for arm in [RANDOM, *list(ARMS)[1:]]),
@@ -64,143 +45,72 @@ PAIRS = (
     ("one encoder", SHARED),
     ("simclr", SHARED),
 )
-
-# The same for every arm.
-COMMON = (
-    "images.augment={preset: mri}",
-    "optimizer={kind: adamw, lr: 0.001, weight_decay: 0.0001}",
-    "schedule={kind: cosine, warmup_epochs: 1, final: 0.001}",
-    "training={epochs: 1000, health_epochs: null}",
-)
-TIERS: dict[str, dict[str, Any]] = {
-    "small": {"keys": ("encoder={backbone: r18w32}", "images.size=48"), "pixels": 64, "steps": 200, "channels": 64},
-    "full": {
-        "keys": ("encoder={backbone: resnet18}", "images.size=128"),
-        "pixels": 128,
-        "steps": 2000,
-        "channels": 512,
-    },
-}
+SAMPLING = "sampling={participants: 16, batch_size: 128}"
+PIXELS = {"small": 64, "full": 128}  # of the images of the phantom
 
 
-def prepared(work: Path, tier: str) -> Path:
+def prepare(work: Path, cell: Cell) -> Path:
     """The phantom as a file that a run can point to."""
     path = work / "phantom" / "cohort.yaml"
     if not path.is_file():
-        make_phantom(path.parent, num_patients=300, size=TIERS[tier]["pixels"], seed=0)
+        make_phantom(path.parent, num_patients=300, size=PIXELS[cell["tier"]], seed=0)
         spec = yaml.safe_load(path.read_text())
         path.write_text(yaml.safe_dump(spec | {"split": {"seed": 0, "val": 0.1, "test": 0.4}}, sort_keys=False))
     return path
 
 
-def run_folder(work: Path, arm: str, seed: int) -> Path:
-    """Where a cell's run lies."""
-    return work / f"{arm.replace(' ', '-')}-{seed}"
-
-
-def train(work: Path, tier: str, arm: str, seed: int) -> dict[str, Any]:
-    """One cell."""
-    recipe, changes = ARMS[arm]
-    spec = TIERS[tier]
-    keys = [*COMMON, *spec["keys"], f"training.max_steps={spec['steps']}", f"training.seed={seed}"]
-    if recipe == "comprer":
-        keys += ["sampling={participants: 16, batch_size: 128}"]
-        keys += [] if "objectives.reconstruction=null" in changes else [
-            f"objectives.reconstruction.channels={spec['channels']}"
-        ]  # fmt: skip
-    folder = run_folder(work, arm, seed)
-    return condense(
-        pretrain(
-            prepared(work, tier),
-            recipe=recipe,
-            out=folder,
-            overrides=[*keys, *changes],
-            resume=folder.exists(),
-            cache=work / "cache",
-            quiet=True,
-        )
-    )
-
-
-def compare(work: Path, tier: str, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def compare(finished: Finished) -> Lines:
     """Every arm, on the seeds that all main arms have finished."""
-    have = {(cell["arm"], cell["seed"]) for cell in done if cell["tier"] == tier}
-    seeds = [seed for seed in SEEDS if all((arm, seed) in have for arm in ARMS)]
+    seeds = finished.seeds()
     if not seeds:
         return []
-    found: dict[str, list[NDArray[Any]]] = {}
-    for arm in ARMS:
-        for seed in seeds:
-            judged = open_encoder(run_folder(work, arm, seed))
-            samples = samples_of(judged, Cohort.open(prepared(work, tier)))
-            store = open_store(judged, samples.cohort, cache=work / "cache")
-            positions = np.flatnonzero(samples.readable(store.readable))
-            encoders = {arm: judged.encoder}
-            if arm in ("comprer", "simclr"):
-                encoders[RANDOM if arm == "comprer" else SHARED] = judged.random_twin(seed)
-            for name, encoder in encoders.items():
-                found.setdefault(name, []).append(embed_samples(encoder, store, samples, positions))
-    cohort, rows = samples.cohort, samples.first_row[positions]
-    truth = pd.read_csv(work / "phantom" / "truth.csv")["disease_latent"].to_numpy()[rows]
-    patients, split = cohort.encoded("patient")[rows], cohort.split[rows]
-    train, val, test = (np.flatnonzero(split == side) for side in ("train", "val", "test"))
-    facts = {"cohort": "phantom", "tier": tier, "split_hash": cohort.split_hash}
-    predictions = {
-        arm: [fit_linear(*sides(x, truth, patients, train, val), "regress").predict(x[test]) for x in by_seed]
-        for arm, by_seed in found.items()
-    }
+    runs = {(arm, seed): finished.run(arm, seed) for arm in ARMS for seed in seeds}
+    besides = {"comprer": {RANDOM: twin}, "simclr": {SHARED: twin}}
+    cohort = prepare(finished.work, {"tier": finished.tier})
+    found = embed_runs(runs, cohort, cache=finished.work / "cache", besides=besides)
+    truth = pd.read_csv(cohort.parent / "truth.csv")["disease_latent"].to_numpy()[found.rows]
+    patients = found.patients
+    parts = parts_of(np.isfinite(truth), found.split)
+    facts = {"cohort": "phantom", "tier": finished.tier, "split_hash": found.cohort.split_hash}
     lines = compare_arms(
         {**facts, "task": "regress", "target": "hidden disease", "metric": "r2"},
         METRICS["regress"]["r2"],
-        truth[test],
-        patients[test],
-        predictions,
+        truth[parts[2]],
+        patients[parts[2]],
+        probe_all(found.vectors, truth, patients, parts, "regress"),
         pairs=PAIRS,
     )
     for across in ("modality", "laterality", "visit"):
-        (sides,), _ = find_sides(samples, positions, across, seed=0)
+        (sides,), _ = find_sides(found.samples, found.positions, across, seed=0)
         u, v = sides.pairs.T
-        found_ranks = {
-            arm: [
-                np.stack([ranks(*(torch.from_numpy(x[at]) for at in way)).numpy() for way in ((u, v), (v, u))], axis=1)
-                for x in by_seed
-            ]
-            for arm, by_seed in found.items()
-        }
-        for k in (1, 5, 10):
-
-            def hits(y: Any, p: Any, weights: Any = None, k: int = k) -> Any:
-                hit = (p <= k).mean(1)
-                return hit.mean() if weights is None else (weights @ hit) / weights.sum(1)
-
-            lines += compare_arms(
-                {**facts, "task": "retrieve", "target": across, "metric": f"top_{k}", "chance": k / len(u)},
-                hits,
-                np.zeros(len(u)),
-                patients[u],
-                found_ranks,
-                pairs=PAIRS,
-            )
+        lines += retrieve({**facts, "target": across}, found.vectors, (u, v), patients[u], pairs=PAIRS)
     return lines
 
 
-def main() -> None:
-    """Train what is missing, then compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tier", choices=sorted(TIERS), default="small")
-    parser.add_argument("--work", type=Path, default=Path("runs/comprer_phantom"))
-    parser.add_argument("--compare-only", action="store_true")
-    arguments = parser.parse_args()
-    tier, work = arguments.tier, arguments.work / arguments.tier
-    cells = [{"tier": tier, "arm": arm, "seed": seed} for seed in SEEDS for arm in ARMS]
-    path = RESULTS / "comprer-phantom-cells.jsonl"
-    if not arguments.compare_only:
-        run_grid(path, cells, lambda **cell: train(work, **cell))
-    record = {"command": f"python {shlex.join(sys.argv)}", "machine": machine(), "versions": versions()}
-    done = [line["cell"] for line in read_cells(path)]
-    text = json.dumps({**record, "results": compare(work, tier, done)}, indent=1)
-    (RESULTS / f"comprer-phantom{'' if tier == 'small' else f'-{tier}'}.json").write_text(text + "\n")
-
+STUDY = Study(
+    name="phantom",
+    cells="comprer-phantom-cells.jsonl",
+    result="comprer-phantom{tier}.json",
+    arms=ARMS,
+    keys=(
+        "images.augment={preset: mri}",
+        "optimizer={kind: adamw, lr: 0.001, weight_decay: 0.0001}",
+        "schedule={kind: cosine, warmup_epochs: 1, final: 0.001}",
+        "training={epochs: 1000, health_epochs: null}",
+    ),
+    tiers={
+        "small": {
+            "keys": ("encoder={backbone: r18w32}", "images.size=48", "training.max_steps=200"),
+            "recipes": {"comprer": (SAMPLING, "objectives.reconstruction.channels=64")},
+        },
+        "full": {
+            "keys": ("encoder={backbone: resnet18}", "images.size=128", "training.max_steps=2000"),
+            "recipes": {"comprer": (SAMPLING, "objectives.reconstruction.channels=512")},
+        },
+    },
+    prepare=prepare,
+    compare=compare,
+)
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, STUDY, work="runs/comprer_phantom")

@@ -18,12 +18,8 @@ Dice is of volumes, in 3-D, at the pixels of the crop, averaged over the classes
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import shlex
-import sys
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +27,30 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from bolus import SegmentSpec
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.volumes import volume_codes
 from bolus.data.readers.masks import from_square, read_labels, to_square
 from bolus.embedding import open_encoder, open_store, samples_of
 from bolus.encoders.modalities import one_encoder
 from bolus.evaluation.segmentation.overlap import pooled_dice, volume_dice, volume_hd95
-from bolus.evaluation.segmentation.segmenter import SegmentSpec, draw_labelled, fit_segmenter
+from bolus.evaluation.segmentation.segmenter import draw_labelled, fit_segmenter
 from bolus.evaluation.statistics.arms import compare_arms
-from bolus.planning.planner import plan
-from bolus.provenance import machine, versions
 from bolus.recipe import Recipe
-from bolus.run import Run
-from bolus.training.loop import pretrain
-from grid import DATA, RESULTS, condense, read_cells, run_grid
+from grid import DATA
+from judging import Array, conflicts_of, twin
+from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, main, without
 
-SEEDS, LABELLED, RANDOM, CLASSES = (0, 1, 2), (1, 2, 6, 10), "random init", ("RV", "myocardium", "LV")
-NO_PIXELS = ("objectives.patient_pixel=null", "objectives.position_pixel=null", "objectives.phase_pixel=null")
+LABELLED, CLASSES = (1, 2, 6, 10), ("RV", "myocardium", "LV")
 PIXELS = ("patient_pixel", "position_pixel", "phase_pixel")
+NO_PIXELS = without(*PIXELS)
 
 
 def _keep(share: float | None) -> tuple[str, ...]:
     return tuple(f"objectives.{name}.keep={'null' if share is None else share}" for name in PIXELS)
 
 
-ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
+ARMS: dict[str, Arm] = {
     "simclr": ("simclr", ("encoder.backbone=unet8", "objectives.views.hidden_norm=false")),
     "pcl": ("pcl", ()),
     "patient": ("gcl_patient", ()),
@@ -67,7 +62,7 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "GCL": ("gcl", ()),
     "planned": ("", ()),  # what `bolus plan` composes: two views, patient, position and phase
 }
-ABLATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+ABLATIONS: dict[str, Arm] = {
     "GCL, K = 0.1": ("gcl", _keep(0.1)),
     "GCL, K = 0.6": ("gcl", _keep(0.6)),
     "position": ("gcl_position", ()),
@@ -119,17 +114,10 @@ TIERS: dict[str, dict[str, Any]] = {
         "lr": 0.001,
     },
 }
-ROLES = {
-    "image": "image",
-    "mask": "mask",
-    "patient": "patient",
-    "phase": "phase",
-    "order": "slice",
-    "slice_position": "pos",
-}
+ROLES = {name: name for name in ("image", "mask", "patient", "phase")} | {"order": "slice", "slice_position": "pos"}
 
 
-def prepared(work: Path) -> Path:
+def prepare(work: Path, cell: Cell) -> Path:
     """The crops and their table, made once, as a cohort that a run can point to."""
     path = work / "cohort.yaml"
     if path.is_file():
@@ -145,79 +133,37 @@ def prepared(work: Path) -> Path:
     return path
 
 
-def settings(tier: str, arm: str) -> str:
+def settings(tier: str, arm: str) -> dict[str, Any]:
     """A hash of what a cell was made with, so that cells of other settings are not taken for these."""
     made = [COMMON, TIERS[tier], (ARMS | ABLATIONS).get(arm)]
-    return hashlib.blake2b(json.dumps(made).encode(), digest_size=4).hexdigest()
+    return {"settings": hashlib.blake2b(json.dumps(made).encode(), digest_size=4).hexdigest()}
 
 
-def run_folder(work: Path, arm: str, seed: int) -> Path:
-    """Where a cell's run lies."""
-    name = arm.replace(" + ", "-").replace(", K = ", "-").replace(" ", "-")
-    return work / f"{name}-{seed}"
+def sizes(recipe: Recipe, work: Path, cell: Cell) -> list[str]:
+    """The encoder, heads and steps of a tier."""
+    spec = TIERS[cell["tier"]]
+    dims = [
+        f"objectives.{name}.dim={spec['dim']}" for name, each in recipe.objectives.items() if each.kind == "contrast"
+    ]
+    return [f"encoder.backbone={spec['backbone']}", *dims, f"training.max_steps={spec['steps']}"]
 
 
-def train(work: Path, tier: str, arm: str, seed: int, settings: str) -> dict[str, Any]:
-    """One cell of pretraining."""
-    name, changes = (ARMS | ABLATIONS)[arm]
-    spec = TIERS[tier]
-    recipe = Recipe.load(name) if name else plan(Cohort.open(prepared(work))).recipe
-    assert recipe is not None
-    named = [name for name, each in recipe.objectives.items() if each.kind == "contrast"]
-    keys = [*COMMON, *spec["keys"], *changes, f"encoder.backbone={spec['backbone']}"]
-    keys += [f"objectives.{name}.dim={spec['dim']}" for name in named]
-    keys += [f"training.max_steps={spec['steps']}", f"training.seed={seed}"]
-    folder = run_folder(work, arm, seed)
-    run = pretrain(
-        prepared(work), recipe=recipe, out=folder, overrides=keys, resume=folder.exists(), cache=work / "cache"
-    )
-    return {**condense(run), "conflicts": conflicts(run)}
-
-
-def conflicts(run: Run) -> dict[str, Any]:
-    """Cosines of the objectives' gradients: mean over the training, and share of looks below 0, for each pair."""
-    lines = [line for line in run.metrics() if line["kind"] == "conflicts"]
-    if not lines:
-        return {}
-    names, cosines = lines[0]["objectives"], np.array([line["cosines"] for line in lines], float)
-    third, found = -(-len(lines) // 3), {}
-    for a, b in combinations(range(len(names)), 2):
-        met = cosines[:, a, b]
-        known = np.isfinite(met)
-        parts = {
-            "cosine": met[known],
-            "first third": met[:third][known[:third]],
-            "last third": met[-third:][known[-third:]],
-        }
-        parts["below 0"] = (met[known] < 0).astype(float)
-        found[f"{names[a]} ~ {names[b]}"] = {
-            name: round(float(part.mean()), 3) if len(part) else None for name, part in parts.items()
-        }
-    norms = np.array([line["norms"] for line in lines], float).mean(0)
-    goals = {branch: np.round(values, 3).tolist() for branch, values in lines[-1]["goals"].items()}
-    return {
-        "looks": len(lines),
-        "norms": dict(zip(names, np.round(norms, 4).tolist(), strict=True)),
-        "pairs": found,
-        "goals": goals,
-    }
-
-
-def segment(work: Path, tier: str, arm: str, seed: int, labelled: int, settings: str) -> dict[str, Any]:
+def segment(work: Path, cell: Cell) -> dict[str, Any]:
     """One cell of few-shot segmentation: the overlap of every test volume, in the order of their codes."""
-    judged = open_encoder(run_folder(work, "simclr" if arm == RANDOM else arm, seed))
-    cohort = Cohort.open(prepared(work))
+    arm, seed = cell["arm"], cell["seed"]
+    judged = open_encoder(work / STUDY.folder({**cell, "arm": "simclr"} if arm == RANDOM else cell))
+    cohort = Cohort.open(prepare(work, cell))
     samples = samples_of(judged, cohort)
     store = open_store(judged, cohort, cache=work / "cache")
-    twin = judged.random_twin(seed) if arm == RANDOM else judged.encoder
-    encoder = one_encoder(twin, wanted_by="a mask")
+    encoder = one_encoder(twin(judged, seed) if arm == RANDOM else judged.encoder, wanted_by="a mask")
     volumes, patients = volume_codes(cohort)[0], cohort.encoded("patient")
-    drawn = draw_labelled(patients[cohort.split == "train"], labelled, seed=0, repeat=seed)
+    drawn = draw_labelled(patients[cohort.split == "train"], cell["labelled"], seed=0, repeat=seed)
     positions = np.flatnonzero(np.isin(patients, drawn))
     masks = [read_labels(work / name) for name in cohort.table["mask"]]
     contract = store.preprocessing
     labels = {int(row): to_square(masks[row], fit=contract.fit, size=contract.cached_size) for row in positions}
-    spec = SegmentSpec(steps=TIERS[tier]["segment"], lr=TIERS[tier]["lr"])
+    tier = TIERS[cell["tier"]]
+    spec = SegmentSpec(steps=tier["segment"], lr=tier["lr"])
     found = fit_segmenter(
         encoder, store, samples, labels, positions, num_classes=len(CLASSES) + 1, spec=spec, seed=seed
     )
@@ -239,23 +185,23 @@ def segment(work: Path, tier: str, arm: str, seed: int, labelled: int, settings:
     }
 
 
-def test_patients(work: Path) -> np.ndarray[Any, Any]:
+def test_patients(work: Path) -> Array:
     """The patient of every test volume, as a code, in the order of the volumes."""
-    cohort = Cohort.open(prepared(work))
+    cohort = Cohort.open(prepare(work, {}))
     volumes, test = volume_codes(cohort)[0], cohort.split == "test"
     _, first = np.unique(volumes[test], return_index=True)
     return np.unique(cohort.encoded("patient")[test][first], return_inverse=True)[1]
 
 
-def mean_over_classes(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def mean_over_classes(table: Array) -> Array:
     """Volumes x classes: the mean over the classes that have a value; NaN where none has."""
     known = np.isfinite(table)
-    means: np.ndarray[Any, Any] = np.full(len(table), np.nan)
+    means: Array = np.full(len(table), np.nan)
     np.divide(np.where(known, table, 0).sum(1), known.sum(1), out=means, where=known.any(1))
     return means
 
 
-def mean_of(y: np.ndarray[Any, Any], p: np.ndarray[Any, Any], weights: Any = None) -> Any:
+def mean_of(y: Array, p: Array, weights: Any = None) -> Any:
     """The mean of what stands for each volume, where it is known; the truth has already gone into it."""
     known = np.isfinite(p)
     if not known.any():
@@ -264,20 +210,19 @@ def mean_of(y: np.ndarray[Any, Any], p: np.ndarray[Any, Any], weights: Any = Non
     return (weights[..., known] * p[known]).sum(-1) / weights[..., known].sum(-1)
 
 
-def compare(work: Path, tier: str, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def compare(finished: Finished) -> Lines:
     """Every arm on the same test volumes at every M, on the seeds of which all main arms are done."""
     found = {
         (line["cell"]["arm"], line["cell"]["seed"], line["cell"]["labelled"]): line["result"]
-        for line in cells
-        if line["cell"]["tier"] == tier and line["cell"]["settings"] == settings(tier, line["cell"]["arm"])
+        for line in finished.lines(SEGMENTED)
     }
-    patients, lines = test_patients(work), []
+    patients, lines = test_patients(finished.work), []
+    main_arms = SEGMENTED.arms
     for labelled in LABELLED:
-        main = [RANDOM, *ARMS]
-        seeds = [s for s in SEEDS if all((arm, s, labelled) in found for arm in main)]
+        seeds = [s for s in finished.study.seeds if all((arm, s, labelled) in found for arm in main_arms)]
         if not seeds:
             continue
-        every = {arm: [found[arm, s, labelled] for s in seeds] for arm in main}
+        every = {arm: [found[arm, s, labelled] for s in seeds] for arm in main_arms}
         every |= {arm: [found[arm, 0, labelled]] for arm in ABLATIONS if (arm, 0, labelled) in found and 0 in seeds}
         for metric, of in (("dice", "dice"), *((f"dice, {name}", "dice") for name in CLASSES), ("hd95_voxels", "hd95")):
             column = CLASSES.index(metric.removeprefix("dice, ")) if ", " in metric else None
@@ -308,38 +253,41 @@ def compare(work: Path, tier: str, cells: list[dict[str, Any]]) -> list[dict[str
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tier", choices=TIERS, default="small")
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-gcl"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--arms", nargs="+", default=None, help="these alone, ablations too")
-    parser.add_argument("--compare-only", action="store_true", help="judge the cells that are done")
-    args = parser.parse_args()
-    work, tier = args.work / args.tier, args.tier
-    suffix = "" if tier == "small" else f"-{tier}"
-    trained, segmented = RESULTS / f"gcl-cells{suffix}.jsonl", RESULTS / f"gcl-segment-cells{suffix}.jsonl"
-    if not args.compare_only:
-        for seed in args.seeds:
-            ablations = ABLATIONS if seed == 0 else {}
-            arms = args.arms or [*ARMS, *ablations]
-            cells = [{"tier": tier, "arm": arm, "seed": seed, "settings": settings(tier, arm)} for arm in arms]
-            run_grid(trained, cells, lambda **cell: train(work, **cell))
-            arms = args.arms or [RANDOM, *ARMS, *ablations]
-            made = [{"tier": tier, "arm": arm, "seed": seed, "settings": settings(tier, arm)} for arm in arms]
-            cells = [{**cell, "labelled": m} for cell in made for m in LABELLED]
-            run_grid(segmented, cells, lambda **cell: segment(work, **cell))
-    results = compare(work, tier, read_cells(segmented))
-    if results:
-        looked = {
+def looked(finished: Finished) -> dict[str, Any]:
+    """How the objectives of every training stood to each other."""
+    lines = finished.lines(finished.study.grids[0])
+    return {
+        "conflicts": {
             f"{line['cell']['arm']}, seed {line['cell']['seed']}": line["result"]["conflicts"]
-            for line in read_cells(trained)
-            if line["cell"]["tier"] == tier and line["result"]["conflicts"]
+            for line in lines
+            if line["result"]["conflicts"]
         }
-        facts = {"command": f"python {shlex.join(sys.argv)}", "machine": machine(), "versions": versions()}
-        text = json.dumps({**facts, "results": results, "conflicts": looked}, indent=1)
-        (RESULTS / f"gcl{suffix}.json").write_text(text + "\n")
+    }
 
+
+SEGMENTED = Grid(
+    "gcl-segment-cells{tier}.jsonl",
+    segment,
+    arms=(RANDOM, *ARMS),
+    ablations=tuple(ABLATIONS),
+    parts=tuple({"labelled": labelled} for labelled in LABELLED),
+)
+STUDY = Study(
+    name="acdc",
+    cells="gcl-cells{tier}.jsonl",
+    result="gcl{tier}.json",
+    arms=ARMS | ABLATIONS,
+    ablations=tuple(ABLATIONS),
+    keys=COMMON,
+    tiers=TIERS,
+    prepare=prepare,
+    further=sizes,
+    stamp=settings,
+    noted=lambda run: {"conflicts": conflicts_of(run)},
+    then=(SEGMENTED,),
+    compare=compare,
+    more=looked,
+)
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, STUDY, work="runs/benchmark-gcl")

@@ -1,8 +1,14 @@
-"""A grid of cells, one JSON line a cell: cells that are done are skipped, so a grid can be stopped and continued."""
+"""A grid of cells, one JSON line a cell: cells that are done are skipped, so a grid can be stopped and continued.
+
+Public cohorts are read from the folder that the environment variable BOLUS_BENCH_DATA names. It holds `acdc`, `cxr`,
+`lus_blues`, `nih1000` and `odir`, each a folder with a table `meta.csv`, whose columns `image` and, of acdc, `mask`
+name files relative to it. None of these images are distributed with bolus.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -10,34 +16,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bolus.evaluation.probing.fitting import Samples
 from bolus.provenance import machine, versions
-from bolus.run import Run
 
 RESULTS = Path(__file__).parent / "results"
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("BOLUS_BENCH_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data").absolute()
 
 
-def condense(run: Run) -> dict[str, Any]:
-    """What a cell keeps of a training: its length, speed, first and last losses, and health at the end."""
-    lines = [line for line in run.metrics() if line["kind"] == "train"]
-    health = [line for line in run.metrics() if line["kind"] == "health"][-1]["findings"]
-    return {
-        "steps": run.record["steps"],
-        "hours": round(run.record["hours"], 4),
-        "images_per_second": round(float(np.median([line["images_per_second"] for line in lines])), 1),
-        "loss_first": lines[0]["loss"],
-        "loss_last": lines[-1]["loss"],
-        "counts": lines[-1]["counts"],
-        "health": {finding["name"]: finding["value"] for finding in health},
-    }
+def record() -> dict[str, Any]:
+    """What stands beside everything that was measured: how, on what, and with what."""
+    return {"command": f"python {shlex.join(sys.argv)}", "machine": machine(), "versions": versions()}
 
 
-def sides(x: Any, y: Any, patients: Any, train: Any, val: Any) -> tuple[Samples, Samples]:
-    """What a head is fitted on, and what its strength is chosen on."""
-    return Samples(x[train], y[train], patients[train]), Samples(x[val], y[val], patients[val])
+def write_results(path: Path, lines: list[dict[str, Any]], **more: Any) -> None:
+    """Write a comparison: its lines, and what else belongs to it."""
+    path.write_text(json.dumps({**record(), "results": lines, **more}, indent=1) + "\n")
 
 
 def read_cells(path: Path) -> list[dict[str, Any]]:
@@ -67,9 +59,7 @@ def run_grid(
             "cell": cell,
             "result": result,
             "seconds": round(time.monotonic() - began, 1),
-            "command": f"python {shlex.join(sys.argv)}",
-            "machine": machine(),
-            "versions": versions(),
+            **record(),
         }
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -14,66 +14,40 @@ arm.
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec, SplitSpec
-from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
-from bolus.evaluation.probing.fitting import Samples, fit_linear
+from bolus.embedding import Judged, open_encoder
 from bolus.evaluation.statistics.arms import compare_arms
 from bolus.evaluation.statistics.metrics import auroc
 from bolus.evaluation.targets import find_targets
-from bolus.provenance import machine, versions
-from bolus.training.loop import pretrain
-from grid import DATA, RESULTS, condense, read_cells, run_grid
+from grid import DATA
+from judging import embed_runs, parts_of, patients_of_each, probe_all, twin
+from study import RANDOM, Arm, Cell, Finished, Lines, Study, main
 
-SEEDS = (0, 1, 2)
-CHEST_TARGETS = ("abnormal", "findings")
-
-ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "mlvicx": ("mlvicx", ()),
-    "vicreg": ("vicreg", ()),
-    "simclr": ("simclr", ()),
-    # Ablations, one seed.
+DROPPED = "mlvicx, context dropped"
+ARMS: dict[str, Arm] = {"mlvicx": ("mlvicx", ()), "vicreg": ("vicreg", ()), "simclr": ("simclr", ())}
+ABLATIONS: dict[str, Arm] = {
     "mlvicx, no context": ("mlvicx", ("encoder.context=false",)),
     "mlvicx, no levels": ("mlvicx", ("objectives.levels=null",)),
 }
-ABLATIONS = ("mlvicx, no context", "mlvicx, no levels")
 
 # What is compared, fixed beforehand; an ablation of one seed is compared with the same seed of mlvicx besides.
 PAIRS = (
-    ("mlvicx", "random init"),
-    ("vicreg", "random init"),
-    ("simclr", "random init"),
+    ("mlvicx", RANDOM),
+    ("vicreg", RANDOM),
+    ("simclr", RANDOM),
     ("mlvicx", "vicreg"),
     ("mlvicx", "simclr"),
-    ("mlvicx, context dropped", "random init"),
-    ("mlvicx, context dropped", "mlvicx"),
+    (DROPPED, RANDOM),
+    (DROPPED, "mlvicx"),
 )
 SAME_AS_ABNORMAL = ("findings=No Finding",)
-
-# The same for every arm. Heads of 4096 cost twice the backbone at 64 pixels (METHODS): 1024 there.
-COMMON = ("optimizer={kind: adamw, lr: 0.001, weight_decay: 0.0001}", "schedule={warmup_epochs: 2, final: 0.001}")
-TIERS: dict[str, dict[str, Any]] = {
-    "small": {
-        "keys": ("encoder.backbone=r18w32", "encoder.stem_pool=false", "images.size=64", "sampling.batch_size=64"),
-        "width": 1024,
-        "epochs": {"chest": 30, "odir": 6},
-    },
-    "full": {
-        "keys": ("encoder.backbone=resnet18", "images.size=224", "sampling.batch_size=128", "training.precision=bf16"),
-        "width": 4096,
-        "epochs": {"chest": 300, "odir": 100},
-    },
-}
 
 
 def chest() -> Cohort:
@@ -87,110 +61,55 @@ def chest() -> Cohort:
     return Cohort(table, CohortSpec(table="chest.csv", roles=roles, split=SplitSpec(val=0.1, test=0.4)))
 
 
-def odir() -> Cohort:
-    """Odir by group, 40 % of the patients for testing."""
-    roles = {"image": "image", "patient": "group", "label:eye_label": "eye_label", "laterality": "eye"}
-    return Cohort.open(DATA / "odir" / "meta.csv", roles=roles, split={"val": 0.1, "test": 0.4})
-
-
-COHORTS = {"chest": chest, "odir": odir}
-
-
-def prepared(name: str, work: Path) -> Path:
-    """The cohort as a file that a run can point to."""
-    folder = work / name
+def prepare_chest(work: Path, cell: Cell) -> Path:
+    """`chest` as a file that a run can point to."""
+    folder = work / "chest"
     folder.mkdir(parents=True, exist_ok=True)
-    cohort = COHORTS[name]()
-    if name == "chest":
-        cohort.table.to_csv(folder / "chest.csv", index=False)
-        cohort = Cohort(cohort.table, cohort.spec, folder)
+    cohort = chest()
+    cohort.table.to_csv(folder / "chest.csv", index=False)
+    Cohort(cohort.table, cohort.spec, folder).save(folder / "cohort.yaml")
+    return folder / "cohort.yaml"
+
+
+def prepare_odir(work: Path, cell: Cell) -> Path:
+    """Odir by group, 40 % of the patients for testing."""
+    folder = work / "odir"
+    folder.mkdir(parents=True, exist_ok=True)
+    roles = {"image": "image", "patient": "group", "label:eye_label": "eye_label", "laterality": "eye"}
+    cohort = Cohort.open(DATA / "odir" / "meta.csv", roles=roles, split={"val": 0.1, "test": 0.4})
     cohort.save(folder / "cohort.yaml")
     return folder / "cohort.yaml"
 
 
-def run_folder(work: Path, cohort: str, arm: str, seed: int) -> Path:
-    """Where a cell's run lies."""
-    return work / f"{cohort}-{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
+def context_dropped(judged: Judged, seed: int) -> Any:
+    """The encoder without its context blocks."""
+    assert judged.run is not None
+    return open_encoder(judged.run.folder, keep_context=False).encoder
 
 
-def train(work: Path, tier: str, cohort: str, arm: str, seed: int) -> dict[str, Any]:
-    """One cell."""
-    recipe, changes = ARMS[arm]
-    spec = TIERS[tier]
-    keys = [*spec["keys"], *COMMON, f"training.epochs={spec['epochs'][cohort]}", f"training.seed={seed}", *changes]
-    keys += ["training.health_epochs=null"]
-    if recipe != "simclr":
-        keys.insert(0, f"objectives.global.width={spec['width']}")
-    if recipe == "mlvicx" and "objectives.levels=null" not in changes:
-        keys.insert(0, f"objectives.levels.width={spec['width']}")
-    if cohort == "odir":
-        keys += ["encoder.in_channels=3", "images.augment.preset=fundus"]
-    folder = run_folder(work, cohort, arm, seed)
-    run = pretrain(
-        prepared(cohort, work), recipe=recipe, out=folder, overrides=keys, resume=folder.exists(), cache=work / "cache"
-    )
-    return condense(run)
-
-
-def scores(work: Path, name: str, arms: list[str], seeds: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Embeddings of every arm and seed, and of random-init twins; `mlvicx` also without its context blocks."""
-    cohort = Cohort.open(prepared(name, work))
-    found: dict[str, list[np.ndarray]] = {}
-    rows = None
-    for arm in arms:
-        for seed in seeds[arm]:
-            folder = run_folder(work, name, arm, seed)
-            judged = open_encoder(folder)
-            store, samples = open_store(judged, cohort, cache=work / "cache"), samples_of(judged, cohort)
-            rows = np.flatnonzero(store.readable)  # an image is a row
-            found.setdefault(arm, []).append(embed_samples(judged.encoder, store, samples, rows))
-            if arm == "mlvicx":
-                plain = open_encoder(folder, keep_context=False).encoder
-                found.setdefault("mlvicx, context dropped", []).append(embed_samples(plain, store, samples, rows))
-            if arm == "vicreg":  # the plain architecture that VICReg and SimCLR share
-                found.setdefault("random init", []).append(
-                    embed_samples(judged.random_twin(seed), store, samples, rows)
-                )
-    return {"cohort": cohort, "rows": rows, "embeddings": found}
-
-
-def compare(work: Path, tier: str, name: str, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def compare(finished: Finished, questions: tuple[str, ...]) -> Lines:
     """Judge every arm on the cohort's questions, on the seeds that all main arms have finished."""
-    have = {arm: {c["seed"] for c in done if (c["tier"], c["cohort"], c["arm"]) == (tier, name, arm)} for arm in ARMS}
-    common = tuple(sorted(set.intersection(*(have[arm] for arm in ARMS if arm not in ABLATIONS))))
-    if 0 not in common:
+    study, lines = finished.study, []
+    if 0 not in finished.seeds():
         return []
-    seeds = {arm: common if arm not in ABLATIONS else (0,) for arm in ARMS}
-    found = scores(work, name, [arm for arm in ARMS if arm not in ABLATIONS or 0 in have[arm]], seeds)
-    cohort, rows = found["cohort"], found["rows"]
-    questions = ["eye_label=N"] if name == "odir" else list(CHEST_TARGETS)
-    lines = []
-    targets = [target for each in questions for target in find_targets(cohort, "classify", each)[0]]
+    runs = {(arm, seed): finished.run(arm, seed) for arm, seeds in finished.comparable().items() for seed in seeds}
+    # VICReg and SimCLR share the plain architecture.
+    besides = {"mlvicx": {DROPPED: context_dropped}, "vicreg": {RANDOM: twin}}
+    cohort = study.prepare(finished.work, {})
+    found = embed_runs(runs, cohort, cache=finished.work / "cache", besides=besides)
+    targets = [target for each in questions for target in find_targets(found.cohort, "classify", each)[0]]
     for question in [target for target in targets if target.name not in SAME_AS_ABNORMAL]:
-        y, split, patients = question.y[rows], cohort.split[rows], cohort.encoded("patient")[rows]
-        known = y >= 0
-        part = {side: known & (split == side) for side in ("train", "val", "test")}
-        test = part["test"]
-        predictions: dict[str, list[np.ndarray]] = {}
-        for arm, all_vectors in found["embeddings"].items():
-            for x in all_vectors:
-                train, val = (Samples(x[side], y[side], patients[side]) for side in (part["train"], part["val"]))
-                predictions.setdefault(arm, []).append(fit_linear(train, val, "classify").predict(x[test]))
-        positive = len(np.unique(patients[test & (y == 1)]))
-        facts = {
-            "cohort": name,
-            "tier": tier,
-            "target": question.name,
-            "metric": "auroc",
-            "num_positive_patients": positive,
-            "split_hash": cohort.split_hash,
-        }
+        y, patients = question.y[found.rows], found.patients
+        parts = parts_of(y >= 0, found.split)
+        test = parts[2]
+        _, positive = patients_of_each(y[test], patients[test])
+        facts = {"cohort": study.name, "tier": finished.tier, "target": question.name, "metric": "auroc"}
         lines += compare_arms(
-            facts,
+            {**facts, "num_positive_patients": positive, "split_hash": found.cohort.split_hash},
             auroc,
             y[test],
             patients[test],
-            predictions,
+            probe_all(found.vectors, y, patients, parts, "classify"),
             pairs=PAIRS,
             same_seed=[(arm, "mlvicx") for arm in ABLATIONS],
             enough=positive,
@@ -198,34 +117,52 @@ def compare(work: Path, tier: str, name: str, done: list[dict[str, Any]]) -> lis
     return lines
 
 
-def main() -> None:
-    """Train what is missing, then compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tier", choices=sorted(TIERS), default="small")
-    parser.add_argument("--work", type=Path, default=Path("runs/mlvicx"))
-    parser.add_argument("--compare-only", action="store_true")
-    parser.add_argument("--cohorts", default=",".join(COHORTS), help="which to judge")
-    arguments = parser.parse_args()
-    cells = [
-        {"tier": arguments.tier, "cohort": c, "arm": a, "seed": s}
-        for s in SEEDS
-        for c in COHORTS
-        for a in ARMS
-        if a not in ABLATIONS
-    ]
-    cells[6:6] = [{"tier": arguments.tier, "cohort": "chest", "arm": arm, "seed": 0} for arm in ABLATIONS]
-    path = RESULTS / "mlvicx-cells.jsonl"
-    work = arguments.work / arguments.tier
-    if not arguments.compare_only:
-        run_grid(path, cells, lambda **cell: train(work, **cell))
-    done = [line["cell"] for line in read_cells(path)]
-    suffix = "" if arguments.tier == "small" else f"-{arguments.tier}"
-    for name in arguments.cohorts.split(","):
-        record = {"command": f"python {shlex.join(sys.argv)}", "machine": machine(), "versions": versions()}
-        lines = compare(work, arguments.tier, name, done)
-        text = json.dumps({**record, "results": lines}, indent=1)
-        (RESULTS / f"mlvicx-{name}{suffix}.json").write_text(text + "\n")
+def tiers(small_epochs: int, full_epochs: int) -> dict[str, dict[str, Any]]:
+    """Sizes. Heads of 4096 cost twice the backbone at 64 pixels: 1024 there."""
+    sizes = {
+        "small": (1024, small_epochs, ("encoder.backbone=r18w32", "images.size=64", "sampling.batch_size=64")),
+        "full": (4096, full_epochs, ("encoder.backbone=resnet18", "images.size=224", "sampling.batch_size=128")),
+    }
+    more = {"small": "encoder.stem_pool=false", "full": "training.precision=bf16"}
+    found = {}
+    for tier, (width, epochs, keys) in sizes.items():
+        wide = f"objectives.global.width={width}"
+        recipes = {"vicreg": (wide,), "mlvicx": (wide, f"objectives.levels.width={width}")}
+        found[tier] = {"keys": (*keys, more[tier], f"training.epochs={epochs}"), "recipes": recipes}
+    return found
 
+
+# The same for every arm.
+COMMON = (
+    "optimizer={kind: adamw, lr: 0.001, weight_decay: 0.0001}",
+    "schedule={warmup_epochs: 2, final: 0.001}",
+    "training.health_epochs=null",
+)
+STUDIES = (
+    Study(
+        name="chest",
+        cells="mlvicx-cells.jsonl",
+        result="mlvicx-chest{tier}.json",
+        arms=ARMS | ABLATIONS,
+        ablations=tuple(ABLATIONS),
+        keys=COMMON,
+        tiers=tiers(30, 300),
+        parts=({"cohort": "chest"},),
+        prepare=prepare_chest,
+        compare=partial(compare, questions=("abnormal", "findings")),
+    ),
+    Study(
+        name="odir",
+        cells="mlvicx-cells.jsonl",
+        result="mlvicx-odir{tier}.json",
+        arms=ARMS,
+        keys=(*COMMON, "encoder.in_channels=3", "images.augment.preset=fundus"),
+        tiers=tiers(6, 100),
+        parts=({"cohort": "odir"},),
+        prepare=prepare_odir,
+        compare=partial(compare, questions=("eye_label=N",)),
+    ),
+)
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, *STUDIES, work="runs/mlvicx")

@@ -15,25 +15,31 @@ nothing is corrected for their number. What `plan` weighs was chosen with --on v
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
-import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bolus.ablation.budget import passes_of_run, steps_within
-from bolus.data.cohort.cohort import Cohort
 from bolus.evaluation.statistics.results import MAJORITY
-from bolus.planning.planner import plan
-from bolus.provenance import machine, versions
 from bolus.recipe import Recipe
+from bolus.run import Run
 from bolus.training.assembly import resolve
-from bolus.training.loop import pretrain
-from grid import RESULTS, condense, read_cells, run_grid
-from planned_cohorts import STUDIES, Judged, Study, conflicts_of
+from judging import conflicts_of
+from learner import FOLDS
+from planned_cohorts import (
+    PLANNED,
+    Judged,
+    judge_chest,
+    judge_lus,
+    judge_odir,
+    prepare_chest,
+    prepare_lus,
+    prepare_odir,
+)
+from study import RANDOM, Arm, Cell, Finished, Lines, Study, command_line, run_study, without
 
-PLANNED = "planned"
 # The same for every arm.
 COMMON = (
     "optimizer={kind: adamw, lr: 0.001, weight_decay: 0.0001}",
@@ -41,100 +47,200 @@ COMMON = (
     "training={epochs: 100000, health_epochs: null}",
     "combiner.conflict_steps=null",
 )
+SMALL = ("encoder.backbone=r18w32", "encoder.stem_pool=true", "images.size=64")
+FULL = ("encoder.backbone=resnet18", "images.size=224", "training.precision=bf16")
+ONE_VIEW = ("images.views=1", "sampling={batch_size: 128, partners: 1}")
+TWO_VIEWS = ("images.views=2", "sampling={batch_size: 64, partners: 0}")
+WIDTHS = ("objectives.global.width=512", "objectives.levels.width=512")
+AGE = "objectives.{}=[score:age]"
+ONES = {
+    name: ("objectives.views.weight=1", f"objectives.{name}.weight=1") for name in ("bilateral", "temporal")
+}  # the first form of the plan
+MITIGATED = "combiner={kind: grad_mitigator, scope: features}"
+REGION = "{kind: contrast, head: image, relation: region, temperature: 0.1, dim: 128, hidden_norm: false}"
+STILL = ("images.unit=image", "encoder.temporal_shift=null")
 
 
-def recipe_of(study: Study, cohort: Path, tier: str, arm: str) -> Recipe:
-    """An arm's recipe, with what all arms share and its number of steps."""
-    shared = [*COMMON, *study.keys, *study.tiers[tier].keys]
-    if arm in study.arms:
-        name, changes = study.arms[arm]
-        recipe = Recipe.load(name).override([*shared, *changes])
-    else:
-        found = plan(Cohort.open(cohort), unit=study.unit).recipe
-        assert found is not None
-        changes = (*study.plan, *study.variants.get(arm, ()))
-        recipe = found.override([*shared, "combiner.conflict_steps=25", *changes])
-    steps = steps_within(resolve(recipe), study.tiers[tier].passes)
-    return recipe.override([f"training.max_steps={steps}"])
+def steps(tiers: Mapping[str, Mapping[str, Any]], recipe: Recipe, work: Path, cell: Cell) -> list[str]:
+    """As many as take the encoder passes of the tier."""
+    return [f"training.max_steps={steps_within(resolve(recipe), tiers[cell['tier']]['passes'])}"]
 
 
-def run_folder(work: Path, study: str, arm: str, seed: int, fold: int) -> Path:
-    """Where a cell's run lies."""
-    return work / f"{study}-{arm.replace(' ', '-')}-{seed}-{fold}"
-
-
-def train(work: Path, tier: str, study: str, arm: str, seed: int, fold: int) -> dict[str, Any]:
-    """One cell."""
-    cohort = STUDIES[study].prepare(work / study, fold)
-    recipe = recipe_of(STUDIES[study], cohort, tier, arm).override([f"training.seed={seed}"])
-    folder = run_folder(work, study, arm, seed, fold)
-    run = pretrain(cohort, recipe=recipe, out=folder, resume=folder.exists(), cache=work / "cache", quiet=True)
+def noted(run: Run) -> dict[str, Any]:
+    """Encoder passes, cosines of the gradients, and which recipe it was."""
+    found = conflicts_of(run)
+    cosines = {pair: each["cosine"] for pair, each in found.get("pairs", {}).items()}
     return {
-        **condense(run),
-        "passes": passes_of_run(resolve(recipe), run.record["steps"]),
-        "conflicts": conflicts_of(run),
+        "passes": passes_of_run(resolve(run.recipe), run.record["steps"]),
+        "conflicts": {"looks": found["looks"], "norms": found["norms"], "cosines": cosines} if found else {},
         "recipe_hash": run.record["recipe_hash"],
     }
 
 
+def compare(finished: Finished, judge: Callable[[Judged], Lines], on: str = "test") -> Lines:
+    """Every arm that has begun, on the seeds that all of these have finished."""
+    study = finished.study
+    variants = [arm for arm, (recipe, _) in study.arms.items() if not recipe and arm != PLANNED]
+    arms = [arm for arm in study.arms if on == "validation" or arm not in variants]
+    arms = [arm for arm in arms if finished.has(arm, study.seeds[0])]
+    seeds = finished.seeds(arms)
+    if PLANNED not in arms or not seeds:
+        return []
+    pairs = [(PLANNED, arm) for arm in (RANDOM, MAJORITY, *arms) if arm != PLANNED]
+    pairs += [(arm, RANDOM) for arm in arms if arm != PLANNED]
+    pairs += [(arm, first) for first in variants[:1] for arm in variants[1:]]
+    lines = judge(Judged(finished, arms, seeds, on, pairs))
+    return [{"cohort": study.name, "tier": finished.tier, "on": on, **line} for line in lines]
+
+
+def planned(
+    name: str,
+    judge: Callable[[Judged], Lines],
+    *,
+    papers: Mapping[str, Arm],
+    plan: tuple[str, ...],
+    variants: Mapping[str, tuple[str, ...]],
+    keys: tuple[str, ...],
+    tiers: Mapping[str, Mapping[str, Any]],
+    folds: int = 1,
+    unit: str = "image",
+    **more: Any,
+) -> Study:
+    """A study of papers' recipes and of the planned one, which has keys of its own, its batches.
+
+    `variants` of the plan are for the validation patients.
+    """
+    own = ("combiner.conflict_steps=25", *plan)
+    return Study(
+        name=name,
+        cells="planned-cells{tier}.jsonl",
+        result=f"planned-{name}{{tier}}.json",
+        arms={**papers, PLANNED: ("", own), **{arm: ("", (*own, *changes)) for arm, changes in variants.items()}},
+        asked=tuple(variants),
+        keys=(*COMMON, *keys),
+        tiers=tiers,
+        further=partial(steps, tiers),
+        parts=tuple({"study": name, "fold": fold} for fold in range(folds)),
+        noted=noted,
+        compare=partial(compare, judge=judge),
+        unit=unit,
+        folder=lambda cell: "-".join(str(cell[key]).replace(" ", "-") for key in ("study", "arm", "seed", "fold")),
+        **more,
+    )
+
+
+def validated(study: Study) -> Study:
+    """Variants of the plan on the validation patients, two seeds each; papers' recipes stand beside them where done."""
+    papers = {arm: spec for arm, spec in study.arms.items() if spec[0]}
+    assert isinstance(study.compare, partial)
+    return replace(
+        study,
+        result=f"planned-{study.name}{{tier}}-validation.json",
+        arms={arm: spec for arm, spec in study.arms.items() if not spec[0]} | papers,
+        asked=tuple(papers),
+        seeds=study.seeds[:2],
+        compare=partial(study.compare, on="validation"),
+    )
+
+
+STUDIES = (
+    planned(
+        "odir",
+        judge_odir,
+        prepare=prepare_odir,
+        keys=("encoder.in_channels=3", "images.augment={preset: fundus}"),
+        papers={
+            "simclr": ("simclr", TWO_VIEWS),
+            "mlvicx": ("mlvicx", (*TWO_VIEWS, *WIDTHS)),
+            "comprer": (
+                "comprer_bilateral",
+                (
+                    "objectives.measures.targets=[score:age, attribute:sex]",
+                    "objectives.reconstruction.channels=128",
+                    *ONE_VIEW,
+                ),
+            ),
+            "supremix": ("supremix", (*TWO_VIEWS, AGE.format("supremix.targets"))),
+            "learner": ("learner", (*ONE_VIEW, *STILL)),
+        },
+        plan=("sampling={batch_size: 64, partners: 1}",),
+        variants={
+            "weights 1": ONES["bilateral"],
+            "weights 1, mitigated": (*ONES["bilateral"], MITIGATED),
+            "weights 1, no views": ("objectives.views=null", "objectives.bilateral.weight=1"),
+        },
+        tiers={"small": {"keys": SMALL, "passes": 2 * 128 * 300}, "full": {"keys": FULL, "passes": 2 * 128 * 10000}},
+        seeds=(0, 1),
+    ),
+    planned(
+        "chest",
+        judge_chest,
+        prepare=prepare_chest,
+        keys=("images.augment={preset: xray}",),
+        papers={
+            "simclr": ("simclr", TWO_VIEWS),
+            "mlvicx": ("mlvicx", (*TWO_VIEWS, *WIDTHS)),
+            "comprer": ("comprer_temporal", (*ONE_VIEW, "objectives.temporal.relation={same: patient, differ: visit}")),
+            "supremix": ("supremix", (*TWO_VIEWS, AGE.format("supremix.targets"))),
+            "learner": ("learner", (*ONE_VIEW, *STILL)),
+        },
+        plan=("sampling={batch_size: 64, partners: 1}",),
+        variants={
+            "weights 1": ONES["temporal"],
+            "weights 1, mitigated": (*ONES["temporal"], MITIGATED),
+            "weights 1, no views": ("objectives.views=null", "objectives.temporal.weight=1"),
+        },
+        tiers={"small": {"keys": SMALL, "passes": 2 * 128 * 150}, "full": {"keys": FULL, "passes": 2 * 128 * 2000}},
+    ),
+    planned(
+        "lus",
+        judge_lus,
+        prepare=prepare_lus,
+        keys=("images.augment={preset: ultrasound}", "encoder.temporal_shift=8", "images.unit=clip"),
+        papers={
+            "simclr": ("simclr", ("images.views=2", "sampling={batch_size: 16, partners: 0}")),
+            "learner": (
+                "learner",
+                ("images.views=1", "sampling={batch_size: 32, partners: 1}", "objectives.contrast.threshold=0.0"),
+            ),
+            "supremix": (
+                "supremix",
+                ("images.views=2", "sampling={batch_size: 16, partners: 0}", "objectives.supremix.window=1.5"),
+            ),
+            "gcl": (
+                "gcl",
+                (
+                    "images.views=2",
+                    "sampling={batch_size: 16, partners: 1}",
+                    *without("position", "phase", "patient_pixel", "position_pixel", "phase_pixel"),
+                    "objectives.patient.dim=128",
+                    f"objectives.region={REGION}",
+                    "combiner.scope=features",
+                    "combiner.conflict_steps=null",
+                    "bins={}",
+                ),
+            ),
+        },
+        plan=("sampling={batch_size: 16, partners: 1}",),
+        variants={"mitigated": (MITIGATED,)},
+        tiers={
+            "small": {"keys": (*SMALL, "images.frames=4"), "passes": 2 * 4 * 32 * 225},
+            "full": {"keys": (*FULL, "images.frames=8"), "passes": 2 * 8 * 32 * 2000},
+        },
+        folds=FOLDS,
+        unit="clip",
+    ),
+)
+
+
 def main() -> None:
     """Train what is missing, then compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tier", choices=("small", "full"), default="small")
-    parser.add_argument("--work", type=Path, default=Path("runs/planned"))
-    parser.add_argument("--cohorts", nargs="+", choices=sorted(STUDIES), default=list(STUDIES))
-    parser.add_argument("--arms", nargs="+", default=None, help="train these alone")
-    parser.add_argument("--on", choices=("test", "validation"), default="test")
-    parser.add_argument("--train-only", action="store_true")
-    parser.add_argument("--compare-only", action="store_true")
+    parser = command_line(__doc__, STUDIES, work="runs/planned")
+    parser.add_argument("--on", choices=("test", "validation"), default="test", help="which patients are judged")
     arguments = parser.parse_args()
-    tier, work, on = arguments.tier, arguments.work / arguments.tier, arguments.on
-    path = RESULTS / f"planned-cells{'' if tier == 'small' else f'-{tier}'}.jsonl"
-    for name in arguments.cohorts:
-        study = STUDIES[name]
-        arms = [*study.arms, PLANNED] if on == "test" else [PLANNED, *study.variants]
-        chosen = [arm for arm in arguments.arms or arms if arm in {*study.arms, PLANNED, *study.variants}]
-        seeds = study.seeds if on == "test" else study.seeds[:2]
-        cells = [
-            {"tier": tier, "study": name, "arm": arm, "seed": seed, "fold": fold}
-            for seed in seeds
-            for fold in range(study.folds)
-            for arm in chosen
-        ]
-        if not arguments.compare_only:
-            run_grid(path, cells, lambda **cell: train(work, **cell))
-        if arguments.train_only:
-            continue
-        have = [line["cell"] for line in read_cells(path)]
-        done = {
-            (cell["arm"], cell["seed"], cell["fold"]) for cell in have if (cell["tier"], cell["study"]) == (tier, name)
-        }
-        compared = arms if on == "test" else [*arms, *study.arms]
-        compared = [arm for arm in compared if all((arm, seeds[0], fold) in done for fold in range(study.folds))]
-        full = [s for s in seeds if all((arm, s, fold) in done for arm in compared for fold in range(study.folds))]
-        if not full or PLANNED not in compared:
-            print(f"{name}: nothing to compare yet", file=sys.stderr)
-            continue
-        judged = Judged(
-            folders={
-                (arm, seed, fold): run_folder(work, name, arm, seed, fold)
-                for arm in compared
-                for seed in full
-                for fold in range(study.folds)
-            },
-            cohorts={fold: study.prepare(work / name, fold) for fold in range(study.folds)},
-            arms=compared,
-            seeds=full,
-            cache=work / "cache",
-            on=on,
-            pairs=[(PLANNED, arm) for arm in ("random init", MAJORITY, *compared) if arm != PLANNED]
-            + [(arm, "random init") for arm in compared if arm != PLANNED]
-            + [(arm, first) for first in list(study.variants)[:1] for arm in list(study.variants)[1:]],
-        )
-        record = {"command": f"python {shlex.join(sys.argv)}", "machine": machine(), "versions": versions()}
-        lines = [{"cohort": name, "tier": tier, "on": on, **line} for line in study.judge(judged)]
-        suffix = ("" if tier == "small" else f"-{tier}") + ("" if on == "test" else "-validation")
-        (RESULTS / f"planned-{name}{suffix}.json").write_text(json.dumps({**record, "results": lines}, indent=1) + "\n")
+    for study in STUDIES:
+        if study.name in arguments.cohorts:
+            run_study(study if arguments.on == "test" else validated(study), arguments)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ together; that part is counted twice, so that these intervals err on the wide si
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,7 @@ from scipy import stats
 
 from bolus.evaluation.statistics.intervals import Estimate
 from bolus.evaluation.statistics.verdict import standing
-from bolus.provenance import machine, versions
-from grid import RESULTS
+from grid import RESULTS, write_results
 
 _QUANTILES = stats.norm.ppf((np.arange(1000) + 0.5) / 1000)
 STANDARD = _QUANTILES / _QUANTILES.std(ddof=1)
@@ -85,12 +82,7 @@ def recount() -> list[dict[str, Any]]:
 if __name__ == "__main__":
     found = recount()
     total = {key: sum(line[key] for line in found) for key in found[0] if key != "file"}
-    record = {
-        "results": [*found, {"file": "all", **total}],
-        "command": f"python {shlex.join(sys.argv)}",
-        "machine": machine(),
-        "versions": versions(),
-    }
-    (RESULTS / "recount").with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-    for line in record["results"]:
+    lines = [*found, {"file": "all", **total}]
+    write_results(RESULTS / "recount.json", lines)
+    for line in lines:
         print(line)

@@ -24,7 +24,8 @@ from accelerate import PartialState
 from bolus.data.cohort.cohort import Cohort
 from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
-from bolus.training.assembly import build_loader, build_model, open_images
+from bolus.training.assembly import build_model
+from bolus.training.loaders import build_loader, open_images
 from bolus.training.loop import apply_gradients, training_step
 from bolus.training.window import Window
 from grid import RESULTS, run_grid

@@ -14,59 +14,42 @@ arm. The modes of SupReMix are ablated on one seed.
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bolus import FinetuneSpec
 from bolus.data.cohort.cohort import Cohort
-from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
-from bolus.evaluation.probing.finetune import FinetuneSpec, fit_finetuned, mild
-from bolus.evaluation.probing.fitting import Samples, fit_linear, fit_majority
+from bolus.embedding import open_encoder, open_store, samples_of
+from bolus.evaluation.probing.finetune import fit_finetuned, mild
+from bolus.evaluation.probing.fitting import fit_majority
 from bolus.evaluation.statistics.arms import compare_arms
 from bolus.evaluation.statistics.metrics import METRICS
-from bolus.provenance import machine, versions
-from bolus.training.loop import pretrain
-from grid import DATA, RESULTS, condense, read_cells, run_grid
+from bolus.recipe import Recipe
+from grid import DATA
+from judging import Vectors, embed_runs, parts_of, probe_all, twin
+from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, main
 
-SEEDS = (0, 1, 2)
-RANDOM = "random init"
 OFF = {name: f"objectives.supremix.{name}=false" for name in ("mix_negatives", "mix_positives", "distance_weight")}
-
-ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
+ARMS: dict[str, Arm] = {
     "supremix": ("supremix", ()),
     "supcon": ("supremix", tuple(OFF.values())),
     "simclr": ("simclr", ()),
     "regression": ("supervised", ("images.views=2",)),
 }
-ABLATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+ABLATIONS: dict[str, Arm] = {
     "supcon + mixed negatives": ("supremix", (OFF["mix_positives"], OFF["distance_weight"])),
     "supcon + mixed positives": ("supremix", (OFF["mix_negatives"], OFF["distance_weight"])),
     "supremix, no weight": ("supremix", (OFF["distance_weight"],)),
     "supremix, near partners": ("supremix", ("sampling.partners=2",)),
 }
-
 PAIRS = (
     ("supremix", "supcon"),
     ("supremix", "simclr"),
     ("supremix", "regression"),
     ("regression", "simclr"),
     *((arm, RANDOM) for arm in ARMS),
-)
-
-# The same for every arm.
-COMMON = (
-    "encoder.in_channels=3",
-    "images.augment={preset: fundus}",
-    "sampling={batch_size: 64, partners: 0}",
-    "optimizer={kind: adamw, lr: 0.001, weight_decay: 0.0001}",
-    "schedule={kind: cosine, warmup_epochs: 1, final: 0.001}",
-    "training.health_epochs=null",
 )
 TIERS: dict[str, dict[str, Any]] = {
     "small": {"keys": ("encoder.backbone=r18w32", "images.size=64"), "epochs": 15, "finetune": 10},
@@ -78,113 +61,80 @@ TIERS: dict[str, dict[str, Any]] = {
 }
 
 
-def odir() -> Cohort:
-    """Odir by group with the age as the score."""
-    roles = {"image": "image", "patient": "group", "laterality": "eye", "score:age": "age"}
-    missing = {"age": ["1"]}
-    return Cohort.open(DATA / "odir" / "meta.csv", roles=roles, missing=missing, split={"val": 0.1, "test": 0.4})
-
-
-def prepared(work: Path) -> Path:
-    """The cohort as a file that a run can point to."""
+def prepare(work: Path, cell: Cell) -> Path:
+    """Odir by group with the age as the score, as a file that a run can point to."""
     work.mkdir(parents=True, exist_ok=True)
-    odir().save(work / "cohort.yaml")
+    roles = {"image": "image", "patient": "group", "laterality": "eye", "score:age": "age"}
+    split = {"val": 0.1, "test": 0.4}
+    Cohort.open(DATA / "odir" / "meta.csv", roles=roles, missing={"age": ["1"]}, split=split).save(work / "cohort.yaml")
     return work / "cohort.yaml"
 
 
-def run_folder(work: Path, arm: str, seed: int) -> Path:
-    """Where a cell's run lies."""
-    return work / f"{arm.replace(', ', '-').replace(' + ', '-').replace(' ', '-')}-{seed}"
+def length(recipe: Recipe, work: Path, cell: Cell) -> list[str]:
+    """Every arm takes the steps that show every training image once an epoch."""
+    epochs, split = TIERS[cell["tier"]]["epochs"], Cohort.open(prepare(work, cell)).split
+    steps = epochs * -(-int((split == "train").sum()) // 64)
+    return [f"training.epochs={epochs}", f"training.max_steps={steps}"]
 
 
-def train(work: Path, tier: str, arm: str, seed: int) -> dict[str, Any]:
-    """One cell."""
-    recipe, changes = (ARMS | ABLATIONS)[arm]
-    spec = TIERS[tier]
-    cohort = Cohort.open(prepared(work))
-    steps = spec["epochs"] * -(-int((cohort.split == "train").sum()) // 64)
-    keys = [*COMMON, *spec["keys"], *changes]
-    keys += [f"training.epochs={spec['epochs']}", f"training.max_steps={steps}", f"training.seed={seed}"]
-    folder = run_folder(work, arm, seed)
-    run = pretrain(
-        work / "cohort.yaml", recipe=recipe, out=folder, overrides=keys, resume=folder.exists(), cache=work / "cache"
-    )
-    return condense(run)
-
-
-def finetune(work: Path, tier: str, arm: str, seed: int) -> dict[str, Any]:
+def finetune(work: Path, cell: Cell) -> dict[str, Any]:
     """One cell: the whole encoder trained on for the age; predictions of the test images stay in the work folder."""
-    scratch = arm == RANDOM
-    judged, samples, store, part, y, _ = opened(work, "regression" if scratch else arm, seed)
-    encoder = judged.random_twin(seed) if scratch else judged.encoder
-    assert judged.run is not None
-    spec = FinetuneSpec(
-        epochs=TIERS[tier]["finetune"], seed=seed, augment=mild(judged.run.recipe.images.augment), lr=0.001
-    )
-    found = fit_finetuned(
-        encoder,
-        store,
-        samples,
-        y,
-        train=part["train"],
-        val=part["val"],
-        held=part["test"],
-        task="regress",
-        spec=spec,
-    )
-    folder = work / "finetuned"
-    folder.mkdir(exist_ok=True)
-    np.save(folder / f"{run_folder(work, arm, seed).name}.npy", found.predictions)
-    return {"mae": round(METRICS["regress"]["mae"](y[part["test"]], found.predictions), 4), "notes": list(found.notes)}
-
-
-def opened(work: Path, arm: str, seed: int) -> tuple[Any, Any, Any, dict[str, NDArray[np.int64]], NDArray[Any], Any]:
-    """A run with the cohort it is judged on: positions with an age by split, ages, patients."""
-    judged = open_encoder(run_folder(work, arm, seed))
-    samples = samples_of(judged, Cohort.open(prepared(work)))
+    scratch, seed = cell["arm"] == RANDOM, cell["seed"]
+    run = STUDY.folder({**cell, "arm": "regression"} if scratch else cell)
+    judged = open_encoder(work / run)
+    samples = samples_of(judged, Cohort.open(prepare(work, cell)))
     store = open_store(judged, samples.cohort, cache=work / "cache")
-    columns, split = samples.columns(["patient", "score:age"]), samples.cohort.split[samples.first_row]
-    usable = np.isfinite(columns["score:age"]) & samples.readable(store.readable)
-    part = {side: np.flatnonzero(usable & (split == side)) for side in ("train", "val", "test")}
-    return judged, samples, store, part, columns["score:age"], columns["patient"]
+    ages, split = samples.columns(["score:age"])["score:age"], samples.cohort.split[samples.first_row]
+    train, val, test = parts_of(np.isfinite(ages) & samples.readable(store.readable), split)
+    assert judged.run is not None
+    augment = mild(judged.run.recipe.images.augment)
+    spec = FinetuneSpec(epochs=TIERS[cell["tier"]]["finetune"], seed=seed, augment=augment, lr=0.001)
+    encoder: Any = twin(judged, seed) if scratch else judged.encoder
+    found = fit_finetuned(encoder, store, samples, ages, train=train, val=val, held=test, task="regress", spec=spec)
+    path = predictions_path(work, cell)
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, found.predictions)
+    return {"mae": round(METRICS["regress"]["mae"](ages[test], found.predictions), 4), "notes": list(found.notes)}
 
 
-def compare(work: Path, tier: str, done: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def predictions_path(work: Path, cell: Cell) -> Path:
+    """Where the predictions of a fine-tuned encoder lie."""
+    return work / "finetuned" / f"{STUDY.folder(cell)}.npy"
+
+
+def finetuned(finished: Finished, seeds: list[int]) -> Vectors:
+    """Predictions of every fine-tuned arm, on the seeds of which all are done."""
+    done = {(line["cell"]["arm"], line["cell"]["seed"]) for line in finished.lines(FINETUNED)}
+    common = [seed for seed in seeds if all((arm, seed) in done for arm in FINETUNED.arms)]
+    return {
+        arm: [np.load(predictions_path(finished.work, {"arm": arm, "seed": seed})) for seed in common]
+        for arm in (FINETUNED.arms if common else ())
+    }
+
+
+def compare(finished: Finished) -> Lines:
     """Every arm by the probe and fine-tuned, on the seeds that all main arms have finished."""
-    have = {(cell["arm"], cell["seed"]) for cell in done if cell["tier"] == tier}
-    seeds = [seed for seed in SEEDS if all((arm, seed) in have for arm in ARMS)]
+    seeds = finished.seeds()
     if not seeds:
         return []
-    probed: dict[str, list[NDArray[Any]]] = {}
-    for arm in [*ARMS, *ABLATIONS]:
-        for seed in seeds if arm in ARMS else [0] * ((arm, 0) in have):
-            judged, samples, store, part, y, patients = opened(work, arm, seed)
-            encoders = {arm: judged.encoder}
-            if arm == "regression":
-                encoders[RANDOM] = judged.random_twin(seed)
-            for name, encoder in encoders.items():
-                u = {side: embed_samples(encoder, store, samples, rows) for side, rows in part.items()}
-                train, val = (Samples(u[side], y[part[side]], patients[part[side]]) for side in ("train", "val"))
-                probed.setdefault(name, []).append(fit_linear(train, val, "regress").predict(u["test"]))
-    test = part["test"]
-    median = fit_majority(y[part["train"]], "regress", 0).predict(np.empty((len(test), 0)))
+    runs = {(arm, seed): finished.run(arm, seed) for arm, each in finished.comparable().items() for seed in each}
+    cohort = prepare(finished.work, {})
+    found = embed_runs(runs, cohort, cache=finished.work / "cache", besides={"regression": {RANDOM: twin}})
+    ages, patients = found.cohort.encoded("score:age")[found.rows], found.patients
+    parts = parts_of(np.isfinite(ages), found.split)
+    train, _, test = parts
+    probed = probe_all(found.vectors, ages, patients, parts, "regress")
+    median = fit_majority(ages[train], "regress", 0).predict(np.empty((len(test), 0)))
     probed["median"] = [median] * len(seeds)
-    finished = {(cell["arm"], cell["seed"]) for cell in tuned if cell["tier"] == tier}
-    tuned_seeds = [seed for seed in seeds if all((arm, seed) in finished for arm in (*ARMS, RANDOM))]
-    whole = {
-        arm: [np.load(work / "finetuned" / f"{run_folder(work, arm, seed).name}.npy") for seed in tuned_seeds]
-        for arm in (*ARMS, RANDOM)
-        if tuned_seeds
-    }
-    facts = {"cohort": "odir", "tier": tier, "target": "age", "split_hash": samples.cohort.split_hash}
+    facts = {"cohort": "odir", "tier": finished.tier, "target": "age", "split_hash": found.cohort.split_hash}
     lines = []
-    for how, predictions in (("probe", probed), ("fine-tuned", whole)):
+    for how, predictions in (("probe", probed), ("fine-tuned", finetuned(finished, seeds))):
         for metric in ("mae", "r2", "gm", "pearson"):
             if predictions:
                 lines += compare_arms(
                     {**facts, "how": how, "metric": metric},
                     METRICS["regress"][metric],
-                    y[test],
+                    ages[test],
                     patients[test],
                     predictions,
                     pairs=PAIRS if metric == "mae" else (),
@@ -193,28 +143,27 @@ def compare(work: Path, tier: str, done: list[dict[str, Any]], tuned: list[dict[
     return lines
 
 
-def main() -> None:
-    """Train what is missing, then compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tier", choices=sorted(TIERS), default="small")
-    parser.add_argument("--work", type=Path, default=Path("runs/supremix"))
-    parser.add_argument("--compare-only", action="store_true")
-    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="which to train")
-    arguments = parser.parse_args()
-    tier, work = arguments.tier, arguments.work / arguments.tier
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    cells = [{"tier": tier, "arm": arm, "seed": seed} for seed in seeds for arm in ARMS]
-    cells[8:8] = [{"tier": tier, "arm": arm, "seed": 0} for arm in ABLATIONS]
-    path, tuned = RESULTS / "supremix-cells.jsonl", RESULTS / "supremix-finetuned.jsonl"
-    if not arguments.compare_only:
-        run_grid(path, cells, lambda **cell: train(work, **cell))
-        cells = [{"tier": tier, "arm": arm, "seed": seed} for seed in seeds for arm in (*ARMS, RANDOM)]
-        run_grid(tuned, cells, lambda **cell: finetune(work, **cell))
-    record = {"command": f"python {shlex.join(sys.argv)}", "machine": machine(), "versions": versions()}
-    done, more = ([line["cell"] for line in read_cells(each)] for each in (path, tuned))
-    text = json.dumps({**record, "results": compare(work, tier, done, more)}, indent=1)
-    (RESULTS / f"supremix{'' if tier == 'small' else f'-{tier}'}.json").write_text(text + "\n")
-
+FINETUNED = Grid("supremix-finetuned.jsonl", finetune, arms=(*ARMS, RANDOM))
+STUDY = Study(
+    name="odir",
+    cells="supremix-cells.jsonl",
+    result="supremix{tier}.json",
+    arms=ARMS | ABLATIONS,
+    ablations=tuple(ABLATIONS),
+    keys=(
+        "encoder.in_channels=3",
+        "images.augment={preset: fundus}",
+        "sampling={batch_size: 64, partners: 0}",
+        "optimizer={kind: adamw, lr: 0.001, weight_decay: 0.0001}",
+        "schedule={kind: cosine, warmup_epochs: 1, final: 0.001}",
+        "training.health_epochs=null",
+    ),
+    tiers=TIERS,
+    prepare=prepare,
+    further=length,
+    then=(FINETUNED,),
+    compare=compare,
+)
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, STUDY, work="runs/supremix")

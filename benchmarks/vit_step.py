@@ -32,7 +32,8 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.errors import OutOfMemoryError
 from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
-from bolus.training.assembly import build_loader, build_model, open_images
+from bolus.training.assembly import build_model
+from bolus.training.loaders import build_loader, open_images
 from bolus.training.loop import apply_gradients, explain_memory, training_step
 from grid import RESULTS, run_grid
 

@@ -1,0 +1,275 @@
+"""A study: arms that are trained alike, in cells that can be stopped and continued, and then compared.
+
+A study's file states its data: cohort, arms, recipe keys, sizes, and what is asked of the encoders. Its options:
+
+    --tier small|full     sizes of encoder, images and training
+    --work FOLDER         where prepared cohorts, caches and runs lie
+    --seeds 0 1           train these alone
+    --arms NAME ...       train these alone, be they ablations
+    --cohorts NAME ...    train and compare these alone, where the file has several
+    --train-only          compare nothing
+    --compare-only        train nothing, compare what is done
+
+The file of cells and that of the comparison stand in benchmarks/results; `{tier}` in their names is empty for the small
+tier and `-full` for the full one. Where the cohorts come from: grid.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bolus.data.cohort.cohort import Cohort
+from bolus.planning.planner import plan
+from bolus.recipe import Recipe
+from bolus.run import Run
+from bolus.training.loop import pretrain
+from grid import RESULTS, read_cells, run_grid, write_results
+
+RANDOM = "random init"
+SMALL, FULL = "small", "full"
+Cell = dict[str, Any]
+Lines = list[dict[str, Any]]
+Arm = tuple[str, tuple[str, ...]]
+"""A recipe and its changes; a recipe without a name is what `bolus plan` composes for the cohort."""
+
+ORDER = ("tier", "cohort", "study", "arm", "seed", "fold", "settings", "labelled")  # of a cell's keys
+NAMED = ("cohort", "study", "arm", "seed", "fold")  # those that name a run
+
+
+def without(*objectives: str) -> tuple[str, ...]:
+    """Keys that drop objectives of a recipe."""
+    return tuple(f"objectives.{name}=null" for name in objectives)
+
+
+def folder_name(cell: Mapping[str, Any]) -> str:
+    """What the run of a cell is called."""
+    return "-".join(re.sub(r", K = | \+ |, | ", "-", str(cell[key])) for key in NAMED if key in cell)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is measured on finished trainings, before anything is compared.
+
+    Args:
+        file: of its cells.
+        measure: (work, cell) -> JSON values.
+        arms: on every seed; those that are no ablation of the study.
+        ablations: on seed 0.
+        parts: what else tells the cells of an arm and seed apart.
+    """
+
+    file: str
+    measure: Callable[[Path, Cell], dict[str, Any]]
+    arms: tuple[str, ...]
+    ablations: tuple[str, ...] = ()
+    parts: tuple[Mapping[str, Any], ...] = ({},)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms that are trained alike on one cohort, and their comparison.
+
+    Args:
+        name: among the studies of a file.
+        cells: the file of its trainings.
+        result: the file of its comparison.
+        arms: every arm.
+        tiers: for each size `keys` of every arm, `recipes` with keys of every arm of a recipe, and what else the study
+            reads there.
+        prepare: (work, cell) -> the cohort.yaml to train on.
+        compare: lines of results; none where too little is done.
+        keys: of every arm, first of all.
+        further: (recipe, work, cell) -> keys that only the cell tells, last of all.
+        ablations: arms of seed 0 alone.
+        asked: arms that are trained only when `--arms` names them.
+        seeds: of the trainings.
+        parts: what else tells the cells of an arm and seed apart: cohort, fold.
+        stamp: (tier, arm) -> what else a cell must say to count as this study's.
+        noted: what a cell keeps of its run beside `condense`.
+        then: what is measured on the trainings.
+        more: what else stands in the file of the comparison.
+        unit: of a recipe that `bolus plan` composes.
+        folder: of a cell's run.
+    """
+
+    name: str
+    cells: str
+    result: str
+    arms: Mapping[str, Arm]
+    tiers: Mapping[str, Mapping[str, Any]]
+    prepare: Callable[[Path, Cell], Path]
+    compare: Callable[[Finished], Lines]
+    keys: tuple[str, ...] = ()
+    further: Callable[[Recipe, Path, Cell], Sequence[str]] = lambda recipe, work, cell: ()
+    ablations: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    parts: tuple[Mapping[str, Any], ...] = ({},)
+    stamp: Callable[[str, str], dict[str, Any]] = lambda tier, arm: {}
+    noted: Callable[[Run], dict[str, Any]] = lambda run: {}
+    then: tuple[Grid, ...] = ()
+    more: Callable[[Finished], dict[str, Any]] = lambda finished: {}
+    unit: str | None = None
+    folder: Callable[[Mapping[str, Any]], str] = folder_name
+
+    @property
+    def main(self) -> list[str]:
+        """Arms of every seed."""
+        return [arm for arm in self.arms if arm not in (*self.ablations, *self.asked)]
+
+    @property
+    def grids(self) -> list[Grid]:
+        """Its trainings, and what is measured on them."""
+        trainings = Grid(
+            self.cells, lambda work, cell: train(self, work, cell), tuple(self.main), self.ablations, self.parts
+        )
+        return [trainings, *self.then]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a study has done at one size.
+
+    Args:
+        study: whose.
+        tier: which size.
+        work: where its runs lie.
+    """
+
+    study: Study
+    tier: str
+    work: Path
+
+    def lines(self, grid: Grid) -> Lines:
+        """Finished cells of a grid, without those of other settings."""
+
+        def mine(cell: Cell) -> bool:
+            said = {"tier": self.tier, **self.study.stamp(self.tier, cell["arm"])}
+            return any((said | {**part}).items() <= cell.items() for part in grid.parts)
+
+        return [line for line in read_cells(results_file(grid.file, self.tier)) if mine(line["cell"])]
+
+    def has(self, arm: str, seed: int) -> bool:
+        """Whether an arm has finished a seed, in every part."""
+        return sum(
+            (line["cell"]["arm"], line["cell"]["seed"]) == (arm, seed) for line in self.lines(self.study.grids[0])
+        ) >= len(self.study.parts)
+
+    def seeds(self, arms: Sequence[str] | None = None) -> list[int]:
+        """Seeds that all main arms, or these, have finished."""
+        return [seed for seed in self.study.seeds if all(self.has(arm, seed) for arm in arms or self.study.main)]
+
+    def comparable(self) -> dict[str, list[int]]:
+        """Seeds of every arm: of main arms those that all have finished, of finished ablations the first; or none."""
+        seeds = self.seeds()
+        return dict.fromkeys(self.study.main, seeds) | {arm: [0] for arm in self.study.ablations if self.has(arm, 0)}
+
+    def run(self, arm: str, seed: int, **part: Any) -> Path:
+        """Where a run lies."""
+        return self.work / self.study.folder({**self.study.parts[0], **part, "arm": arm, "seed": seed})
+
+
+def results_file(name: str, tier: str) -> Path:
+    """A file of results at a size."""
+    return RESULTS / name.format(tier="" if tier == SMALL else f"-{tier}")
+
+
+def cells_of(study: Study, grid: Grid, tier: str, seed: int, arms: Sequence[str] | None = None) -> list[Cell]:
+    """The cells of a seed, of all arms or of these."""
+    known = {*grid.arms, *study.arms}
+    chosen = [arm for arm in arms if arm in known] if arms else [*grid.arms, *(grid.ablations if seed == 0 else ())]
+    cells = [
+        {"tier": tier, **part, "arm": arm, "seed": seed, **study.stamp(tier, arm)}
+        for part in grid.parts
+        for arm in chosen
+    ]
+    return [{key: cell[key] for key in ORDER if key in cell} for cell in cells]
+
+
+def recipe_of(study: Study, work: Path, cell: Cell) -> Recipe:
+    """The recipe of a training."""
+    name, changes = study.arms[cell["arm"]]
+    tier = study.tiers[cell["tier"]]
+    start = Recipe.load(name) if name else plan(Cohort.open(study.prepare(work, cell)), unit=study.unit).recipe
+    assert start is not None
+    recipe = start.override([*study.keys, *tier["keys"], *tier.get("recipes", {}).get(name, ()), *changes])
+    return recipe.override([*study.further(recipe, work, cell), f"training.seed={cell['seed']}"])
+
+
+def train(study: Study, work: Path, cell: Cell) -> dict[str, Any]:
+    """One cell of trainings."""
+    folder = work / study.folder(cell)
+    run = pretrain(
+        study.prepare(work, cell),
+        recipe=recipe_of(study, work, cell),
+        out=folder,
+        resume=folder.exists(),
+        cache=work / "cache",
+        quiet=True,
+    )
+    return {**condense(run), **study.noted(run)}
+
+
+def condense(run: Run) -> dict[str, Any]:
+    """What a cell keeps of a training: its length, speed, first and last losses, and health at the end."""
+    lines = [line for line in run.metrics() if line["kind"] == "train"]
+    health = [line for line in run.metrics() if line["kind"] == "health"][-1]["findings"]
+    return {
+        "steps": run.record["steps"],
+        "hours": round(run.record["hours"], 4),
+        "images_per_second": round(float(np.median([line["images_per_second"] for line in lines])), 1),
+        "loss_first": lines[0]["loss"],
+        "loss_last": lines[-1]["loss"],
+        "counts": lines[-1]["counts"],
+        "health": {finding["name"]: finding["value"] for finding in health},
+    }
+
+
+def command_line(about: str | None, studies: Sequence[Study], work: str) -> argparse.ArgumentParser:
+    """The options of a study's file."""
+    names = [study.name for study in studies]
+    arms = dict.fromkeys(arm for study in studies for grid in study.grids for arm in (*study.arms, *grid.arms))
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tier", choices=(SMALL, FULL), default=SMALL, help="sizes of encoder, images and training")
+    parser.add_argument("--work", type=Path, default=Path(work), help="where runs lie")
+    parser.add_argument("--seeds", nargs="+", help="train these alone")
+    parser.add_argument("--arms", nargs="+", choices=[*arms], metavar="NAME", help="train these alone")
+    if len(names) > 1:
+        parser.add_argument("--cohorts", nargs="+", choices=names, default=names, help="these alone")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--train-only", action="store_true")
+    what.add_argument("--compare-only", action="store_true")
+    return parser
+
+
+def run_study(study: Study, arguments: argparse.Namespace) -> None:
+    """Train what is missing, then compare."""
+    tier, work = arguments.tier, arguments.work / arguments.tier
+    asked = [int(seed) for word in arguments.seeds or () for seed in word.split(",")]
+    for seed in () if arguments.compare_only else asked or study.seeds:
+        for grid in study.grids:
+            cells = cells_of(study, grid, tier, seed, arguments.arms)
+            run_grid(results_file(grid.file, tier), cells, lambda grid=grid, **cell: grid.measure(work, cell))
+    if arguments.train_only:
+        return
+    finished = Finished(study, tier, work)
+    if lines := study.compare(finished):
+        write_results(results_file(study.result, tier), lines, **study.more(finished))
+    else:
+        print(f"{study.name}: nothing to compare yet", file=sys.stderr)
+
+
+def main(about: str | None, *studies: Study, work: str) -> None:
+    """Train what is missing of the studies of a file, then compare."""
+    arguments = command_line(about, studies, work).parse_args()
+    for study in studies:
+        if study.name in getattr(arguments, "cohorts", [study.name]):
+            run_study(study, arguments)
