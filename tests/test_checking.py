@@ -155,6 +155,43 @@ def test_a_clip_file_is_one_record_of_all_its_frames(tmp_path: Path) -> None:
     volume = np.stack(clip(6, 2))
     assert (modalities["CT"]["minimum"], modalities["CT"]["maximum"]) == (volume.min(), volume.max())
     assert "clip files of 3 to 10 frames" in " ".join(rendered(report).split())
+    assert only(report, "frame_order").rows == note.rows
+
+
+@pytest.mark.parametrize(
+    ("table", "roles", "rows", "expected"),
+    [
+        ("image,patient\na.tif,P\nb.png,Q\n", {}, (1,), "no column was taken for order"),
+        ("image,patient,frame\na.tif,P,0\nb.png,Q,0\n", {}, (1,), "column 'frame' was taken by its name for order"),
+        (
+            "image,patient,n\na.tif,P,0\na.tif,P,2\nb.png,Q,0\n",
+            {"order": "n"},
+            (1, 2),
+            "column 'n' was taken for order",
+        ),
+        ("image,patient,series,n\na.tif,P,s,0\nb.png,P,s,1\n", {"order": "n"}, (1,), "column 'n' was taken for order"),
+    ],
+)
+def test_files_of_several_frames_beside_single_images_say_what_numbers_the_frames(
+    tmp_path: Path, table: str, roles: dict[str, str], rows: tuple[int, ...], expected: str
+) -> None:
+    write_pages(tmp_path / "a.tif", clip(3, 1))
+    PillowImage.fromarray(picture(0).astype(np.uint8)).save(tmp_path / "b.png")
+    (tmp_path / "table.csv").write_text(table)
+    found = only(check(Cohort.open(tmp_path / "table.csv", roles=roles)), "frame_order")
+    assert (found.severity, found.rows) == ("note", rows)
+    assert expected in found.message
+    assert "add --role order=COLUMN" in found.message
+
+
+@pytest.mark.parametrize("names", [("a.tif", "a.tif"), ("b.png", "b.png")])
+def test_frames_are_not_spoken_of_where_files_are_alike(tmp_path: Path, names: tuple[str, str]) -> None:
+    for folder in ("p", "q"):
+        (tmp_path / folder).mkdir()
+        write_pages(tmp_path / folder / "a.tif", clip(3, 1))
+        PillowImage.fromarray(picture(0).astype(np.uint8)).save(tmp_path / folder / "b.png")
+    (tmp_path / "table.csv").write_text(f"image,patient\np/{names[0]},P\nq/{names[1]},Q\n")
+    assert "frame_order" not in kinds(check(tmp_path / "table.csv"))
 
 
 def test_frames_together_measure_as_the_picture_that_they_make(tmp_path: Path) -> None:
@@ -213,7 +250,7 @@ def test_series_are_looked_at_as_clips(tmp_path: Path) -> None:
     }
     pictures = [picture(seed) for seed in range(6)]
     report = check(write(tmp_path / "sound", pictures, columns))
-    assert report.warnings == []
+    assert {each.kind for each in report.warnings} == {"small_side"}  # of three patients
     assert only(report, "clips").message == "3 clips by 'series', of 1 to 3 frames (median 2)"
     columns |= {"sex": ["F", "M", "F", "F", "F", "F"], "order": [0, 1, 0, 1, 1, 0]}
     report = check(write(tmp_path / "varying", pictures, columns))
@@ -485,11 +522,14 @@ def test_json_and_terminal_hold_the_same_findings(faulty: Callable[[], CheckRepo
     assert (data["ranges"], data["cohort_ranges"]) == ({}, {"image": [0.0, 4095.0]})
     assert (data["rows"], data["patients"], data["table"]) == (14, 7, "table.csv")
     assert {each["role"] for each in data["columns"]} == set(report.cohort.roles)
+    assert data["unused"] == [each._asdict() for each in report.unused]
     text = rendered(report)
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
     for finding in report.findings:
-        assert " ".join(finding.message.split()) in words
+        assert "".join(finding.message.split()) in "".join(text.split())  # a long path is broken
+    for each in report.unused:
+        assert each.column in text
     assert words.endswith(f"{len(report.errors)} errors, {len(report.warnings)} warnings, 0 notes")
 
 

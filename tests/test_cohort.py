@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from pydicom.data import get_testdata_file
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.roles import infer_roles
@@ -388,6 +391,70 @@ def test_a_root_beside_the_table_survives_saving_elsewhere(tiny_cohort: Path, tm
     for place in (tmp_path / "a", tmp_path / "tables", tmp_path / "b"):
         opened.save(place / "saved.yaml")
         assert Cohort.open(place / "saved.yaml").image_path(0).is_file(), place
+
+
+def dicom(name: str) -> bytes:
+    return Path(str(get_testdata_file(name, download=False))).read_bytes()
+
+
+def nifti(ending: str) -> bytes:
+    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    return gzip.compress(image.to_bytes()) if ending.endswith(".gz") else image.to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("DICOMDIR", dicom("DICOMDIR"), "found a DICOMDIR, the index of a folder of DICOM files; "),
+        ("Surname.dcm", dicom("CT_small.dcm"), "found a DICOM file; "),
+        ("Surname", dicom("CT_small.dcm")[132:], "found a DICOM file; "),
+        ("Surname.nii", nifti(".nii"), "found a NIfTI image; "),
+        ("Surname.nii.gz", nifti(".nii.gz"), "found a NIfTI image; "),
+        ("Surname.png", b"\x89PNG\r\n\x1a\n and so on", "found a PNG image; "),
+        ("Surname.csv", b"\xff\xd8\xff and so on", "found a JPEG image; "),
+    ],
+)
+def test_an_image_in_place_of_a_table_is_named_as_what_it_is(
+    tmp_path: Path, name: str, content: bytes, expected: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "cohort.yaml").write_text(f"table: {name}\n")
+    for given, wanted in (
+        (tmp_path / name, "expected a CSV, TSV or Parquet table or a cohort.yaml, "),
+        (tmp_path / "cohort.yaml", "expected a CSV, TSV or Parquet table, "),
+    ):
+        with pytest.raises(CohortError) as error:
+            Cohort.open(given)
+        assert str(error.value).startswith(f"{wanted}{expected}make a table: one row an image, a column image")
+        assert "Surname" not in str(error.value)
+
+
+def test_a_folder_in_place_of_a_table_is_told_with_the_tables_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "Surname"
+    (folder / "inner").mkdir(parents=True)
+    way_out = "make a table: one row an image"
+    for name, expected in (
+        ("1.png", f"found a folder; {way_out}"),
+        ("inner/t.csv", f"found a folder; {way_out}"),
+        ("a.tsv", f"found a folder; it holds a.tsv: give that file, or {way_out}"),
+        ("cohort.yaml", "it holds a.tsv and cohort.yaml: give one of these files, or"),
+        ("b.csv", "it holds a.tsv, b.csv and cohort.yaml: give one of these files, or"),
+        ("c.parquet", f"found a folder; {way_out}"),  # too many
+    ):
+        (folder / name).touch()
+        with pytest.raises(CohortError) as error:
+            Cohort.open(folder)
+        assert expected in str(error.value)
+        assert "Surname" not in str(error.value)
+
+
+def test_what_may_be_a_table_is_not_refused(tmp_path: Path) -> None:
+    cohort({"age": [1, 2]}).table.to_csv(tmp_path / "t.csv", index=False)
+    for name, content in (("t.csv.gz", gzip.compress(b"image,patient\n")), ("torn.csv", b"\x1f\x8b and so on")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CohortError, match="packed by gzip"):
+            Cohort.open(tmp_path / name)
+    assert len(Cohort.open(tmp_path / "t.csv")) == 2
 
 
 def test_cohort_yaml_with_mistakes(tiny_cohort: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from bolus.data.checks.checking import check
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.table import read_table
 from bolus.data.images.file_names import SUBFOLDERS
-from bolus.data.images.missing_files import LOOKED_AT, likely_cause
+from bolus.data.images.missing_files import LOOKED_AT, likely_cause, where_sought
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import CohortError, RecipeError
 from bolus.objectives import OBJECTIVES, build_objectives
@@ -136,7 +137,8 @@ def made(folder: Path, names: list[str]) -> Path:
 
 def cause(root: Path, written: list[str]) -> str:
     found = likely_cause([root / text for text in written], root)
-    assert not any(part in found for part in ("p0", "a0", "images", root.name)), "names may be identifiers"
+    shown = found.replace(str(root.parent), "ABOVE")
+    assert not any(part in shown for part in ("p0", "a0", "images", root.name)), "names may be identifiers"
     return found
 
 
@@ -162,7 +164,7 @@ def cause(root: Path, written: list[str]) -> str:
             "in one subfolder: give the full path of that subfolder with --root",
         ),
         (lambda name: Path(name).name, "in subfolders that the paths lack: write the subfolder into each path"),
-        (lambda name: f"study/{name}", "from the folder above: give the full path of that folder with --root"),
+        (lambda name: f"study/{name}", "from the folder above: add --root /"),
         (lambda name: f"/home/p0/{name}", "without the leading / and the first 2 folders of the paths: leave"),
         (
             lambda name: name.replace("/", "\\").replace("images", "IMAGES").removesuffix(".png"),
@@ -184,6 +186,43 @@ def test_missing_files_below_the_current_folder(tmp_path: Path, monkeypatch: pyt
     assert cause(root, NAMES) == ""
     monkeypatch.chdir(here)
     assert cause(root, NAMES) == 'all are found from the current folder: add --root "$PWD"'
+
+
+@pytest.mark.parametrize(
+    ("written", "table", "where"),
+    [
+        ("tiny/img/", "table.csv", "from the folder above"),
+        ("tiny/img/", "deep/table.csv", "from the folder two above"),
+        ("", "table.csv", "in one subfolder"),
+    ],
+)
+def test_the_root_to_add_finds_the_files(tiny_cohort: Path, written: str, table: str, where: str) -> None:
+    folder = tiny_cohort.parent
+    if not written:
+        (folder / "img").rename(folder / "all images")
+    text = (folder / "table.csv").read_text().replace("img/", written)
+    (folder / "deep").mkdir()
+    (folder / table).write_text(text)
+    (finding,) = (each for each in check(folder / table).errors if each.kind == "missing_file")
+    assert f"all are found {where}: add --root " in finding.message
+    _, root = shlex.split(finding.message[finding.message.index("--root") :])
+    assert not check(Cohort.open(folder / table, root=root)).errors
+
+
+def test_a_subfolder_of_one_patient_is_not_named(tmp_path: Path) -> None:
+    root = made(tmp_path / "study", ["Surname/1.png", "Surname/2.png"])
+    paths = [root / "1.png", root / "2.png"]
+    assert "Surname" not in likely_cause(paths, root, [0, 0]) + likely_cause(paths, root)
+    assert likely_cause(paths, root, [0, 1]).endswith(f"in one subfolder: add --root {root}/Surname")
+
+
+def test_a_file_without_a_cause_has_the_option_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,patient\nSurname/a_1.png,Surname\n")
+    (finding,) = (each for each in check(tmp_path / "t.csv").errors if each.kind == "missing_file")
+    sought = f"row 1 was looked for as {tmp_path}/aaaaaaa/a_9.aaa (a for letters, 9 for digits)"
+    assert finding.message.endswith(f"{sought}; if the paths are relative to another folder, add --root FOLDER")
+    assert where_sought("/mnt/a1/b.png", tmp_path).startswith("/aaa/a9/a.aaa (")
+    assert "aaa... (" in where_sought("a" * 50, tmp_path)
 
 
 def test_letters_that_are_composed_otherwise(tmp_path: Path) -> None:
@@ -222,7 +261,8 @@ def test_the_check_says_why_files_are_missing(tiny_cohort: Path) -> None:
     (finding,) = (each for each in check(tiny_cohort).errors if each.kind == "missing_file")
     way_out = "write / in the paths of the table"
     with_slash = f"all are found with / in place of the backslashes of Windows: {way_out}"
-    assert finding.message == f"60 image files do not exist; {with_slash}"
+    sought = f"row 1 was looked for as {table.parent}/aaa\\a9_9.aaa (a for letters, 9 for digits)"
+    assert finding.message == f"60 image files do not exist; {sought}; {with_slash}"
     assert len(finding.rows) == 60
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bolus.cli.options import TableOptions
-from bolus.data.checks.checking import _left_out_site
+from bolus.data.checks.sides import FEWEST, _least, _left_out_site, count_sides, look_at_sides
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec, SplitSpec
 from bolus.data.cohort.split import (
@@ -20,7 +20,6 @@ from bolus.data.cohort.split import (
     overlap,
     patient_keys,
     refuse_overlap,
-    site_names,
     split_digest,
     split_patients,
 )
@@ -236,9 +235,8 @@ def test_a_site_left_out_is_the_test_with_its_patients_whole():
 def test_sites_left_out_in_turn_test_every_patient_with_a_site():
     patients = make_patients()
     sites = make_sites(patients)
-    assert site_names(sites) == sorted(SITES)
     tested = np.zeros(len(patients), bool)
-    for name in site_names(sites):
+    for name in SITES:
         tested |= leave_site_out(patients, sites, site=name, val=0) == "test"
     located = set(patients[pd.notna(sites)])
     np.testing.assert_array_equal(tested, np.isin(patients, list(located)))
@@ -306,3 +304,73 @@ def test_opening_a_cohort_refuses_a_site_that_cannot_be_left_out(tmp_path):
     with pytest.raises(CohortError, match="fixed split of column 'split' exclude each other"):
         Cohort.open(table, split={"leave_out_site": "north"})
     assert Cohort.open(table, roles={"attribute:split": "split"}, split={"leave_out_site": "north"}).split[0] == "test"
+
+
+def of_patients(number, **split):
+    names = [f"P{patient:03d}" for patient in range(number)]
+    return Cohort(pd.DataFrame({"image": names, "patient": names}), CohortSpec(table="t.csv", split=split))
+
+
+def small_sides(cohort):
+    return [found for found in look_at_sides(cohort, count_sides(cohort)) if found.kind in ("small_side", "empty_side")]
+
+
+def test_a_side_is_small_with_fewer_than_half_of_what_was_asked_for_and_with_one():
+    assert [_least(share, 100) for share in (0, 0.001, 0.1, 0.2)] == [0, FEWEST, 5, 10]
+    for seed in range(300):
+        cohort = of_patients(60, seed=seed)
+        counts = {side: int((cohort.split == side).sum()) for side in ("train", "val", "test")}
+        small = [side for side, least in (("train", 21), ("val", 3), ("test", 6)) if counts[side] < least]
+        found = small_sides(cohort)
+        assert bool(found) == bool(small), counts
+        assert all(f"{side} ({counts[side] or 'none'}, " in found[0].message for side in small)
+
+
+def apart(sides):
+    """How far the sides are from the shares, or infinitely where one is small."""
+    number, shares = len(sides), {"train": 0.7, "val": 0.1, "test": 0.2}
+    counts = {side: int((sides == side).sum()) for side in shares}
+    small = any(counts[side] < _least(share, number) for side, share in shares.items())
+    return np.inf if small else sum(abs(counts[side] - share * number) for side, share in shares.items())
+
+
+@pytest.mark.parametrize("number", [8, 12, 20, 30])
+def test_the_seed_to_add_mends_a_small_split_and_comes_closest(number):
+    seed = next(each for each in range(100) if small_sides(of_patients(number, seed=each)))
+    (found,) = small_sides(of_patients(number, seed=seed))
+    assert found.severity == "warning"
+    words = found.message[found.message.index("--split") :].split(":")
+    mended = of_patients(number, seed=int(words[0].removeprefix("--split seed=")))
+    assert small_sides(mended) == []
+    assert words[1].strip() == ", ".join(
+        f"{(mended.split == side).sum()} in {side}" for side in ("train", "val", "test")
+    )
+    every = [apart(of_patients(number, seed=each).split) for each in range(100)]
+    assert apart(mended.split) == pytest.approx(min(every))
+
+
+def test_where_no_seed_mends_it_a_column_does():
+    (found,) = small_sides(of_patients(5))
+    assert found.message.endswith("train, val or test for each patient into a column, and add --role split=COLUMN")
+    assert "--split" not in found.message
+    seed = next(each for each in range(99) if of_patients(1, seed=each).split[0] != "train")
+    (found,) = small_sides(of_patients(1, seed=seed))
+    assert (found.kind, found.severity) == ("empty_side", "error")
+
+
+def test_a_side_nobody_asked_for_and_a_fixed_split_are_not_small():
+    assert small_sides(of_patients(30, val=0, test=0)) == []
+    (found,) = small_sides(of_patients(30, val=0, test=0.02))
+    assert "val" not in found.message
+    frame = pd.DataFrame({"image": list("abc"), "patient": list("pqr"), "split": ["train", "val", "test"]})
+    assert small_sides(Cohort(frame, CohortSpec(table="t.csv"))) == []
+
+
+def test_looking_for_a_seed_is_bounded(monkeypatch):
+    monkeypatch.setattr("bolus.data.checks.sides.HASHES", 90)
+    seed = next(each for each in range(100) if small_sides(of_patients(30, seed=each)))
+    tried = []
+    monkeypatch.setattr("bolus.data.checks.sides.split_patients", lambda patients, **spec: (
+        tried.append(spec["seed"]), split_patients(patients, **spec))[1])  # fmt: skip
+    small_sides(of_patients(30, seed=seed))
+    assert tried == [0, 1, 2]

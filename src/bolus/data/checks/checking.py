@@ -1,8 +1,8 @@
 """The preflight: every image is read once and every column looked at before anything is trained.
 
 `check` finds what goes wrong silently otherwise: files that cannot be read, ranges that make images black or white,
-copies of one image on both sides of the split, labels with too few patients to learn from. Rows are named by number;
-no finding holds a patient identifier or a file name.
+copies of one image on both sides of the split, labels with too few patients to learn from, columns without a role. Rows
+are named by number; no finding holds a patient identifier or a file name.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from bolus.data.checks.columns import check_columns
 from bolus.data.checks.images import look_at_images
 from bolus.data.checks.report import CheckReport, Finding, frames_in_words
+from bolus.data.checks.sides import count_sides, look_at_sides
+from bolus.data.checks.unused import unused_columns
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.roles import is_number_role
 from bolus.data.cohort.series import series_problems
 from bolus.data.images.clips import rows_are_files
-from bolus.data.text.identifiers import identifier_text
 
 MIN_POSITIVE_PATIENTS = 20  # of a class; with fewer, an evaluation says little
 MAX_CLASSES = 1000  # above which a label is not looked at class by class
@@ -74,12 +74,12 @@ def check(
     columns = _columns(cohort, findings)
     findings += check_columns(cohort)
     findings += _series(cohort)
-    splits = _splits(cohort, findings)
-    findings += _left_out_site(cohort)
+    splits = count_sides(cohort)
+    findings += look_at_sides(cohort, splits)
     if ranges != cohort.spec.cohort_ranges:
         cohort = Cohort(cohort.table, cohort.spec.model_copy(update={"cohort_ranges": ranges}), cohort.folder)
     findings.sort(key=lambda finding: ("error", "warning", "note").index(finding.severity))
-    return CheckReport(cohort, findings, columns, modalities, splits)
+    return CheckReport(cohort, findings, columns, modalities, splits, unused_columns(cohort))
 
 
 def _columns(cohort: Cohort, findings: list[Finding]) -> list[dict[str, Any]]:
@@ -134,45 +134,3 @@ def _rare_classes(cohort: Cohort, name: str) -> list[Finding]:
     more = f" and {len(rare) - 10} more" if len(rare) > 10 else ""
     message = f"label:{name}: classes with fewer than {MIN_POSITIVE_PATIENTS} positive patients: {shown}{more}"
     return [Finding("note", "rare_class", message)]
-
-
-def _splits(cohort: Cohort, findings: list[Finding]) -> list[dict[str, Any]]:
-    frame = pd.DataFrame({"side": cohort.split, "patient": cohort.encoded("patient")})
-    follow_up = next((role for role in ("visit", "time") if role in cohort.roles), None)
-    if follow_up is not None:
-        visits = pd.Series(cohort.encoded(follow_up)).groupby(frame["patient"]).nunique()
-        frame["twice"] = frame["patient"].map(visits) > 1
-    records = []
-    for side in ("train", "val", "test", "all"):
-        part = frame if side == "all" else frame[frame["side"] == side]
-        record: dict[str, Any] = {"side": side, "rows": len(part), "patients": int(part["patient"].nunique())}
-        if follow_up is not None:
-            record["with_two_visits"] = int(part.loc[part["twice"], "patient"].nunique())
-        records.append(record)
-        if not len(part) and (side == "train" or "split" in cohort.roles or getattr(cohort.spec.split, side) > 0):
-            findings.append(Finding("error" if side == "train" else "warning", "empty_side", f"no patient in {side}"))
-    return records
-
-
-def _left_out_site(cohort: Cohort) -> list[Finding]:
-    """Who is in the test because one site is left out, and what of it a person may not expect."""
-    site = cohort.spec.split.leave_out_site
-    if site is None:
-        return []
-    sites = cohort.values("site").to_numpy(dtype=object)
-    patients, test = cohort.encoded("patient"), cohort.split == "test"
-    known = ~pd.isna(sites)
-    there, elsewhere = test & (sites == identifier_text(site)), test & known & (sites != identifier_text(site))
-    message = f"site {site!r} is left out of training: {len(np.unique(patients[test]))} patients are the test"
-    if elsewhere.any():
-        message += (
-            f"; {len(np.unique(patients[elsewhere]))} of them have {elsewhere.sum()} rows at other sites, which are in "
-            f"the test as well, beside {there.sum()} rows at {site!r}"
-        )
-    found = [Finding("note", "site_left_out", message, tuple((np.flatnonzero(elsewhere) + 1).tolist()))]
-    unknown = np.setdiff1d(patients[~known], patients[known])
-    if len(unknown):
-        rows = np.flatnonzero(np.isin(patients, unknown))
-        message = f"{len(unknown)} patients have no site at all and are not in the test, though they may be of {site!r}"
-        found.append(Finding("warning", "site_unknown", message, tuple((rows + 1).tolist())))
-    return found

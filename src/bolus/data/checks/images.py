@@ -17,7 +17,8 @@ from bolus.data.checks.ranges import black_and_white, count, lone_series, look_a
 from bolus.data.checks.report import Finding, Severity, frames_in_words
 from bolus.data.checks.thumbnails import write_thumbnails
 from bolus.data.cohort.cohort import Cohort
-from bolus.data.images.missing_files import likely_cause
+from bolus.data.images.clips import rows_are_files
+from bolus.data.images.missing_files import likely_cause, where_sought
 from bolus.data.pixels.range_rules import Bounds
 
 # What a reader notes and what changes the picture; its other notes are for information.
@@ -41,7 +42,9 @@ def look_at_images(
         CohortError: a range is stated for a modality of which there is no image.
     """
     looks = look_at_pixels(cohort, workers=workers, on_progress=on_progress)
-    findings += _unreadable(looks, cohort) + _clip_files(looks) + look_at_masks(cohort, looks)
+    findings += (
+        _unreadable(looks, cohort) + _clip_files(looks) + _frame_order(looks, cohort) + look_at_masks(cohort, looks)
+    )
     seen = pd.DataFrame([look for look in looks if not look["reason"]])
     if not len(seen):
         return [], dict(cohort.spec.cohort_ranges)
@@ -61,14 +64,24 @@ def _unreadable(looks: list[dict[str, Any]], cohort: Cohort) -> list[Finding]:
     findings = []
     for rows, reason in _by_reason(looks, "reason"):
         if reason == "missing":
-            message = f"{count(rows, 'image file does', 'image files do')} not exist"
-            cause = likely_cause([cohort.image_path(row - 1) for row in rows], cohort.root)
-            message += f"; {cause}" if cause else ""
-            findings.append(Finding("error", "missing_file", message, rows))
+            findings.append(_missing(rows, cohort))
         else:
             message = f"{count(rows, 'image', 'images')} cannot be read: {reason}"
             findings.append(Finding("error", "unreadable", message, rows))
     return findings
+
+
+def _missing(rows: tuple[int, ...], cohort: Cohort) -> Finding:
+    """Where the first file was looked for, and what to do."""
+    places = np.array(rows) - 1
+    first = str(cohort.table[cohort.roles["image"]].iloc[rows[0] - 1])
+    what = count(rows, "image file does", "image files do")
+    cause = likely_cause([cohort.image_path(row) for row in places], cohort.root, cohort.encoded("patient")[places])
+    message = (
+        f"{what} not exist; row {rows[0]} was looked for as {where_sought(first, cohort.root)}; "
+        f"{cause or 'if the paths are relative to another folder, add --root FOLDER'}"
+    )
+    return Finding("error", "missing_file", message, rows)
 
 
 def _by_reason(looks: list[dict[str, Any]], key: str) -> list[tuple[tuple[int, ...], str]]:
@@ -87,7 +100,7 @@ def _by_reason(looks: list[dict[str, Any]], key: str) -> list[tuple[tuple[int, .
 
 def _clip_files(looks: list[dict[str, Any]]) -> list[Finding]:
     """Rows that are files with several frames, and which of them lost some."""
-    clips = [look for look in looks if look["frames"] > 1]
+    clips = [look for look in looks if look["frames"] > 1 and not look["reason"]]
     if not clips:
         return []
     rows = numbers(look["row"] for look in clips)
@@ -101,6 +114,24 @@ def _clip_files(looks: list[dict[str, Any]]) -> list[Finding]:
         message = f"{count(torn, 'clip file has', 'clip files have')} frames that cannot be read, {reason}"
         findings.append(Finding("warning", "lost_frames", message, torn))
     return findings
+
+
+def _frame_order(looks: list[dict[str, Any]], cohort: Cohort) -> list[Finding]:
+    """Which column numbers frames and how to name another, where files of several frames stand beside single images."""
+    several = {look["row"] for look in looks if look["frames"] > 1 or cohort.shared_file[look["row"]]}
+    if not several or not any(look["frames"] == 1 and look["row"] not in several for look in looks):
+        return []
+    column, rows = cohort.roles.get("order"), numbers(several)
+    why = " by its name" if "order" in cohort.inferred else ""
+    taken = "no column was taken" if column is None else f"column {column!r} was taken{why}"
+    message = (
+        f"{len(rows)} of {len(looks)} rows {'has a file' if len(rows) == 1 else 'have files'} of several frames, the "
+        f"others single images; {taken} for order, the number of a frame or slice; "
+        f"to name {'one' if column is None else 'another one'}, add --role order=COLUMN"
+    )
+    if rows_are_files(cohort):
+        message += "; within a clip file the file itself numbers the frames"
+    return [Finding("note", "frame_order", message, rows)]
 
 
 def _channels(name: str, images: pd.DataFrame) -> list[Finding]:

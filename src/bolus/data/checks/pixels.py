@@ -42,9 +42,9 @@ def look_at_pixels(
         on_progress: called with (rows done, rows) after each file.
 
     Returns:
-        `row`; `reason`, why it cannot be used, else empty; `frames`, how many the row stands for; `lost`, why some of
-        them cannot be read, else empty; and, where there is no reason, `height`, `width` (of the first frame) and what
-        `_measure` says.
+        `row`; `reason`, why it cannot be used, else empty; `frames`, how many the row stands for, or its file has where
+        they are too many; `lost`, why some of them cannot be read, else empty; and, where there is no reason, `height`,
+        `width` (of the first frame) and what `_measure` says.
     """
     modality, stated, clips = cohort.modality, cohort.spec.ranges, rows_are_files(cohort)
     files: dict[int, list[int]] = {}
@@ -78,7 +78,7 @@ def _look_at_file(path: Path, reading: str, clips: bool, in_series: bool) -> Loo
     frames = all_frames(path)
     if len(frames) > 1 and not clips:
         advice = f"{ONE_FRAME}; {IF_FILES}" if in_series else ONE_FRAME
-        return _unusable(f"expected one frame, found {len(frames)}: {advice}")
+        return {**_unusable(f"expected one frame, found {len(frames)}: {advice}"), "frames": len(frames)}
     seen: list[Look] = []
     reasons: Counter[str] = Counter()
     for image in read_as(path, frames, reading):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -13,12 +13,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bolus.data.checks.unused import Unused
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.pixels.range_rules import describe_rule
 from bolus.errors import name_rows
 from bolus.files import write_json
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
+SHOWN, SHOWN_OTHERS = 20, 10  # columns without a role at most: those with a suggestion, and those without
+WIDE = 48  # characters of an option beside which its reason stands in line with the others
 STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -51,6 +54,7 @@ class CheckReport:
             and high (the values that become 0 and 1; None where they differ between files or series), and used (the
             part of [0, 1] in which the middle 98 % of all pixels are seen).
         splits: one record a side, `all` last: rows, patients, and with_two_visits where visit or time is known.
+        unused: the columns without a role, each with the option that would give it one.
     """
 
     cohort: Cohort
@@ -58,6 +62,7 @@ class CheckReport:
     columns: list[dict[str, Any]]
     modalities: list[dict[str, Any]]
     splits: list[dict[str, Any]]
+    unused: list[Unused] = field(default_factory=list)
 
     @property
     def errors(self) -> list[Finding]:
@@ -83,6 +88,7 @@ class CheckReport:
             "columns": self.columns,
             "modalities": self.modalities,
             "splits": self.splits,
+            "unused": [each._asdict() for each in self.unused],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, data)
@@ -115,7 +121,8 @@ class CheckReport:
         numbers = (("error", len(self.errors)), ("warning", len(self.warnings)), ("note", num_notes))
         total = Text(", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in numbers), style="bold")
         listed: list[RenderableType] = [Text("Findings", style="bold"), lines, Text()] if self.findings else []
-        return Group(title, Text(), columns, Text(), intensities, Text(), sides, Text(), *listed, total)
+        unused = [*_unused(self.unused), Text()] if self.unused else []
+        return Group(title, Text(), columns, Text(), *unused, intensities, Text(), sides, Text(), *listed, total)
 
 
 def describe_shown(low: float | None, high: float | None, rules: Sequence[str]) -> str:
@@ -139,6 +146,23 @@ def frames_in_words(counts: Sequence[int] | npt.NDArray[np.int64]) -> str:
     if low == high:
         return f"{low} frame{'' if low == 1 else 's'} each"
     return f"{low} to {high} frames (median {np.median(counts):g})"
+
+
+def _unused(columns: Sequence[Unused]) -> list[Text]:
+    """The options to copy, each on a line of its own; then the columns of which none is suggested."""
+    offered = [each for each in columns if each.option]
+    others = [each for each in columns if not each.option]
+    lines = [Text("Columns without a role", style="bold")]
+    if offered:
+        hint = "guessed from the values; copy those that you want to use"
+        if any(":" in each.option for each in offered):
+            hint += ", with attribute: in place of label: or score: where nothing is to be predicted"
+        lines.append(Text(hint, style="dim"))
+    width = min(WIDE, max((len(each.option) for each in offered), default=0))
+    lines += [Text.assemble(f"{each.option:{width}}  ", (each.why, "dim")) for each in offered[:SHOWN]]
+    lines += [Text.assemble(f"{each.column}: ", (each.why, "dim")) for each in others[:SHOWN_OTHERS]]
+    more = max(0, len(offered) - SHOWN) + max(0, len(others) - SHOWN_OTHERS)
+    return [*lines, Text(f"and {more} more, which the JSON lists", style="dim")] if more else lines
 
 
 def _table(title: str, texts: Iterable[str], numbers: Iterable[str]) -> Table:

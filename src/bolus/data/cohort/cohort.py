@@ -20,6 +20,7 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
+from bolus.data.cohort.mistaken import refuse_other_kinds
 from bolus.data.cohort.series import Rows, series_problems
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.cohort.split import leave_site_out, split_digest, split_patients
@@ -80,7 +81,7 @@ class Cohort(Values):
         `roles`, `missing`, `ranges` and `split` are added to what the file says, key by key; other keywords replace it.
 
         Raises:
-            CohortError: as the class says; also a file that is absent or does not parse.
+            CohortError: as the class says; also a file that is absent or does not parse, and a folder or an image.
             UsageError: an unknown keyword.
         """
         if isinstance(source, Cohort):
@@ -88,6 +89,7 @@ class Cohort(Values):
                 raise UsageError("an open cohort takes no roles, missing codes or other keys; open its table with them")
             return source
         path = Path(source)
+        refuse_other_kinds(path)
         if not path.is_file():
             raise CohortError(f"no such cohort or table: {path}")
         data: dict[str, Any] = {"table": path.name}

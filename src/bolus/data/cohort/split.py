@@ -107,15 +107,6 @@ def leave_site_out(
     return sides
 
 
-def site_names(sites: Labels) -> list[str]:
-    """The sites, sorted, as `leave_site_out` takes them: one after the other left out is a cross-validation over sites.
-
-    >>> site_names(np.array([3.0, np.nan, 1.0, 3.0]))
-    ['1', '3']
-    """
-    return sorted(_identify(sites)[1])
-
-
 def fold_patients(patients: Labels, *, seed: int, folds: int) -> npt.NDArray[np.int64]:
     """The fold of every row for cross-validation, disjoint in patients and independent of the split: 0 to folds - 1.
 

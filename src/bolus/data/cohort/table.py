@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
+from bolus.data.cohort.mistaken import refuse_other_kinds
 from bolus.data.text.delimiters import find_layout, find_other_encoding, refuse_other_separator
 from bolus.data.text.spelling import MISSING
 from bolus.errors import CohortError, name_rows
@@ -21,9 +22,10 @@ def read_table(path: Path) -> pd.DataFrame:
     A first line such as `sep=;` says what separates the columns: `bolus.data.text.delimiters`.
 
     Raises:
-        CohortError: the file is absent, not UTF-8, its columns are separated by something else, its rows do not have
-            the same number of columns, or two columns have one name. Rows are named, never quoted.
+        CohortError: the file is absent, a folder, an image, not UTF-8, its columns are separated by something else, its
+            rows do not have the same number of columns, or two columns have one name. Rows are named, never quoted.
     """
+    refuse_other_kinds(path, "a CSV, TSV or Parquet table")
     if not path.is_file():
         raise CohortError(f"no such table: {path}")
     torn: list[int | None] = []

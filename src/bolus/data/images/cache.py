@@ -206,7 +206,9 @@ def build_store(
         np.unique(files, return_inverse=True)[1],
         lacking,
         quarantined,
-        lambda: likely_cause([cohort.image_path(row) for row in absent.tolist()], cohort.root),
+        lambda: likely_cause(
+            [cohort.image_path(row) for row in absent.tolist()], cohort.root, cohort.encoded("patient")[absent]
+        ),
     )
     store = _open(cohort, preprocessing, found, quarantined)
     if preprocessing.mirror is not None and sides is not None:

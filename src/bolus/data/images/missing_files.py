@@ -1,24 +1,28 @@
 """Why image files are not there: what a table's paths have wrong and how to mend it, without naming one of them.
 
-A path is looked for under the spellings and folders that tables often get wrong; whatever finds it is a mend.
+A path is looked for under the spellings and folders that tables often get wrong; whatever finds it is a mend. A folder
+for --root is named, unless it may be called after a patient.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from bolus.data.images.file_names import Folders, Mend, exists
+from bolus.data.text.spelling import shape_of
 
 LOOKED_AT = 200  # missing files at most
 QUOTES = Mend("without quotation marks around them", "take the quotation marks out of the table")
 BACKSLASHES = Mend("with / in place of the backslashes of Windows", "write / in the paths of the table")
 CURRENT = Mend("from the current folder", 'add --root "$PWD"')
-ABOVE = Mend("from the folder above", "give the full path of that folder with --root")
-TWO_ABOVE = Mend("from the folder two above", "give the full path of that folder with --root")
 ONE_BELOW = Mend("in one subfolder", "give the full path of that subfolder with --root")
 BELOW = Mend("in subfolders that the paths lack", "write the subfolder into each path of the table")
 _QUOTED = re.compile(r"""(["'])(?P<plain>.+)\1|[“„](?P<curly>.+)[“”]""")
@@ -33,12 +37,16 @@ class _Plain(NamedTuple):
     start: str
 
 
-def likely_cause(paths: Sequence[Path], root: Path) -> str:
-    """What most of the missing files are found with and what to do, in one sentence that names no file or folder.
+def likely_cause(paths: Sequence[Path], root: Path, patients: npt.ArrayLike | None = None) -> str:
+    """What most of the missing files are found with and what to do, in one sentence that names no file.
+
+    Of folders that --root takes, those above the root are named, and one below it where it holds files of two patients
+    or more: another one may be called after its patient.
 
     Args:
         paths: of image files; those that exist after all are left aside.
         root: the folder that the table's paths are relative to.
+        patients: `[paths]`, whose each is, as any codes; None where that is not known.
 
     Returns:
         The sentence, without a capital letter and a full stop; empty where no cause is seen.
@@ -49,15 +57,17 @@ def likely_cause(paths: Sequence[Path], root: Path) -> str:
     ...     likely_cause([Path(folder) / "a.png"], Path(folder))
     'it is found with the extension .PNG in place of .png: write the extension as the files have it'
     """
-    distinct = list(dict.fromkeys(paths))
+    whose = dict(zip(paths, np.zeros(len(paths)) if patients is None else np.asarray(patients), strict=True))
+    distinct = list(whose)
     sample = distinct[:: -(-len(distinct) // LOOKED_AT)] if distinct else []
-    texts = [_as_written(path, root) for path in sample if not exists(path)]
+    absent = [path for path in sample if not exists(path)]
+    texts = [_as_written(path, root) for path in absent]
     if not texts:
         return ""
     if not root.is_dir():
         return "the folder that the paths are relative to does not exist: give one that does with --root"
     sampled, plain = len(sample) < len(distinct), [_plain(text) for text in texts]
-    found = _find_each(plain, root.resolve())
+    found = _find_each(plain, root.resolve(), [whose[path] for path in absent])
     if not found:
         return _by_look(plain, sampled)
     mends, number = Counter(found).most_common(1)[0]
@@ -66,23 +76,44 @@ def likely_cause(paths: Sequence[Path], root: Path) -> str:
     return f"{_share(number, len(texts), sampled)} {'is' if number == 1 else 'are'} found {how}: {ways_out}"
 
 
-def _find_each(paths: Sequence[_Plain], root: Path) -> list[tuple[Mend, ...]]:
+def where_sought(text: str, root: Path) -> str:
+    """Where a file of the table was looked for: the folder, and the shape of the path in it, which may name a patient.
+
+    Args:
+        text: the path as the table has it.
+        root: the folder that the table's paths are relative to.
+
+    >>> where_sought("P017/ct_1.png", Path("/data"))
+    '/data/a999/aa_9.aaa (a for letters, 9 for digits)'
+    """
+    shape = shape_of(text)
+    tried = shape if Path(text).is_absolute() else f"{root.resolve()}/{shape}"
+    return f"{tried}{'...' if len(text) > len(shape) else ''} (a for letters, 9 for digits)"
+
+
+def _find_each(paths: Sequence[_Plain], root: Path, patients: Sequence[object]) -> list[tuple[Mend, ...]]:
     """The mends of each path that is found with any."""
     folders = Folders()
     found: list[tuple[Mend, ...]] = []
-    homes: list[tuple[Path, tuple[Mend, ...]]] = []
-    for path in paths:
+    homes: list[tuple[Path, tuple[Mend, ...], object]] = []
+    for path, patient in zip(paths, patients, strict=True):
         mends = _find(path, folders, root)
         if mends:
             found.append(mends)
         elif mends is None and path.parts and not path.start:
             home = folders.home_of(root, path.parts)
-            homes += [(home, path.mends)] if home is not None else []
+            homes += [(home, path.mends, patient)] if home is not None else []
     if homes:
-        most, number = Counter(home for home, _ in homes).most_common(1)[0]
+        most, number = Counter(home for home, _, _ in homes).most_common(1)[0]
         one = number > len(homes) / 2
-        found += [(*mends, ONE_BELOW if one and home == most else BELOW) for home, mends in homes]
+        several = len({patient for home, _, patient in homes if home == most}) > 1
+        below = ONE_BELOW._replace(way_out=_add_root(most)) if several else ONE_BELOW
+        found += [(*mends, below if one and home == most else BELOW) for home, mends, _ in homes]
     return found
+
+
+def _add_root(folder: Path) -> str:
+    return f"add --root {shlex.quote(str(folder))}"
 
 
 def _find(path: _Plain, folders: Folders, root: Path) -> tuple[Mend, ...] | None:
@@ -94,9 +125,11 @@ def _find(path: _Plain, folders: Folders, root: Path) -> tuple[Mend, ...] | None
         found = folders.find(root, parts)
         if found is not None:
             return (*mends, *found)
-        for folder, mend in ((Path.cwd(), CURRENT), (root.parent, ABOVE), (root.parent.parent, TWO_ABOVE)):
+        if exists(Path.cwd().joinpath(*parts)):
+            return (*mends, CURRENT)
+        for folder, where in ((root.parent, "the folder above"), (root.parent.parent, "the folder two above")):
             if exists(folder.joinpath(*parts)):
-                return (*mends, mend)
+                return (*mends, Mend(f"from {where}", _add_root(folder)))
     for number in range(0 if start else 1, len(parts)):
         found = folders.find(root, parts[number:])
         if found is not None:
