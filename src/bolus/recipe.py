@@ -11,12 +11,13 @@ import json
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bolus.errors import RecipeError, suggest
+from bolus.recipes.keys import assign, explain
 
 
 class _Spec(BaseModel):
@@ -302,7 +303,7 @@ class Recipe(_Spec):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            lines = [_explain(cls, dict(problem)) for problem in error.errors()]
+            lines = [explain(cls, problem) for problem in error.errors()]
             raise RecipeError(f"{origin}: " + "; ".join(lines)) from None
 
     def override(self, assignments: Iterable[str]) -> Recipe:
@@ -313,14 +314,7 @@ class Recipe(_Spec):
         """
         data = self.model_dump(mode="json")
         for assignment in assignments:
-            key, separator, value = assignment.partition("=")
-            if not separator or not key:
-                raise RecipeError(f"expected key=value, found {assignment!r}")
-            try:
-                parsed = yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                raise RecipeError(f"{key}: value is not YAML: {value!r}") from error
-            _assign(data, key.split("."), parsed, key)
+            assign(data, assignment)
         return self._validate(data, "override")
 
     def to_yaml(self) -> str:
@@ -342,38 +336,3 @@ def recipe_names() -> list[str]:
     """
     files = resources.files("bolus.recipes").iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
-
-
-def _assign(data: dict[str, Any], path: list[str], value: Any, key: str) -> None:
-    for place, part in enumerate(path[:-1]):
-        if place and path[0] == "modalities" and data.get(part) is None:
-            data[part] = {}  # of a modality nothing is written down before it is said
-        if not isinstance(data.get(part), dict):
-            raise RecipeError(f"unknown key {key!r}: no section {part!r}; {suggest(part, data)}")
-        data = data[part]
-    if len(path) >= 2 and path[-2] == "objectives" and value is None:
-        if path[-1] not in data:
-            raise RecipeError(f"unknown key {key!r}: no such objective; {suggest(path[-1], data)}")
-        del data[path[-1]]
-    else:
-        data[path[-1]] = value
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model in a field's type, be it `Model`, `Model | None` or `dict[str, Model]`."""
-    found = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
-    return next((each for each in found if issubclass(each, BaseModel)), None)
-
-
-def _explain(model: type[BaseModel], problem: dict[str, Any]) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        for part in location[:-1]:
-            field = model.model_fields.get(part)
-            if field is not None:
-                model = _model_in(field.annotation) or model
-        return f"unknown key {key!r}; {suggest(location[-1], model.model_fields)}"
-    found = problem.get("input")
-    shown = "" if isinstance(found, Mapping) else f" (found {found!r})"
-    return f"{key or 'recipe'}: {problem['msg']}{shown}"

@@ -26,7 +26,6 @@ from bolus.data.cohort.split import patient_keys
 from bolus.data.images.cache import Quarantined
 from bolus.errors import BolusError, TrainingError
 from bolus.files import strict_json, write_json, write_text
-from bolus.objectives import resolve_objectives
 from bolus.provenance import versions
 from bolus.recipe import Recipe
 
@@ -241,6 +240,8 @@ class Run:
 
 
 def _changed(before: Recipe, after: Recipe) -> list[str]:
+    from bolus.objectives import resolve_objectives  # not needed to read a run
+
     # A run that was begun before a key existed had its default.
     before = before.model_copy(update={"objectives": resolve_objectives(before)})
     one, other = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any, get_type_hints
 
 import torch
@@ -10,32 +12,54 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from bolus.data.batches.batch import seed_for
-from bolus.encoders.features import FeatureShape
+from bolus.data.batches.relation import Needs
+from bolus.encoders.features import FeatureShape, LevelShape
 from bolus.errors import RecipeError, suggest
-from bolus.objectives.base import Objective, Table
-from bolus.objectives.contrasts.contrast import Contrast
-from bolus.objectives.contrasts.varcov import VarCov
-from bolus.objectives.dense.pixel import PixelContrast
-from bolus.objectives.dense.reconstruct import Reconstruct
-from bolus.objectives.scores.predict import Predict
-from bolus.objectives.scores.rank_n_contrast import RankNContrast
-from bolus.objectives.scores.score import ScoreContrast
-from bolus.objectives.scores.supremix import SupReMix
+from bolus.objectives.base import Objective, TrainingTable
 from bolus.recipe import ObjectiveSpec, Recipe
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    "contrast": Contrast,
-    "pixel_contrast": PixelContrast,
-    "predict": Predict,
-    "rank_n_contrast": RankNContrast,
-    "reconstruct": Reconstruct,
-    "score_contrast": ScoreContrast,
-    "supremix": SupReMix,
-    "varcov": VarCov,
-}
+
+class _Kinds(Mapping[str, type[Objective]]):
+    """Kind -> class, imported when it is asked for; listing the kinds imports none.
+
+    Args:
+        places: kind -> `module:class`.
+    """
+
+    def __init__(self, places: dict[str, str]) -> None:
+        self._places = places
+
+    def __getitem__(self, kind: str) -> type[Objective]:
+        module, _, name = self._places[kind].partition(":")
+        found: type[Objective] = getattr(import_module(module), name)
+        assert issubclass(found, Objective), f"{self._places[kind]} is no objective"
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
-def build_objectives(recipe: Recipe, shape: FeatureShape, table: Table, *, seed: int) -> dict[str, Objective]:
+OBJECTIVES: Mapping[str, type[Objective]] = _Kinds(
+    {
+        "contrast": "bolus.objectives.contrasts.contrast:Contrast",
+        "pixel_contrast": "bolus.objectives.dense.pixel:PixelContrast",
+        "predict": "bolus.objectives.scores.predict:Predict",
+        "rank_n_contrast": "bolus.objectives.scores.rank_n_contrast:RankNContrast",
+        "reconstruct": "bolus.objectives.dense.reconstruct:Reconstruct",
+        "score_contrast": "bolus.objectives.scores.score:ScoreContrast",
+        "supremix": "bolus.objectives.scores.supremix:SupReMix",
+        "varcov": "bolus.objectives.contrasts.varcov:VarCov",
+    }
+)
+
+# A small encoder that has all an objective may read: what objectives need of a batch does not depend on its widths.
+_ANY_SHAPE = FeatureShape(8, 8, 32, levels=(LevelShape(8, 32, "any"),), inputs={"any": (1, 32)})
+
+
+def build_objectives(recipe: Recipe, shape: FeatureShape, table: TrainingTable, *, seed: int) -> dict[str, Objective]:
     """The recipe's objectives by name, on the CPU, with the heads that this seed and each one's name determine.
 
     An objective's parameters are checked against its constructor, which owns their names, types and defaults. The
@@ -60,27 +84,54 @@ def build_objectives(recipe: Recipe, shape: FeatureShape, table: Table, *, seed:
     objectives: dict[str, Objective] = {}
     heads: dict[str, tuple[str, nn.Module]] = {}  # name -> the objective that made it, and the head
     for name, spec in recipe.objectives.items():
-        constructor = _constructor(name, spec)
-        parameters = _checked(constructor, spec.parameters, f"objectives.{name}")
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             drawn = ("objective", name) if spec.head is None else ("head", spec.head)
             torch.default_generator.manual_seed(seed_for(seed, *drawn))
-            try:
-                given = [shape, table] if "table" in inspect.signature(constructor).parameters else [shape]
-                objectives[name] = constructor(*given, **parameters)
-                objectives[name].name = name
-            except RecipeError as error:
-                raise RecipeError(f"objectives.{name}: {error}") from error
+            objectives[name] = _construct(name, spec, shape, table)
         if spec.head is not None:
             _share(objectives, name, spec.head, heads)
     for name, objective in objectives.items():
-        wanted = getattr(objective, "image_head", None)
+        wanted = None if objective.borrows is None else getattr(objective, objective.borrows)
         if wanted is not None:
             if wanted not in heads or objectives[heads[wanted][0]].branch != "image":
-                message = f"objectives.{name}.image_head: {wanted!r} is the head of no objective of the image branch"
+                key = f"objectives.{name}.{objective.borrows}"
+                message = f"{key}: {wanted!r} is the head of no objective of the image branch"
                 raise RecipeError(f"{message}; {suggest(wanted, heads)}" if heads else message)
-            objective.lend(heads[wanted][1])  # type: ignore[operator]
+            objective.lend(heads[wanted][1])
     return objectives
+
+
+def needs_of(recipe: Recipe, table: TrainingTable) -> dict[str, Needs]:
+    """What the recipe's objectives ask for, by name, before there is an encoder: nothing is drawn or allocated.
+
+    Args:
+        recipe: kinds and parameters.
+        table: what the training samples hold.
+
+    Raises:
+        RecipeError: as `build_objectives`, but for what depends on the encoder and for shared heads.
+
+    Example:
+        >>> recipe = Recipe.load("supcon").override(["objectives.supcon.relation=label:finding"])
+        >>> [rule.describe() for rule in needs_of(recipe, {})["supcon"].relations]
+        ['same label:finding']
+    """
+    with torch.device("meta"):
+        built = {name: _construct(name, spec, _ANY_SHAPE, table) for name, spec in recipe.objectives.items()}
+    return {name: objective.needs for name, objective in built.items()}
+
+
+def _construct(name: str, spec: ObjectiveSpec, shape: FeatureShape, table: TrainingTable) -> Objective:
+    """The objective of this name, its parameters checked, on the device and from the seed that are set."""
+    constructor = _constructor(name, spec)
+    parameters = _checked(constructor, spec.parameters, f"objectives.{name}")
+    given = [shape, table] if "table" in inspect.signature(constructor).parameters else [shape]
+    try:
+        objective: Objective = constructor(*given, **parameters)
+    except RecipeError as error:
+        raise RecipeError(f"objectives.{name}: {error}") from error
+    objective.name = name
+    return objective
 
 
 def _share(objectives: dict[str, Objective], name: str, head: str, heads: dict[str, tuple[str, nn.Module]]) -> None:

@@ -18,7 +18,7 @@ from bolus.encoders.features import Features
 from bolus.errors import RecipeError, UsageError, suggest
 from bolus.recipe import Recipe
 
-Table = Mapping[str, npt.NDArray[Any]]
+TrainingTable = Mapping[str, npt.NDArray[Any]]
 """Role -> values of the training samples, `[n]`: int64 codes with -1 missing, or float64 numbers with NaN missing."""
 
 
@@ -40,15 +40,24 @@ class Loss:
 class Objective(nn.Module, ABC):
     """Turns features and a batch into one loss; owns its heads, knows nothing of processes or steps.
 
-    A concrete objective is never subclassed. Its constructor takes `shape: FeatureShape`, then `table: Table` if scales
-    or heads depend on what the training samples hold, and then its own keyword parameters, whose defaults are the
-    recipe's defaults; every parameter of its heads is born there.
+    A concrete objective is never subclassed. Its constructor takes `shape: FeatureShape`, then `table: TrainingTable`
+    if scales or heads depend on what the training samples hold, and then its own keyword parameters, whose defaults are
+    the recipe's defaults; every parameter of its heads is born there. What others must know of a kind stands in the
+    attributes of its class and in `needs`.
     """
 
     needs: Needs
     branch: str = "image"  # only objectives of one branch are reconciled with each other (GCL: image and pixel level)
     shares_head: bool = False  # whether objectives of its kind may share its `head`
+    memory_keys: tuple[str, ...] = ()  # its parameters that a person lowers where a step does not fit into memory
+    # Its parameter that names a head of the image branch, which it reads and does not train; `lend` brings that head.
+    borrows: str | None = None
     name: str = ""  # in the recipe; whatever is drawn at random depends on it and on the seed of the step
+    lent: tuple[nn.Module, ...] = ()  # the borrowed head, in a tuple, so that it is no part of this module
+
+    def lend(self, head: nn.Module) -> None:
+        """Take the head that `borrows` asks for, to read from; it stays its owner's."""
+        self.lent = (head,)
 
     @property
     def embeds_with(self) -> Hashable:
@@ -78,7 +87,8 @@ def check_batch(objectives: Mapping[str, Objective], recipe: Recipe, processes: 
     Raises:
         RecipeError: fewer samples than an objective needs.
 
-    >>> from bolus.objectives import Contrast, FeatureShape
+    >>> from bolus.encoders.features import FeatureShape
+    >>> from bolus.objectives.contrasts.contrast import Contrast
     >>> recipe = Recipe.load("simclr").override(["sampling.batch_size=1"])
     >>> check_batch({"views": Contrast(FeatureShape(dim=6, grid_channels=6, grid_stride=32))}, recipe)
     Traceback (most recent call last):
@@ -104,7 +114,7 @@ def check_batch(objectives: Mapping[str, Objective], recipe: Recipe, processes: 
             )
 
 
-def scores_among(table: Table, targets: str | Sequence[str] | None, key: str = "targets") -> tuple[str, ...]:
+def scores_among(table: TrainingTable, targets: str | Sequence[str] | None, key: str = "targets") -> tuple[str, ...]:
     """The scores that an objective works on: those named, or the only one that the table has.
 
     Args:
@@ -142,7 +152,7 @@ def scores_among(table: Table, targets: str | Sequence[str] | None, key: str = "
     return targets
 
 
-def standardisation(table: Table, role: str) -> tuple[float, float]:
+def standardisation(table: TrainingTable, role: str) -> tuple[float, float]:
     """Mean and standard deviation of a column over the training samples that have it.
 
     >>> standardisation({"score:age": np.array([40.0, 60.0, np.nan])}, "score:age")

@@ -10,7 +10,7 @@ from bolus.planning.offers.offers import noun
 from bolus.planning.steps import fold, is_of, next_steps
 
 if TYPE_CHECKING:
-    from bolus.planning.hazards.hazards import Hazard
+    from bolus.planning.hazards.hazard import Hazard
     from bolus.planning.offers.offers import Offer
     from bolus.planning.planner import Plan
     from bolus.planning.resolution import Resolution

@@ -30,7 +30,7 @@ def effective_patients(counts: npt.ArrayLike) -> float:
     return float(_effective(np.float64(len(m)), m.sum(), (m**2).sum())) if len(m) else 0.0
 
 
-class Sides(NamedTuple):
+class PatientCounts(NamedTuple):
     """Of each class `[C]`: patients with a positive and with a negative sample, and their worth as effective ones."""
 
     positive: FloatArray
@@ -41,7 +41,7 @@ class Sides(NamedTuple):
 
 def count_sides(
     patients: IntArray, combinations: npt.NDArray[Any], parts: list[dict[str, None]], classes: list[str]
-) -> Sides:
+) -> PatientCounts:
     """Patients on either side of each class, without a matrix of rows and classes, which may be large.
 
     Args:
@@ -65,7 +65,9 @@ def count_sides(
 
     positive, negative = total(has > 0), len(who) - total(size == has)
     lacking = sizes.sum() - total(has), (sizes.astype(np.float64) ** 2).sum() + total((size - has) ** 2 - size**2)
-    return Sides(positive, negative, _effective(positive, total(has), total(has**2)), _effective(negative, *lacking))
+    return PatientCounts(
+        positive, negative, _effective(positive, total(has), total(has**2)), _effective(negative, *lacking)
+    )
 
 
 def _effective(num_patients: Any, samples: Any, squares: Any) -> FloatArray:

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from bolus.data.batches.columns import TrainingColumns
+from bolus.data.batches.relation import Needs, Relation
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.images.clips import open_samples
 from bolus.errors import CohortError, UsageError
-from bolus.planning.hazards.hazards import Hazard, find_hazards
+from bolus.objectives import needs_of
+from bolus.planning.hazards.hazard import Hazard
+from bolus.planning.hazards.hazards import find_hazards
 from bolus.planning.offers.contrasts import offer_contrasts
 from bolus.planning.offers.images import choose_preset, look_at, suggest_unit
 from bolus.planning.offers.measures import offer_measures
-from bolus.planning.offers.offers import Offer, Table
+from bolus.planning.offers.offers import Evidence, Offer
 from bolus.planning.resolution import Resolution, find_resolutions
 from bolus.recipe import Recipe
 
@@ -27,8 +30,6 @@ SUMMED = (
     "Weights make the objectives' gradients about even, and negatives of other patients leave them little to quarrel "
     "over; where the run says that two pull apart, try grad_mitigator with scope features."
 )
-# Objectives that ask for partners of their anchors.
-PAIRING = ("contrast", "pixel_contrast", "score_contrast", "supremix")
 
 Choices = tuple[tuple[str, str], ...]
 
@@ -97,14 +98,15 @@ def plan(cohort: str | Path | Cohort, *, unit: str | None = None, overrides: Ite
         raise CohortError(message, error.violations) from None
     columns = TrainingColumns(samples, {"slice_position": 4} if cohort.has("slice_position") else {})
     hazards = tuple(find_hazards(samples))
-    table = Table.of(columns, hazards)
-    offers = [*offer_contrasts(table), *offer_measures(table)]
+    evidence = Evidence.of(columns, hazards)
+    offers = [*offer_contrasts(evidence), *offer_measures(evidence)]
     recipe, choices = _compose(samples, columns, offers, (("images.unit", why_unit),))
     if recipe is not None:
         planned, recipe = recipe, recipe.override(overrides)
         if recipe.images.unit != samples.unit:
             raise UsageError(f"images.unit={recipe.images.unit} asks for another unit than {samples.unit}: say it once")
-        choices = _as_asked((*choices, *_lasting(recipe, len(columns.rows))), planned, recipe)
+        needs = Needs().merge(*needs_of(recipe, TrainingColumns(samples, recipe.bins)).values())
+        choices = _as_asked((*choices, *_lasting(recipe, needs, len(columns.rows))), planned, recipe)
     facts = _facts(samples, columns)
     # A clip of several rows is judged once; of clip files the table has a row each.
     resolutions = tuple(find_resolutions(cohort, samples.first_row if samples.cohort is cohort else None))
@@ -186,14 +188,10 @@ def _compose(
     return Recipe.load(data), tuple(said.items())
 
 
-def _lasting(recipe: Recipe, number: int) -> Choices:
+def _lasting(recipe: Recipe, needs: Needs, number: int) -> Choices:
     """What a batch is, and how many steps it takes to show so many samples so often, as partners fill a part of it."""
     sampling, spec = recipe.sampling, recipe.training
-    asked = {
-        str(each.parameters.get("relation") or each.parameters.get("target") or each.parameters.get("targets"))
-        for each in recipe.objectives.values()
-        if each.kind in PAIRING and each.parameters.get("relation") != "views"
-    }
+    asked = set(needs.relations) - {Relation.parse("views")}
     partners = 0 if sampling.participants is not None else sampling.partners
     anchors = max(1, sampling.batch_size // (1 + partners * len(asked)))
     steps = -(-spec.epochs * -(-number // anchors) // spec.accumulate)

@@ -18,7 +18,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.evaluation.statistics.intervals import detectable_difference
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
 from bolus.evaluation.statistics.verdict import ENOUGH_PATIENTS, too_few
-from bolus.planning.patient_counts import Sides, count_sides, effective_patients
+from bolus.planning.patient_counts import PatientCounts, count_sides, effective_patients
 
 ALIKE = 0.8  # correlation of predictions (errors) of two encoders alike: a recipe with and without an objective
 UNLIKE = 0.5  # of two that have little in common
@@ -212,7 +212,7 @@ def _of_label(cohort: Cohort, role: str, test: IntArray) -> list[Resolution]:
     return named
 
 
-def _of_class(target: str, sides: Sides, index: int, n: int, name: str = "") -> Resolution:
+def _of_class(target: str, sides: PatientCounts, index: int, n: int, name: str = "") -> Resolution:
     """AUROC of one class against the rest; `name` is said where it tells what positive means."""
     positive, negative = int(sides.positive[index]), int(sides.negative[index])
     if min(positive, negative) < ENOUGH_PATIENTS:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bolus.encoders.features import Features
 from bolus.recipe import CombinerSpec
 from bolus.training.aggregators import Aggregate, find_aggregator
+from bolus.training.buffers import changeable, gradients_of, gram_of, weighted_sum
 from bolus.training.gradients import Conflicts, mitigation_weights
 from bolus.training.processes import all_reduce_mean, all_reduce_sum, world_size
 
@@ -124,7 +125,7 @@ class Combiner:
         self._seed, self._observing, self._scale = seed, observe, loss_scale
         if not self._separate(observe):
             total = torch.stack(list(losses.values())).sum()
-            found = _gradients(total, self.parameters)
+            found = gradients_of(total, self.parameters)
             self._add(self._shared_sum, found[: len(self.shared)])
             self._add(self._heads_sum, found[len(self.shared) :])
             return
@@ -134,7 +135,7 @@ class Combiner:
         remaining = len(losses)
         for name, loss in losses.items():
             remaining -= 1
-            found = _gradients(loss, [*self.shared, *self.heads[name]], keep=remaining > 0)
+            found = gradients_of(loss, [*self.shared, *self.heads[name]], keep=remaining > 0)
             self._add(self._apart.setdefault(name, []), found[: len(self.shared)])
             self._add_heads(name, found[len(self.shared) :])
 
@@ -150,7 +151,7 @@ class Combiner:
             for name in names:
                 all_reduce_mean(self._apart[name])
             by_objective = [self._apart[name] for name in names]
-            gram = sum(_gram([grads[place] for grads in by_objective]) for place in range(len(self.shared)))
+            gram = sum(gram_of([grads[place] for grads in by_objective]) for place in range(len(self.shared)))
             assert isinstance(gram, Tensor)
             self._shared_sum = self._combine(by_objective, gram)
         else:
@@ -202,18 +203,18 @@ class Combiner:
         outputs, leaves = self._cut
         by_objective, last = [], list(self.heads)[-1]
         for name in self.heads:  # objectives that share a head may share what it gave
-            found = _gradients(losses[name], [*leaves, *self.heads[name]], keep=name != last)
+            found = gradients_of(losses[name], [*leaves, *self.heads[name]], keep=name != last)
             by_objective.append(found[: len(leaves)])
             self._add_heads(name, found[len(leaves) :])
         device = self._all_heads[0].device if self._all_heads else self.shared[0].device
         local = torch.zeros(len(self.heads), len(self.heads), dtype=torch.float64, device=device)
         for place in range(len(leaves)):  # none where the samples of this process see frozen encoders only
-            local += _gram([grads[place] for grads in by_objective])
+            local += gram_of([grads[place] for grads in by_objective])
         # Each process holds its samples' part of the gradient, times the number of processes: see `processes.gather`.
         combined = self._combine(by_objective, all_reduce_sum(local) / world_size() ** 2)
         nothing = (None,) * len(self.shared)
         found_shared = torch.autograd.grad(outputs, self.shared, combined, allow_unused=True) if outputs else nothing
-        self._add(self._shared_sum, _own(self.shared, found_shared))
+        self._add(self._shared_sum, changeable(self.shared, found_shared))
         self._cut = None
 
     def _combine(self, by_objective: Sequence[Sequence[Tensor]], gram: Tensor) -> list[Tensor]:
@@ -233,7 +234,7 @@ class Combiner:
                 added.append(self._aggregate.combine([by_objective[place] for place in places.tolist()], self._seed))
             else:
                 weights[places] = self._weigh(branch, block)
-        combined = [_weighted(parts, weights) for parts in zip(*by_objective, strict=True)]
+        combined = [weighted_sum(parts, weights) for parts in zip(*by_objective, strict=True)]
         for more in added:
             combined = [one + other for one, other in zip(combined, more, strict=True)]
         return combined
@@ -269,42 +270,3 @@ class Combiner:
             self._heads_sum = [torch.zeros_like(parameter) for parameter in self._all_heads]
         for parameter, grad in zip(self.heads[name], found, strict=True):
             self._heads_sum[self._place[parameter]] += grad
-
-
-def _gradients(loss: Tensor, inputs: Sequence[Tensor], keep: bool = False) -> list[Tensor]:
-    """Gradients that may be changed in place; zeros where the loss does not depend on an input."""
-    if not loss.requires_grad:
-        return [torch.zeros_like(each) for each in inputs]
-    return _own(inputs, torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True))
-
-
-def _own(parameters: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor]:
-    """Gradients that may be changed in place: zeros for none, a copy of what is expanded or given out twice.
-
-    Large heads make copies dear, so whatever autograd made for one parameter alone is kept as it is.
-    """
-    owned, seen = [], set()
-    for parameter, grad in zip(parameters, grads, strict=True):
-        if grad is None:
-            owned.append(torch.zeros_like(parameter))
-            continue
-        expanded = any(stride == 0 and size > 1 for stride, size in zip(grad.stride(), grad.shape, strict=True))
-        shared = expanded or grad.data_ptr() in seen
-        seen.add(grad.data_ptr())
-        owned.append(torch.empty_like(parameter).copy_(grad) if shared else grad.detach())
-    return owned
-
-
-def _gram(parts: Sequence[Tensor]) -> Tensor:
-    """Inner products `[M, M]` of one parameter's gradients, at least float32; summed over parameters in float64."""
-    rows = torch.stack([part.reshape(-1) for part in parts])
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    return (rows @ rows.T).double()
-
-
-def _weighted(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """The weighted sum of one parameter's gradients."""
-    total = parts[0] * float(weights[0])
-    for part, weight in zip(parts[1:], weights[1:].tolist(), strict=True):
-        total.add_(part, alpha=weight)
-    return total

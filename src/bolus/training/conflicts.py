@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bolus.training.health import Finding
+from bolus.training.health import HealthFinding
 
 FIGHT = -0.1  # mean cosine of gradients below which two objectives pull apart
 OFTEN = 0.75  # likewise the share of looks with a cosine below 0 above which they do
@@ -22,7 +22,7 @@ LEAST = 0.01  # likewise below which one is silent
 Array = npt.NDArray[np.float64]
 
 
-def weigh_conflicts(looks: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def weigh_conflicts(looks: Sequence[Mapping[str, Any]]) -> list[HealthFinding]:
     """How the objectives stand to each other over looks at their gradients, each finding with what to do about it.
 
     Only objectives of one branch are compared. A pair pulls apart where its mean cosine is below -0.1, or where it is
@@ -64,7 +64,7 @@ def weigh_conflicts(looks: Sequence[Mapping[str, Any]]) -> list[Finding]:
                 f"{names[a]} and {names[b]} pull alike (mean cosine {mean:.2f}): one of them may do; leave one out, as "
                 f"with objectives.{names[b]}=null, and compare."
             )
-            findings.append(Finding(f"alike {names[a]} {names[b]}", mean, True, sentence))
+            findings.append(HealthFinding(f"alike {names[a]} {names[b]}", mean, True, sentence))
     for branch in dict.fromkeys(branches):
         members = [place for place, own in enumerate(branches) if own == branch]
         where = f" of the {branch} branch" if len(set(branches)) > 1 else ""
@@ -77,7 +77,7 @@ def _conflicts(
     names: Sequence[str],
     branches: Sequence[str],
     reconciled: set[str],
-) -> Iterator[Finding]:
+) -> Iterator[HealthFinding]:
     """The pairs that pull apart, given all of them by mean cosine, the lowest first; or that none does."""
     apart = [pair for pair in pairs if pair[0] < FIGHT or (pair[1] > OFTEN and pair[2] >= FEWEST)]
     for mean, opposed, count, a, b in apart[:NAMED]:
@@ -92,24 +92,24 @@ def _conflicts(
             f"(mean cosine {mean:.2f}): {cure} objectives.{names[a]}.weight or objectives.{names[b]}.weight, or leave "
             f"one out, as with objectives.{names[b]}=null."
         )
-        yield Finding(f"conflict {names[a]} {names[b]}", mean, False, sentence)
+        yield HealthFinding(f"conflict {names[a]} {names[b]}", mean, False, sentence)
     more = len(apart) - NAMED
     if more > 0:
         sentence = (
             f"{more} more pair{'s' if more > 1 else ''} of objectives pull{'' if more > 1 else 's'} apart, less than "
             "these: with so many, leave objectives out one at a time with objectives.NAME=null and compare."
         )
-        yield Finding("more conflicts", float(more), False, sentence)
+        yield HealthFinding("more conflicts", float(more), False, sentence)
     if pairs and not apart:
         mean, _, count, a, b = pairs[0]
         sentence = (
             f"No two objectives pull apart: the lowest mean cosine of their gradients is {mean:.2f}, of {names[a]} and "
             f"{names[b]} in {_looks(count)}."
         )
-        yield Finding("no conflict", mean, True, sentence)
+        yield HealthFinding("no conflict", mean, True, sentence)
 
 
-def _shares(norms_LM: Array, names: Sequence[str], where: str) -> Iterator[Finding]:
+def _shares(norms_LM: Array, names: Sequence[str], where: str) -> Iterator[HealthFinding]:
     """Who of a branch dominates, and who is silent, by gradient norms of L looks; NaN where they are not finite."""
     finite = norms_LM[np.isfinite(norms_LM).all(1)]
     if not len(finite):
@@ -124,7 +124,7 @@ def _shares(norms_LM: Array, names: Sequence[str], where: str) -> Iterator[Findi
                 f"{name} has {100 * part:.0f} % of the gradient{where}: what the others ask for hardly counts; lower "
                 f"objectives.{name}.weight to {even:.2g} times what it is to make them even, or raise the others'."
             )
-            yield Finding(f"dominant {name}", part, False, sentence)
+            yield HealthFinding(f"dominant {name}", part, False, sentence)
     for name, part, empty in zip(names, share.tolist(), mute.tolist(), strict=True):
         if empty > 0.5:
             sentence = (
@@ -132,7 +132,7 @@ def _shares(norms_LM: Array, names: Sequence[str], where: str) -> Iterator[Findi
                 "batches seldom hold what it needs (see its anchors in metrics.jsonl; sampling.partners brings "
                 f"partners into the batch); or leave it out with objectives.{name}=null."
             )
-            yield Finding(f"silent {name}", 0.0 if np.isnan(part) else part, False, sentence)
+            yield HealthFinding(f"silent {name}", 0.0 if np.isnan(part) else part, False, sentence)
         elif part < LEAST:
             even = (1 - part) / (len(names) - 1) / part
             sentence = (
@@ -140,7 +140,7 @@ def _shares(norms_LM: Array, names: Sequence[str], where: str) -> Iterator[Findi
                 f"objectives.{name}.weight (about {even:.2g} times would make it even), or leave it out with "
                 f"objectives.{name}=null."
             )
-            yield Finding(f"silent {name}", part, False, sentence)
+            yield HealthFinding(f"silent {name}", part, False, sentence)
 
 
 def _looks(number: int) -> str:

@@ -32,7 +32,7 @@ NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
-class Finding:
+class HealthFinding:
     """One measure of a run's health.
 
     Args:
@@ -138,7 +138,7 @@ def check_probe(cohort: Cohort, recipe: Recipe) -> str | None:
 
 def watch(
     encoder: Encoder | ModalityEncoders, store: ImageStore, samples: Samples, recipe: Recipe, *, idle: bool = False
-) -> list[Finding]:
+) -> list[HealthFinding]:
     """Every measure on the validation patients (on nobody's labels but theirs); a few seconds.
 
     Without validation patients the geometry is measured on training images, and the sentence says so. What the data
@@ -162,12 +162,12 @@ def watch(
     pool = held_out if len(held_out) >= 2 else np.flatnonzero((split == "train") & readable)
     if len(pool) < 2:
         sentence = f"Too few readable {samples.unit}s to say how the run is doing."
-        return [Finding("images", float(len(pool)), True, sentence)]
+        return [HealthFinding("images", float(len(pool)), True, sentence)]
     rng = np.random.default_rng(seed_for(recipe.training.seed, "health"))
     positions = np.sort(rng.permutation(pool)[:WATCHED])
     vectors = embed_samples(encoder, store, samples, positions)
     if not np.isfinite(vectors).all():
-        return [Finding("finite", 0.0, False, "Embeddings are not finite: the weights have diverged.")]
+        return [HealthFinding("finite", 0.0, False, "Embeddings are not finite: the weights have diverged.")]
     z = torch.from_numpy(vectors)
     findings = _geometry(z, where, idle)
     findings.append(_alignment(encoder, store, samples, positions[:256], recipe, where))
@@ -176,27 +176,27 @@ def watch(
     return findings
 
 
-def _geometry(z: Tensor, where: str, idle: bool) -> list[Finding]:
+def _geometry(z: Tensor, where: str, idle: bool) -> list[HealthFinding]:
     spread, rank = collapse(z), effective_rank(z - z.mean(0))
     most = min(z.shape[0] - 1, z.shape[1])
     even = uniformity(z[:512])
     fine = "as the encoder began, since nothing was compared." if idle else "no collapse."
     return [
-        Finding(
+        HealthFinding(
             "spread",
             spread,
             spread >= 0.1,
             f"Spread of {where} embeddings is {spread:.2f} of 1: "
             + (fine if spread >= 0.1 else "collapsed or nearly so; lower the learning rate, check the views."),
         ),
-        Finding(
+        HealthFinding(
             "effective_rank",
             rank,
             rank >= 0.1 * most,
             f"Embeddings use about {rank:.0f} of {most} directions"
             + ("." if rank >= 0.1 * most else ": dimensional collapse; a probe will find little."),
         ),
-        Finding(
+        HealthFinding(
             "uniformity", even, even < -0.5, f"Uniformity is {even:.2f} (0 is a single point; lower is more even)."
         ),
     ]
@@ -209,7 +209,7 @@ def _alignment(
     positions: npt.NDArray[np.int64],
     recipe: Recipe,
     where: str,
-) -> Finding:
+) -> HealthFinding:
     was_training = encoder.training
     encoder.eval()
     seed = seed_for(recipe.training.seed, "health", "views")
@@ -224,7 +224,7 @@ def _alignment(
     other = alignment(first, second.roll(1, 0))
     share, what = value / max(other, 1e-12), samples.unit
     sentence = f"Two views of a {where} {what} lie {share:.2f} times as far apart as views of different {what}s"
-    return Finding(
+    return HealthFinding(
         "alignment", value, share < 0.9, sentence + ("." if share < 0.9 else f": augmentation hides the {what}.")
     )
 
@@ -257,11 +257,11 @@ def _two_views(
 
 def _probe(
     vectors: npt.NDArray[np.float32], cohort: Cohort, rows: npt.NDArray[np.int64], recipe: Recipe
-) -> list[Finding]:
+) -> list[HealthFinding]:
     role = check_probe(cohort, recipe)
     if role is None:
         return []
-    few = Finding(f"knn {role}", float("nan"), True, f"Too few labelled validation patients to watch {role}.")
+    few = HealthFinding(f"knn {role}", float("nan"), True, f"Too few labelled validation patients to watch {role}.")
     if not cohort.values(role).iloc[rows].notna().any():
         return [few]
     patients = cohort.encoded("patient")[rows]
@@ -284,6 +284,5 @@ def _probe(
     if np.isnan(value):
         return [few]
     sentence = f"Neighbours among other validation patients predict {role} with {unit} {value:.2f} (chance {chance:g})"
-    return [
-        Finding(few.name, value, value > chance, sentence + ("." if value > chance else ": nothing of it is seen yet."))
-    ]
+    sentence += "." if value > chance else ": nothing of it is seen yet."
+    return [HealthFinding(few.name, value, value > chance, sentence)]

@@ -21,6 +21,7 @@ from bolus.encoders.folders.folder import lineage_of
 from bolus.encoders.folders.modality_folder import save_encoders
 from bolus.encoders.modalities import each_encoder
 from bolus.errors import OutOfMemoryError, TrainingError
+from bolus.objectives import OBJECTIVES
 from bolus.objectives.base import Loss
 from bolus.objectives.heads import at_least_float32
 from bolus.optimization import lr_factor, peak_lr
@@ -28,22 +29,12 @@ from bolus.progress import Meter
 from bolus.provenance import digest_of
 from bolus.recipe import Recipe
 from bolus.run import Run
-from bolus.training.assembly import (
-    Model,
-    build_loader,
-    build_model,
-    check_precision,
-    data_hash,
-    launched,
-    open_images,
-    resolve,
-    total_steps,
-    unread_loader,
-)
+from bolus.training.assembly import Model, build_model, check_precision, resolve
 from bolus.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from bolus.training.conflicts import weigh_conflicts
 from bolus.training.health import check_probe, watch
-from bolus.training.processes import any_process, broadcast_parameters, gather, same_everywhere
+from bolus.training.loaders import build_loader, data_hash, open_images, total_steps, unread_loader
+from bolus.training.processes import any_process, broadcast_parameters, gather, launched, same_everywhere
 from bolus.training.window import Window, find_idle
 
 
@@ -268,12 +259,12 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
         known = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
         if not known:
             raise
-        widths = [f"objectives.{name}.width" for name, spec in recipe.objectives.items() if spec.kind == "varcov"]
         clips = recipe.images.unit == "clip"
         frames = ["images.frames"] if clips else []
-        anchors = [f"objectives.{n}.anchors" for n, spec in recipe.objectives.items() if spec.kind == "pixel_contrast"]
+        kinds = {name: OBJECTIVES[spec.kind] for name, spec in recipe.objectives.items()}
+        own = [f"objectives.{name}.{key}" for name, kind in kinds.items() for key in kind.memory_keys]
         sizes = ["images.size", *(f"modalities.{name}.size" for name, spec in recipe.modalities.items() if spec.size)]
-        keys = ["sampling.batch_size", *sizes, *frames, *widths, *anchors, "training.precision=bf16"]
+        keys = ["sampling.batch_size", *sizes, *frames, *own, "training.precision=bf16"]
         # Of what is not named, it is not known here.
         named = filter(is_named, {recipe.encoder_of(name).backbone for name in ["", *recipe.modalities]})
         again = all(can_checkpoint(find_config(name), name) for name in named)

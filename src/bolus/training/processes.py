@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor, nn
 
 
@@ -32,6 +33,14 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,), dim, size = grads, ctx.dim, ctx.size  # type: ignore[attr-defined]
         return grad.narrow(dim, dist.get_rank() * size, size) * dist.get_world_size(), None
+
+
+def launched() -> PartialState:
+    """This process among those that were launched with it; without an accelerator they meet on the CPU.
+
+    Accelerate joins processes on a CPU only where it is told so, and otherwise counts one.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def world_size() -> int:

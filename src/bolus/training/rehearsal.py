@@ -18,18 +18,11 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.cache import build_store
 from bolus.data.images.clips import open_samples
 from bolus.recipe import Recipe
-from bolus.training.assembly import (
-    build_loader,
-    build_model,
-    check_precision,
-    contract_of,
-    launched,
-    resolve,
-    total_steps,
-    unread_loader,
-)
+from bolus.training.assembly import build_model, check_precision, resolve
 from bolus.training.health import check_probe
+from bolus.training.loaders import build_loader, contract_of, total_steps, unread_loader
 from bolus.training.loop import apply_gradients, explain_memory, training_step
+from bolus.training.processes import launched
 
 
 @dataclass(frozen=True)

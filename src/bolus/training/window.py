@@ -14,7 +14,7 @@ from bolus.data.batches.loading import Fetched
 from bolus.errors import NonFiniteLossError
 from bolus.run import Run
 from bolus.training.checkpoint import last_checkpoint
-from bolus.training.health import Finding
+from bolus.training.health import HealthFinding
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Window:
         }
 
 
-def find_idle(lines: Iterable[Mapping[str, Any]]) -> list[Finding]:
+def find_idle(lines: Iterable[Mapping[str, Any]]) -> list[HealthFinding]:
     """Objectives whose loss was exactly 0 at every step of the run: they had nothing to learn from.
 
     Args:
@@ -91,5 +91,5 @@ def find_idle(lines: Iterable[Mapping[str, Any]]) -> list[Finding]:
             why = "no sample of a batch had a partner" if lonely else "no batch held anything to tell partners from"
             way_out = "raise sampling.batch_size, or look at what the objective's relation and negatives leave"
             sentence = f"{name} compared nothing: its loss was 0.0 at every step, and {why}; {way_out}."
-            found.append(Finding(f"idle {name}", 0.0, False, sentence))
+            found.append(HealthFinding(f"idle {name}", 0.0, False, sentence))
     return found

@@ -125,6 +125,8 @@ class VarCov(Objective):
         (torch.Size([2, 3, 4]), 6)
     """
 
+    memory_keys = ("width",)
+
     def __init__(
         self,
         shape: FeatureShape,

@@ -6,7 +6,6 @@ of an embedding, P = h * w locations of the grid, A anchor pixels, J = R * P pix
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -18,93 +17,12 @@ from torch import Tensor, nn
 from bolus.data.batches.batch import Batch, seed_for
 from bolus.data.batches.relation import Needs, Relation
 from bolus.encoders.features import Features, FeatureShape, in_batch_order
-from bolus.errors import EncoderError, RecipeError, UsageError
+from bolus.errors import EncoderError, RecipeError
 from bolus.objectives.base import Loss, Objective
 from bolus.objectives.contrasts.contrast import pairs_of
+from bolus.objectives.dense.filtering import grad_filter
 from bolus.objectives.heads import at_least_float32
 from bolus.objectives.infonce import infonce
-
-
-def grad_filter(
-    p_image: Tensor,
-    p_pixel: Tensor,
-    *,
-    candidates: Tensor | None = None,
-    keep: float = 0.3,
-    pace: float = 1.0,
-    order: Literal["easy", "hard"] = "easy",
-) -> Tensor:
-    """The candidates of every anchor that are certain enough, and of those the ones whose turn it is.
-
-    GradFilter of GCL (arXiv:2309.08888), which measures both by the size of the contrastive gradient: a pair's
-    uncertainty is `(1 - p_image) / temperature`, its hardness `(1 - p_pixel) / temperature`. The paper gives no formula
-    for either; these are our reading, the derivative for a single positive. Of n candidates the `ceil(keep * n)` least
-    uncertain are pooled, and of those the `ceil(pace * pool)` least hard are kept, or, with order "hard", the hardest.
-    Ties go to the lower column. A product within n * 1e-9 above a whole number counts as that number.
-
-    Only the order within a row matters, so that whatever rises with the probabilities, such as similarities, selects
-    the same pairs, and neither temperature changes anything.
-
-    Args:
-        p_image: float `[A, J]`, probabilities of the pairs in the image branch; may be anything where no candidate is.
-        p_pixel: float `[A, J]`, probabilities of the pairs in the pixel branch.
-        candidates: bool `[A, J]`; by default every pair is one.
-        keep: share of the candidates that is pooled, in (0, 1].
-        pace: share of the pool that is kept, in (0, 1]; grows over a training.
-        order: "easy" or "hard", which end of the pool is kept first.
-
-    Returns:
-        bool `[A, J]`, true at the kept pairs, without a gradient; no true in a row without candidates.
-
-    Raises:
-        UsageError: shapes or dtypes that do not fit, shares outside (0, 1], or an unknown order.
-
-    Example:
-        >>> p_image = torch.tensor([[0.4, 0.1, 0.3, 0.2]])
-        >>> p_pixel = torch.tensor([[0.1, 0.6, 0.2, 0.1]])
-        >>> grad_filter(p_image, p_pixel, keep=0.5).int().tolist()  # the two most certain
-        [[1, 0, 1, 0]]
-        >>> grad_filter(p_image, p_pixel, keep=0.5, pace=0.5).int().tolist()  # and of those the easier
-        [[0, 0, 1, 0]]
-    """
-    if p_image.ndim != 2 or p_image.shape != p_pixel.shape:
-        raise UsageError(f"expected p_image and p_pixel [A, J], found {list(p_image.shape)} and {list(p_pixel.shape)}")
-    if candidates is None:
-        candidates = torch.ones_like(p_image, dtype=torch.bool)
-    if candidates.dtype != torch.bool or candidates.shape != p_image.shape:
-        found = f"{candidates.dtype} {list(candidates.shape)}"
-        raise UsageError(f"candidates: expected a bool mask {list(p_image.shape)}, found {found}")
-    for name, share in (("keep", keep), ("pace", pace)):
-        if not 0 < share <= 1:
-            raise UsageError(f"{name}: expected a share above 0 and at most 1, found {share}")
-    if order not in ("easy", "hard"):
-        raise UsageError(f"order: expected 'easy' or 'hard', found {order!r}")
-    with torch.no_grad():
-        pool = _largest(p_image, candidates, keep)
-        return _largest(p_pixel if order == "easy" else -p_pixel, pool, pace)
-
-
-def _largest(scores_AJ: Tensor, among_AJ: Tensor, share: float) -> Tensor:
-    """Of the true entries of each row, the `ceil(share * count)` with the largest scores, ties to the lower column."""
-    if share == 1 or not among_AJ.any():
-        return among_AJ
-    num_anchors, num_columns = among_AJ.shape
-    counts = among_AJ.sum(dim=1)
-    width = int(counts.max())
-    # The columns of each row's entries, in order; what a row lacks is filled up with a column that is cut off below.
-    rows, columns = among_AJ.nonzero(as_tuple=True)
-    places = (among_AJ.cumsum(dim=1) - 1)[among_AJ]
-    found = torch.full((num_anchors, width), num_columns, device=scores_AJ.device)
-    found[rows, places] = columns
-    scores = torch.full((num_anchors, width), -torch.inf, dtype=scores_AJ.dtype, device=scores_AJ.device)
-    scores[rows, places] = scores_AJ[among_AJ]
-    found = found.gather(1, scores.sort(dim=1, descending=True, stable=True).indices)
-
-    billionths = max(1, math.ceil(share * 1e9) - 1)  # just below the share, so that 0.07 of 100 is 7 and not 8
-    wanted = (counts * billionths + 10**9 - 1) // 10**9
-    taken = torch.arange(width, device=wanted.device) < wanted[:, None]
-    chosen = torch.zeros(num_anchors, num_columns + 1, dtype=torch.bool, device=among_AJ.device)
-    return chosen.scatter(1, found, taken)[:, :num_columns]
 
 
 class PixelContrast(Objective):
@@ -156,6 +74,8 @@ class PixelContrast(Objective):
 
     branch = "pixel"
     shares_head = True
+    memory_keys = ("anchors",)
+    borrows = "image_head"
 
     def __init__(
         self,
@@ -210,16 +130,11 @@ class PixelContrast(Objective):
             samples=2 if self.relation.with_itself else 3,  # a partner, which a view may be, and a negative
         )
         self.head = nn.Sequential(nn.Conv2d(shape.grid_channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, dim, 1))
-        self._lent: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no part of this module
-
-    def lend(self, head: nn.Module) -> None:
-        """Take the image branch's head, `[..., grid_channels]` to `[..., D]`, to read from; it stays its owner's."""
-        self._lent = (head,)
 
     @property
     def embeds_with(self) -> Hashable:
         """Pixel objectives with one head and one source of certainty embed alike."""
-        return (PixelContrast, id(self.head), *map(id, self._lent), self.keep is None)
+        return (PixelContrast, id(self.head), *map(id, self.lent), self.keep is None)
 
     def pace(self, progress: float) -> float:
         """Share of the pool that is kept at this share of the training.
@@ -301,8 +216,8 @@ class PixelContrast(Objective):
         locations = at_least_float32(grid_VNChw.detach().flatten(3))
         if self.image_head is None:
             return locations
-        assert self._lent, "whoever builds an objective with an image_head lends it that head"
-        (head,) = self._lent
+        assert self.lent, "whoever builds an objective with an image_head lends it that head"
+        (head,) = self.lent
         with _evaluating(head):
             projected: Tensor = head(locations.transpose(2, 3))
         return projected.transpose(2, 3)

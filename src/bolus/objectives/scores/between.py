@@ -33,8 +33,8 @@ class Between(NamedTuple):
     share: Tensor
 
 
-class Side(NamedTuple):
-    """Rows on one side of a few labels.
+class Components(NamedTuple):
+    """Rows on one side of a few labels, components of the mixtures between.
 
     Args:
         rows: where they are.
@@ -58,7 +58,7 @@ def gaps(labels: FloatArray) -> FloatArray:
 
 def surroundings(
     labels: FloatArray, sizes: IntArray, *, window: float, tolerance: float
-) -> Iterator[tuple[range, Side, Side]]:
+) -> Iterator[tuple[range, Components, Components]]:
     """A few labels, and two sides of rows between which they lie, until every pair of sides has been given.
 
     Args:
@@ -92,10 +92,12 @@ def surroundings(
                 yield range(each, each + 1), sides[0], sides[1]
 
 
-def _corner(chosen: IntArray, gap: FloatArray, of: IntArray) -> Side:
+def _corner(chosen: IntArray, gap: FloatArray, of: IntArray) -> Components:
     """The rows of these labels, as a side."""
     rows = np.flatnonzero(np.isin(of, chosen))
-    return Side(rows, np.searchsorted(chosen, of[rows]), gap[chosen, None], np.ones((len(chosen), 1), dtype=np.bool_))
+    return Components(
+        rows, np.searchsorted(chosen, of[rows]), gap[chosen, None], np.ones((len(chosen), 1), dtype=np.bool_)
+    )
 
 
 def _together(low: BoolArray, high: BoolArray, starts: IntArray) -> Iterator[range]:
@@ -121,12 +123,12 @@ def _together(low: BoolArray, high: BoolArray, starts: IntArray) -> Iterator[ran
         start = stop
 
 
-def _window(usable: BoolArray, gap: FloatArray, starts: IntArray, of: IntArray) -> Side:
+def _window(usable: BoolArray, gap: FloatArray, starts: IntArray, of: IntArray) -> Components:
     """The run of labels that holds all usable ones, as a side."""
     some = np.flatnonzero(usable.any(1))
     labels = slice(int(some[0]), int(some[-1]) + 1)
     rows = slice(int(starts[labels.start]), int(starts[labels.stop]))
-    return Side(rows, of[rows] - labels.start, gap[labels], usable[labels])
+    return Components(rows, of[rows] - labels.start, gap[labels], usable[labels])
 
 
 def _sum_by_label(x: Tensor, which: Tensor, num: int) -> Tensor:
@@ -140,7 +142,7 @@ def _for_each(x: Tensor, which: Tensor) -> Tensor:
 
 
 def add_between(
-    between: Between, few: range, sizes: IntArray, low: Side, high: Side, s: Tensor, excluded: Tensor | None
+    between: Between, few: range, sizes: IntArray, low: Components, high: Components, s: Tensor, excluded: Tensor | None
 ) -> None:
     """Add the mixed positives of anchors of a few labels, in place; `s` is shifted so that no logit is above 0."""
     both_PLQ = low.usable[:, :, None] & high.usable.T

@@ -17,7 +17,7 @@ from bolus.data.batches.batch import Batch
 from bolus.data.batches.relation import Needs
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError, suggest
-from bolus.objectives.base import Loss, Objective, Table, scores_among, standardisation
+from bolus.objectives.base import Loss, Objective, TrainingTable, scores_among, standardisation
 from bolus.objectives.heads import at_least_float32
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Predict(Objective):
     def __init__(
         self,
         shape: FeatureShape,
-        table: Table,
+        table: TrainingTable,
         *,
         targets: str | Sequence[str] | None = None,
         hidden: int | None = None,
@@ -120,7 +120,7 @@ class Predict(Objective):
         return Loss(by_target.sum() / (rows > 0).sum().clamp(min=1), int((known.sum(2) > 0).sum()))
 
 
-def _expand(named: Sequence[str], table: Table) -> list[str]:
+def _expand(named: Sequence[str], table: TrainingTable) -> list[str]:
     """The roles, a pattern such as `score:*` replaced by those of the table that match it and can be predicted."""
     found = []
     for role in named:

@@ -16,7 +16,7 @@ from bolus.data.batches.batch import Batch
 from bolus.data.batches.relation import Needs
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError, UsageError, suggest
-from bolus.objectives.base import Loss, Objective, Table, check_rows, scores_among, standardisation
+from bolus.objectives.base import Loss, Objective, TrainingTable, check_rows, scores_among, standardisation
 from bolus.objectives.heads import ProjectionHead, at_least_float32
 
 SIMILARITIES = ("l2", "cosine")
@@ -157,7 +157,7 @@ class RankNContrast(Objective):
     def __init__(
         self,
         shape: FeatureShape,
-        table: Table,
+        table: TrainingTable,
         *,
         targets: str | Sequence[str] | None = None,
         temperature: float = 2.0,

@@ -16,7 +16,7 @@ from bolus.data.batches.batch import Batch
 from bolus.data.batches.relation import Needs, Relation
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError, UsageError, suggest
-from bolus.objectives.base import Loss, Objective, Table, scores_among
+from bolus.objectives.base import Loss, Objective, TrainingTable, scores_among
 from bolus.objectives.heads import ProjectionHead, at_least_float32
 from bolus.objectives.infonce import infonce
 
@@ -177,7 +177,7 @@ class ScoreContrast(Objective):
     def __init__(
         self,
         shape: FeatureShape,
-        table: Table,
+        table: TrainingTable,
         *,
         target: str | None = None,
         temperature: float = 0.1,

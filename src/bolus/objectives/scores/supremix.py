@@ -18,7 +18,7 @@ from bolus.data.batches.batch import Batch, seed_for
 from bolus.data.batches.relation import Needs, Relation
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError
-from bolus.objectives.base import Loss, Objective, Table, scores_among, standardisation
+from bolus.objectives.base import Loss, Objective, TrainingTable, scores_among, standardisation
 from bolus.objectives.heads import ProjectionHead, at_least_float32
 from bolus.objectives.scores.mixing import Settings, supremix
 
@@ -122,7 +122,7 @@ class SupReMix(Objective):
     def __init__(
         self,
         shape: FeatureShape,
-        table: Table,
+        table: TrainingTable,
         *,
         targets: str | Sequence[str] | None = None,
         temperature: float = 0.5,

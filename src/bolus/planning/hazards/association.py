@@ -17,6 +17,14 @@ FloatArray = NDArray[np.float64]
 
 CHANCE = 1e-4
 """p-value above which an association may be chance."""
+STRONG = 0.3
+"""Cramer's V, or |2 AUROC - 1|, from which an association matters."""
+ENOUGH = 20
+"""Patients below which nothing is said of how columns hang together."""
+FEWEST = 5
+"""Patients that a side of the split, or of a class, needs."""
+MIN_KNOWN = 10
+"""Samples, or patients, below which it means nothing that all values differ."""
 
 
 @dataclass(frozen=True)
@@ -195,3 +203,12 @@ def one_of_each(patients: IntArray) -> IntArray:
     order = np.random.default_rng(0).permutation(len(patients))
     drawn: IntArray = order[np.unique(patients[order], return_index=True)[1]]
     return drawn
+
+
+def on_both_sides(codes: IntArray) -> bool:
+    """Whether 0 and 1 have `FEWEST` patients each.
+
+    >>> on_both_sides(np.array([0] * 5 + [1] * 4 + [-1]))
+    False
+    """
+    return min(int((codes == 0).sum()), int((codes == 1).sum())) >= FEWEST

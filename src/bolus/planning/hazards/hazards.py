@@ -6,10 +6,8 @@ what is learnt; how columns hang together is asked of patients, each of whom cou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import combinations
-from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,51 +17,23 @@ from bolus.data.checks.doubtful import doubtful_values
 from bolus.data.cohort.cohort import Samples
 from bolus.data.cohort.roles import NUMBERS
 from bolus.data.text.spelling import missing_option
-from bolus.planning.hazards.association import CHANCE, IntArray, associate, one_of_each, separate
-from bolus.planning.hazards.copies import find_copies
-from bolus.planning.hazards.supervision import (
-    IDENTIFYING,
-    PLACES,
-    Answer,
-    Column,
-    read_columns,
-    says_how_made,
-    words_of,
+from bolus.planning.hazards.association import (
+    CHANCE,
+    ENOUGH,
+    MIN_KNOWN,
+    STRONG,
+    IntArray,
+    associate,
+    on_both_sides,
+    one_of_each,
+    separate,
 )
-
-STRONG = 0.3
-"""Cramer's V, or |2 AUROC - 1|, from which an association matters."""
-ALL_BUT = 0.8
-"""Cramer's V from which a column all but gives a label."""
-ALL_BUT_AREA = 0.95
-"""AUROC from which a number does."""
-ENOUGH = 20
-"""Patients below which nothing is said of how columns hang together."""
-FEWEST = 5
-"""Patients that a side of the split, or of a class, needs."""
-MIN_KNOWN = 10
-"""Samples, or patients, below which it means nothing that all values differ."""
+from bolus.planning.hazards.copies import find_copies
+from bolus.planning.hazards.hazard import Hazard
+from bolus.planning.hazards.shortcuts import find_followers, find_shortcut
+from bolus.planning.hazards.supervision import IDENTIFYING, Column, read_columns, says_how_made, words_of
 
 WORDS = {"train": "training", "val": "validation", "test": "test"}
-
-
-@dataclass(frozen=True)
-class Hazard:
-    """One thing that is wrong, or dangerous, with learning a column.
-
-    Args:
-        role: of the column.
-        kind: `leak` (it tells the split), `shortcut` (it says how the image was made, gives a label away, or is a label
-            that follows such a column), `unique` (another value in each sample), `identifier` (in each patient),
-            `constant`, `missing`, `doubtful` (a value may mean missing), or `copy` (of another column).
-        sentence: what was found, with numbers, and what to do; never a value that may name a patient.
-        refuses: the column must not be learnt; else it may be, with care.
-    """
-
-    role: str
-    kind: Literal["leak", "shortcut", "unique", "identifier", "constant", "missing", "doubtful", "copy"]
-    sentence: str
-    refuses: bool
 
 
 def find_hazards(samples: Samples) -> list[Hazard]:
@@ -106,10 +76,10 @@ def find_hazards(samples: Samples) -> list[Hazard]:
         elif alone is not None and not leaks and column.role != "modality":
             found.append(alone)
     for column in sound:
-        found += _shortcut(column, sound if enough else (), drawn)
+        found += find_shortcut(column, sound if enough else (), drawn)
     if enough:
         made = [column for column in sound if says_how_made(column.role)]
-        found += [hazard for column in sound for hazard in _followers(column, made, samples)]
+        found += [hazard for column in sound for hazard in find_followers(column, made, samples)]
     refused = {hazard.role for hazard in found if hazard.refuses}
     learnable = [column for column in sound if column.role not in refused]
     found += [hazard for column in learnable for hazard in _doubtful(column.role, samples, train)]
@@ -160,12 +130,7 @@ def _pairs(side: NDArray[np.str_], *, left_out: bool) -> list[tuple[str, str, In
     """Two sides of the split, and int64 `[patients]`: 0 on the first, 1 on the second, -1 on neither."""
     sides = ("train", "val") if left_out else ("train", "test", "val")
     codes = ((a, b, np.where(side == a, 0, np.where(side == b, 1, -1))) for a, b in combinations(sides, 2))
-    return [(a, b, each) for a, b, each in codes if _both(each)]
-
-
-def _both(codes: IntArray) -> bool:
-    """Whether 0 and 1 have `FEWEST` patients each."""
-    return min(int((codes == 0).sum()), int((codes == 1).sum())) >= FEWEST
+    return [(a, b, each) for a, b, each in codes if on_both_sides(each)]
 
 
 def _leaks(column: Column, pairs: Sequence[tuple[str, str, IntArray]]) -> list[Hazard]:
@@ -177,7 +142,7 @@ def _leaks(column: Column, pairs: Sequence[tuple[str, str, IntArray]]) -> list[H
         categories = {name: answer.patient_codes for name, answer in column.answers.items()}
     for first, second, side in pairs:
         here, told = np.where(known, side, -1), []
-        if not _both(here):
+        if not on_both_sides(here):
             continue
         sides = f"{WORDS[first]} from {WORDS[second]} patients"
         for name, codes in categories.items():
@@ -200,103 +165,6 @@ def _leaks(column: Column, pairs: Sequence[tuple[str, str, IntArray]]) -> list[H
             )
             return [Hazard(role, "leak", f"{sentence}: {why}", False)]
     return []
-
-
-def _shortcut(column: Column, others: Iterable[Column], drawn: IntArray) -> list[Hazard]:
-    """A column that says how the image was made, or all but gives a label or an ordinal score."""
-    role = column.role
-    if not (role in PLACES or role.startswith("attribute:")):
-        return []
-    given = []
-    for other in others:
-        if other.source == column.source:
-            continue
-        for name, answer in other.answers.items():
-            how = _gives(column, answer, drawn)
-            if how is not None:
-                given.append((how[0], f"{name} ({how[1]})"))
-    made = f"{role} says {'where' if role == 'site' else 'how'} an image was made, not what it shows"
-    instead = f"audit by it instead (bolus evaluate classify --audit --by {role.partition(':')[2] or role})"
-    if role == "site":
-        instead += ", and leave a site out (--split leave_out_site=NAME)"
-    if not given:
-        return [Hazard(role, "shortcut", f"{made}: {instead}", True)] if says_how_made(role) else []
-    more = f" and {len(given) - 3} more" if len(given) > 3 else ""
-    names = ", ".join(name for _, name in sorted(given, reverse=True)[:3]) + more
-    why = made if says_how_made(role) else "it gives the answer away"
-    return [Hazard(role, "shortcut", f"{role} all but gives {names}: {why}; {instead}", True)]
-
-
-def _gives(column: Column, answer: Answer, drawn: IntArray) -> tuple[float, str] | None:
-    """How far a column gives an answer, in 0..1 and in words, where it all but does.
-
-    It is asked of what is commonest in each patient, and of one sample drawn of each: a column may give what differs
-    between the samples of a patient, such as the sick one of two eyes.
-    """
-    for codes, numbers, asked in (
-        (column.patient_codes, column.patient_numbers, answer.patient_codes),
-        (_take(column.codes, drawn), _take(column.numbers, drawn), answer.codes[drawn]),
-    ):
-        if answer.binary and not _both(asked):
-            continue
-        if codes is not None:
-            found = associate(codes, asked)
-            if found.gives_second >= ALL_BUT and found.p < CHANCE and found.num >= ENOUGH:
-                return found.gives_second, f"Cramer's V {found.gives_second:.2f}"
-        if answer.binary and numbers is not None:
-            area, p = separate(numbers, asked)
-            if max(area, 1 - area) >= ALL_BUT_AREA and p < CHANCE:
-                return abs(2 * area - 1), f"AUROC {max(area, 1 - area):.2f}"
-    return None
-
-
-def _take(values: NDArray[Any] | None, rows: IntArray) -> NDArray[Any] | None:
-    return None if values is None else values[rows]
-
-
-def _followers(column: Column, made: Iterable[Column], samples: Samples) -> list[Hazard]:
-    """Where a label follows how or where the image was made: a hazard for each such column, on the strongest class."""
-    found = []
-    for place in made if column.role.startswith("label:") else ():
-        told: list[tuple[float, str]] = []
-        for name, answer in column.answers.items():
-            asked = answer.patient_codes
-            if place.source == column.source or not answer.binary or not _both(asked):
-                continue
-            if place.patient_codes is not None:
-                tie = associate(place.patient_codes, asked)
-                if tie.cramers_v >= STRONG and tie.p < CHANCE and tie.num >= ENOUGH:
-                    how = f"{_shares(place, asked, samples)} (Cramer's V {tie.cramers_v:.2f})"
-                    told.append((tie.cramers_v, f"{name} follows {place.role}: {how}"))
-            elif place.patient_numbers is not None:
-                area, p = separate(place.patient_numbers, asked)
-                if abs(2 * area - 1) >= STRONG and p < CHANCE:
-                    told.append((abs(2 * area - 1), f"{name} follows {place.role} (AUROC {max(area, 1 - area):.2f})"))
-        if told:
-            more = f"; so do {len(told) - 1} more of its classes" if len(told) > 1 else ""
-            sentence = (
-                f"{max(told)[1]}{more}. An encoder that reads {place.role} off the image will seem to know it; judge "
-                f"within groups (bolus evaluate classify --audit --by {place.role.partition(':')[2] or place.role})"
-            )
-            found.append(Hazard(column.role, "shortcut", sentence, False))
-    return found
-
-
-def _shares(place: Column, answer: IntArray, samples: Samples) -> str:
-    """The highest and the lowest share of patients with the class, among values that `MIN_KNOWN` patients have."""
-    assert place.patient_codes is not None
-    assert place.codes is not None
-    known = (place.patient_codes >= 0) & (answer >= 0)
-    sizes = np.bincount(place.patient_codes[known])
-    positive = np.bincount(place.patient_codes[known], weights=answer[known])
-    codes = np.flatnonzero(sizes >= MIN_KNOWN)
-    if len(codes) < 2:
-        return f"{len(np.flatnonzero(sizes))} values with few patients each"
-    ranked = codes[np.argsort(-positive[codes] / sizes[codes], kind="stable")]
-    texts = samples.cohort.values(place.role)
-    rows = [samples.first_row[np.argmax(place.codes == code)] for code in (ranked[0], ranked[-1])]
-    high, low = (f"{positive[code] / sizes[code]:.0%} of" for code in (ranked[0], ranked[-1]))
-    return f"{high} the patients of {texts.iloc[rows[0]]}, {low} those of {texts.iloc[rows[1]]}"
 
 
 def _doubtful(role: str, samples: Samples, train: NDArray[np.bool_]) -> list[Hazard]:

@@ -39,7 +39,7 @@ PLAIN = frozenset({"1", "1.0", "true", "yes", "y", "positive", "pos"})  # classe
 
 
 @dataclass(frozen=True)
-class Answer:
+class TargetCodes:
     """What could be asked of a label or an ordinal score: one class against the rest (0 or 1), or its categories.
 
     Args:
@@ -78,7 +78,7 @@ class Column:
     numbers: FloatArray | None
     patient_codes: IntArray | None
     patient_numbers: FloatArray | None
-    answers: Mapping[str, Answer] = field(default_factory=dict)
+    answers: Mapping[str, TargetCodes] = field(default_factory=dict)
     num_classes: int = 0
     exclusive: bool = True
 
@@ -137,7 +137,7 @@ def _read(samples: Samples, role: str, patients: IntArray) -> Column:
         if not role.startswith("label:"):
             return Column(role, source, values, None, by_patient, None, num_classes=len(pd.unique(values[values >= 0])))
         answers, num_classes, exclusive = _classes(cohort, role, first, patients, num_patients)
-        answers = answers or {role: Answer(values, by_patient)}
+        answers = answers or {role: TargetCodes(values, by_patient)}
         return Column(role, source, values, None, by_patient, None, answers, num_classes, exclusive)
     numbers = np.where(np.isfinite(values), values, np.nan)
     means = mean_of(patients, numbers, num_patients)
@@ -146,13 +146,13 @@ def _read(samples: Samples, role: str, patients: IntArray) -> Column:
         return Column(role, source, None, numbers, None, means)
     codes = np.where(np.isnan(numbers), -1, np.searchsorted(different, numbers)).astype(np.int64)
     by_patient = commonest(patients, codes, num_patients)
-    answers = {role: Answer(codes, by_patient)} if role.startswith("score:") else {}
+    answers = {role: TargetCodes(codes, by_patient)} if role.startswith("score:") else {}
     return Column(role, source, codes, numbers, by_patient, means, answers)
 
 
 def _classes(
     cohort: Cohort, role: str, first: IntArray, patients: IntArray, num_patients: int
-) -> tuple[dict[str, Answer], int, bool]:
+) -> tuple[dict[str, TargetCodes], int, bool]:
     """The answers of a label, how many classes it has, and whether each sample has one at most."""
     texts = {str(text) for text in cohort.values(role).dropna().unique()}
     several = {text: [part.strip() for part in text.split("|") if part.strip()] for text in texts if "|" in text}
@@ -167,5 +167,5 @@ def _classes(
         has = labels.matrix[first, labels.classes.index(name)]
         codes, share = np.where(np.isnan(has), -1, has).astype(np.int64), mean_of(patients, has, num_patients)
         shown = role if len(asked) == 1 and name.lower() in PLAIN else f"{role}={name}"
-        answers[shown] = Answer(codes, np.where(np.isnan(share), -1, share > 0.5).astype(np.int64))
+        answers[shown] = TargetCodes(codes, np.where(np.isnan(share), -1, share > 0.5).astype(np.int64))
     return answers, num_classes, exclusive

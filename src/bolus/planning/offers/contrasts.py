@@ -10,32 +10,36 @@ import numpy as np
 from bolus.data.batches.columns import meta_label_problem
 from bolus.errors import CohortError
 from bolus.planning.offers.images import stand_alone
-from bolus.planning.offers.offers import ENOUGH, PAIRED, Offer, Table, Verdict, because
+from bolus.planning.offers.offers import ENOUGH, PAIRED, Evidence, Offer, Verdict, because
 
 
-def offer_contrasts(table: Table) -> list[Offer]:
+def offer_contrasts(evidence: Evidence) -> list[Offer]:
     """SimCLR, MLVICX, COMPRER's pairs and GCL's meta labels, in the order of a recipe; pixels come last."""
-    paired = [_between_modalities(table), _temporal(table), _bilateral(table)]
-    offers = [_views(table), _levels(table), *paired, _patient(table, paired)]
-    offers += [_position(table), _meta(table, "phase", "images of one phase, such as end-diastole")]
-    offers += [_meta(table, "region", "images of one region")]
-    return [*offers, *_pixels(table, offers)]
+    paired = [_between_modalities(evidence), _temporal(evidence), _bilateral(evidence)]
+    offers = [_views(evidence), _levels(evidence), *paired, _patient(evidence, paired)]
+    offers += [_position(evidence), _meta(evidence, "phase", "images of one phase, such as end-diastole")]
+    offers += [_meta(evidence, "region", "images of one region")]
+    return [*offers, *_pixels(evidence, offers)]
 
 
-def _views(table: Table) -> Offer:
-    number, patients = len(table.columns.rows), table.patients()
-    about = Offer("views", "SimCLR", f"two views of one {table.unit}", "recommended", ())
+def _views(evidence: Evidence) -> Offer:
+    number, patients = len(evidence.columns.rows), evidence.patients()
+    about = Offer("views", "SimCLR", f"two views of one {evidence.unit}", "recommended", ())
     if patients < 2:
         few = "There is no training patient" if not patients else "There is one training patient"
         return because(about, "impossible", f"{few}, and negatives are other people.")
     entry = {"kind": "contrast", "weight": 0.15, "relation": "views", "temperature": 0.1, "dim": 128}
     entry |= {"negatives": "other_patients"}
-    images = f"It asks for nothing but {table.noun}, of which there are {number:,} of {patients:,} training patients."
+    images = (
+        f"It asks for nothing but {evidence.noun}, of which there are {number:,} of {patients:,} training patients."
+    )
     return because(about, "recommended", images, entry=entry)
 
 
-def _levels(table: Table) -> Offer:
-    about = Offer("levels", "MLVICX", f"two views of one {table.unit}, at every level of the encoder", "possible", ())
+def _levels(evidence: Evidence) -> Offer:
+    about = Offer(
+        "levels", "MLVICX", f"two views of one {evidence.unit}, at every level of the encoder", "possible", ()
+    )
     entry = {"kind": "varcov", "source": "levels", "width": 1024}
     reason = (
         "It needs no negatives, so it stands where memory holds few images; beside views it was not better in bolus's "
@@ -53,44 +57,46 @@ def _clip(between: str, relation: Mapping[str, Any], among: Sequence[str]) -> di
 CLIP = {"negatives": "other_patients", "temperature": 0.07, "learnable": True, "dim": 128, "hidden": 0}
 
 
-def _between_modalities(table: Table) -> Offer:
+def _between_modalities(evidence: Evidence) -> Offer:
     about = Offer("modality", "COMPRER", "two modalities of one person", "impossible", ())
-    if table.num_values("modality") < 2:
+    if evidence.num_values("modality") < 2:
         return because(about, "impossible", "All images are of one modality, or no column says of which.")
-    same = ["patient", *table.shared("visit")]
-    return _paired(table, about, _clip("modality", {"same": same}, []), same, "modality", "in two modalities")
+    same = ["patient", *evidence.shared("visit")]
+    return _paired(evidence, about, _clip("modality", {"same": same}, []), same, "modality", "in two modalities")
 
 
-def _temporal(table: Table) -> Offer:
+def _temporal(evidence: Evidence) -> Offer:
     about = Offer("temporal", "COMPRER", "two visits of one person", "impossible", ())
-    roles = [role for role in ("visit", "time") if table.num_values(role) > 1]
+    roles = [role for role in ("visit", "time") if evidence.num_values(role) > 1]
     if not roles:
         return because(about, "impossible", "No column says the visit or the time, or all images are of one.")
-    same = ["patient", *table.shared("modality", "laterality")]
+    same = ["patient", *evidence.shared("modality", "laterality")]
     # Where patients have one visit number each, the time may still tell their images apart.
-    role = next((role for role in roles if table.pairs(same=same, differ=[role]).patients > 1), roles[0])
+    role = next((role for role in roles if evidence.pairs(same=same, differ=[role]).patients > 1), roles[0])
     entry = {"kind": "contrast", "weight": PAIRED, "relation": {"same": same, "differ": [role]}, **CLIP}
-    return _paired(table, about, entry, same, role, f"of another {role}")
+    return _paired(evidence, about, entry, same, role, f"of another {role}")
 
 
-def _bilateral(table: Table) -> Offer:
+def _bilateral(evidence: Evidence) -> Offer:
     about = Offer("bilateral", "COMPRER", "the two sides of one person, such as both eyes", "impossible", ())
-    if table.num_values("laterality") < 2:
+    if evidence.num_values("laterality") < 2:
         return because(about, "impossible", "No column says the side, or all images are of one.")
-    if "laterality" in table.refused:
-        return because(about, "refused", table.refused["laterality"])
-    among = [role for role in table.shared("modality") if table.num_values(role) > 1]
-    same = ["patient", *among, *table.shared("visit")]
-    return _paired(table, about, _clip("laterality", {"same": same}, among), same, "laterality", "of the other side")
+    if "laterality" in evidence.refused:
+        return because(about, "refused", evidence.refused["laterality"])
+    among = [role for role in evidence.shared("modality") if evidence.num_values(role) > 1]
+    same = ["patient", *among, *evidence.shared("visit")]
+    return _paired(evidence, about, _clip("laterality", {"same": same}, among), same, "laterality", "of the other side")
 
 
-def _paired(table: Table, about: Offer, entry: Mapping[str, Any], same: list[str], differ: str, what: str) -> Offer:
+def _paired(
+    evidence: Evidence, about: Offer, entry: Mapping[str, Any], same: list[str], differ: str, what: str
+) -> Offer:
     """An offer that rests on pairs of one person's samples."""
-    found = table.pairs(same=same, differ=[differ])
+    found = evidence.pairs(same=same, differ=[differ])
     if found.patients < 2:
-        return because(about, "impossible", f"{_few(found.patients)} {table.noun} {what}.")
+        return because(about, "impossible", f"{_few(found.patients)} {evidence.noun} {what}.")
     counts = (
-        f"{found.patients:,} of {table.patients():,} training patients have {table.noun} {what} "
+        f"{found.patients:,} of {evidence.patients():,} training patients have {evidence.noun} {what} "
         f"({found.pairs:,} pairs)."
     )
     if found.patients < ENOUGH:
@@ -108,33 +114,33 @@ META = {
 }
 
 
-def _patient(table: Table, paired: Sequence[Offer]) -> Offer:
+def _patient(evidence: Evidence, paired: Sequence[Offer]) -> Offer:
     about = Offer("patient", "GCL", "images of one person", "impossible", ())
-    found = table.pairs(same=["patient"])
+    found = evidence.pairs(same=["patient"])
     if found.patients < 2:
-        return because(about, "impossible", f"{_few(found.patients)} two {table.noun}.")
-    counts = f"{found.patients:,} of {table.patients():,} training patients have two {table.noun} or more."
+        return because(about, "impossible", f"{_few(found.patients)} two {evidence.noun}.")
+    counts = f"{found.patients:,} of {evidence.patients():,} training patients have two {evidence.noun} or more."
     entry = {**META, "relation": "patient"}
     finer = [each.name for each in paired if each.verdict == "recommended"]
     if finer:
-        reason = f"What {_listed(finer)} says is finer: which {table.noun} of a person should agree, and in what."
+        reason = f"What {_listed(finer)} says is finer: which {evidence.noun} of a person should agree, and in what."
         return because(about, "possible", counts, reason, entry=entry)
     if found.patients < ENOUGH:
         return because(about, "possible", counts, f"Fewer than {ENOUGH} patients teach little.", entry=entry)
     return because(about, "recommended", counts, entry=entry)
 
 
-def _position(table: Table) -> Offer:
+def _position(evidence: Evidence) -> Offer:
     about = Offer("position", "GCL", "slices at one height of the body part", "impossible", ())
-    alone = table.unit == "image" and stand_alone(table.columns.cohort)
-    if table.unit == "clip" or alone or not table.has("slice_position"):
+    alone = evidence.unit == "image" and stand_alone(evidence.columns.cohort)
+    if evidence.unit == "clip" or alone or not evidence.has("slice_position"):
         return because(about, "impossible", "No column says where in its volume a slice lies.")
     entry = {**META, "relation": "bin:slice_position"}
-    patients, values = table.patients("slice_position"), table.num_values("slice_position")
+    patients, values = evidence.patients("slice_position"), evidence.num_values("slice_position")
     if values < 4:
         return because(about, "impossible", f"There are {values} heights, too few for quarters of a volume.")
     try:
-        table.columns["bin:slice_position"]
+        evidence.columns["bin:slice_position"]
     except CohortError:
         return because(
             about, "impossible", "Nearly all slices lie at one height, which leaves no quarters of a volume."
@@ -144,17 +150,17 @@ def _position(table: Table) -> Offer:
     return because(about, verdict, counts, entry=entry, bins={"slice_position": 4})
 
 
-def _meta(table: Table, role: str, signal: str) -> Offer:
+def _meta(evidence: Evidence, role: str, signal: str) -> Offer:
     """A contrast by a category that several patients share."""
     about = Offer(role, "GCL", signal, "impossible", ())
-    if not table.has(role):
+    if not evidence.has(role):
         return because(about, "impossible", f"No column says the {role}.")
-    if role in table.refused:
-        return because(about, "refused", table.refused[role])
-    patients, codes = table.columns["patient"], table.columns[role]
-    sizes = [len(np.unique(patients[codes == code])) for code in np.unique(codes[table.known(role)])]
+    if role in evidence.refused:
+        return because(about, "refused", evidence.refused[role])
+    patients, codes = evidence.columns["patient"], evidence.columns[role]
+    sizes = [len(np.unique(patients[codes == code])) for code in np.unique(codes[evidence.known(role)])]
     if len(sizes) < 2:
-        return because(about, "impossible", f"Every {table.unit} is of one {role}.")
+        return because(about, "impossible", f"Every {evidence.unit} is of one {role}.")
     problem = meta_label_problem(codes)
     if problem is not None:
         return because(about, "impossible", f"The {role} {problem}.")
@@ -164,11 +170,11 @@ def _meta(table: Table, role: str, signal: str) -> Offer:
     return because(about, verdict, counts, entry=entry)
 
 
-def _pixels(table: Table, before: list[Offer]) -> list[Offer]:
+def _pixels(evidence: Evidence, before: list[Offer]) -> list[Offer]:
     """GCL's pixel level, of each meta label that is recommended: only slices of a U-Net have it."""
-    if table.unit != "slice":
+    if evidence.unit != "slice":
         about = Offer("pixels", "GCL", "pixels of slices that share a meta label", "impossible", ())
-        return [because(about, "impossible", f"Samples are {table.noun}, not slices.")]
+        return [because(about, "impossible", f"Samples are {evidence.noun}, not slices.")]
     found = []
     for offer in before:
         if offer.entry is not None and offer.entry.get("head") == "image" and offer.verdict == "recommended":

@@ -1,4 +1,4 @@
-"""An objective that a cohort may be trained with, and the table that says whether."""
+"""An objective that a cohort may be trained with, and the evidence that says whether it may."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from bolus.data.batches.columns import TrainingColumns
 from bolus.errors import CohortError
-from bolus.planning.hazards.hazards import Hazard
-from bolus.planning.offers.pairs import Pairs, count_pairs
+from bolus.planning.hazards.hazard import Hazard
+from bolus.planning.offers.pairs import PairCounts, count_pairs
 
 ENOUGH = 20  # training patients behind an objective that is recommended
 # Weight of a contrast of pairs, where views have half of it and predictions 1: gradients of contrasts are some ten
@@ -47,7 +47,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Table:
+class Evidence:
     """What offers are made from: the training samples' columns, and what must not be learnt.
 
     Args:
@@ -61,8 +61,8 @@ class Table:
     refused: Mapping[str, str]
 
     @classmethod
-    def of(cls, columns: TrainingColumns, hazards: Sequence[Hazard]) -> Table:
-        """The table of a cohort with its hazards."""
+    def of(cls, columns: TrainingColumns, hazards: Sequence[Hazard]) -> Evidence:
+        """What a cohort's columns and hazards say."""
         return cls(columns, columns.samples.unit, {each.role: each.sentence for each in hazards if each.refuses})
 
     def has(self, role: str) -> bool:
@@ -82,7 +82,7 @@ class Table:
         """Training patients with a value of the role."""
         return int(np.count_nonzero(np.bincount(self.columns["patient"][self.known(role)])))
 
-    def pairs(self, **relation: Any) -> Pairs:
+    def pairs(self, **relation: Any) -> PairCounts:
         """How often a relation holds among the training samples."""
         return count_pairs(relation, self.columns)
 

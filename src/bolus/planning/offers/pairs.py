@@ -14,7 +14,7 @@ from bolus.data.batches.relation import Relation
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairCounts:
     """Samples that are partners under a relation.
 
     Args:
@@ -26,7 +26,7 @@ class Pairs:
     patients: int
 
 
-def count_pairs(relation: Mapping[str, Any] | str, columns: TrainingColumns) -> Pairs:
+def count_pairs(relation: Mapping[str, Any] | str, columns: TrainingColumns) -> PairCounts:
     """Count the partners that a relation gives the training samples.
 
     Raises:
@@ -38,9 +38,9 @@ def count_pairs(relation: Mapping[str, Any] | str, columns: TrainingColumns) -> 
         >>> from bolus.data.cohort.spec import CohortSpec
         >>> frame = pd.DataFrame({"image": list("abc"), "patient": list("ppq"), "split": ["train"] * 3})
         >>> count_pairs("patient", TrainingColumns(Cohort(frame, CohortSpec(table="t.csv")).samples("image")))
-        Pairs(pairs=1, patients=1)
+        PairCounts(pairs=1, patients=1)
     """
     rule = Relation.parse(relation)
     table = {role: columns[role] for role in {*rule.roles, "patient"} - {"sample"}}
     counts = PartnerIndex(rule, table).counts()
-    return Pairs(int(counts.sum()) // 2, len(np.unique(table["patient"][counts > 0])))
+    return PairCounts(int(counts.sum()) // 2, len(np.unique(table["patient"][counts > 0])))

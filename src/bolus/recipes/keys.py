@@ -1,0 +1,81 @@
+"""Keys of a recipe as a person writes them: `dotted.key=value`, and what a wrong one was meant to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel
+
+from bolus.errors import RecipeError, suggest
+
+
+def assign(data: dict[str, Any], assignment: str) -> None:
+    """Set one key of a recipe's data, in place.
+
+    Args:
+        data: the whole recipe, as `model_dump` gives it.
+        assignment: `dotted.key=value`; the value is YAML, and `null` removes an objective.
+
+    Raises:
+        RecipeError: no `=`, a value that is not YAML, a section or an objective that is not there.
+
+    >>> data = {"training": {"epochs": 2}}
+    >>> assign(data, "training.epochs=3")
+    >>> data
+    {'training': {'epochs': 3}}
+    """
+    key, separator, value = assignment.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"expected key=value, found {assignment!r}")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{key}: value is not YAML: {value!r}") from error
+    _assign(data, key.split("."), parsed, key)
+
+
+def _assign(data: dict[str, Any], path: list[str], value: Any, key: str) -> None:
+    for place, part in enumerate(path[:-1]):
+        if place and path[0] == "modalities" and data.get(part) is None:
+            data[part] = {}  # of a modality nothing is written down before it is said
+        if not isinstance(data.get(part), dict):
+            raise RecipeError(f"unknown key {key!r}: no section {part!r}; {suggest(part, data)}")
+        data = data[part]
+    if len(path) >= 2 and path[-2] == "objectives" and value is None:
+        if path[-1] not in data:
+            raise RecipeError(f"unknown key {key!r}: no such objective; {suggest(path[-1], data)}")
+        del data[path[-1]]
+    else:
+        data[path[-1]] = value
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in a field's type, be it `Model`, `Model | None` or `dict[str, Model]`."""
+    found = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+    return next((each for each in found if issubclass(each, BaseModel)), None)
+
+
+def explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with a recipe, in words; for an unknown key, the one that was meant.
+
+    Args:
+        model: of the whole recipe.
+        problem: one of the `errors()` of a ValidationError.
+
+    >>> from bolus.recipe import Recipe
+    >>> explain(Recipe, {"type": "extra_forbidden", "loc": ("training", "epoch"), "input": 1})
+    "unknown key 'training.epoch'; did you mean 'epochs'?"
+    """
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        for part in location[:-1]:
+            field = model.model_fields.get(part)
+            if field is not None:
+                model = _model_in(field.annotation) or model
+        return f"unknown key {key!r}; {suggest(location[-1], model.model_fields)}"
+    found = problem.get("input")
+    shown = "" if isinstance(found, Mapping) else f" (found {found!r})"
+    return f"{key or 'recipe'}: {problem['msg']}{shown}"

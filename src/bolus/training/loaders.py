@@ -1,0 +1,230 @@
+"""The images of a cohort, and batches of them, as a recipe asks for both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from accelerate import PartialState
+
+from bolus.data.batches.batch import Sampler
+from bolus.data.batches.columns import meta_label_problem, require_one_class, sample_columns
+from bolus.data.batches.loading import Loader
+from bolus.data.batches.participants import ParticipantSampler, combine_codes
+from bolus.data.batches.partners import PartnerIndex
+from bolus.data.batches.relation import Needs, Relation
+from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.roles import BIN, NUMBERS, is_role
+from bolus.data.images.cache import ImageStore, Preprocessing, build_store
+from bolus.data.images.clips import open_samples
+from bolus.errors import CohortError, RecipeError, suggest
+from bolus.progress import Meter
+from bolus.recipe import Recipe
+from bolus.training.processes import launched
+
+WITHOUT = "; or leave that objective out with objectives.NAME=null"
+
+
+def contract_of(cohort: Cohort, recipe: Recipe) -> Preprocessing:
+    """What the recipe asks of the images, with the ranges that a check of the cohort found.
+
+    Raises:
+        CohortError: a side to mirror, and no column says which side an image shows.
+    """
+    images = recipe.images
+    if images.mirror is not None and "laterality" not in cohort.roles:
+        raise CohortError(
+            f"images.mirror is {images.mirror}, but no column has the role laterality; name it with "
+            "--role laterality=COLUMN, or set images.mirror=null"
+        )
+    frames = images.frames if images.unit == "clip" else None
+    base = Preprocessing(images.size, recipe.encoder.in_channels, images.fit, {}, frames, images.mirror)
+    modalities = {}
+    for name in sorted(set(cohort.modality.tolist())):
+        own, channels = recipe.images_of(name), recipe.encoder_of(name).in_channels
+        modalities[name] = replace(base, size=own.size, channels=channels, fit=own.fit)
+    differing = {name: each for name, each in modalities.items() if each != base}
+    return replace(base, ranges=cohort.spec.cohort_ranges, modalities=differing)
+
+
+def open_images(cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool) -> ImageStore:
+    """The cached images; the first process decodes, the others wait and read."""
+    state = launched()
+    with state.main_process_first(), Meter("decoding", len(cohort), quiet=quiet) as meter:
+        store = build_store(
+            cohort, contract_of(cohort, recipe), folder=cache, on_progress=lambda done, _: meter.update(done)
+        )
+    for remark in store.remarks:
+        Meter("", 0, quiet=quiet).say(f"! {remark}")
+    return store
+
+
+def build_loader(
+    cohort: Cohort,
+    samples: Samples,
+    store: ImageStore,
+    recipe: Recipe,
+    needs: Needs,
+    state: PartialState,
+    *,
+    readable: npt.NDArray[np.bool_] | None = None,
+) -> Loader:
+    """Batches of the training samples of which at least one row can be read.
+
+    Args:
+        cohort: says who is a training patient; that of the samples.
+        samples: its elements in the recipe's unit.
+        store: their cached pixels.
+        recipe: sampling, images and seed.
+        needs: what the objectives ask for together.
+        state: this process among its peers.
+        readable: rows to count as readable; the store's where None.
+
+    Raises:
+        CohortError: no training samples or too few to compare, clips of one frame only, a role that an objective needs
+            and no column has, or a label of several classes a row.
+        RecipeError: a batch that cannot be filled or shared evenly, a relation without a single pair, a meta label that
+            is unique or constant, or bins of something that is no number.
+    """
+    for role in recipe.bins:
+        if not is_role(f"{BIN}{role}"):
+            raise RecipeError(f"bins: {role!r} is no role of a number; {suggest(role, [*NUMBERS, *cohort.roles])}")
+    roles = sorted((needs.roles | {"patient"}) - {"sample"})
+    for role in roles:
+        if not cohort.has(role):
+            near = suggest(role, cohort.roles)
+            raise CohortError(f"an objective needs a column with the role {role!r}; {near}{WITHOUT}")
+        require_one_class(cohort, role)
+    usable = store.readable if readable is None else readable
+    positions = np.flatnonzero((cohort.split[samples.first_row] == "train") & samples.readable(usable))
+    if not len(positions):
+        raise CohortError("no readable image belongs to a training patient")
+    if len(positions) < needs.samples:
+        raise CohortError(
+            f"the objectives compare at least {needs.samples} samples with each other, and training patients have "
+            f"{len(positions)} that can be read; add patients, or leave more of them to training with --split"
+        )
+    if samples.unit == "clip" and samples.num_rows[positions].max() == 1:
+        raise CohortError(
+            "images.unit is clip, but every training clip has one frame; give the column that says which clip a row "
+            "belongs to the role series and its frame numbers the role order, or set images.unit=image"
+        )
+    batch_size = recipe.sampling.batch_size
+    if batch_size % state.num_processes:
+        raise RecipeError(
+            f"sampling.batch_size: {batch_size} samples cannot be shared evenly by {state.num_processes} processes"
+        )
+    columns = sample_columns(samples, roles, recipe.bins)
+    train = {role: values[positions] for role, values in columns.items()}
+    sampler = _sampler(recipe, needs, train, len(positions))
+    return Loader(
+        samples,
+        store,
+        positions,
+        sampler,
+        columns,
+        recipe.images,
+        seed=recipe.training.seed,
+        rank=state.process_index,
+        processes=state.num_processes,
+        readable=usable,
+        images_of=recipe.images_of,
+    )
+
+
+def _sampler(
+    recipe: Recipe, needs: Needs, train: dict[str, npt.NDArray[Any]], number: int
+) -> Sampler | ParticipantSampler:
+    """What draws batches of so many training samples: by patient, or anchors with partners of each relation."""
+    indexes = _partner_indexes(needs, train)
+    sampling, seed = recipe.sampling, recipe.training.seed
+    if sampling.participants is not None:
+        differ = {role for relation in needs.relations for role in relation.differ} - {"sample", "patient"}
+        return ParticipantSampler(
+            number,
+            patients=train["patient"],
+            batch_size=sampling.batch_size,
+            participants=sampling.participants,
+            seed=seed,
+            strata=combine_codes([train[role] for role in sorted(differ)], number),
+        )
+    return Sampler(
+        number,
+        batch_size=sampling.batch_size,
+        seed=seed,
+        indexes=indexes,
+        partners=sampling.partners,
+        patients=train["patient"],
+        balance=sampling.balance,
+    )
+
+
+def _partner_indexes(needs: Needs, train: dict[str, npt.NDArray[Any]]) -> list[PartnerIndex]:
+    """The partners of every relation among the training samples; a relation that relates none is refused."""
+    indexes = []
+    for relation in needs.relations:
+        if relation == Relation.parse("views"):
+            continue  # its partner is the sample's own other view
+        problem = meta_label_problem(train[relation.same[0]]) if relation.roles == relation.same[:1] else None
+        if problem is not None:  # the relation is one meta label and nothing else
+            raise RecipeError(f"the meta label {relation.same[0]} {problem}")
+        index = PartnerIndex(relation, train)
+        if not index.counts().any():
+            raise RecipeError(f"no two training samples are related by: {relation.describe()}{WITHOUT}")
+        indexes.append(index)
+    return indexes
+
+
+def unread_loader(cohort: Cohort, recipe: Recipe, needs: Needs, cache: Path | None) -> Loader:
+    """A loader as if every image could be read, without reading one: what does not fit shows at once.
+
+    Raises:
+        CohortError, RecipeError: as `build_loader`.
+    """
+    samples = open_samples(cohort, recipe.images.unit)
+    cohort, everything = samples.cohort, np.ones(len(samples.cohort), bool)
+    store = build_store(cohort, contract_of(cohort, recipe), folder=cache, rows=np.zeros(0, np.int64))
+    return build_loader(cohort, samples, store, recipe, needs, launched(), readable=everything)
+
+
+def data_hash(cohort: Cohort, loader: Loader) -> str:
+    """What the training sees, in order: images, frames, columns and ranges; 16 hexadecimal digits.
+
+    Of a clip, every frame that can be read counts. A run whose table, readable images or ranges changed is another run,
+    and its hash says so.
+    """
+    rows, lengths = loader.samples.first_row[loader.positions], np.ones(len(loader.positions), np.int64)
+    if loader.frames is not None:
+        clips = [loader.samples.rows_of(position) for position in loader.positions.tolist()]
+        clips = [clip[loader.readable[clip]] for clip in clips]
+        rows, lengths = np.concatenate(clips), np.array([len(clip) for clip in clips])
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update("\n".join(cohort.table[cohort.roles["image"]].iloc[rows].astype(str)).encode())
+    if "order" in cohort.roles:
+        digest.update(cohort.encoded("order")[rows].tobytes())
+    for role, values in sorted(loader.columns.items()):
+        digest.update(role.encode() + np.ascontiguousarray(values[loader.positions]).tobytes())
+    contract = loader.store.preprocessing.to_json()
+    if not contract["rules"]:  # nor had contracts of earlier versions any, and without rules images are what they were
+        del contract["rules"]
+    if loader.frames is None:
+        del contract["frames"]
+    else:
+        digest.update(lengths.tobytes())
+    digest.update(json.dumps(contract, sort_keys=True).encode())
+    if loader.store.mirrored is not None:
+        digest.update(loader.store.mirrored[rows].tobytes())
+    return digest.hexdigest()
+
+
+def total_steps(recipe: Recipe, loader: Loader) -> int:
+    """Optimiser steps of the whole run."""
+    spec = recipe.training
+    steps = math.ceil(spec.epochs * loader.batches_per_epoch / spec.accumulate)
+    return min(steps, spec.max_steps) if spec.max_steps is not None else steps
