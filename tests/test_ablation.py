@@ -23,26 +23,28 @@ from torch import nn
 
 import bolus.training.loop as training_module
 from bolus.ablation import running, schedule
-from bolus.ablation.answers import Answer, mean_auroc, mean_of_known, read_answers
 from bolus.ablation.arms import COMBINERS, find_arms, orphan
+from bolus.ablation.asking import check_task, folder_name, read_answers
 from bolus.ablation.budget import Pace, fit_to_budget, passes_of_run, passes_of_step, steps_within
 from bolus.ablation.comparison import RANDOM_INIT, Comparison, Line, compare_cells, results_of
-from bolus.ablation.question import Question, check_question
 from bolus.ablation.running import ablate
 from bolus.ablation.wording import beside, sentences, table
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.holdout import validation_cohort
 from bolus.errors import EvaluationError, NonFiniteLossError, OutOfMemoryError, RecipeError, TrainingError, UsageError
+from bolus.evaluation.statistics.answers import Answer, mean_auroc, mean_of_known
 from bolus.evaluation.statistics.arms import compare_arms
 from bolus.evaluation.statistics.bootstrap import patient_bootstrap
 from bolus.evaluation.statistics.intervals import Estimate
 from bolus.evaluation.statistics.metrics import auroc, mae
 from bolus.evaluation.statistics.results import MAJORITY, read_results
 from bolus.evaluation.statistics.verdict import verdict_of
+from bolus.evaluation.tasks import task_of
 from bolus.optimization import lr_factor
 from bolus.recipe import Recipe
-from bolus.training.assembly import build_loader, build_model, open_images, resolve
+from bolus.training.assembly import build_model, resolve
+from bolus.training.loaders import build_loader, open_images
 from bolus.training.loop import apply_gradients, training_step
 
 VIEWS = {"kind": "contrast", "relation": "views", "dim": 8, "hidden": 8, "hidden_norm": False}
@@ -393,7 +395,7 @@ def forbidden(*args: Any, **kwargs: Any) -> Any:
 
 
 def test_judging_is_not_done_twice(ground: Ground, done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bolus.ablation.question.evaluate", forbidden)
+    monkeypatch.setattr("bolus.ablation.asking.tasks.judge", forbidden)
     assert run(ground, done.folder).comparisons == done.comparisons
 
 
@@ -545,12 +547,20 @@ def test_a_question_that_cannot_be_answered_is_known_before_anything_is_trained(
         (
             {"task": "segment", "target": "", "min_patients": None, "overrides": ["images.mirror=left"]},
             EvaluationError,
-            "masks are of single images",
+            "masks are not mirrored",
         ),
-        ({"task": "segment", "target": "", "min_patients": None, "labelled": [0]}, UsageError, "1 labelled patient"),
+        (
+            {"task": "segment", "target": "", "min_patients": None, "labelled": [0]},
+            UsageError,
+            "a whole number of at least 1",
+        ),
         ({"task": "retrieve", "target": "", "min_patients": None}, UsageError, "--across"),
         ({"task": "retrieve", "across": "site", "target": "", "min_patients": None}, EvaluationError, "site"),
-        ({"task": "regress", "target": "severity"}, UsageError, "min_patients is for the task classify"),
+        (
+            {"task": "regress", "target": "severity"},
+            UsageError,
+            "no option min_patients; classify has",
+        ),
         ({"target": ""}, UsageError, "--target"),
         ({"seeds": 0}, UsageError, "from 1 on"),
         ({"on": "train"}, UsageError, "test or validation"),
@@ -564,22 +574,24 @@ def test_no_test_patient_with_a_target_is_an_error(ground: Ground) -> None:
     cohort = ground.cohort
     cohort.table.loc[cohort.split == "test", "severity"] = None
     fresh = Cohort(cohort.table, cohort.spec, cohort.folder)
-    for question in (Question("regress", "severity"), Question("change", "severity")):
+    for question in (task_of("regress", {"target": "severity"}), task_of("change", {"target": "severity"})):
         with pytest.raises(EvaluationError, match="no test patient has"):
-            check_question(question, fresh, Recipe.load(TINY))
+            check_task(question, fresh, Recipe.load(TINY))
 
 
 def test_a_side_with_one_class_only_is_known_before_anything_is_trained(ground: Ground) -> None:
     cohort = ground.cohort
     cohort.table.loc[cohort.split == "test", "sick"] = "n"
     fresh = Cohort(cohort.table, cohort.spec, cohort.folder)
-    with pytest.raises(EvaluationError, match="the test patients hold one class of 'sick' only"):
-        check_question(Question("classify", "sick"), fresh, Recipe.load(TINY))
+    with pytest.raises(EvaluationError, match="nothing can be told apart: all test patients have the class '0'"):
+        check_task(task_of("classify", {"target": "sick"}), fresh, Recipe.load(TINY))
     several = cohort.table.assign(sick=np.where(cohort.table["sick"] == "y", "a|b", "a"))
     several.loc[np.asarray(cohort.split == "train").nonzero()[0][:4], "sick"] = "b"
     several.loc[np.asarray(cohort.split == "test").nonzero()[0][:4], "sick"] = "a|b"
     fresh = Cohort(several, cohort.spec, cohort.folder)
-    check_question(Question("classify", "sick", min_patients=1), fresh, Recipe.load(TINY))  # b can be told apart
+    check_task(
+        task_of("classify", {"target": "sick", "min_patients": 1}), fresh, Recipe.load(TINY)
+    )  # b can be told apart
 
 
 def test_a_folder_that_cannot_be_written_is_known_before_anything_is_trained(
@@ -593,10 +605,10 @@ def test_a_folder_that_cannot_be_written_is_known_before_anything_is_trained(
 
 
 def test_other_labels_of_the_same_patients_are_another_question(ground: Ground) -> None:
-    cohort, question = ground.cohort, Question("classify", "sick")
+    cohort, question = ground.cohort, task_of("classify", {"target": "sick"})
     changed = Cohort(cohort.table.assign(sick=cohort.table["sick"].replace({"y": "n", "n": "y"})), cohort.spec)
     missing = Cohort(cohort.table, cohort.spec.model_copy(update={"missing": {"sick": ["y"]}}))
-    names = [question.folder_name(each) for each in (cohort, ground.cohort, changed, missing)]
+    names = [folder_name(question, each) for each in (cohort, ground.cohort, changed, missing)]
     assert cohort.split_hash == changed.split_hash
     assert names[0] == names[1]
     assert len(set(names)) == 3
@@ -615,7 +627,9 @@ def test_rows_of_a_part_of_a_table_lead_to_its_own_patients(ground: Ground, tmp_
     both = pd.concat([frame.assign(encoder=name) for name in ("all-0", "random-init")])
     whole = Cohort(ground.cohort.table.iloc[::-1], ground.cohort.spec)  # the test patients come first
     held = validation_cohort(whole)
-    (found,) = read_answers(Question("segment", labelled=(1,)), write(tmp_path, "volumes.parquet", both), held, "all-0")
+    (found,) = read_answers(
+        task_of("segment", {"labelled": (1,)}), write(tmp_path, "volumes.parquet", both), held, "all-0"
+    )
     codes = held.encoded("patient").tolist()
     names = [held.values("patient").iloc[codes.index(code)] for code in found.patients.tolist()]
     assert names == whole.values("patient").iloc[[16, 55]].tolist()
@@ -629,7 +643,7 @@ def test_dice_of_volumes_is_the_mean_over_classes_then_draws(ground: Ground, tmp
                 for row, dice in ((31, (0.6, np.nan)), (40, (0.8, 0.4))):
                     lines += [(number, repeat, encoder, row, k, d + shift + 0.02 * repeat) for k, d in enumerate(dice)]
     frame = pd.DataFrame(lines, columns=["labelled_patients", "repeat", "encoder", "row", "class", "dice"])
-    question = Question("segment", labelled=(1, 6))
+    question = task_of("segment", {"labelled": (1, 6)})
     six, one = read_answers(question, write(tmp_path, "volumes.parquet", frame), ground.cohort, "all-0")
     assert (six.target, one.target) == ("mask, 6 labelled patients", "mask, 1 labelled patient")
     assert six.predictions["arm"] == pytest.approx([0.61, 0.61])
@@ -645,7 +659,7 @@ def test_ranks_of_all_directions_are_one_question(ground: Ground, tmp_path: Path
             lines.append((31 + 3 * (place % 2), 1, rank, encoder, "ab"[place // 2]))
     frame = pd.DataFrame(lines, columns=["row", "partner_row", "rank", "encoder", "direction"])
     folder = write(tmp_path, "ranks.parquet", frame)
-    one, five, _ = read_answers(Question("retrieve", across="laterality"), folder, ground.cohort, "all-0")
+    one, five, _ = read_answers(task_of("retrieve", {"across": "laterality"}), folder, ground.cohort, "all-0")
     assert one.measure(one.y, one.predictions["arm"]) == 0.5
     assert one.facts["chance"] == 0.5
     assert five.facts["chance"] == 1.0
@@ -660,7 +674,7 @@ def test_several_findings_have_their_mean_first_and_many_classes_their_scores(gr
             lines += [(1, "val", encoder, probe, target, 1.0, 0, 0, 0.5)]
     columns = ["row", "split", "encoder", "probe", "target", "fraction", "repeat", "y", "score"]
     folder = write(tmp_path, "predictions.parquet", pd.DataFrame(lines, columns=columns))
-    mean, a, b = read_answers(Question("classify", "f"), folder, ground.cohort, "all-0")
+    mean, a, b = read_answers(task_of("classify", {"target": "f"}), folder, ground.cohort, "all-0")
     assert (mean.target, a.target, b.target) == ("f (mean of 2 classes)", "f=a", "f=b")
     areas = [roc_auc_score(each.y, each.predictions["arm"]) for each in (a, b)]
     assert mean.measure(mean.y, mean.predictions["arm"]) == pytest.approx(np.mean(areas))
@@ -668,13 +682,13 @@ def test_several_findings_have_their_mean_first_and_many_classes_their_scores(gr
     table = pd.DataFrame(lines, columns=columns)
     absent = table[table["target"] == "f=a"].assign(target="f=c", y=0)
     folder = write(tmp_path, "predictions.parquet", pd.concat([table, absent]))
-    left, *each = read_answers(Question("classify", "f"), folder, ground.cohort, "all-0")
+    left, *each = read_answers(task_of("classify", {"target": "f"}), folder, ground.cohort, "all-0")
     assert (left.target, len(each)) == ("f (mean of 2 classes)", 3), "of f=c no test sample is known"
     assert left.measure(left.y, left.predictions["arm"]) == pytest.approx(np.mean(areas))
     many = pd.DataFrame(lines, columns=columns).query("target == 'f=a'").drop(columns="score")
     many = many.assign(**{"score:u": 0.2, "score:v": 0.3, "score:w": 0.5})
     (found,) = read_answers(
-        Question("classify", "f"), write(tmp_path, "predictions.parquet", many), ground.cohort, "all-0"
+        task_of("classify", {"target": "f"}), write(tmp_path, "predictions.parquet", many), ground.cohort, "all-0"
     )
     assert found.metric == "balanced_accuracy"
     assert found.predictions["majority"].shape == (3, 3)
@@ -915,7 +929,7 @@ def test_the_command_estimates_trains_and_shows(command: Any, ground: Ground, tm
         (["--over", "combiners", "--over", "objectives"], "one at a time"),
         (["--recipes", "simclr,gcl"], "not both"),
         (["--labelled-patients", "a"], "whole numbers"),
-        (["--across", "visit"], "across is for the task retrieve"),
+        (["--across", "visit"], "the task classify has no option across; retrieve has"),
     ],
 )
 def test_a_wrong_call_ends_with_2(command: Any, ground: Ground, words: list[str], message: str) -> None:

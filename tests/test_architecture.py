@@ -16,7 +16,7 @@ SOURCE = Path(bolus.__file__).parent
 
 # Rooms (folders, or modules of the top folder) from the ground up; a room imports from its own line and those above it.
 LEVELS = [
-    ["errors", "files", "progress", "provenance"],
+    ["errors", "files", "progress", "provenance", "device"],
     ["recipe", "recipes"],
     ["data", "data/text"],
     ["data/cohort"],
@@ -29,8 +29,16 @@ LEVELS = [
     ["objectives", "objectives/contrasts", "objectives/scores", "objectives/dense"],
     ["run"],
     ["embedding"],
-    ["evaluation", "evaluation/statistics", "evaluation/probing", "evaluation/segmentation", "evaluation/audit"],
-    ["evaluation/retrieval", "evaluation/change"],
+    [
+        "evaluation",
+        "evaluation/statistics",
+        "evaluation/probing",
+        "evaluation/segmentation",
+        "evaluation/audit",
+        "evaluation/retrieval",
+        "evaluation/change",
+        "evaluation/elsewhere",
+    ],
     ["prediction"],
     ["training"],
     ["planning", "planning/offers", "planning/hazards"],

@@ -23,6 +23,7 @@ from bolus.evaluation.audit.chance import outcome_strata, random_groups
 from bolus.evaluation.audit.decoding import decode
 from bolus.evaluation.audit.gaps import GroupReport, judge_groups
 from bolus.evaluation.audit.subgroups import Grouping, cut_bands, find_groupings
+from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.bootstrap import patient_bootstrap
 from bolus.evaluation.statistics.intervals import Estimate
 from bolus.evaluation.statistics.metrics import METRICS
@@ -330,7 +331,7 @@ def test_attributes_that_an_embedding_holds_are_read_and_others_not() -> None:
     site = Grouping("site", codes, ("A", "B", "C"))
     bands = Grouping("age", *cut_bands(age, (40, 60)), values=age)
     for grouping, metrics in ((site, {"macro_auroc", "balanced_accuracy"}), (bands, {"r2", "mae"})):
-        results, notes = decode(encoders, grouping, np.arange(n), split, draws=100)
+        results, notes = decode(encoders, grouping, np.arange(n), split, judging=Judging(draws=100))
         assert {r.metric for r in results} == metrics
         assert {(r.task, r.target, r.subset) for r in results} == {("audit", f"decode:{grouping.name}", "")}
         assert {r.encoder for r in results} == {"run", "random-init", "majority"}

@@ -20,6 +20,8 @@ from bolus.evaluation.change.change import evaluate_change, judge_change
 from bolus.evaluation.change.distance import cosine_distance
 from bolus.evaluation.change.pairs import CHANGES, classify_change, concatenate, difference, find_pairs
 from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.probing.options import Probing
+from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.results import MAJORITY, Result, read_results
 from bolus.recipe import EncoderSpec
 
@@ -176,7 +178,9 @@ def test_a_planted_change_is_found_by_the_difference_better_than_by_the_concaten
     data = planted()
     pairs = find_pairs(data["patients"], data["scores"], time=data["time"])
     embeddings = {"run": data["u"], "random-init": data["twin"]}
-    reports = judge_change(embeddings, pairs, data["patients"], data["split"], target="severity", draws=200, seed=0)
+    reports = judge_change(
+        embeddings, pairs, data["patients"], data["split"], target="severity", judging=Judging(draws=200, seed=0)
+    )
     assert list(reports) == ["change:severity", "amount_of_change:severity", "distance:severity"]
     classes = reports["change:severity"]
     assert {r.encoder for r in classes.results} == {"run", "random-init", "run concatenated", MAJORITY}
@@ -202,7 +206,9 @@ def test_distance_follows_the_change_where_it_should_and_visits_are_told_apart()
     u = np.concatenate([data["scores"][:, None], np.ones((len(data["scores"]), 1))], axis=1)
     pairs = find_pairs(data["patients"], data["scores"], time=data["time"])
     embeddings = {"run": u, "random-init": data["twin"]}
-    report = judge_change(embeddings, pairs, data["patients"], data["split"], target="s", draws=200)["distance:s"]
+    report = judge_change(embeddings, pairs, data["patients"], data["split"], target="s", judging=Judging(draws=200))[
+        "distance:s"
+    ]
     results = report.results
     assert {(r.task, r.probe, r.target) for r in results} == {("change", "none", "distance:s")}
     assert {r.subset for r in results} == {"", "adjacent", "non-adjacent"}
@@ -229,7 +235,8 @@ def test_a_tolerance_stands_in_the_target_and_both_orders_are_called_a_differenc
     data = planted(num_patients=60)
     pairs = find_pairs(data["patients"], data["scores"])
     reports = judge_change({"run": data["u"], "random-init": data["twin"]}, pairs, data["patients"], data["split"],
-                           target="s", tolerance=1.5, probes=("linear",), draws=20)  # fmt: skip
+                           target="s", tolerance=1.5, probing=Probing(("linear",)),
+                           judging=Judging(draws=20))  # fmt: skip
     assert next(iter(reports)) == "change:s tolerance 1.5"
     for report in reports.values():
         assert any("difference between samples, not change over time" in note for note in report.notes)
@@ -246,7 +253,7 @@ def test_constant_scores_are_all_stable_and_undefined() -> None:
     data = planted(num_patients=60)
     pairs = find_pairs(data["patients"], np.ones(len(data["patients"])), time=data["time"])
     reports = judge_change({"run": data["u"], "random-init": data["twin"]}, pairs, data["patients"], data["split"],
-                           target="s", draws=20)  # fmt: skip
+                           target="s", judging=Judging(draws=20))  # fmt: skip
     assert np.isnan(pick(reports["change:s"].results, metric="balanced_accuracy", probe="knn", encoder="run",
                          baseline="", subset="").estimate)  # fmt: skip
     assert np.isnan(pick(reports["distance:s"].results, metric="spearman", encoder="run", baseline="",
@@ -259,7 +266,7 @@ def test_few_test_patients_are_said() -> None:
     data = planted(num_patients=40)
     pairs = find_pairs(data["patients"], data["scores"], time=data["time"])
     reports = judge_change({"run": data["u"], "random-init": data["twin"]}, pairs, data["patients"], data["split"],
-                           target="s", probes=("linear",), draws=20)  # fmt: skip
+                           target="s", probing=Probing(probes=("linear",)), judging=Judging(draws=20))  # fmt: skip
     for report in reports.values():
         assert any(r.baseline for r in report.results)
         assert "only 12 test patients where a finding needs 20" in report.notes
@@ -445,8 +452,8 @@ def test_what_cannot_be_asked_is_refused(encoder: Path, make_cohort: MakeCohort,
 def test_an_encoder_that_stands_alone_has_a_summary() -> None:
     data = planted(num_patients=60)
     pairs = find_pairs(data["patients"], data["scores"], time=data["time"])
-    reports = judge_change({"run": data["u"]}, pairs, data["patients"], data["split"], target="s", draws=20,
-                           probes=("linear",))  # fmt: skip
+    reports = judge_change({"run": data["u"]}, pairs, data["patients"], data["split"], target="s",
+                           judging=Judging(draws=20), probing=Probing(("linear",)))  # fmt: skip
     assert reports["distance:s"].summary().endswith("distance:s: there is nothing to compare with")
 
 
@@ -454,7 +461,7 @@ def test_equal_encoders_show_no_difference() -> None:
     data = planted(num_patients=60)
     pairs = find_pairs(data["patients"], data["scores"], time=data["time"])
     reports = judge_change({"run": data["u"], "same": data["u"]}, pairs, data["patients"], data["split"], target="s",
-                           draws=20, probes=("linear", "linear"))  # fmt: skip
+                           judging=Judging(draws=20), probing=Probing(probes=("linear", "linear")))  # fmt: skip
     for report in reports.values():
         equal = [r for r in report.results if r.baseline == "same"]
         assert equal and all(r.se == 0 and r.detectable is None for r in equal)

@@ -18,7 +18,7 @@ from bolus.data.cohort.spec import CohortSpec
 from bolus.data.text.classes import same_class, truth_values
 from bolus.data.text.spelling import MISSING, clean_text, spell_number
 from bolus.errors import CohortError, EvaluationError, UsageError
-from bolus.evaluation.probing.matching import match_targets
+from bolus.evaluation.elsewhere.matching import match_targets
 from bolus.evaluation.targets import find_targets
 from bolus.prediction import find_head
 

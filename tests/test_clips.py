@@ -32,18 +32,11 @@ from bolus.encoders.building import build_encoder
 from bolus.errors import CohortError, ImageError
 from bolus.recipe import AugmentSpec, EncoderSpec, Recipe
 from bolus.run import Run
-from bolus.training.assembly import (
-    build_loader,
-    build_model,
-    contract_of,
-    data_hash,
-    launched,
-    open_images,
-    resolve,
-    unread_loader,
-)
+from bolus.training.assembly import build_model, resolve
 from bolus.training.health import watch
+from bolus.training.loaders import build_loader, contract_of, data_hash, open_images, unread_loader
 from bolus.training.loop import pretrain
+from bolus.training.processes import launched
 from bolus.training.rehearsal import dry_run
 
 FRAMES = 3

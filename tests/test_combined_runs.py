@@ -25,8 +25,9 @@ from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.errors import RecipeError
 from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
-from bolus.training.assembly import Model, build_loader, build_model, open_images
+from bolus.training.assembly import Model, build_model
 from bolus.training.checkpoint import last_checkpoint
+from bolus.training.loaders import build_loader, open_images
 from bolus.training.loop import apply_gradients, pretrain, training_step
 
 CPU = torch.device("cpu")

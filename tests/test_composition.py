@@ -21,7 +21,8 @@ from bolus.encoders.features import Features
 from bolus.errors import RecipeError
 from bolus.objectives import OBJECTIVES
 from bolus.recipe import Recipe
-from bolus.training.assembly import Model, build_loader, build_model, open_images
+from bolus.training.assembly import Model, build_model
+from bolus.training.loaders import build_loader, open_images
 from bolus.training.loop import apply_gradients, pretrain, training_step
 
 CPU = torch.device("cpu")

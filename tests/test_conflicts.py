@@ -11,7 +11,7 @@ import torch
 
 from bolus.training.conflicts import weigh_conflicts
 from bolus.training.gradients import Conflicts
-from bolus.training.health import Finding
+from bolus.training.health import HealthFinding
 
 
 def look(vectors: dict[str, list[float]], *, pixel: str = "", goals: bool = False) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def at(cosine: float, length: float = 1.0) -> list[float]:
     return [length * cosine, length * math.sqrt(1 - cosine**2), 0.0]
 
 
-def named(findings: list[Finding]) -> dict[str, Finding]:
+def named(findings: list[HealthFinding]) -> dict[str, HealthFinding]:
     found = {finding.name: finding for finding in findings}
     assert len(found) == len(findings), "names are told apart"
     assert all(finding.sentence.endswith(".") for finding in findings)

@@ -22,18 +22,20 @@ from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import EvaluationError, LeakageError, UsageError
 from bolus.evaluation.change.change import evaluate_change
-from bolus.evaluation.probing.elsewhere import Side, evaluate_elsewhere, judge_elsewhere, tell_apart
+from bolus.evaluation.elsewhere.elsewhere import CohortSide, evaluate_elsewhere, judge_elsewhere, tell_apart
+from bolus.evaluation.elsewhere.matching import match_targets, name_cohorts
 from bolus.evaluation.probing.heads import Head
-from bolus.evaluation.probing.judging import evaluate
-from bolus.evaluation.probing.matching import match_targets, name_cohorts
+from bolus.evaluation.probing.reading import evaluate
+from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.results import Result, read_results
 from bolus.phantom import make_phantom
 from bolus.recipe import EncoderSpec
+from settings import settings
 
 SPLITS = np.array(["train", "val", "test"])
 
 
-def side(name: str, *, patients: int = 90, shift: float = 0.0, seed: int = 0, people: str | None = None) -> Side:
+def side(name: str, *, patients: int = 90, shift: float = 0.0, seed: int = 0, people: str | None = None) -> CohortSide:
     """Two rows a patient, whose sign is readable off the first column of `run` and off nothing of `random-init`."""
     rng = np.random.default_rng(seed)
     identifiers = np.repeat([f"{people or name}{number}" for number in range(patients)], 2).astype(object)
@@ -41,10 +43,10 @@ def side(name: str, *, patients: int = 90, shift: float = 0.0, seed: int = 0, pe
     x = rng.normal(size=(2 * patients, 3)) + shift
     x[:, 0] += 2 * y
     split = np.repeat(SPLITS[np.arange(patients) * 3 // patients], 2)
-    return Side(name, {"run": x, "random-init": rng.normal(size=(2 * patients, 3))}, identifiers, split)
+    return CohortSide(name, {"run": x, "random-init": rng.normal(size=(2 * patients, 3))}, identifiers, split)
 
 
-def labels(of: Side) -> Any:
+def labels(of: CohortSide) -> Any:
     """The codes of `side`."""
     return np.repeat(np.arange(len(of.split) // 2) % 2, 2)
 
@@ -62,9 +64,9 @@ def one(results: list[Result], **wanted: Any) -> Result:
 def test_the_same_heads_are_judged_on_both_sides(with_val: bool) -> None:
     here, there = side("hill"), side("valley", patients=40, seed=1)
     if not with_val:  # then some training patients choose the strengths: the same ones for both reports
-        here = Side(here.name, here.embeddings, here.patients, np.where(here.split == "val", "train", here.split))
+        here = CohortSide(here.name, here.embeddings, here.patients, np.where(here.split == "val", "train", here.split))
     options = {"task": "classify", "target": "sick", "classes": ("no", "yes"), "fractions": (0.5, 1.0), "draws": 20}
-    reports = judge_elsewhere(here, there, (labels(here), labels(there)), **options)
+    reports = judge_elsewhere(here, there, (labels(here), labels(there)), **settings(**options))
     home, away = reports["sick"], reports["sick elsewhere (valley)"]
     keys = ["position", "encoder", "probe", "fraction", "repeat"]
     val = [each.predictions.query("split == 'val'").set_index(keys)["score"].sort_index() for each in (home, away)]
@@ -88,7 +90,9 @@ def test_missing_targets_are_counted_on_their_own_side() -> None:
     y_there = labels(there).astype(float)
     y_there[:7] = np.nan
     options = {"task": "classify", "target": "sick", "classes": ("no", "yes"), "probes": ("linear",), "draws": 20}
-    notes = judge_elsewhere(here, there, (labels(here), y_there), **options)["sick elsewhere (valley)"].notes
+    notes = judge_elsewhere(here, there, (labels(here), y_there), **settings(**options))[
+        "sick elsewhere (valley)"
+    ].notes
     assert "sick is missing in 7 of 80 samples of valley, left out" in notes
     assert not any("test rows, left out" in note for note in notes)
     assert any("50.0% of the test samples of hill" in note for note in notes)
@@ -97,7 +101,7 @@ def test_missing_targets_are_counted_on_their_own_side() -> None:
 @pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 0.3, 0.7), (4.0, 0.99, 1.0)])
 def test_cohorts_are_told_apart_where_they_differ(shift: float, low: float, high: float) -> None:
     here, there = side("hill"), side("valley", shift=shift, seed=1)
-    report = tell_apart(here, there, draws=50)
+    report = tell_apart(here, there, judging=Judging(draws=50))
     found = one(report.results, encoder="run", metric="auroc", baseline="")
     assert found.target == "cohort:hill-or-valley"
     assert low <= found.estimate <= high
@@ -112,7 +116,7 @@ def test_cohorts_are_told_apart_where_they_differ(shift: float, low: float, high
 
 def test_somebody_in_both_cohorts_is_on_one_side() -> None:
     here, there = side("hill", people="p"), side("valley", people="p", seed=1)
-    report = tell_apart(here, there, draws=20)
+    report = tell_apart(here, there, judging=Judging(draws=20))
     assert {r.num_samples / r.num_patients for r in report.results} == {4.0}
 
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from bolus.errors import EvaluationError
-from bolus.evaluation.probing.fitting import NEIGHBOURS, STRENGTHS, Samples, fit_knn, fit_linear
+from bolus.evaluation.probing.fitting import NEIGHBOURS, STRENGTHS, Labelled, fit_knn, fit_linear
 from bolus.evaluation.statistics.metrics import auroc, balanced_accuracy, higher_is_better, metrics_of
 
 TASKS = [("classify", 2), ("classify", 4), ("regress", 2)]
@@ -29,7 +29,7 @@ def made_up(task="classify", num_classes=2, dim=12, shift=0.0, scale=1.0):
         push = ((y - 50) / 10)[:, None] * np.eye(1, dim)
     x = scale * (r.normal(size=(320, dim)) + push) + shift
     train, val, test = (np.isin(patients % 4, part) for part in (0, 1, (2, 3)))
-    return Samples(x[train], y[train], patients[train]), Samples(x[val], y[val], patients[val]), x[test]
+    return Labelled(x[train], y[train], patients[train]), Labelled(x[val], y[val], patients[val]), x[test]
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
@@ -109,23 +109,23 @@ def test_an_exact_copy_decides_its_own_neighbourhood():
 def test_degenerate_training(fit):
     r = np.random.default_rng(0)
     x, x_val, patients = r.normal(size=(6, 3)), r.normal(size=(4, 3)), np.arange(6)
-    val = Samples(x_val, [0, 1, 0, 1], patients[:4])
-    one = fit(Samples(x, [0, 0, 0, -1, 0, np.nan], patients), val, "classify", num_classes=3)
+    val = Labelled(x_val, [0, 1, 0, 1], patients[:4])
+    one = fit(Labelled(x, [0, 0, 0, -1, 0, np.nan], patients), val, "classify", num_classes=3)
     assert one.kind == "constant"
     assert "one class" in one.notes[0]
     assert one.predict(x_val).tolist() == [[1.0, 0.0, 0.0]] * 4
-    same = fit(Samples(x, np.full(6, 7.0), patients), val._replace(y=[1.0, 2.0, 3.0, 4.0]), "regress")
+    same = fit(Labelled(x, np.full(6, 7.0), patients), val._replace(y=[1.0, 2.0, 3.0, 4.0]), "regress")
     assert same.kind == "constant"
     assert same.predict(x_val).tolist() == [7.0] * 4
-    unseen = fit(Samples(x, [0, 2, 0, 2, 0, 2], patients), val._replace(y=[0, 1, 2, 0]), "classify", num_classes=4)
+    unseen = fit(Labelled(x, [0, 2, 0, 2, 0, 2], patients), val._replace(y=[0, 1, 2, 0]), "classify", num_classes=4)
     probabilities = unseen.predict(x_val)
     assert probabilities.shape == (4, 4)
     assert (probabilities[:, [1, 3]] == 0).all()
     np.testing.assert_allclose(probabilities.sum(1), 1)
     with pytest.raises(EvaluationError, match="at least one training row"):
-        fit(Samples(x, np.full(6, -1), patients), val, "classify")
+        fit(Labelled(x, np.full(6, -1), patients), val, "classify")
     with pytest.raises(EvaluationError, match="did you mean 'classify'"):
-        fit(Samples(x, np.zeros(6), patients), val, "clasify")
+        fit(Labelled(x, np.zeros(6), patients), val, "clasify")
 
 
 def test_without_positives_in_validation_the_strength_is_the_middle():
@@ -134,7 +134,7 @@ def test_without_positives_in_validation_the_strength_is_the_middle():
     assert linear.strength == STRENGTHS[len(STRENGTHS) // 2]
     assert math.isnan(linear.validation)
     assert "middle of its grid" in linear.notes[0]
-    nobody = Samples(val.x[:0], val.y[:0], val.patients[:0])
+    nobody = Labelled(val.x[:0], val.y[:0], val.patients[:0])
     knn = fit_knn(train, nobody, "classify")
     sizes = sorted({min(k, len(train.x)) for k in NEIGHBOURS})
     assert knn.strength == sizes[(len(sizes) - 1) // 2]

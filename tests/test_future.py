@@ -13,9 +13,10 @@ from bolus.data.cohort.spec import CohortSpec
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import EvaluationError, UsageError
-from bolus.evaluation.probing.finetune import FinetuneSpec
 from bolus.evaluation.probing.future import Several, look_ahead, next_values, present_columns
-from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.probing.options import FinetuneSpec
+from bolus.evaluation.probing.reading import evaluate
+from bolus.evaluation.probing.task import Classify, Regress
 from bolus.evaluation.statistics.results import read_results
 from bolus.evaluation.targets import find_targets
 from bolus.recipe import EncoderSpec
@@ -170,11 +171,9 @@ def test_classes_of_many_are_left_out_where_few_become_so() -> None:
 
 
 def test_questions_without_a_future_are_refused() -> None:
-    cohort = four_patients()
-    targets, _ = find_targets(cohort, "classify", "sick")
-    for horizon, task, said in (("nxt", "classify", "did you mean 'next'"), ("incident", "regress", "take next")):
+    for task, horizon, said in ((Classify, "nxt", "did you mean 'next'"), (Regress, "incident", "take next")):
         with pytest.raises(UsageError, match=said):
-            look_ahead(cohort.samples("image"), targets, horizon, task=task)
+            task(target="sick", horizon=horizon)
     timeless = cohort_of({"patient": list("ab"), "sick": ["no", "yes"]}, {"label:sick": "sick"})
     with pytest.raises(EvaluationError, match="role time or visit"):
         look_ahead(timeless.samples("image"), find_targets(timeless, "classify", "sick")[0], "next", task="classify")

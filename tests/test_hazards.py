@@ -17,7 +17,8 @@ from bolus.data.cohort.spec import CohortSpec
 from bolus.evaluation.statistics.metrics import auroc
 from bolus.phantom import make_phantom
 from bolus.planning.hazards.association import associate, commonest, mean_of, separate
-from bolus.planning.hazards.hazards import Hazard, find_hazards
+from bolus.planning.hazards.hazard import Hazard
+from bolus.planning.hazards.hazards import find_hazards
 
 
 def cohort_of(columns: dict[str, Any], roles: dict[str, str] | None = None, **spec: Any) -> Cohort:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from bolus.errors import EvaluationError
-from bolus.evaluation.probing.fitting import Samples, fit_knn, fit_linear, fit_majority
+from bolus.evaluation.probing.fitting import Labelled, fit_knn, fit_linear, fit_majority
 from bolus.evaluation.probing.heads import Head, neighbours, normalise
 
 
@@ -21,7 +21,7 @@ def test_saved_head_is_the_same(tmp_path, fit, task, num_classes):
     r = np.random.default_rng(0)
     y = np.arange(80) % num_classes if num_classes else r.normal(50, 10, 80)
     x = r.normal(size=(80, 5)) + y[:, None] / 10
-    head = fit(Samples(x[:40], y[:40], np.arange(40)), Samples(x[40:], y[40:], np.arange(40)), task)
+    head = fit(Labelled(x[:40], y[:40], np.arange(40)), Labelled(x[40:], y[40:], np.arange(40)), task)
     head.save(tmp_path / "new" / "head.safetensors")
     loaded = Head.load(tmp_path / "new" / "head.safetensors")
     x_new = r.normal(size=(9, 5))
@@ -33,8 +33,8 @@ def test_saved_head_is_the_same(tmp_path, fit, task, num_classes):
 
 
 def test_constant_head_survives_saving(tmp_path):
-    val = Samples(np.eye(3), [0, 1, 0], np.arange(3))
-    head = fit_linear(Samples(np.eye(3), [1, 1, 1], np.arange(3)), val, "classify")
+    val = Labelled(np.eye(3), [0, 1, 0], np.arange(3))
+    head = fit_linear(Labelled(np.eye(3), [1, 1, 1], np.arange(3)), val, "classify")
     head.save(tmp_path / "head.safetensors")
     loaded = Head.load(tmp_path / "head.safetensors")
     assert math.isnan(loaded.strength)

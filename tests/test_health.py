@@ -17,7 +17,7 @@ from bolus.encoders.building import build_encoder
 from bolus.errors import RecipeError
 from bolus.recipe import Recipe
 from bolus.training.health import (
-    Finding,
+    HealthFinding,
     alignment,
     check_probe,
     collapse,
@@ -136,6 +136,6 @@ def test_two_validation_patients_are_too_few(
     assert "Too few readable images" in finding.sentence
 
 
-def watch_with(cohort: Cohort, recipe: Recipe, folder: Path) -> list[Finding]:
+def watch_with(cohort: Cohort, recipe: Recipe, folder: Path) -> list[HealthFinding]:
     store = build_store(cohort, Preprocessing(24), folder=folder / "cache")
     return watch(build_encoder(recipe.encoder, seed=0), store, cohort.samples("image"), recipe)

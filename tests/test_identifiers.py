@@ -21,9 +21,9 @@ from bolus.data.cohort.spec import CohortSpec
 from bolus.data.cohort.split import leave_site_out, overlap, patient_keys, refuse_overlap, split_patients
 from bolus.data.text.identifiers import earlier_spellings, fold_identifier, identifier_text, is_cut
 from bolus.errors import CohortError, LeakageError
+from bolus.evaluation.elsewhere.matching import refuse_same_patients
 from bolus.evaluation.preparation import refuse_seen_patients
 from bolus.evaluation.probing.heads import Head
-from bolus.evaluation.probing.matching import refuse_same_patients
 
 SHARES: dict[str, Any] = {"seed": 0, "val": 0.1, "test": 0.2}
 UNSEEN = "\u200b\u200e\u2060\ufeff\u00ad"

@@ -22,9 +22,9 @@ from bolus.embedding import embed, open_encoder, open_store, remarks_on
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import lineage_of, save_encoder
 from bolus.errors import EncoderError, EvaluationError, LeakageError, UsageError
-from bolus.evaluation.probing.finetune import FinetuneSpec
 from bolus.evaluation.probing.heads import Head
-from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.probing.options import FinetuneSpec
+from bolus.evaluation.probing.reading import evaluate
 from bolus.evaluation.statistics.results import read_results
 from bolus.evaluation.targets import find_targets
 from bolus.recipe import AugmentSpec, EncoderSpec

@@ -23,7 +23,8 @@ from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import CohortError, EvaluationError
 from bolus.evaluation.segmentation.segment import evaluate_segment
 from bolus.recipe import EncoderSpec, Recipe
-from bolus.training.assembly import build_loader, contract_of, data_hash, launched, unread_loader
+from bolus.training.loaders import build_loader, contract_of, data_hash, unread_loader
+from bolus.training.processes import launched
 
 LEFT, RIGHT, NEITHER = 0, 1, -1
 

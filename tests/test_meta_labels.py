@@ -15,7 +15,8 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.errors import CohortError, RecipeError
 from bolus.recipe import Recipe
-from bolus.training.assembly import build_model, unread_loader
+from bolus.training.assembly import build_model
+from bolus.training.loaders import unread_loader
 
 PATIENTS, PHASES, SLICES = 6, ("ED", "ES"), 8
 

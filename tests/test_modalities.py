@@ -28,16 +28,18 @@ from bolus.encoders.folders.modality_folder import DESCRIPTION, load_encoders, s
 from bolus.encoders.modalities import ModalityEncoders, build_encoders, part_folders
 from bolus.errors import CohortError, EncoderError, EvaluationError, RecipeError, UsageError
 from bolus.evaluation.probing.heads import digest_of_encoder
-from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.probing.reading import evaluate
 from bolus.evaluation.segmentation.segment import evaluate_segment
 from bolus.objectives.contrasts.contrast import Contrast
 from bolus.objectives.dense.pixel import PixelContrast
 from bolus.prediction import predict
 from bolus.recipe import EncoderSpec, Recipe
 from bolus.run import Run
-from bolus.training.assembly import build_loader, build_model, contract_of, launched, open_images, resolve
+from bolus.training.assembly import build_model, resolve
 from bolus.training.health import watch
+from bolus.training.loaders import build_loader, contract_of, open_images
 from bolus.training.loop import pretrain
+from bolus.training.processes import launched
 from bolus.training.rehearsal import dry_run
 from test_processes import WORKER, compare, launch
 

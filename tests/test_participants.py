@@ -184,7 +184,8 @@ def test_a_run_draws_participants_and_says_how_many_patients_a_batch_had(tmp_pat
     cohort = bolus.Cohort.open(table.parent / "cohort.yaml")
     from bolus.data.batches.relation import Needs, Relation
     from bolus.data.images.cache import build_store
-    from bolus.training.assembly import build_loader, contract_of, launched
+    from bolus.training.loaders import build_loader, contract_of
+    from bolus.training.processes import launched
 
     recipe = Recipe.load(bilateral)
     store = build_store(cohort, contract_of(cohort, recipe), folder=tmp_path / "cache")

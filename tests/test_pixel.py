@@ -17,7 +17,8 @@ from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import EncoderError, RecipeError, UsageError
 from bolus.objectives.base import Loss
 from bolus.objectives.contrasts.contrast import Contrast
-from bolus.objectives.dense.pixel import PixelContrast, grad_filter
+from bolus.objectives.dense.filtering import grad_filter
+from bolus.objectives.dense.pixel import PixelContrast
 from bolus.objectives.heads import ProjectionHead
 
 SHAPE = FeatureShape(dim=6, grid_channels=6, grid_stride=32)

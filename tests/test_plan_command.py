@@ -19,7 +19,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec, SplitSpec
 from bolus.errors import CohortError, UsageError
 from bolus.planning.advice import recommended, render
-from bolus.planning.hazards.hazards import Hazard
+from bolus.planning.hazards.hazard import Hazard
 from bolus.planning.offers.offers import Offer
 from bolus.planning.planner import Plan, plan
 from bolus.planning.resolution import Resolution, find_resolutions

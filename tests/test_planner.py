@@ -315,7 +315,10 @@ def test_two_units_are_one_too_many() -> None:
 def test_reasons_follow_what_is_asked_for() -> None:
     columns = table(severity=np.random.default_rng(0).integers(0, 4, 240), phase=np.tile(["ED", "ES"], 120))
     for overrides, keys in (([], 4), (["sampling.batch_size=8", "images.views=1", "objectives.views=null"], 4),
-                            (["objectives.score=null"], 3), (["training.accumulate=2"], 4)):  # fmt: skip
+                            (["objectives.score=null"], 3), (["training.accumulate=2"], 4),
+                            (["objectives.more={kind: contrast}"], 4),  # views, as is its default
+                            (["objectives.more={kind: rank_n_contrast}"], 4),
+                            (["objectives.more={kind: pixel_contrast, relation: laterality}"], 5)):  # fmt: skip
         found = planned(columns, {"score:severity": "severity"}, overrides=overrides)
         assert found.recipe is not None
         samples, anchors = int(found.facts[0].split(" of ")[1].split(": ")[1]), found.recipe.sampling.batch_size // keys

@@ -16,7 +16,7 @@ from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import EncoderError, EvaluationError, UsageError
 from bolus.evaluation.probing.heads import Head
-from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.probing.reading import evaluate
 from bolus.evaluation.statistics.metrics import auroc
 from bolus.prediction import find_head, predict
 from bolus.recipe import EncoderSpec

@@ -17,6 +17,7 @@ from bolus.evaluation.statistics.metrics import auroc, mae, metrics_of
 from bolus.evaluation.statistics.results import read_results, write_results
 from bolus.evaluation.statistics.shots import shot_ranges
 from bolus.evaluation.statistics.verdict import summarise, verdict_of
+from settings import settings
 
 
 def planted(seed=0, num_patients=160, images=2, dim=12, signal=1.0, task="classify", num_classes=2):
@@ -36,7 +37,7 @@ def planted(seed=0, num_patients=160, images=2, dim=12, signal=1.0, task="classi
 
 
 def arguments(**changes):
-    return {"task": "classify", "target": "sick", "draws": 100} | changes
+    return settings(**{"task": "classify", "target": "sick", "draws": 100, **changes})
 
 
 def by(report, **wanted):
@@ -494,8 +495,8 @@ def broken(what):
     ],
 )
 def test_what_is_wrong_is_named(what, error, message):
-    data, options = broken(what)
     with pytest.raises(error, match=message):
+        data, options = broken(what)
         probe(*data, **options)
 
 

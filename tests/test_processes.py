@@ -19,8 +19,9 @@ from bolus.data.batches.columns import TrainingColumns
 from bolus.data.cohort.cohort import Cohort
 from bolus.encoders.features import Features
 from bolus.recipe import Recipe
-from bolus.training.assembly import build_loader, build_model, open_images
+from bolus.training.assembly import build_model
 from bolus.training.combiner import Combiner
+from bolus.training.loaders import build_loader, open_images
 from bolus.training.processes import all_reduce_mean, all_reduce_sum, any_process, gather, same_everywhere, world_size
 
 CPU = torch.device("cpu")
@@ -109,7 +110,8 @@ WORKER = """
 import sys, torch
 from pathlib import Path
 from accelerate import PartialState
-from bolus.training.assembly import build_loader, build_model, open_images
+from bolus.training.assembly import build_model
+from bolus.training.loaders import build_loader, open_images
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.batches.columns import TrainingColumns
 from bolus.training.processes import broadcast_parameters

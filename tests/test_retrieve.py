@@ -29,6 +29,7 @@ from bolus.evaluation.retrieval.ranking import (
 from bolus.evaluation.retrieval.retrieve import evaluate_retrieve
 from bolus.evaluation.retrieval.scores import judge_retrieval, weighted_mean, weighted_median
 from bolus.evaluation.retrieval.sides import Sides, find_sides, shared_roles
+from bolus.evaluation.settings import Judging, Origin
 from bolus.evaluation.statistics.metrics import RETRIEVAL, higher_is_better
 from bolus.evaluation.statistics.results import Result, read_results, write_results
 from bolus.phantom import make_phantom
@@ -368,7 +369,9 @@ def made(n: int = 50, seed: int = 0) -> tuple[dict[str, np.ndarray], list[Sides]
 
 def test_results_stand_beside_chance_and_the_twin() -> None:
     embeddings, sides, who = made()
-    results, table = judge_retrieval(embeddings, sides, who, across="laterality", draws=300, recipe_hash="r")
+    results, table = judge_retrieval(
+        embeddings, sides, who, across="laterality", judging=Judging(draws=300), origin=Origin(recipe_hash="r")
+    )
     assert [r.metric for r in results if r.encoder == "good" and not r.baseline] == 2 * list(RETRIEVAL)
     assert {r.target for r in results} == {"laterality: left to right", "laterality: right to left"}
     keyed = {(r.target, r.metric, r.encoder, r.baseline): r for r in results}
@@ -404,7 +407,7 @@ def test_results_stand_beside_chance_and_the_twin() -> None:
 def test_queries_without_a_partner_are_left_out_and_counted() -> None:
     embeddings, (sides,), who = made(30)
     less = Sides(sides.names, sides.pairs[:20], (sides.members[0], sides.members[1][:40]))
-    results, _ = judge_retrieval(embeddings, [less], who, across="laterality", draws=20)
+    results, _ = judge_retrieval(embeddings, [less], who, across="laterality", judging=Judging(draws=20))
     there = [r for r in results if r.metric == "ndcg_10" and r.target.endswith("left to right")]
     back = [r for r in results if r.metric == "ndcg_10" and r.target.endswith("right to left")]
     assert {(r.num_samples, r.num_patients) for r in there} == {(20, 20)}
@@ -415,7 +418,7 @@ def test_queries_without_a_partner_are_left_out_and_counted() -> None:
 
 def test_few_patients_decide_nothing() -> None:
     embeddings, sides, who = made(8)
-    results, _ = judge_retrieval(embeddings, sides, who, across="laterality", draws=50)
+    results, _ = judge_retrieval(embeddings, sides, who, across="laterality", judging=Judging(draws=50))
     for r in results:
         assert ("only 8 test patients where a finding needs 20" in r.notes) == bool(r.baseline)
     assert next(r for r in results if r.metric == "top_10").chance == 1.0
@@ -503,8 +506,8 @@ def test_wrong_questions_are_refused(encoder: Path, phantom: Path, tmp_path: Pat
     for changes, error, said in (
         ({"across": "eye"}, EvaluationError, "no column has this role"),
         ({"across": "site"}, EvaluationError, r"values found: north \(\d+ test patients\), south"),
-        ({"across": "visit", "draws": 0}, UsageError, "draws must be at least 1"),
-        ({"across": "visit", "seed": -1}, UsageError, "seed must be at least 0"),
+        ({"across": "visit", "draws": 0}, UsageError, "draws must be a whole number of at least 1"),
+        ({"across": "visit", "seed": -1}, UsageError, "seed must be a whole number of at least 0"),
     ):
         with pytest.raises(error, match=said):
             evaluate_retrieve(encoder, phantom, out=tmp_path / "out", cache=tmp_path / "cache", **changes)

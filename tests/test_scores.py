@@ -25,8 +25,10 @@ from bolus.objectives.scores.score import ScoreContrast, score_contrast_loss
 from bolus.objectives.scores.supremix import SupReMix, supremix_loss
 from bolus.optimization import lr_factor
 from bolus.recipe import Recipe, ScheduleSpec
-from bolus.training.assembly import build_loader, build_model, launched, open_images
+from bolus.training.assembly import build_model
+from bolus.training.loaders import build_loader, open_images
 from bolus.training.loop import pretrain
+from bolus.training.processes import launched
 
 SHAPE = FeatureShape(dim=6, grid_channels=6, grid_stride=32)
 AGES = {"score:age": np.array([40.0, 44.0, 52.0, 70.0, np.nan])}

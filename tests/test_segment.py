@@ -28,10 +28,11 @@ from bolus.evaluation.segmentation import segment as module
 from bolus.evaluation.segmentation import segmenter as training
 from bolus.evaluation.segmentation.annotation import read_annotations
 from bolus.evaluation.segmentation.notes import classes_invented, cropped_off
+from bolus.evaluation.segmentation.options import SegmentSpec
 from bolus.evaluation.segmentation.overlap import pooled_dice
 from bolus.evaluation.segmentation.overlays import BOTH, PREDICTED, TRUTH, draw_overlay
 from bolus.evaluation.segmentation.segment import evaluate_segment
-from bolus.evaluation.segmentation.segmenter import SegmentSpec, draw_labelled, fit_segmenter, mask_loss
+from bolus.evaluation.segmentation.segmenter import draw_labelled, fit_segmenter, mask_loss
 from bolus.evaluation.segmentation.stacks import Volume, find_volumes, why_in_voxels
 from bolus.evaluation.segmentation.volume_scores import VolumeScores, results_of, score_volumes
 from bolus.evaluation.statistics.results import Result, read_results

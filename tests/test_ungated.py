@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from bolus.encoders.folders.folder import save_encoder
 from bolus.encoders.parts.norms import estimate_norms, norms_of
 from bolus.errors import EncoderError
 from bolus.evaluation import ungated
-from bolus.evaluation.preparation import Prepared, embed_all, encoders_of, prepare
-from bolus.evaluation.probing.elsewhere import evaluate_elsewhere
-from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.contract import Task
+from bolus.evaluation.elsewhere.elsewhere import evaluate_elsewhere
+from bolus.evaluation.preparation import Prepared, embed_all, prepare
+from bolus.evaluation.probing.reading import evaluate
+from bolus.evaluation.settings import Judging
 from bolus.recipe import EncoderSpec
 
 NAME = "gated without context"
@@ -53,9 +56,13 @@ def gated(tmp_path: Path) -> Path:
 @pytest.fixture
 def opened(gated: Path, tiny_cohort: Path, tmp_path: Path) -> Callable[..., Prepared[None]]:
     def open_it(cohort: Path = tiny_cohort) -> Prepared[None]:
-        return prepare(gated, cohort, lambda samples: None, cache=tmp_path / "cache")
+        return prepared_for(gated, cohort, tmp_path / "cache")
 
     return open_it
+
+
+def prepared_for(source: Path, cohort: Path, cache: Path) -> Prepared[None]:
+    return prepare(source, cohort, Task(), lambda samples: None, Judging(cache=cache))
 
 
 def statistics(encoder: nn.Module) -> list[Tensor]:
@@ -67,7 +74,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 
 def bare_of(prepared: Prepared[None], source: Path, seed: int = 0) -> Encoder:
-    found = encoders_of(prepared.judged, source, seed)[NAME]
+    found = replace(prepared, source=source, judging=Judging(seed)).encoders()[NAME]
     assert isinstance(found, Encoder)
     return found
 
@@ -143,7 +150,7 @@ def test_features_without_context_are_of_the_order_of_those_with(
     gated: Path, opened: Callable[..., Prepared[None]]
 ) -> None:
     prepared = opened()
-    found = embed_all(encoders_of(prepared.judged, gated, 0), prepared)
+    found = embed_all(prepared.encoders(), prepared)
     stale = open_encoder(gated, keep_context=False).encoder
     before = embed_all({"stale": stale}, prepared)["stale"]
     largest = np.abs(found["gated"]).max()
@@ -204,7 +211,7 @@ def test_without_readable_training_images_the_column_is_left_out(
         assert len(said) == 1
         left_out = len(train) - unreadable < 2
         assert ("is left out" in said[0]) == left_out
-        assert set(encoders_of(prepared.judged, gated, 0)) == {"gated", "random-init"} | (set() if left_out else {NAME})
+        assert set(prepared.encoders()) == {"gated", "random-init"} | (set() if left_out else {NAME})
 
 
 def test_nothing_is_said_where_nothing_is_done(
@@ -212,7 +219,7 @@ def test_nothing_is_said_where_nothing_is_done(
 ) -> None:
     plain = build_encoder(EncoderSpec(**{**SPEC, "context": False}), seed=0)
     save_encoder(plain, tmp_path / "plain", preprocessing=Preprocessing(24).to_json())
-    prepared = prepare(tmp_path / "plain", tiny_cohort, lambda samples: None, cache=tmp_path / "cache")
+    prepared = prepared_for(tmp_path / "plain", tiny_cohort, tmp_path / "cache")
     assert not any("BatchNorm" in note for note in prepared.notes)
     assert prepared.judged.training is None
 
@@ -224,7 +231,7 @@ def test_nothing_is_said_where_nothing_is_done(
     judged = Judged("gated", normless, seen.judged.preprocessing, None)
     found, note = ungated.show_training(judged, seen.store, seen.samples, seen.kept, name=NAME)
     assert (found, note) == (judged, "")
-    assert NAME in encoders_of(found, gated, 0)  # as it is
+    assert NAME in replace(seen, judged=found).encoders()  # as it is
 
 
 def test_clips_are_seen_too(tmp_path: Path) -> None:
@@ -238,7 +245,7 @@ def test_clips_are_seen_too(tmp_path: Path) -> None:
             split = "train" if clip < 6 else "test"
             lines.append({"image": name, "patient": f"p{clip}", "series": f"s{clip}", "order": frame, "split": split})
     pd.DataFrame(lines).to_csv(folder / "t.csv", index=False)
-    prepared = prepare(gated, folder / "t.csv", lambda samples: None, cache=tmp_path / "cache")
+    prepared = prepared_for(gated, folder / "t.csv", tmp_path / "cache")
     assert any(note.startswith(f"{NAME}: BatchNorm") for note in prepared.notes)
     bare = bare_of(prepared, gated)
     assert same(bare, bare_of(prepared, gated))
@@ -260,13 +267,11 @@ def test_elsewhere_the_statistics_are_of_the_cohort_that_heads_are_fitted_on(
     frame.assign(patient="Q" + frame["patient"]).to_csv(other / "table.csv", index=False)
     (other / "cohort.yaml").write_text(tiny_cohort.read_text())
     used: list[nn.Module] = []
-    monkeypatch.setattr(
-        "bolus.evaluation.probing.elsewhere.encoders_of",
-        lambda *given: used.append(encoders_of(*given)[NAME]) or encoders_of(*given),
-    )
+    encoders = Prepared.encoders
+    monkeypatch.setattr(Prepared, "encoders", lambda self: used.append(encoders(self)[NAME]) or encoders(self))
     found = evaluate_elsewhere(gated, tiny_cohort, other / "cohort.yaml", target="sick", probes=("linear",), draws=20,
                                cache=tmp_path / "cache", out=tmp_path / "out")  # fmt: skip
-    prepared = prepare(gated, tiny_cohort, lambda samples: None, cache=tmp_path / "cache")
+    prepared = prepared_for(gated, tiny_cohort, tmp_path / "cache")
     assert same(used[0], bare_of(prepared, gated))
     assert sum("BatchNorm statistics are estimated anew" in note for note in found.notes) == 1
     assert NAME in {result.encoder for result in found.results}

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from bolus.errors import BolusError as BolusError
     from bolus.evaluation.audit.audit import evaluate_audit as evaluate_audit
     from bolus.evaluation.change.change import evaluate_change as evaluate_change
-    from bolus.evaluation.probing.elsewhere import evaluate_elsewhere as evaluate_elsewhere
-    from bolus.evaluation.probing.finetune import FinetuneSpec as FinetuneSpec
-    from bolus.evaluation.probing.judging import evaluate as evaluate
+    from bolus.evaluation.elsewhere.elsewhere import evaluate_elsewhere as evaluate_elsewhere
+    from bolus.evaluation.probing.options import FinetuneSpec as FinetuneSpec
+    from bolus.evaluation.probing.reading import evaluate as evaluate
     from bolus.evaluation.retrieval.retrieve import evaluate_retrieve as evaluate_retrieve
     from bolus.evaluation.retrieval.retrieve import top_k as top_k
+    from bolus.evaluation.segmentation.options import SegmentSpec as SegmentSpec
     from bolus.evaluation.segmentation.segment import evaluate_segment as evaluate_segment
-    from bolus.evaluation.segmentation.segmenter import SegmentSpec as SegmentSpec
     from bolus.objectives.contrasts.varcov import varcov_loss as varcov_loss
-    from bolus.objectives.dense.pixel import grad_filter as grad_filter
+    from bolus.objectives.dense.filtering import grad_filter as grad_filter
     from bolus.objectives.infonce import infonce as infonce
     from bolus.objectives.scores.rank_n_contrast import rank_n_contrast_loss as rank_n_contrast_loss
     from bolus.objectives.scores.score import score_contrast_loss as score_contrast_loss
@@ -47,23 +47,23 @@ __version__ = "0.1.0"
 _HOMES = {
     "BolusError": "bolus.errors",
     "Cohort": "bolus.data.cohort.cohort",
-    "FinetuneSpec": "bolus.evaluation.probing.finetune",
+    "FinetuneSpec": "bolus.evaluation.probing.options",
     "Image": "bolus.data.pixels.image",
     "Recipe": "bolus.recipe",
     "Relation": "bolus.data.batches.relation",
     "Run": "bolus.run",
-    "SegmentSpec": "bolus.evaluation.segmentation.segmenter",
+    "SegmentSpec": "bolus.evaluation.segmentation.options",
     "ablate": "bolus.ablation.running",
     "check": "bolus.data.checks.checking",
     "dry_run": "bolus.training.rehearsal",
     "embed": "bolus.embedding",
-    "evaluate": "bolus.evaluation.probing.judging",
+    "evaluate": "bolus.evaluation.probing.reading",
     "evaluate_audit": "bolus.evaluation.audit.audit",
     "evaluate_change": "bolus.evaluation.change.change",
-    "evaluate_elsewhere": "bolus.evaluation.probing.elsewhere",
+    "evaluate_elsewhere": "bolus.evaluation.elsewhere.elsewhere",
     "evaluate_retrieve": "bolus.evaluation.retrieval.retrieve",
     "evaluate_segment": "bolus.evaluation.segmentation.segment",
-    "grad_filter": "bolus.objectives.dense.pixel",
+    "grad_filter": "bolus.objectives.dense.filtering",
     "grad_mitigator": "bolus.training.gradients",
     "infonce": "bolus.objectives.infonce",
     "load_encoder": "bolus.encoders.folders.folder",

@@ -19,6 +19,7 @@ from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.pixels.range_rules import describe_rule
+from bolus.device import device
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import external_encoder
 from bolus.encoders.folders.folder import lineage_of, load_encoder
@@ -227,11 +228,6 @@ def remarks_on(judged: Judged, store: ImageStore) -> list[str]:
     return said
 
 
-def device_for_inference() -> torch.device:
-    """The accelerator where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def embed(
     source: str | Path,
     cohort: str | Path | Cohort,
@@ -267,7 +263,7 @@ def embed(
     samples = samples_of(judged, cohort)
     store = open_store(judged, samples.cohort, cache=cache)
     positions = np.flatnonzero(samples.readable(store.readable))
-    vectors = embed_samples(judged.encoder.to(device_for_inference()), store, samples, positions)
+    vectors = embed_samples(judged.encoder.to(device()), store, samples, positions)
     rows = samples.cohort.origin[samples.first_row[positions]]
     facts: dict[str, Any] = {"row": rows + 1, "split": cohort.split[rows]}
     if samples.unit == "clip":

@@ -13,9 +13,9 @@ import pandas as pd
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.split import overlap
 from bolus.data.text.classes import same_class
+from bolus.device import device
 from bolus.embedding import (
     Judged,
-    device_for_inference,
     embed_samples,
     free_names,
     open_encoder,
@@ -89,7 +89,7 @@ def predict(
     samples = samples_of(judged, opened)
     store = open_store(judged, samples.cohort, cache=cache)
     readable = samples.readable(store.readable)
-    u = embed_samples(judged.encoder.to(device_for_inference()), store, samples, np.flatnonzero(readable))
+    u = embed_samples(judged.encoder.to(device()), store, samples, np.flatnonzero(readable))
     # The store names rows of the table as given, samples those of a table with a row a frame.
     origin = samples.cohort.origin
     unread = {int(position): origin[samples.rows_of(int(position))] for position in np.flatnonzero(~readable)}

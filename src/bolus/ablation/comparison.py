@@ -9,8 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bolus.ablation.answers import ARM, Answer
 from bolus.evaluation.preparation import RANDOM
+from bolus.evaluation.statistics.answers import ARM, Answer
 from bolus.evaluation.statistics.arms import compare_arms
 from bolus.evaluation.statistics.intervals import holm
 from bolus.evaluation.statistics.metrics import higher_is_better

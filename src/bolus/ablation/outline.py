@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bolus.ablation.arms import Arm, Arms
 from bolus.ablation.comparison import Comparison
-from bolus.ablation.question import Question
 from bolus.ablation.wording import beside, sentences, table
+from bolus.evaluation.contract import Task
 from bolus.recipe import Recipe
 
 
@@ -48,7 +48,7 @@ class Ablation:
         planned: arm -> how it is trained.
         budget: encoder passes of a cell, at most.
         seeds: of every arm.
-        question: what was asked.
+        task: what was asked.
         on: `test` or `validation`.
         folder: with runs, judged, cells.jsonl, results.jsonl, ablation.json and table.txt.
         hours: of the cells that were not trained when it began, without decoding and judging.
@@ -61,7 +61,7 @@ class Ablation:
     planned: dict[str, Planned]
     budget: int
     seeds: tuple[int, ...]
-    question: Question
+    task: Task
     on: str
     folder: Path
     hours: float = 0.0
@@ -93,7 +93,7 @@ class Ablation:
             return "nothing was judged"
         first = self.comparisons[0]
         value = first.lines[0].value
-        head = f"Ablation of {self.arms.reference.recipe.name} by {self.question.name}: {_seeds(len(self.seeds))}, "
+        head = f"Ablation of {self.arms.reference.recipe.name} by {self.task.question}: {_seeds(len(self.seeds))}, "
         head += f"{self.budget:,} encoder passes an arm; {self.on}: {value['num_patients']} patients, "
         lines = [f"{head}{value['num_samples']} samples", "", table(first, self.arms.reference.name, self.failed), ""]
         said = [*sentences(first, self.arms, on=self.on), beside(self.comparisons)]

@@ -8,21 +8,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bolus.ablation.answers import Answer, read_answers
 from bolus.ablation.arms import find_arms
+from bolus.ablation.asking import check_task, folder_name, judge, read_answers
 from bolus.ablation.comparison import Cell, compare_cells, results_of
 from bolus.ablation.outline import Ablation
-from bolus.ablation.question import Question, check_question, judge
 from bolus.ablation.schedule import plan_ablation, runs_of
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.holdout import validation_cohort
 from bolus.errors import EvaluationError, NonFiniteLossError, OutOfMemoryError, UsageError
+from bolus.evaluation.settings import Judging
+from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.results import write_results
+from bolus.evaluation.tasks import task_of
 from bolus.files import write_json, write_text
 from bolus.provenance import versions
 from bolus.recipe import Recipe
-from bolus.training.assembly import launched
 from bolus.training.loop import pretrain
+from bolus.training.processes import launched
 
 
 def ablate(
@@ -38,14 +40,11 @@ def ablate(
     passes: int | None = None,
     on: str = "test",
     overrides: Iterable[str] = (),
-    across: str | None = None,
-    labelled: Sequence[int] | None = None,
-    steps: int | None = None,
-    min_patients: int | None = None,
     dry: bool = False,
     cache: Path | None = None,
     quiet: bool = False,
     say: Callable[[str], None] = print,
+    **options: Any,
 ) -> Ablation:
     """Train recipes that differ in one thing for the same number of encoder passes, and judge them together.
 
@@ -62,8 +61,8 @@ def ablate(
     Args:
         cohort: cohort.yaml, a table with conventional column names, or an open cohort.
         recipe: a shipped name, a YAML file, or a Recipe; its objectives, combiner or a key are varied.
-        task: `classify`, `regress`, `change`, `retrieve` or `segment`.
-        target: as the task takes it: a label or score; of `segment` mask; of `retrieve` nothing.
+        task: a key of `bolus.evaluation.tasks.TASKS`.
+        target: as the task takes it: a label or score; nothing where it takes none.
         out: the folder.
         over: `objectives`, `combiners`, or `KEY=V1,V2`: see `find_arms`.
         recipes: in place of `recipe`: an arm each, compared with the first.
@@ -72,14 +71,12 @@ def ablate(
             is given. An arm takes as many steps as fit, at least one, and its schedule is stretched with it.
         on: `validation`: on validation patients, of a cohort without the test patients. Encoders are the same.
         overrides: `key=value` assignments into every recipe.
-        across: of `retrieve`, the role that differs.
-        labelled: of `segment`, numbers of labelled patients; differences are judged at the most.
-        steps: of `segment`'s trainings.
-        min_patients: of `classify`, positive patients that each class needs.
         dry: two steps of each arm for an estimate of the time, and nothing else.
         cache: cache folder; the user's where None.
         quiet: show no progress of the trainings.
         say: how to print a line.
+        **options: of the task, such as `across` of `retrieve`, `labelled` of `segment` (differences are judged at the
+            most labelled patients) or `min_patients` of `classify`.
 
     Returns:
         The ablation; `summary()` is the table.
@@ -90,7 +87,10 @@ def ablate(
             no cell could be trained and judged.
         TrainingError: the folder holds runs of other recipes or another split.
     """
-    question = Question(task, target, across, None if labelled is None else tuple(labelled), steps, min_patients)
+    if "fractions" in options:
+        raise UsageError("fractions: arms are compared on the labels of all training patients; leave it out")
+    given = {name: value for name, value in {"target": target or None, **options}.items() if value is not None}
+    question = task_of(task, given)
     if seeds < 1 or (passes is not None and passes < 1) or on not in ("test", "validation"):
         raise UsageError(f"expected seeds and passes from 1 on, on test or validation; found {seeds}, {passes}, {on}")
     if launched().num_processes > 1:
@@ -100,7 +100,7 @@ def ablate(
     arms = find_arms(recipe, over=over, recipes=recipes, overrides=overrides)
     try:
         for arm in arms.arms:
-            check_question(question, held, arm.recipe)
+            check_task(question, held, arm.recipe)
     except EvaluationError as error:
         stands = "; here the validation patients are the test patients" if on == "validation" else ""
         raise EvaluationError(f"{error}{stands}") from error
@@ -123,7 +123,7 @@ def _fill(
 ) -> dict[Cell, list[Answer]]:
     """Train and judge what is not done yet; the answers of every cell that did not fail."""
     runs, answers, broken = runs_of(found), dict[Cell, list[Answer]](), dict[str, list[str]]()
-    judged = found.folder / "judged" / found.question.folder_name(held)
+    judged = found.folder / "judged" / folder_name(found.task, held)
     for number, ((arm, seed), run) in enumerate(runs.items(), start=1):
         planned = found.planned[arm]
         recipe, was = planned.recipe(seed), run.status
@@ -139,8 +139,8 @@ def _fill(
             _record(found.folder, {**cell, "seconds": round(3600 * run.record["hours"], 1)})
             stage = "judging"
             folder = judged / run.folder.name
-            judge(found.question, run, held, folder, seed=seed, cache=cache, quiet=quiet)
-            answers[arm, seed] = read_answers(found.question, folder, whole, run.folder.name)
+            judge(found.task, run, held, folder, Judging(seed, cache=cache, out=folder, quiet=quiet))
+            answers[arm, seed] = read_answers(found.task, folder, whole, run.folder.name)
         except (NonFiniteLossError, OutOfMemoryError, EvaluationError) as error:
             seconds = round(time.monotonic() - began, 1)
             _record(found.folder, {**cell, "seconds": seconds, "failed": f"{stage}: {error}"})
@@ -165,7 +165,7 @@ def _write(found: Ablation, held: Cohort) -> None:
     results = results_of(found.comparisons, split_hash=held.split_hash, recipe_hashes=hashes)
     whole = {
         "over": found.arms.over,
-        "question": found.question.name,
+        "question": found.task.question,
         "on": found.on,
         "seeds": found.seeds,
         "passes": found.budget,

@@ -12,9 +12,9 @@ from bolus.ablation.arms import Arm, Arms
 from bolus.ablation.budget import Pace, fit_to_budget, passes_of_run
 from bolus.ablation.comparison import Cell
 from bolus.ablation.outline import Ablation, Planned
-from bolus.ablation.question import Question
 from bolus.data.cohort.cohort import Cohort
 from bolus.errors import OutOfMemoryError, RecipeError, UsageError
+from bolus.evaluation.contract import Task
 from bolus.evaluation.targets import file_name
 from bolus.files import write_json
 from bolus.run import Run
@@ -27,7 +27,7 @@ LONGEST = 80  # letters of a folder's name
 def plan_ablation(
     cohort: Cohort,
     arms: Arms,
-    question: Question,
+    task: Task,
     seeds: tuple[int, ...],
     passes: int | None,
     on: str,
@@ -57,7 +57,7 @@ def plan_ablation(
         planned[arm.name] = each
         if each.passes > budget:
             notes.append(f"{arm.name}: one step takes {each.passes:,} encoder passes, more than the budget")
-    found = Ablation(arms, planned, budget, seeds, question, on, folder, failed=failed, notes=notes)
+    found = Ablation(arms, planned, budget, seeds, task, on, folder, failed=failed, notes=notes)
     for (arm_name, seed), run in runs_of(found).items():  # what does not go together shows before hours of training
         if keep:
             _clear(run)

@@ -1,18 +1,23 @@
-"""The command `bolus ablate`: which arms, which question, which budget."""
+"""The command `bolus ablate`: which arms, which task, which budget."""
 
 from __future__ import annotations
 
+import inspect
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from bolus.cli.options import CacheOption, CohortArgument, TableOptions, grouped, names, say, whole_numbers
+from bolus.cli.commands import given_options, grouped, parameters_of, with_help
+from bolus.cli.options import CacheOption, CohortArgument, TableOptions, names
+from bolus.cli.speaking import say, talkative, tell
 from bolus.errors import UsageError
+from bolus.evaluation.tasks import TASKS
 
 
-@grouped
-def ablate(
+def _train_and_compare(
     cohort: CohortArgument,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keys of every arm")] = None,
     recipe: Annotated[str | None, typer.Option(help="a shipped name (bolus recipes) or a YAML file")] = None,
@@ -26,18 +31,7 @@ def ablate(
     recipes: Annotated[
         str | None, typer.Option(help="whole recipes by commas instead, each compared with the first")
     ] = None,
-    task: Annotated[str, typer.Option(help="classify, regress, change, retrieve or segment")] = "classify",
-    target: Annotated[str, typer.Option(help="a label or score, or LABEL=CLASS; segment: mask; not for retrieve")] = "",
-    across: Annotated[
-        str | None, typer.Option(help="retrieve: the role that differs, such as laterality, modality or visit")
-    ] = None,
-    labelled_patients: Annotated[
-        str | None, typer.Option(help="segment: numbers of training patients, by commas (default: 1,2,6,10)")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="segment: steps of each training (default: 1000)")] = None,
-    min_patients: Annotated[
-        int | None, typer.Option(help="classify: positive patients that each class needs (default: 20)")
-    ] = None,
+    task: Annotated[str, typer.Option(help=f"one of {', '.join(TASKS)}; their options follow")] = "classify",
     seeds: Annotated[int, typer.Option(help="trainings of each arm, with seeds from 0 on")] = 3,
     passes: Annotated[
         int | None,
@@ -51,6 +45,7 @@ def ablate(
     *,
     table: TableOptions,
     cache: CacheOption = None,
+    **given: Any,
 ) -> None:
     """Train with and without each objective for the same number of encoder passes, and say what each is worth."""
     from bolus.ablation.running import ablate as run_ablate
@@ -59,18 +54,12 @@ def ablate(
         raise UsageError(f"--over: one at a time, so that arms differ in one thing; found {' and '.join(over)}")
     if recipe and recipes:
         raise UsageError("give --recipe or --recipes, not both")
-    labelled = None if labelled_patients is None else whole_numbers(labelled_patients, "--labelled-patients")
-    run_ablate(
+    found = run_ablate(
         table.open(cohort),
         recipe=recipe,
         over=over[0] if over else "objectives",
         recipes=names(recipes) or (),
         task=task,
-        target=target,
-        across=across,
-        labelled=labelled,
-        steps=steps,
-        min_patients=min_patients,
         seeds=seeds,
         passes=passes,
         on=on,
@@ -78,7 +67,37 @@ def ablate(
         out=out,
         overrides=overrides or [],
         cache=cache,
+        quiet=not talkative(),
         say=say,
+        **_options(given),
     )
-    if not dry:
-        say("", f"wrote {out}/table.txt, results.jsonl and ablation.json; runs are in {out}/runs")
+    if dry:
+        tell({"folder": str(out), "hours": found.hours, "failed": found.failed})
+        return
+    whole = json.loads((out / "ablation.json").read_text(encoding="utf-8"))
+    said = f"wrote {out}/table.txt, results.jsonl and ablation.json; runs are in {out}/runs"
+    tell({"folder": str(out), **whole}, "", said)
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options of any task that were given; the ablation refuses those of another task than its own."""
+    found: dict[str, Any] = {}
+    for entry in TASKS.values():
+        found |= given_options(entry.options, given)
+    return found
+
+
+def _of_tasks() -> list[inspect.Parameter]:
+    """The options of all tasks, each once, with the tasks that have it."""
+    having: dict[str, list[str]] = {}
+    options: dict[str, inspect.Parameter] = {}
+    for name, entry in TASKS.items():
+        for each in parameters_of(entry.options):
+            if each.name != "fractions":  # arms are compared on all labels
+                having.setdefault(each.name, []).append(name)
+                options.setdefault(each.name, each)
+    return [with_help(each, f"{', '.join(having[name])}: ") for name, each in options.items()]
+
+
+ablate = grouped(_train_and_compare, more=_of_tasks())
+ablate.__name__ = "ablate"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ import typer
 from rich.console import Console
 
 from bolus.cli.ablate import ablate
+from bolus.cli.commands import Verbs, grouped
 from bolus.cli.evaluate import app as evaluate
 from bolus.cli.options import (
     CacheOption,
@@ -21,11 +24,8 @@ from bolus.cli.options import (
     OverridesArgument,
     SizeOption,
     TableOptions,
-    Verbs,
-    console,
-    grouped,
-    say,
 )
+from bolus.cli.speaking import say, show, talkative, tell
 from bolus.errors import BolusError, UsageError
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def demo(
     """Make a synthetic cohort, check it, pretrain on it, and judge the encoder: a few minutes on a laptop."""
     from bolus.cli.demo import demonstrate
 
-    demonstrate(out, recipe=recipe, seed=seed, say=say)
+    run = demonstrate(out, recipe=recipe, seed=seed, quiet=not talkative(), say=say)
+    tell({"folder": str(out), "run": str(run.folder)})
 
 
 @app.command()
@@ -101,12 +102,12 @@ def check(
     from bolus.data.checks.checking import check as run_check
 
     found = run_check(table.open(cohort), thumbnails=thumbnails)
-    console.print(found.render(), highlight=False)
-    found.write(report or out.with_name(f"{out.stem}-check.json"))
+    written = report or out.with_name(f"{out.stem}-check.json")
+    found.write(written)
     found.cohort.save(out)
-    console.print(f"wrote {out} and {report or out.with_name(f'{out.stem}-check.json')}", highlight=False)
-    if thumbnails is not None:
-        say(f"wrote sheets of pictures to {thumbnails}: they show patients' images")
+    sheets = [] if thumbnails is None else [f"wrote sheets of pictures to {thumbnails}: they show patients' images"]
+    show(found.render())
+    tell(json.loads(written.read_text(encoding="utf-8")), f"wrote {out} and {written}", *sheets)
     if found.errors:
         raise typer.Exit(1)
 
@@ -128,9 +129,11 @@ def plan(
     from bolus.planning.writing import save_recipe
 
     found = make_plan(table.open(cohort), unit=unit, overrides=overrides or [])
-    say(render(found, cohort=table.words(cohort), recipe=str(out)), "")
     save_recipe(found, out, force=force)
-    say(f"wrote {out}")
+    facts: dict[str, Any] = {"recipe": str(out), "facts": found.facts}
+    for name, listed in (("offers", found.offers), ("hazards", found.hazards), ("resolutions", found.resolutions)):
+        facts[name] = [asdict(each) for each in listed]
+    tell(facts, render(found, cohort=table.words(cohort), recipe=str(out)), "", f"wrote {out}")
 
 
 @app.command()
@@ -168,18 +171,20 @@ def pretrain(
         if dry:
             found = dry_run(opened, recipe=made, cache=cache)
             peak = "unknown memory" if math.isnan(found.memory_gib) else f"{found.memory_gib:.2f} GiB"
-            console.print(
+            lost = f"; {found.unreadable} of the first images cannot be read: bolus check" if found.unreadable else ""
+            tell(
+                asdict(found),
                 f"{found.images_per_second:.3g} images/s, {peak} at the peak, {found.steps} steps, "
-                f"about {found.hours:.2f} h once images are cached"
-                + (f"; {found.unreadable} of the first images cannot be read: bolus check" if found.unreadable else ""),
-                highlight=False,
+                f"about {found.hours:.2f} h once images are cached{lost}",
             )
             return
-        run = run_pretrain(opened, recipe=made, out=out, resume=resume, cache=cache)
-    if run.status == "stopped":
-        console.print(f"stopped at training.max_hours; go on with the same command and --resume ({run.folder})")
-    else:
-        console.print(f"finished: {run.folder}; judge it with bolus evaluate classify {run.folder} COHORT --target ...")
+        run = run_pretrain(opened, recipe=made, out=out, resume=resume, cache=cache, quiet=not talkative())
+    said = (
+        f"stopped at training.max_hours; go on with the same command and --resume ({run.folder})"
+        if run.status == "stopped"
+        else f"finished: {run.folder}; judge it with bolus evaluate classify {run.folder} COHORT --target ..."
+    )
+    tell({"run": str(run.folder), "status": run.status}, said)
 
 
 def _planned(opened: Cohort, out: Path, overrides: list[str], resume: bool) -> AbstractContextManager[Recipe]:
@@ -205,10 +210,9 @@ def embed(
 
     opened = table.open(cohort)
     frame = run_embed(encoder, opened, out=out, keep_context=keep_context, size=size, cache=cache)
-    width = len(frame["embedding"].iloc[0]) if len(frame) else 0
-    console.print(f"{len(frame)} embeddings of width {width} in {out}", highlight=False)
-    for remark in frame.attrs["remarks"]:
-        console.print(f"note: {remark}", highlight=False, markup=False, soft_wrap=True)
+    width, remarks = len(frame["embedding"].iloc[0]) if len(frame) else 0, frame.attrs["remarks"]
+    facts = {"out": str(out), "rows": len(frame), "width": width, "notes": remarks}
+    tell(facts, f"{len(frame)} embeddings of width {width} in {out}", *(f"note: {remark}" for remark in remarks))
 
 
 app.add_typer(evaluate)
@@ -233,8 +237,9 @@ def predict(
     if not head:
         raise UsageError("--head is needed: a target that was evaluated, or a head file")
     frame = run_predict(encoder, table.open(cohort), head=head, out=out, size=size, cache=cache)
-    say(f"{int(frame['reason'].isna().sum())} predictions for {len(frame)} rows in {out}")
-    say(*(f"note: {remark}" for remark in frame.attrs["remarks"]))
+    predicted, remarks = int(frame["reason"].isna().sum()), frame.attrs["remarks"]
+    facts = {"out": str(out), "rows": len(frame), "predictions": predicted, "notes": remarks}
+    tell(facts, f"{predicted} predictions for {len(frame)} rows in {out}", *(f"note: {remark}" for remark in remarks))
 
 
 @app.command()
@@ -248,12 +253,16 @@ def recipes(
     if name is not None:
         from bolus.training.assembly import resolve
 
-        typer.echo(resolve(Recipe.load(name)).to_yaml())
+        whole = resolve(Recipe.load(name))
+        tell(whole.model_dump(mode="json"), whole.to_yaml())
         return
     found = {each: Recipe.load(each) for each in recipe_names()}
     width = max(map(len, found))
-    for each, recipe in found.items():
-        say(f"{each:<{width}}  {recipe.summary}{f' {recipe.source}' if recipe.source else ''}")
+    lines = [
+        f"{each:<{width}}  {recipe.summary}{f' {recipe.source}' if recipe.source else ''}"
+        for each, recipe in found.items()
+    ]
+    tell({each: {"summary": recipe.summary, "source": recipe.source} for each, recipe in found.items()}, *lines)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from bolus.data.checks.checking import check
 from bolus.data.cohort.cohort import Cohort
 from bolus.embedding import embed
 from bolus.errors import UsageError, suggest
-from bolus.evaluation.probing.judging import evaluate
+from bolus.evaluation.probing.reading import evaluate
 from bolus.evaluation.retrieval.retrieve import evaluate_retrieve
 from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
@@ -48,13 +48,21 @@ ACROSS = {"mlvicx": (), "comprer": ("modality", "laterality", "visit")}
 QUESTIONS = (("classify", "disease"), ("regress", "severity"))
 
 
-def demonstrate(folder: Path, *, recipe: str = "mlvicx", seed: int = 0, say: Callable[[str], None] = print) -> Run:
+def demonstrate(
+    folder: Path,
+    *,
+    recipe: str = "mlvicx",
+    seed: int = 0,
+    quiet: bool = False,
+    say: Callable[[str], None] = print,
+) -> Run:
     """Everything a person does with bolus, once, on a phantom.
 
     Args:
-        folder: made if absent; an unfinished demo there is gone on with.
+        folder: made if absent; an unfinished demo there goes on.
         recipe: `mlvicx`, or `comprer`, which also shows retrieval of the same person.
         seed: of the phantom and the training.
+        quiet: show no progress.
         say: how to print a line.
 
     Raises:
@@ -79,7 +87,8 @@ def demonstrate(folder: Path, *, recipe: str = "mlvicx", seed: int = 0, say: Cal
 
     plan = Recipe.load(recipe).override([*COMMON, *OVERRIDES[recipe], f"training.seed={seed}"])
     say(f"3. bolus pretrain --recipe {recipe}, {plan.training.epochs} epochs, {USES[recipe]}")
-    run = pretrain(cohort, recipe=plan, out=folder / "run", cache=cache, resume=(folder / "run").exists())
+    run = pretrain(cohort, recipe=plan, out=folder / "run", cache=cache, resume=(folder / "run").exists(),
+                   quiet=quiet)  # fmt: skip
 
     say("4. bolus embed: one vector an image, joined to the table")
     embed(run.folder, cohort, out=folder / "embeddings.parquet", cache=cache)

@@ -1,100 +1,23 @@
-"""What several commands share: printing, groups of options that travel as one thing, and options that hold pairs."""
+"""What several commands share: arguments, the options of the table, and options that hold several values."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from typer.core import TyperGroup
 
 from bolus.errors import UsageError
 
 if TYPE_CHECKING:
     from bolus.data.cohort.cohort import Cohort
 
-console = Console(emoji=False)  # label:eye: is a label
-
 CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="cohort.yaml, or a CSV, TSV or Parquet table")]
 EncoderArgument = Annotated[str, typer.Argument(metavar="ENCODER", help="run folder, encoder folder or hub name")]
 OverridesArgument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="recipe keys")]
 CacheOption = Annotated[Path | None, typer.Option(help="cache folder (default: BOLUS_CACHE, or the user's)")]
 SizeOption = Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")]
-
-
-def say(*lines: str) -> None:
-    """Lines as they are, neither coloured nor broken."""
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take dataclasses of options: each of their fields is an option of the command.
-
-    Args:
-        command: whose parameters are arguments, options, and dataclasses with annotated fields.
-
-    Returns:
-        What typer makes a command of; it puts the dataclasses together and calls `command`.
-    """
-    signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
-    groups: dict[str, type[Any]] = {
-        name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
-    }
-    parameters = []
-    for name, parameter in signature.parameters.items():
-        if name not in groups:
-            parameters.append(parameter.replace(annotation=hints[name]))
-            continue
-        own, blank = get_type_hints(groups[name], include_extras=True), groups[name]()
-        for each in fields(groups[name]):
-            default = getattr(blank, each.name)
-            parameters.append(
-                inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=own[each.name])
-            )
-
-    def call(**values: Any) -> None:
-        for name, kind in groups.items():
-            values[name] = kind(**{each.name: values.pop(each.name) for each in fields(kind)})
-        command(**values)
-
-    positional = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
-    call.__signature__ = signature.replace(parameters=positional)  # type: ignore[attr-defined]
-    call.__annotations__ = {each.name: each.annotation for each in positional}
-    call.__name__, call.__doc__, call.__module__ = command.__name__, command.__doc__, command.__module__
-    return call
-
-
-class Verbs(TyperGroup):
-    """A group of verbs; whoever gives one an option of another is told which has it."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As of typer; an option that only other verbs have is a UsageError."""
-        found = super().resolve_command(ctx, args)
-        name, command, rest = found
-        options = {each: [*_options_of(other)] for each, other in self.commands.items()}
-        for word in rest:
-            option = word.partition("=")[0]
-            others = [each for each, known in options.items() if option in known]
-            if option.startswith("--") and others and not isinstance(command, TyperGroup) and name not in others:
-                raise UsageError(f"{ctx.command_path} {name} has no {option}; {_having(ctx, others)} {option}")
-        return found
-
-
-def _options_of(command: Any) -> Iterator[str]:
-    """Every spelling of the options of a command."""
-    for parameter in command.params:
-        yield from (*parameter.opts, *parameter.secondary_opts)
-
-
-def _having(ctx: Any, verbs: list[str]) -> str:
-    """Which verbs have something."""
-    listed = " and ".join(part for part in (", ".join(verbs[:-1]), verbs[-1]) if part)
-    return f"{ctx.command_path} {listed} {'has' if len(verbs) == 1 else 'have'}"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.split import refuse_overlap
 from bolus.data.images.cache import ImageStore
+from bolus.device import device
 from bolus.embedding import (
     Judged,
-    device_for_inference,
     embed_samples,
     open_encoder,
     open_store,
@@ -26,7 +26,11 @@ from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, one_encoder
 from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation import ungated
+from bolus.evaluation.contract import Task
+from bolus.evaluation.settings import Judging, Origin
+from bolus.evaluation.statistics.metrics import IntArray
 from bolus.evaluation.statistics.results import MAJORITY
+from bolus.evaluation.writing import evaluation_folder
 
 RANDOM = "random-init"
 PRESENT = "present label"  # of a question about the future: what is known without the image
@@ -60,6 +64,8 @@ class Prepared(Generic[Asked]):
         kept: int64 `[n]`, the samples with something to see, for every encoder.
         notes: what holds for every result, in sentences.
         asked: what `ask` gave.
+        judging: how it is judged.
+        source: where the encoder is from.
         baselines: other encoders, in the order in which they were named.
     """
 
@@ -69,7 +75,14 @@ class Prepared(Generic[Asked]):
     kept: npt.NDArray[np.int64]
     notes: list[str]
     asked: Asked
+    judging: Judging
+    source: str | Path
     baselines: tuple[Baseline, ...] = ()
+
+    @property
+    def cohort(self) -> Cohort:
+        """The samples' cohort."""
+        return self.samples.cohort
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -77,53 +90,101 @@ class Prepared(Generic[Asked]):
         return self.samples.first_row[self.kept]
 
     @property
-    def recipe_hash(self) -> str:
-        """Which recipe trained the encoder; empty where there is none."""
-        return self.judged.run.recipe.digest if self.judged.run else ""
+    def patients(self) -> IntArray:
+        """The patient of each sample kept, codes int64 `[n]`."""
+        return np.asarray(self.cohort.encoded("patient")[self.rows], dtype=np.int64)
+
+    @property
+    def split(self) -> npt.NDArray[np.str_]:
+        """The part of the split that each sample kept is in, `[n]`."""
+        return self.cohort.split[self.rows]
+
+    @property
+    def origin(self) -> Origin:
+        """What results are of."""
+        return Origin(self.cohort.split_hash, self.judged.run.recipe.digest if self.judged.run else "")
+
+    def encoders(self) -> dict[str, Encoder | ModalityEncoders]:
+        """The judged encoder, its random-init twin, and itself without context blocks, ready for inference.
+
+        `judged` is as `show_training` gives it; itself without context blocks is left out where it says so.
+        """
+        place, seed = device(), self.judging.seed
+        twin = self.judged.random_twin(seed)
+        encoders = {shown_name(self.judged): self.judged.encoder.to(place), RANDOM: twin.to(place)}
+        bare = ungated.open_ungated(self.judged, self.source, seed=seed, device=place)
+        if bare is not None:
+            encoders[_ungated_name(self.judged)] = bare
+        return encoders
+
+    def folder(self, question: str, probes: Sequence[str] | None = None) -> Path:
+        """Where the evaluation is written; see `evaluation_folder`."""
+        return evaluation_folder(self.judging.out, self.judged, self.cohort, question, probes)
 
 
 def prepare(
     source: str | Path,
     cohort: str | Path | Cohort,
+    task: Task,
     ask: Callable[[Samples], Asked],
-    *,
-    size: int | None = None,
-    cache: Path | None = None,
-    baselines: Sequence[str | Path] = (),
-    wants_one: str = "",
+    judging: Judging,
 ) -> Prepared[Asked]:
-    """Open both, and refuse what cannot be judged: first an encoder that saw these patients, then what `ask` refuses.
+    """Open both, and refuse what cannot be judged: an encoder that saw these patients, then what the task refuses.
 
     `ask` may read files of the cohort (as for masks); images are read into the cache after that.
 
     Args:
         source: run folder, encoder folder or hub name.
         cohort: cohort.yaml, a table with conventional column names, or an open cohort.
+        task: what it wants of the encoder.
         ask: finds the question in the samples, or raises.
-        size: input pixels of an encoder that does not state them.
-        cache: cache folder; the user's where None.
-        baselines: run folders, encoder folders or hub names that `embed_all` embeds as well, each at its own size.
-        wants_one: what takes one encoder and images of one size, for the message; empty where nothing does.
+        judging: how; each baseline is embedded at its own size.
 
     Raises:
         LeakageError: the encoder or a baseline, or one that it was initialised from, was trained on validation or test
             patients.
-        EncoderError, CohortError: encoder or cohort cannot be opened; or where `wants_one`, an encoder for each
-            modality.
-        EvaluationError: where `wants_one`, modalities that the encoder sees at different sizes.
-        UsageError: a size for an encoder that states its own, or a baseline that sees clips where the encoder sees
-            images, or the reverse.
+        EncoderError, CohortError: encoder or cohort cannot be opened; or an encoder for each modality where the task
+            wants one.
+        EvaluationError: an encoder that the task cannot be put to.
+        UsageError: a size for an encoder that states its own, baselines where none can be, or one that sees clips where
+            the encoder sees images, or the reverse.
     """
-    judged = open_encoder(source, size=size)
-    others = open_baselines(baselines, judged)
+    if judging.baselines and not task.baselines:
+        raise UsageError(f"{task.name} takes no baselines: judge each encoder by itself")
+    if judging.baselines and task.wants.one:
+        raise UsageError(
+            f"{task.wants.one} is trained on images and baselines are only embedded: take linear or knn, or judge the "
+            "baseline by itself"
+        )
+    judged = open_encoder(source, size=judging.size)
+    if task.wants.images:
+        contract = judged.preprocessing
+        refuse_views(task.wants.one, clips=contract.frames is not None, mirrored=contract.mirror is not None)
+    others = open_baselines(judging.baselines, judged)
     samples = samples_of(judged, Cohort.open(cohort))
-    if wants_one:
-        one_encoder(judged.encoder, wanted_by=wants_one)
-        _refuse_several_sizes(judged, samples.cohort, wants_one)
+    if task.wants.one:
+        one_encoder(judged.encoder, wanted_by=task.wants.one)
+        _refuse_several_sizes(judged, samples.cohort, task.wants.one)
     refuse_seen_patients(judged, samples.cohort)
     for other in others.values():
         refuse_seen_patients(other, samples.cohort, kind="baseline")
-    return show_training(read_images(judged, others, samples, ask(samples), cache=cache))
+    return show_training(read_images(judged, others, samples, ask(samples), judging=judging, source=source))
+
+
+def refuse_views(wanted_by: str, *, clips: bool, mirrored: bool) -> None:
+    """Raise EvaluationError where an encoder does not see single images as they are, as masks are of.
+
+    >>> refuse_views("segmentation", clips=True, mirrored=False)
+    Traceback (most recent call last):
+    bolus.errors.EvaluationError: segmentation is of single images, and this encoder sees clips
+    """
+    if clips:
+        raise EvaluationError(f"{wanted_by} is of single images, and this encoder sees clips")
+    if mirrored:
+        raise EvaluationError(
+            "this encoder sees images of one side mirrored, and masks are not mirrored with them; segment with an "
+            "encoder that was trained with images.mirror=null"
+        )
 
 
 def open_baselines(baselines: Sequence[str | Path], judged: Judged) -> dict[str, Judged]:
@@ -135,10 +196,8 @@ def open_baselines(baselines: Sequence[str | Path], judged: Judged) -> dict[str,
 
     Raises:
         EncoderError: nothing there can be opened as an encoder.
-        UsageError: not a sequence of names, or a baseline of another unit (images, clips) than the judged encoder.
+        UsageError: a baseline of another unit (images, clips) than the judged encoder.
     """
-    if isinstance(baselines, str | Path):
-        raise UsageError(f"baselines: expected a list of folders or hub names, found the single name {baselines}")
     shown = shown_name(judged)
     taken = {MAJORITY, RANDOM, PRESENT, shown, _ungated_name(judged), f"{shown} concatenated"}
     found: dict[str, Judged] = {}
@@ -160,7 +219,13 @@ def open_baselines(baselines: Sequence[str | Path], judged: Judged) -> dict[str,
 
 
 def read_images(
-    judged: Judged, others: Mapping[str, Judged], samples: Samples, asked: Asked, *, cache: Path | None = None
+    judged: Judged,
+    others: Mapping[str, Judged],
+    samples: Samples,
+    asked: Asked,
+    *,
+    judging: Judging,
+    source: str | Path,
 ) -> Prepared[Asked]:
     """The images of the samples, as each encoder expects them; kept is what all of them can see.
 
@@ -168,9 +233,11 @@ def read_images(
         judged: the encoder.
         others: name -> baseline.
         samples: in the unit of them all; whether their patients were trained on must be known already.
-        asked: kept in what is returned.
-        cache: cache folder; the user's where None.
+        asked: kept in what is returned, as the rest.
+        judging: with the cache folder.
+        source: where the encoder is from.
     """
+    cache = judging.cache
     store = open_store(judged, samples.cohort, cache=cache)
     baselines = tuple(
         Baseline(name, other, open_store(other, samples.cohort, cache=cache)) for name, other in others.items()
@@ -188,7 +255,7 @@ def read_images(
     for each in baselines:
         readable = readable & each.store.readable
     kept = np.flatnonzero(samples.readable(readable))
-    return Prepared(judged, samples, store, kept, notes, asked, baselines)
+    return Prepared(judged, samples, store, kept, notes, asked, judging, source, baselines)
 
 
 def shown_name(judged: Judged) -> str:
@@ -216,22 +283,6 @@ def show_training(prepared: Prepared[Asked]) -> Prepared[Asked]:
     return replace(prepared, judged=judged, notes=[*prepared.notes, *([note] if note else [])])
 
 
-def encoders_of(judged: Judged, source: str | Path, seed: int) -> dict[str, Encoder | ModalityEncoders]:
-    """The judged encoder, its random-init twin, and itself without context blocks, ready for inference.
-
-    Args:
-        judged: as `show_training` gives it; itself without context blocks is left out where it says so.
-        source: where from; needed to open it once more without its context blocks.
-        seed: of the random-init twin, and of which images BatchNorm statistics are estimated on without context blocks.
-    """
-    device = device_for_inference()
-    encoders = {shown_name(judged): judged.encoder.to(device), RANDOM: judged.random_twin(seed).to(device)}
-    bare = ungated.open_ungated(judged, source, seed=seed, device=device)
-    if bare is not None:
-        encoders[_ungated_name(judged)] = bare
-    return encoders
-
-
 def _ungated_name(judged: Judged) -> str:
     return f"{shown_name(judged)} without context"
 
@@ -244,9 +295,8 @@ def embed_all(
         name: embed_samples(encoder, prepared.store, prepared.samples, prepared.kept)
         for name, encoder in encoders.items()
     }
-    device = device_for_inference()
     for each in prepared.baselines:
-        encoder = each.judged.encoder.to(device)
+        encoder = each.judged.encoder.to(device())
         found[each.name] = embed_samples(encoder, each.store, prepared.samples, prepared.kept)
         encoder.cpu()
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +15,8 @@ from bolus.data.cohort.roles import NAMED
 from bolus.data.text.classes import same_class
 from bolus.errors import EvaluationError, UsageError, suggest
 
-TASKS = ("classify", "regress")
-OTHERS = ("change", "segment", "retrieve")  # which have functions of their own
+READ = ("classify", "regress")
+"""Tasks that read a target off an encoder."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,14 @@ class Target:
 
 
 def check_task(task: str) -> None:
-    """Raise UsageError for a task that is not one of TASKS.
+    """Raise UsageError for a task that does not read a target.
 
-    >>> check_task("chnge")
+    >>> check_task("segment")
     Traceback (most recent call last):
-    bolus.errors.UsageError: unknown task 'chnge'; did you mean 'change'? The tasks are classify, regress, change,
-    segment, retrieve
+    bolus.errors.UsageError: unknown task 'segment' for a target; known: classify, regress
     """
-    if task in OTHERS:
-        raise UsageError(f"the task {task} is judged by evaluate_{task}")
-    if task not in TASKS:
-        near = suggest(task, (*TASKS, *OTHERS))
-        known = "" if near.startswith("known") else f"The tasks are {', '.join((*TASKS, *OTHERS))}"
-        raise UsageError(f"unknown task {task!r}; {near} {known}".rstrip())
+    if task not in READ:
+        raise UsageError(f"unknown task {task!r} for a target; {suggest(task, READ)}")
 
 
 def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 20) -> tuple[list[Target], list[str]]:
@@ -103,6 +99,39 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
     if not targets:
         raise EvaluationError(f"label {name!r}: no class has {min_patients} positive patients")
     return targets, notes
+
+
+def check_classes_told(targets: Sequence[Target], split: npt.NDArray[np.str_]) -> None:
+    """Raise where no target can be told apart, before an image is read.
+
+    Args:
+        targets: whose values are `[n]`, of samples.
+        split: `[n]` of `train`, `val` and `test`.
+
+    Raises:
+        EvaluationError: no training or no test patient has a value; or of every target the training patients, or the
+            test patients, hold one class or one number only.
+
+    >>> one = Target("sick", np.array([0, 1, 1, 1]), ("no", "yes"))
+    >>> check_classes_told([one], np.array(["train", "train", "test", "test"]))
+    Traceback (most recent call last):
+    bolus.errors.EvaluationError: nothing can be told apart: all test patients have the class 'yes' of 'sick'
+    """
+    constant = []
+    for target in targets:
+        y = np.asarray(target.y, dtype=np.float64)
+        known = np.isfinite(y) if target.classes is None else y >= 0
+        for part in ("train", "test"):
+            values = np.unique(y[known & (split == part)])
+            if not len(values):
+                raise EvaluationError(f"no {part} patient has a value of {target.name!r}")
+            if len(values) == 1:
+                what = f"{values[0]:g}" if target.classes is None else f"the class {target.classes[int(values[0])]!r}"
+                of = " as" if target.classes is None else " of"
+                constant.append(f"all {part} patients have {what}{of} {target.name!r}")
+                break
+    if targets and len(constant) == len(targets):
+        raise EvaluationError(f"nothing can be told apart: {'; '.join(constant)}")
 
 
 def _parse(target: str) -> tuple[str, str, str]:

@@ -7,17 +7,16 @@ from pathlib import Path
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.embedding import Judged
+from bolus.evaluation.probing.options import EMBEDDED
 from bolus.evaluation.statistics.results import Result, write_results
 from bolus.evaluation.targets import file_name
 from bolus.files import replacing, write_json
-
-PROBES_BY_DEFAULT = ("linear", "knn")
 
 RESULTS, NOTES = "results.jsonl", "notes.json"
 
 
 def evaluation_folder(
-    out: str | Path | None, judged: Judged, cohort: Cohort, question: str, probes: Sequence[str] = PROBES_BY_DEFAULT
+    out: str | Path | None, judged: Judged, cohort: Cohort, question: str, probes: Sequence[str] | None = None
 ) -> Path:
     """Where an evaluation is written: `out`, or a folder of this question, these probes and this split.
 
@@ -31,7 +30,7 @@ def evaluation_folder(
     """
     if out is not None:
         return Path(out)
-    named = "" if tuple(probes) == PROBES_BY_DEFAULT else f"-{'-'.join(probes)}"
+    named = "" if probes is None or tuple(probes) == EMBEDDED else f"-{'-'.join(probes)}"
     name = f"{file_name(question)}{named}-{cohort.split_hash[:6]}"
     if judged.run is not None:
         return judged.run.folder / "evaluations" / name

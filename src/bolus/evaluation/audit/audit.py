@@ -19,15 +19,21 @@ from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.evaluation.audit.decoding import TASK, decode
 from bolus.evaluation.audit.gaps import GroupReport, judge_groups
 from bolus.evaluation.audit.subgroups import Grouping, find_groupings
-from bolus.evaluation.preparation import RANDOM, embed_all, encoders_of, prepare
-from bolus.evaluation.probing.fitting import PROBES
-from bolus.evaluation.probing.probe import ProbeReport, check_probes, probe
+from bolus.evaluation.audit.task import Auditing
+from bolus.evaluation.preparation import RANDOM, Prepared, embed_all, prepare
+from bolus.evaluation.probing import reading
+from bolus.evaluation.probing.options import Probing
+from bolus.evaluation.probing.probe import ProbeReport, probe
+from bolus.evaluation.settings import Judging, Origin
 from bolus.evaluation.statistics.intervals import holm
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
 from bolus.evaluation.statistics.results import MAJORITY, Result
 from bolus.evaluation.statistics.verdict import after_holm, decimals, verdicts_of
-from bolus.evaluation.targets import Target, find_targets, shown
-from bolus.evaluation.writing import evaluation_folder, write_evaluation
+from bolus.evaluation.targets import Target, shown
+from bolus.evaluation.writing import write_evaluation
+
+Audited = tuple[list[Target], list[Grouping], list[str]]
+"""What is asked: the targets, the groupings, and notes on what was left out."""
 
 
 @dataclass
@@ -61,6 +67,12 @@ class Audit:
         Metrics are the first of each question; of the encoders the judged one and the random-init twin are shown.
         """
         return "\n".join(summarise_audit(self.groups, self.gaps, self.decoding))
+
+    def text(self) -> str:
+        """The summary and the notes."""
+        said = [note if t in note else f"{t}: {note}" for t, notes in self.target_notes.items() for note in notes]
+        notes = [f"note: {note}" for note in [*self.notes, *said]]
+        return "\n".join([self.summary(), "", *notes, f"wrote results to {self.folder}"])
 
 
 def summarise_audit(groups: Sequence[Result], gaps: Sequence[Result], decoding: Sequence[Result]) -> list[str]:
@@ -150,30 +162,36 @@ def evaluate_audit(
         LeakageError: the encoder or a baseline was trained on validation or test patients of the cohort.
         EncoderError, CohortError: encoder or cohort cannot be opened.
     """
-    probes = check_probes(probes, (1.0,), 1, known=tuple(PROBES))
+    asked: dict[str, Any] = {"min_patients": min_patients} if task == "classify" else {}
+    read = reading.reading_of(task)(target=target, probing=Probing(probes), **asked)
+    return judge(Auditing(read, by, age_bands), source, cohort, Judging(seed, draws, size, cache, out, baselines))
 
-    def ask(samples: Samples) -> tuple[list[Target], list[Grouping], list[str]]:
-        questions, skipped = find_targets(samples.cohort, task, target, min_patients=min_patients)
-        found, left_out = find_groupings(samples.cohort, by, age_bands=age_bands)
-        return questions, found, [*skipped, *left_out]
 
-    prepared = prepare(source, cohort, ask, size=size, cache=cache, baselines=baselines)
-    judged, cohort, rows = prepared.judged, prepared.samples.cohort, prepared.rows
+def judge(task: Auditing, source: str | Path, cohort: str | Path | Cohort, judging: Judging) -> Audit:
+    """Read the targets, judge the predictions in each group, read the groups themselves, and write the files.
+
+    Args and Raises as `evaluate_audit`.
+    """
+
+    def ask(samples: Samples) -> Audited:
+        asked = reading.ask(task.reading, samples)
+        found, left_out = find_groupings(samples.cohort, task.by, age_bands=task.age_bands)
+        return asked.targets, found, [*asked.notes, *left_out]
+
+    return _judge(task, prepare(source, cohort, task, ask, judging))
+
+
+def _judge(task: Auditing, prepared: Prepared[Audited]) -> Audit:
+    rows, read, judging, origin = prepared.rows, task.reading, prepared.judging, prepared.origin
     questions, groupings, notes = prepared.asked
-    embeddings = embed_all(encoders_of(judged, source, seed), prepared)
+    embeddings = embed_all(prepared.encoders(), prepared)
     groupings = [grouping.take(rows) for grouping in groupings]
-    patients, split = cohort.encoded("patient")[rows], cohort.split[rows]
-    common: dict[str, Any] = {
-        "seed": seed,
-        "draws": draws,
-        "split_hash": cohort.split_hash,
-        "recipe_hash": prepared.recipe_hash,
-    }
-    groups = f" by {' '.join(by)}" if by else ""
-    bands = f" bands {' '.join(f'{edge:g}' for edge in age_bands)}" if age_bands else ""
+    patients, split, probes = prepared.patients, prepared.split, read.probing.probes
+    groups = f" by {' '.join(task.by)}" if task.by else ""
+    bands = f" bands {' '.join(f'{edge:g}' for edge in task.age_bands)}" if task.age_bands else ""
     fitted = "" if probes == ("linear",) else f" {' '.join(probes)}"
-    asked = f"{TASK}-{task}-{shown(target)}{groups}{bands}{fitted}"
-    audit = Audit([], [], [], evaluation_folder(out, judged, cohort, asked), [*notes, *prepared.notes], {})
+    asked = f"{TASK}-{read.name}-{shown(read.target)}{groups}{bands}{fitted}"
+    audit = Audit([], [], [], prepared.folder(asked), [*notes, *prepared.notes], {})
     audit.notes.append(
         "random groups exchange the groups of patients with like outcomes, and within a patient those of its samples: "
         "a group keeps its size and, by patients, its outcomes"
@@ -184,22 +202,25 @@ def evaluate_audit(
             question.y[rows],
             patients,
             split,
-            task=task,
+            task=read.name,
             target=question.name,
             classes=question.classes,
-            probes=probes,
-            **common,
+            probing=read.probing,
+            judging=judging,
+            origin=origin,
         )
         said = list(report.notes)
         for kind in probes:
-            found = audit_probe(report, kind, patients, groupings, classes=question.classes, **common)
+            found = audit_probe(
+                report, kind, patients, groupings, classes=question.classes, judging=judging, origin=origin
+            )
             again = () if kind == probes[0] else (MAJORITY,)  # which no probe reads off an encoder
             audit.groups += [result for result in found.groups if result.encoder not in again]
             audit.gaps += [result for result in found.gaps if result.encoder not in again]
             said += found.notes
         audit.target_notes[question.name] = list(dict.fromkeys(said))
     for grouping in groupings:
-        results, said = decode(embeddings, grouping, patients, split, **common)
+        results, said = decode(embeddings, grouping, patients, split, judging=judging, origin=origin)
         audit.decoding += results
         audit.target_notes[f"decode:{grouping.name}"] = said
     write_evaluation(audit.folder, audit.results, audit.notes, audit.target_notes)
@@ -213,10 +234,8 @@ def audit_probe(
     groupings: Sequence[Grouping],
     *,
     classes: Sequence[str] | None,
-    seed: int = 0,
-    draws: int = 1000,
-    split_hash: str = "",
-    recipe_hash: str = "",
+    judging: Judging | None = None,
+    origin: Origin | None = None,
 ) -> GroupReport:
     """The groups of one probe's test predictions at fraction 1.0, of all its encoders and the majority.
 
@@ -226,26 +245,25 @@ def audit_probe(
         patients: `[n]` codes of the samples that were embedded.
         groupings: of those samples.
         classes: names of the codes 0..K-1; None for numbers.
-        seed: of draws and random groups.
-        draws: of either.
-        split_hash: copied into the results.
-        recipe_hash: copied into the results of the judged encoder.
+        judging: its seed and draws are of the bootstrap and of the random groups.
+        origin: copied into the results.
 
     >>> from bolus.evaluation.audit.subgroups import Grouping
     >>> r, y = np.random.default_rng(0), np.arange(200) % 2
     >>> parts = np.repeat(["train", "val", "test"], [80, 20, 100])
     >>> report = probe({"run": r.normal(size=(200, 3)) + 3 * y[:, None]}, y, np.arange(200), parts, task="classify",
-    ...                target="sick", probes=("linear",), draws=50)
+    ...                target="sick", probing=Probing(("linear",)), judging=Judging(draws=50))
     >>> sex = Grouping.of_labels("sex", ["F", "F", "M", "M"] * 50)
-    >>> found = audit_probe(report, "linear", np.arange(200), [sex], classes=("no", "yes"), draws=50)
+    >>> found = audit_probe(report, "linear", np.arange(200), [sex], classes=("no", "yes"),
+    ...                     judging=Judging(draws=50))
     >>> [result.subset for result in found.groups if (result.encoder, result.metric) == ("majority", "auroc")]
     ['', 'sex=F', 'sex=M']
     """
-    first = report.results[0]
+    judging, origin, first = judging or Judging(), origin or Origin(), report.results[0]
     position, y, scores = _predicted(report, kind, classes)
     blank = replace(first, task=TASK, metric="", probe=kind, encoder="", baseline="", subset="", notes=(),
                     num_positive=None, num_positive_patients=None, sd_repeats=None, detectable=None,
-                    split_hash=split_hash, recipe_hash="")  # fmt: skip
+                    split_hash=origin.split_hash, recipe_hash="")  # fmt: skip
     found = judge_groups(
         y,
         scores,
@@ -254,14 +272,14 @@ def audit_probe(
         blank=blank,
         task=first.task,
         num_classes=len(classes) if classes else 2 * (first.task == "classify"),
-        draws=draws,
-        seed=seed,
+        draws=judging.draws,
+        seed=judging.seed,
     )
     judged = next(iter(scores))
 
     def signed(result: Result) -> Result:
         kind_of = "none" if result.encoder == MAJORITY else kind
-        return replace(result, probe=kind_of, recipe_hash=recipe_hash if result.encoder == judged else "")
+        return origin.sign(replace(result, probe=kind_of), judged)
 
     return GroupReport([signed(r) for r in found.groups], [signed(r) for r in found.gaps], found.notes)
 

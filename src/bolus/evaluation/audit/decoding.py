@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolus.evaluation.audit.subgroups import FEWEST, Grouping
+from bolus.evaluation.probing.options import Probing
 from bolus.evaluation.probing.probe import probe
+from bolus.evaluation.settings import Judging, Origin
 from bolus.evaluation.statistics.results import Result
 
 TASK = "audit"
@@ -25,10 +27,8 @@ def decode(
     patients: NDArray[Any],
     split: NDArray[Any],
     *,
-    seed: int = 0,
-    draws: int = 1000,
-    split_hash: str = "",
-    recipe_hash: str = "",
+    judging: Judging | None = None,
+    origin: Origin | None = None,
 ) -> tuple[list[Result], list[str]]:
     """How well a linear probe reads an attribute off the embeddings, beside the baselines and the majority.
 
@@ -40,10 +40,8 @@ def decode(
         grouping: of the `n` samples.
         patients: `[n]` codes.
         split: `[n]` of `train`, `val` and `test`.
-        seed: of every draw.
-        draws: bootstrap resamples.
-        split_hash: copied into the results.
-        recipe_hash: copied into the results of the judged encoder.
+        judging: its seed is of every draw.
+        origin: copied into the results.
 
     Returns:
         Results of target `decode:NAME` in the metrics of `DECODING`, and notes; no result where the training patients
@@ -73,8 +71,8 @@ def decode(
     for part in ("train", "test"):
         if len(np.unique(y[known & (split == part)])) < 2:
             return [], [f"{target}: fewer than two values among the {part} patients, so it was not read"]
-    report = probe(embeddings, y, patients, split, task=task, target=target, classes=classes, probes=("linear",),
-                   seed=seed, draws=draws, split_hash=split_hash, recipe_hash=recipe_hash)  # fmt: skip
+    report = probe(embeddings, y, patients, split, task=task, target=target, classes=classes,
+                   probing=Probing(("linear",)), judging=judging, origin=origin)  # fmt: skip
     results = [replace(r, task=TASK) for r in report.results if r.metric in DECODING and not r.subset]
     results.sort(key=lambda result: DECODING.index(result.metric))
     shortcut = "what a random-init encoder reads as well (letters in the picture, its size) is no merit of the training"

@@ -7,16 +7,18 @@ class, and whether samples that lie far apart have scores that lie far apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bolus.data.cohort.cohort import Cohort, Samples
-from bolus.errors import EvaluationError, UsageError
+from bolus.errors import EvaluationError
 from bolus.evaluation.change.distance import judge_distances
 from bolus.evaluation.change.pairs import (
     CHANGES,
@@ -27,15 +29,19 @@ from bolus.evaluation.change.pairs import (
     difference,
     pairs_of,
 )
-from bolus.evaluation.preparation import embed_all, encoders_of, prepare
+from bolus.evaluation.change.task import Change
+from bolus.evaluation.preparation import Prepared, embed_all, prepare
+from bolus.evaluation.probing.answers import answers_of_probes
 from bolus.evaluation.probing.heads import digest_of_encoder
-from bolus.evaluation.probing.judging import Evaluation, write_reports
-from bolus.evaluation.probing.probe import ProbeReport, check_probes, probe
+from bolus.evaluation.probing.options import EMBEDDED, Probing
+from bolus.evaluation.probing.probe import ProbeReport, probe
 from bolus.evaluation.probing.question import SPLITS
-from bolus.evaluation.probing.trainers import TRAINED
+from bolus.evaluation.probing.reading import Evaluation, write_reports
+from bolus.evaluation.settings import Judging, Origin
+from bolus.evaluation.statistics.answers import Answer
+from bolus.evaluation.statistics.metrics import IntArray
 from bolus.evaluation.statistics.results import Result
-from bolus.evaluation.targets import find_targets
-from bolus.evaluation.writing import PROBES_BY_DEFAULT, evaluation_folder
+from bolus.evaluation.targets import Target, find_targets
 
 
 def evaluate_change(
@@ -47,7 +53,7 @@ def evaluate_change(
     higher_is_worse: bool = True,
     adjacent_only: bool = False,
     max_pairs: int = 200,
-    probes: Sequence[str] = PROBES_BY_DEFAULT,
+    probes: Sequence[str] = EMBEDDED,
     fractions: Sequence[float] = (1.0,),
     seed: int = 0,
     draws: int = 1000,
@@ -91,51 +97,73 @@ def evaluate_change(
         LeakageError: the encoder or a baseline was trained on validation or test patients of the cohort.
         EncoderError, CohortError: encoder or cohort cannot be opened.
     """
-    classify_change([], tolerance, higher_is_worse)  # refuses a wrong call before hours of embedding
-    probes = _check_probes(probes, fractions, repeats)
+    task = Change(target, tolerance, higher_is_worse, adjacent_only, max_pairs, Probing(probes, fractions, repeats))
+    return judge(task, source, cohort, Judging(seed, draws, size, cache, out, baselines))
 
-    def ask(samples: Samples) -> tuple[str, Pairs]:
-        found = find_targets(samples.cohort, "regress", target)[0][0]
-        pairs = pairs_of(samples, found.y, adjacent_only=adjacent_only, max_pairs=max_pairs, seed=seed)
-        _check_pairs(found.name, pairs, samples)
-        return found.name, pairs
 
-    prepared = prepare(source, cohort, ask, size=size, cache=cache, baselines=baselines)
-    judged, samples, kept = prepared.judged, prepared.samples, prepared.kept
-    cohort, (name, pairs), rows = samples.cohort, prepared.asked, prepared.rows
+def ask(
+    task: Change, samples: Samples, *, seed: int = 0, readable: NDArray[np.bool_] | None = None
+) -> tuple[Target, Pairs]:
+    """The score and the pairs of samples that it is asked of.
+
+    Args:
+        task: what is asked.
+        samples: positions of the pairs are among them.
+        seed: of the choice where a patient has more pairs than are taken.
+        readable: bool `[samples]`; all where None.
+
+    Raises:
+        EvaluationError: no such score, or no pair among the training or the test patients.
+        UsageError: only adjacent pairs are wanted where there is no time or visit.
+    """
+    found = find_targets(samples.cohort, "regress", task.target)[0][0]
+    pairs = pairs_of(samples, found.y, readable, adjacent_only=task.adjacent_only, max_pairs=task.max_pairs, seed=seed)
+    _check_pairs(found.name, pairs, samples)
+    return found, pairs
+
+
+def judge(task: Change, source: str | Path, cohort: str | Path | Cohort, judging: Judging) -> Evaluation:
+    """Read the change off the differences of embeddings, and write the files; Args and Raises as `evaluate_change`."""
+    return _judge(task, prepare(source, cohort, task, partial(ask, task, seed=judging.seed), judging))
+
+
+def answers(task: Change, folder: Path, patient: Callable[[pd.Series[Any]], IntArray], encoder: str) -> list[Answer]:
+    """As `bolus.evaluation.tasks.answers`."""
+    frame = pd.read_parquet(folder / "predictions.parquet")
+    return answers_of_probes(frame, patient, encoder, task=task.name, target=task.target)
+
+
+def _judge(task: Change, prepared: Prepared[tuple[Target, Pairs]]) -> Evaluation:
+    samples, kept, judging = prepared.samples, prepared.kept, prepared.judging
+    cohort, (target, pairs), rows = samples.cohort, prepared.asked, prepared.rows
     if len(kept) < len(samples):
-        readable, y = np.isin(np.arange(len(samples)), kept), find_targets(cohort, "regress", target)[0][0].y
-        pairs = pairs_of(samples, y, readable, adjacent_only=adjacent_only, max_pairs=max_pairs, seed=seed)
-        _check_pairs(name, pairs, samples)
+        readable = np.isin(np.arange(len(samples)), kept)
+        target, pairs = ask(task, samples, seed=judging.seed, readable=readable)
+    name = target.name
     place = np.searchsorted(kept, np.stack([pairs.earlier, pairs.later]))  # among those kept
     pairs = replace(pairs, earlier=place[0], later=place[1])
-    patients, split = cohort.encoded("patient")[rows], cohort.split[rows]
-    notes = [*_counts(name, pairs, patients, split), *pairs.notes, *prepared.notes]
+    notes = [*_counts(name, pairs, prepared.patients, prepared.split), *pairs.notes, *prepared.notes]
     constant = constant_roles(cohort)
     notes.append(f"both samples of a pair have the same {' and '.join(constant)}" if constant
                  else "nothing but the patient is the same in both samples of a pair: no column says more")  # fmt: skip
     reports = judge_change(
-        embed_all(encoders_of(judged, source, seed), prepared),
+        embed_all(prepared.encoders(), prepared),
         pairs,
-        patients,
-        split,
+        prepared.patients,
+        prepared.split,
         target=name,
-        tolerance=tolerance,
-        higher_is_worse=higher_is_worse,
-        probes=probes,
-        fractions=fractions,
-        repeats=repeats,
-        seed=seed,
-        draws=draws,
-        split_hash=cohort.split_hash,
-        recipe_hash=prepared.recipe_hash,
+        tolerance=task.tolerance,
+        higher_is_worse=task.higher_is_worse,
+        probing=task.probing,
+        judging=judging,
+        origin=prepared.origin,
     )
-    fitted = cohort.patients.iloc[rows[pairs.earlier[split[pairs.earlier] != "test"]]]
-    weights = digest_of_encoder(judged.encoder)
+    fitted = cohort.patients.iloc[rows[pairs.earlier[prepared.split[pairs.earlier] != "test"]]]
+    weights = digest_of_encoder(prepared.judged.encoder)
     for report in reports.values():
         report.heads = {kind: head.signed(weights, fitted) for kind, head in report.heads.items()}
-    question = f"{next(iter(reports)).replace(':', '-', 1)}{' adjacent' if adjacent_only else ''}"
-    found = Evaluation(reports, evaluation_folder(out, judged, cohort, question, probes), notes)
+    question = f"{next(iter(reports)).replace(':', '-', 1)}{' adjacent' if task.adjacent_only else ''}"
+    found = Evaluation(reports, prepared.folder(question, task.probing.probes), notes)
     for path in found.folder.glob("head-*change%3A*-linear.safetensors"):
         path.unlink()
     rows = cohort.origin[rows]  # of the table as given
@@ -154,13 +182,9 @@ def judge_change(
     target: str,
     tolerance: float = 0.0,
     higher_is_worse: bool = True,
-    probes: Sequence[str] = ("linear", "knn"),
-    fractions: Sequence[float] = (1.0,),
-    repeats: int = 3,
-    seed: int = 0,
-    draws: int = 1000,
-    split_hash: str = "",
-    recipe_hash: str = "",
+    probing: Probing | None = None,
+    judging: Judging | None = None,
+    origin: Origin | None = None,
 ) -> dict[str, ProbeReport]:
     """The three reports of `evaluate_change`, from embeddings that are there already.
 
@@ -173,13 +197,9 @@ def judge_change(
         target: name of the score.
         tolerance: a change of this size or less is stable; in the score's unit.
         higher_is_worse: the score is a severity.
-        probes: this and the rest as `probe.probe`.
-        fractions: shares of the training patients.
-        repeats: draws of each fraction below 1.
-        seed: of every draw.
-        draws: bootstrap resamples.
-        split_hash: copied into the results.
-        recipe_hash: copied into the results of the judged encoder.
+        probing: this and the rest as `probe.probe`.
+        judging: its seed is of every draw.
+        origin: copied into the results.
 
     Returns:
         `change:NAME` (followed by ` tolerance T` where it is not 0), `amount_of_change:NAME` and `distance:NAME`.
@@ -193,7 +213,8 @@ def judge_change(
     >>> patients, score, part = np.repeat(np.arange(90), 2), r.normal(size=180), np.repeat(["train", "val", "test"], 60)
     >>> pairs = find_pairs(patients, score, time=np.tile([0.0, 1.0], 90))
     >>> encoders = {"run": score[:, None] + r.normal(size=(180, 3)), "random-init": r.normal(size=(180, 3))}
-    >>> reports = judge_change(encoders, pairs, patients, part, target="severity", probes=("linear",), draws=50)
+    >>> reports = judge_change(encoders, pairs, patients, part, target="severity", probing=Probing(("linear",)),
+    ...                        judging=Judging(draws=50))
     >>> list(reports), reports["distance:severity"].results[0].metric
     (['change:severity', 'amount_of_change:severity', 'distance:severity'], 'spearman')
     """
@@ -216,19 +237,16 @@ def judge_change(
             task=task,
             target=name,
             classes=classes,
-            probes=probes,
-            fractions=fractions,
-            repeats=repeats,
-            seed=seed,
-            draws=draws,
-            split_hash=split_hash,
-            recipe_hash=recipe_hash,
+            probing=probing,
+            judging=judging,
+            origin=origin,
         )
         results = [replace(result, notes=(*said, *result.notes)) for result in report.results]
         reports[name] = replace(report, results=results, notes=[*said, *report.notes])
-    blank = Result("change", f"distance:{target}", "spearman", np.nan, np.nan, np.nan, 0, 0, seed=seed,
-                   split_hash=split_hash, recipe_hash=recipe_hash, probe="none", notes=said)  # fmt: skip
-    reports[blank.target] = judge_distances(embeddings, pairs, who, side, blank, draws=draws)
+    judging, origin = judging or Judging(), origin or Origin()
+    blank = Result("change", f"distance:{target}", "spearman", np.nan, np.nan, np.nan, 0, 0, seed=judging.seed,
+                   split_hash=origin.split_hash, recipe_hash=origin.recipe_hash, probe="none", notes=said)  # fmt: skip
+    reports[blank.target] = judge_distances(embeddings, pairs, who, side, blank, draws=judging.draws)
     return reports
 
 
@@ -242,15 +260,6 @@ def _kind(pairs: Pairs) -> list[str]:
     if pairs.adjacent is None:
         return ["difference between samples, not change over time: there is no time or visit"]
     return ["only pairs of consecutive times"] if len(pairs) and pairs.adjacent.all() else []
-
-
-def _check_probes(probes: Sequence[str], fractions: Sequence[float], repeats: int) -> tuple[str, ...]:
-    """As `check_probes`; those trained on images see one at a time, not a pair."""
-    for kind in {*probes} & {*TRAINED}:
-        raise UsageError(
-            f"the probe {kind!r} is trained on single images and not available for change; take linear, knn"
-        )
-    return check_probes(probes, fractions, repeats)
 
 
 def _check_pairs(name: str, pairs: Pairs, samples: Samples) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bolus.evaluation.probing.question import Question
+from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.bootstrap import bootstrap_blocks
 from bolus.evaluation.statistics.intervals import Estimate
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray, metrics_of
@@ -17,7 +18,7 @@ from bolus.evaluation.statistics.results import MAJORITY, Result, filled
 from bolus.evaluation.statistics.verdict import too_few
 
 
-class Key(NamedTuple):
+class HeadKey(NamedTuple):
     """Which head: its encoder (or the majority), its probe, and the fraction of the training patients it saw."""
 
     encoder: str
@@ -26,7 +27,7 @@ class Key(NamedTuple):
 
 
 @dataclass
-class Fit:
+class Predicted:
     """Test predictions of a head in each repeat, and what was noted."""
 
     scores: list[FloatArray] = field(default_factory=list)
@@ -38,7 +39,29 @@ class Fit:
         self.notes.extend(note for note in notes if note not in self.notes)
 
 
-def tabulate(question: Question, held: IntArray, key: Key, repeat: int, scores: FloatArray) -> pd.DataFrame:
+def notes_of_fits(fits: Mapping[HeadKey, Predicted]) -> list[str]:
+    """What was noted in fitting, each note once: by itself where it holds for all heads, else after whose it is.
+
+    >>> keys = [HeadKey(name, "linear", 1.0) for name in ("run", "random-init")]
+    >>> both = Predicted(notes=["no validation", "one class"]), Predicted(notes=["no validation"])
+    >>> notes_of_fits(dict(zip(keys, both)))
+    ['no validation', 'run, linear, fraction 1: one class']
+    """
+    heads = [key for key in fits if key.encoder != MAJORITY]
+    noted: dict[str, list[HeadKey]] = {}
+    for key, fit in fits.items():
+        for note in fit.notes:
+            noted.setdefault(note, []).append(key)
+    said = []
+    for note, keys in noted.items():
+        if len(heads) > 1 and set(heads) <= set(keys):
+            said.append(note)
+        else:
+            said += [f"{key.encoder}, {key.probe}, fraction {key.fraction:g}: {note}" for key in keys]
+    return said
+
+
+def tabulate(question: Question, held: IntArray, key: HeadKey, repeat: int, scores: FloatArray) -> pd.DataFrame:
     """A table of the predictions of one head for validation and test rows, which are `held` in this order."""
     num_val = len(question.rows["val"])
     columns = {"score": scores} if scores.ndim == 1 else dict(zip(question.columns, scores.T, strict=True))
@@ -59,13 +82,12 @@ def tabulate(question: Question, held: IntArray, key: Key, repeat: int, scores: 
 
 def compare(
     question: Question,
-    fits: dict[Key, Fit],
+    fits: dict[HeadKey, Predicted],
     judged: str,
     baselines: Sequence[str],
     probes: Sequence[str],
     *,
-    draws: int,
-    seed: int,
+    judging: Judging,
 ) -> list[Result]:
     """Estimates of all fits and differences of the judged encoder's, on all test rows and then on each of the subsets.
 
@@ -75,15 +97,14 @@ def compare(
         judged: the encoder whose differences from the baselines are wanted.
         baselines: encoders, or the majority.
         probes: in the order in which they are reported.
-        draws: bootstrap resamples.
-        seed: of the draws.
+        judging: with the bootstrap's draws and seed.
     """
     metrics = metrics_of(question.task, question.num_classes)
     y, patients = question.y[question.rows["test"]], question.patients[question.rows["test"]]
     parts = {"": np.arange(len(y)), **question.subsets}
     labels = [(subset, metric, key) for subset in parts for metric in metrics for key in fits]
-    blocks: dict[tuple[str, str, Key], list[FloatArray]] = {label: [] for label in labels}
-    for block in bootstrap_blocks(patients, draws=draws, seed=seed):
+    blocks: dict[tuple[str, str, HeadKey], list[FloatArray]] = {label: [] for label in labels}
+    for block in bootstrap_blocks(patients, draws=judging.draws, seed=judging.seed):
         weights = {subset: block[:, rows].astype(np.float64) for subset, rows in parts.items()}
         for (subset, metric, key), found in blocks.items():
             rows, w_bn = parts[subset], weights[subset]
@@ -96,11 +117,11 @@ def compare(
     few = {s: too_few(len(np.unique(patients[rows])), f"{s}-shot test patients") for s, rows in parts.items()}
     few[""] = question.few
     blank = Result(
-        question.task, question.target, "", np.nan, np.nan, np.nan, 0, 0, seed=seed,
+        question.task, question.target, "", np.nan, np.nan, np.nan, 0, 0, seed=judging.seed,
         num_positive=question.num_positive, num_positive_patients=question.num_positive_patients,
     )  # fmt: skip
 
-    def result(subset: str, metric: str, key: Key, other: Key | None = None) -> Result:
+    def result(subset: str, metric: str, key: HeadKey, other: HeadKey | None = None) -> Result:
         value, sample = values[subset, metric, key], sampled[subset, metric, key]
         notes = [*([question.carved] if question.carved else []), *fits[key].notes]
         if other is not None:
@@ -130,6 +151,6 @@ def compare(
                 results += [result(subset, metric, key) for key in fits if key.fraction == fraction]
                 for kind in probes:
                     for baseline in baselines:
-                        other = Key(baseline, "none" if baseline == MAJORITY else kind, fraction)
-                        results.append(result(subset, metric, Key(judged, kind, fraction), other))
+                        other = HeadKey(baseline, "none" if baseline == MAJORITY else kind, fraction)
+                        results.append(result(subset, metric, HeadKey(judged, kind, fraction), other))
     return results

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,61 +22,12 @@ from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import ImageStore
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.folders.folder import save_encoder
-from bolus.errors import UsageError
 from bolus.evaluation.probing import fitting
 from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.probing.options import FinetuneSpec
 from bolus.evaluation.probing.viewing import Sight
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray, higher_is_better, metrics_of
-from bolus.evaluation.targets import check_task
 from bolus.recipe import AugmentSpec
-
-
-@dataclass(frozen=True)
-class FinetuneSpec:
-    """How an encoder is trained on; AdamW with a cosine to 0 over all epochs.
-
-    Args:
-        epochs: at most.
-        lr: of encoder and head, where the encoder is trained.
-        head_lr: of the head, where the encoder is frozen.
-        weight_decay: of both.
-        batch_size: samples of a step, at least 2.
-        whole: whether the encoder is trained as well; its batch norms then see batches, and otherwise never.
-        class_weights: `balanced`: the loss of a sample is weighted by the inverse of its class's share.
-        augment: of training images; None: none, unless whoever asks knows better (see `mild`).
-        patience: epochs without a better validation before training stops.
-        seed: of order, augmentation and dropout.
-
-    Raises:
-        UsageError: a number that is out of range, or unknown class weights.
-    """
-
-    epochs: int = 30
-    lr: float = 3e-4
-    head_lr: float = 3e-3
-    weight_decay: float = 0.0
-    batch_size: int = 64
-    whole: bool = True
-    class_weights: Literal["none", "balanced"] = "none"
-    augment: AugmentSpec | None = None
-    patience: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 2, "patience": 1, "weight_decay": 0.0}
-        for name, low in least.items():
-            if not getattr(self, name) >= low:
-                raise UsageError(f"fine-tuning: {name} must be at least {low:g}, found {getattr(self, name)}")
-        if not (self.lr > 0 and self.head_lr > 0):
-            raise UsageError(f"fine-tuning: learning rates must be above 0, found {self.lr} and {self.head_lr}")
-        if self.class_weights not in ("none", "balanced"):
-            raise UsageError(f"fine-tuning: class_weights must be none or balanced, found {self.class_weights!r}")
-
-    def check_for(self, task: str) -> None:
-        """Raise UsageError for a task that is unknown, or that has no classes to weight."""
-        check_task(task)
-        if task == "regress" and self.class_weights == "balanced":
-            raise UsageError("fine-tuning: class weights are for classify; a number has no classes to balance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,8 +144,8 @@ def fit_finetuned(
     encoder = copy.deepcopy(encoder).unfreeze().eval().requires_grad_(spec.whole)
     if len(train) == 0 or np.ptp(y[train]) == 0:  # an error, or a constant
         blank = np.zeros((max(len(train), len(held)), encoder.shape.dim))
-        nobody = fitting.Samples(blank[:0], y[:0], y[:0])
-        fitted = fitting.Samples(blank[: len(train)], y[train], np.arange(len(train)))
+        nobody = fitting.Labelled(blank[:0], y[:0], y[:0])
+        fitted = fitting.Labelled(blank[: len(train)], y[train], np.arange(len(train)))
         head = fitting.fit_linear(fitted, nobody, task, num_classes=num_classes)
         return Finetuned(encoder, head, head.predict(blank[: len(held)]), head.notes)
     sight = Sight(encoder, store, samples, augment=spec.augment, whole=spec.whole)

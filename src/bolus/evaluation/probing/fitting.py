@@ -28,7 +28,7 @@ NEIGHBOURS = (100, 50, 20, 10, 5, 1)
 """Numbers of neighbours, smooth to rough; of equally good ones the smoothest is kept."""
 
 
-class Samples(NamedTuple):
+class Labelled(NamedTuple):
     """Embeddings with their targets.
 
     Args:
@@ -45,7 +45,7 @@ class Samples(NamedTuple):
 Candidates = list[tuple[Head, FloatArray]]  # heads, each with its validation predictions, from the smoothest
 
 
-def fit_linear(train: Samples, val: Samples, task: str, *, num_classes: int = 2) -> Head:
+def fit_linear(train: Labelled, val: Labelled, task: str, *, num_classes: int = 2) -> Head:
     """Logistic or ridge regression on standardised embeddings, its penalty chosen on validation from `STRENGTHS`.
 
     The penalty s enters as `sum of losses + s / 2 |w|^2` (logistic) and `sum of squared errors + s |w|^2` (ridge, on
@@ -64,21 +64,21 @@ def fit_linear(train: Samples, val: Samples, task: str, *, num_classes: int = 2)
     Raises:
         EvaluationError: no training sample with a target, or an unknown task.
 
-    >>> train = Samples([[0.0], [1.0], [2.0]], [0.0, 2.0, 4.0], [0, 1, 2])
-    >>> head = fit_linear(train, Samples([[1.5]], [3.0], [3]), "regress")
+    >>> train = Labelled([[0.0], [1.0], [2.0]], [0.0, 2.0, 4.0], [0, 1, 2])
+    >>> head = fit_linear(train, Labelled([[1.5]], [3.0], [3]), "regress")
     >>> head.strength, head.predict([[1.5]]).round(1).tolist()
     (0.1, [3.0])
     """
     return _fit(_linear, train, val, task, num_classes)
 
 
-def fit_knn(train: Samples, val: Samples, task: str, *, num_classes: int = 2) -> Head:
+def fit_knn(train: Labelled, val: Labelled, task: str, *, num_classes: int = 2) -> Head:
     """Nearest neighbours by cosine, their number chosen on validation from `NEIGHBOURS`.
 
     Neighbours vote with weight 1 / (1 - cosine), at most 1e6, for class probabilities or the mean target. Embeddings
     are not centred. Args, Returns and Raises as `fit_linear`; numbers above the training samples are cut to them.
 
-    >>> head = fit_knn(Samples(np.eye(2), [0, 1], [0, 1]), Samples(np.eye(2) + 0.1, [0, 1], [2, 3]), "classify")
+    >>> head = fit_knn(Labelled(np.eye(2), [0, 1], [0, 1]), Labelled(np.eye(2) + 0.1, [0, 1], [2, 3]), "classify")
     >>> head.predict([[1.0, 0.0]]).round(3).tolist()
     [0.0]
     """
@@ -101,7 +101,7 @@ def fit_majority(y: FloatArray, task: str, num_classes: int) -> Head:
 
 
 def has_target(y: ArrayLike, task: str) -> NDArray[np.bool_]:
-    """Samples with a target: neither NaN nor, for classes, negative.
+    """Labelled with a target: neither NaN nor, for classes, negative.
 
     >>> has_target([0, -1, 1], "classify").tolist(), has_target([0.0, -1.0, np.nan], "regress").tolist()
     ([True, False, True], [True, True, False])
@@ -111,9 +111,9 @@ def has_target(y: ArrayLike, task: str) -> NDArray[np.bool_]:
 
 
 def _fit(
-    candidates: Callable[[Samples, Samples, Head], Candidates],
-    train: Samples,
-    val: Samples,
+    candidates: Callable[[Labelled, Labelled, Head], Candidates],
+    train: Labelled,
+    val: Labelled,
     task: str,
     num_classes: int,
 ) -> Head:
@@ -137,13 +137,13 @@ def _fit(
     return replace(heads[best][0], validation=values[best])
 
 
-def _with_target(samples: Samples, task: str) -> Samples:
+def _with_target(samples: Labelled, task: str) -> Labelled:
     given = has_target(samples.y, task)
     x_nd, y_n = (np.asarray(values, dtype=np.float64)[given] for values in (samples.x, samples.y))
-    return Samples(x_nd, y_n, cluster_codes(np.asarray(samples.patients)[given]))
+    return Labelled(x_nd, y_n, cluster_codes(np.asarray(samples.patients)[given]))
 
 
-def _blank(train: Samples, val: Samples, task: str, num_classes: int) -> Head:
+def _blank(train: Labelled, val: Labelled, task: str, num_classes: int) -> Head:
     """A head without coefficients, and what there is to say about its validation samples."""
     notes, classes = [], np.empty(0, dtype=np.int64)
     if task == "regress":
@@ -163,7 +163,7 @@ def _blank(train: Samples, val: Samples, task: str, num_classes: int) -> Head:
     return Head("constant", task, *nothing, classes=classes, num_classes=num_classes, notes=tuple(notes))
 
 
-def _linear(train: Samples, val: Samples, blank: Head) -> Candidates:
+def _linear(train: Labelled, val: Labelled, blank: Head) -> Candidates:
     mean, scale = train.x.mean(0), train.x.std(0)
     scale = np.where(scale > 1e-9 * np.abs(mean), scale, 1.0)
     blank = replace(blank, kind="linear", mean=mean, scale=scale)
@@ -200,7 +200,7 @@ def _ridge(z_nd: FloatArray, y: FloatArray, blank: Head) -> list[Head]:
     return heads
 
 
-def _knn(train: Samples, val: Samples, blank: Head) -> Candidates:
+def _knn(train: Labelled, val: Labelled, blank: Head) -> Candidates:
     targets = np.searchsorted(blank.classes, train.y).astype(np.float64) if blank.task == "classify" else train.y
     blank = replace(blank, kind="knn", coef=normalise(train.x), intercept=targets)
     sizes = sorted({min(k, len(targets)) for k in NEIGHBOURS}, reverse=True)

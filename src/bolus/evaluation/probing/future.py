@@ -23,7 +23,6 @@ from bolus.evaluation.probing.question import Question
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
 from bolus.evaluation.targets import Target
 
-HORIZONS = ("next", "incident")
 SAME: Final = ("modality", "laterality")
 """Roles in which the later row is like the present one, where the cohort has them."""
 
@@ -133,7 +132,6 @@ def look_ahead(
         UsageError: an unknown horizon, or `incident` for a number.
         EvaluationError: no time and no visit, or no training or test patient with a later value.
     """
-    check_horizon(horizon, task)
     cohort, first = samples.cohort, samples.first_row
     role = next((role for role in ("time", "visit") if role in cohort.roles), None)
     if role is None:
@@ -187,21 +185,6 @@ def look_ahead(
     if not ahead.targets:
         raise EvaluationError(f"horizon {horizon}: no question is left ({'; '.join(ahead.notes)})")
     return ahead
-
-
-def check_horizon(horizon: str | None, task: str) -> None:
-    """Raise UsageError for a horizon that is unknown or does not go with the task.
-
-    >>> check_horizon("incident", "regress")
-    Traceback (most recent call last):
-    bolus.errors.UsageError: horizon incident asks who becomes positive, which a number does not; take next
-    """
-    if horizon is None:
-        return
-    if horizon not in HORIZONS:
-        raise UsageError(f"unknown horizon {horizon!r}; {suggest(horizon, HORIZONS)}")
-    if horizon == "incident" and task != "classify":
-        raise UsageError("horizon incident asks who becomes positive, which a number does not; take next")
 
 
 def present_columns(now: FloatArray, train: NDArray[np.bool_], *, num_classes: int | None) -> FloatArray:

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bolus.errors import UsageError, suggest
-from bolus.evaluation.probing.comparison import Fit, Key, compare, tabulate
+from bolus.evaluation.probing.comparison import HeadKey, Predicted, compare, notes_of_fits, tabulate
 from bolus.evaluation.probing.fitting import PROBES, fit_majority
 from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.probing.options import Probing
 from bolus.evaluation.probing.question import Question, ask
+from bolus.evaluation.settings import Judging, Origin
 from bolus.evaluation.statistics.bootstrap import cluster_codes
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
 from bolus.evaluation.statistics.results import MAJORITY, Result
@@ -29,35 +30,6 @@ Trainer: TypeAlias = Callable[[str, Question, IntArray, IntArray, IntArray, int]
 """A probe that needs more than embeddings: (encoder name, question, training, validation and held rows, repeat) ->
 predictions of the held rows `[n]` or `[n, K]`, as `Head.predict` gives them, and notes. Rows are positions in the
 embeddings; only targets of training and validation rows may be looked at."""
-
-
-def check_probes(
-    probes: Sequence[str],
-    fractions: Sequence[float],
-    repeats: int,
-    shots: tuple[int, int] = (20, 100),
-    *,
-    known: Sequence[str] = tuple(PROBES),
-) -> tuple[str, ...]:
-    """The probes, each once; a wrong call is found here before hours of embedding.
-
-    Raises:
-        UsageError: an unknown probe, none, or numbers that are out of range.
-
-    >>> check_probes(["linear", "linear"], [1.0], 3), check_probes(["knn"], [0.5], 3)
-    (('linear',), ('knn',))
-    """
-    for kind in probes:
-        if kind not in known:
-            raise UsageError(f"unknown probe {kind!r}; {suggest(kind, known)}")
-    if not probes or not fractions or not all(0 < fraction <= 1 for fraction in fractions) or repeats < 1:
-        raise UsageError(
-            "a probe needs probes, fractions above 0 and at most 1, and at least one repeat; "
-            f"found {tuple(probes)}, {tuple(fractions)} and {repeats}"
-        )
-    if not 1 <= shots[0] <= shots[1]:
-        raise UsageError(f"shots: expected two numbers of training rows, 1 <= few <= many; found {shots}")
-    return tuple(dict.fromkeys(probes))
 
 
 def draw_patients(
@@ -135,15 +107,10 @@ def probe(
     task: str,
     target: str,
     classes: Sequence[str] | None = None,
-    probes: Sequence[str] = ("linear", "knn"),
-    fractions: Sequence[float] = (1.0,),
-    repeats: int = 3,
-    seed: int = 0,
-    draws: int = 1000,
-    split_hash: str = "",
-    recipe_hash: str = "",
+    probing: Probing | None = None,
+    judging: Judging | None = None,
+    origin: Origin | None = None,
     trained: Mapping[str, Trainer] | None = None,
-    shots: tuple[int, int] = (20, 100),
 ) -> ProbeReport:
     """Probe the first encoder for a target, and compare it with the others and with the majority on the same patients.
 
@@ -160,17 +127,12 @@ def probe(
         task: `classify` or `regress`.
         target: its name.
         classes: names of the codes 0..K-1; with two classes, code 1 is the positive.
-        probes: of `linear`, `knn` and the names in `trained`; verdicts are on the first.
-        fractions: shares of the training patients whose targets are used.
-        repeats: draws of each fraction below 1.
-        seed: of the draws of patients, and of the validation patients where the split has none.
-        draws: bootstrap resamples.
-        split_hash: copied into the results.
-        recipe_hash: copied into the results of the judged encoder.
+        probing: which probes, of `linear`, `knn` and the names in `trained`, and on which labels. For `regress`, every
+            metric also stands for each of the ranges that its `shots` make (`shot_ranges`, on all training rows at
+            every fraction); an empty range is left out, with a note.
+        judging: its seed is of the draws of patients, and of the validation patients where the split has none.
+        origin: copied into the results.
         trained: probe name -> what fits and predicts, called for every encoder on the same draws.
-        shots: for `regress`, every metric also stands for the test samples whose targets are common, less so, or rare
-            among the training rows: fewer than the first of these numbers, or more than the second (`shot_ranges`, on
-            all training rows at every fraction). An empty range is left out, with a note.
 
     Returns:
         The report: results on all test samples, then on each range. Metrics that the test set cannot define (one class
@@ -186,48 +148,50 @@ def probe(
     >>> y = np.arange(300) % 2
     >>> parts = np.repeat(["train", "val", "test"], 100)
     >>> found = probe({"run": r.normal(size=(300, 4)) + y[:, None], "random-init": r.normal(size=(300, 4))},
-    ...               y, np.arange(300), parts, task="classify", target="sick", probes=("linear",), draws=200)
+    ...               y, np.arange(300), parts, task="classify", target="sick",
+    ...               probing=Probing(("linear",)), judging=Judging(draws=200))
     >>> print(found.summary().splitlines()[-1])
     sick, linear: decided for this training: ... AUROC over random-init
     """
     trained = trained or {}
-    probes = check_probes(probes, fractions, repeats, shots, known=(*PROBES, *trained))
-    question = ask(embeddings, y, patients, split, task=task, target=target, classes=classes, seed=seed, shots=shots)
+    probing, judging, origin = probing or Probing(), judging or Judging(), origin or Origin()
+    probing.check((*PROBES, *trained))
+    seed, fractions = judging.seed, probing.fractions
+    question = ask(
+        embeddings, y, patients, split, task=task, target=target, classes=classes, seed=seed, shots=probing.shots
+    )
     judged = next(iter(embeddings))
     train, val = question.rows["train"], question.rows["val"]
     held = np.concatenate([val, question.rows["test"]])
-    fits: dict[Key, Fit] = {}
+    fits: dict[HeadKey, Predicted] = {}
     heads: dict[str, Head] = {}
     frames: list[pd.DataFrame] = []
 
-    def keep(key: Key, repeat: int, scores: FloatArray, notes: Sequence[str]) -> None:
-        fits.setdefault(key, Fit()).add(scores[len(val) :], notes)
+    def keep(key: HeadKey, repeat: int, scores: FloatArray, notes: Sequence[str]) -> None:
+        fits.setdefault(key, Predicted()).add(scores[len(val) :], notes)
         frames.append(tabulate(question, held, key, repeat, scores))
 
     labelled = draw_patients(
-        question.patients[train], question.y[train], task, fractions=fractions, repeats=repeats, seed=seed
+        question.patients[train], question.y[train], task, fractions=fractions, repeats=probing.repeats, seed=seed
     )
     for (fraction, repeat), mask in labelled.items():
         rows = train[mask]
         for name, x in embeddings.items():
             samples, validation = question.samples(x, rows), question.samples(x, val)
-            for kind in probes:
+            for kind in probing.probes:
                 if kind in trained:
-                    keep(Key(name, kind, fraction), repeat, *trained[kind](name, question, rows, val, held, repeat))
+                    keep(HeadKey(name, kind, fraction), repeat, *trained[kind](name, question, rows, val, held, repeat))
                     continue
                 head = PROBES[kind](samples, validation, task, num_classes=question.num_classes)
-                keep(Key(name, kind, fraction), repeat, head.predict(x[held]), head.notes)
+                keep(HeadKey(name, kind, fraction), repeat, head.predict(x[held]), head.notes)
                 if fraction == 1 and name == judged:
                     heads[kind] = replace(head, target=target, class_names=tuple(classes or ()))
         majority = fit_majority(question.y[rows], task, question.num_classes)
-        keep(Key(MAJORITY, "none", fraction), repeat, majority.predict(np.empty((len(held), 0))), majority.notes)
+        keep(HeadKey(MAJORITY, "none", fraction), repeat, majority.predict(np.empty((len(held), 0))), majority.notes)
 
     notes = [*question.notes, *([] if 1.0 in fractions else ["no head was kept: fractions do not include 1.0"])]
-    for key, fit in fits.items():
-        notes += [f"{key.encoder}, {key.probe}, fraction {key.fraction:g}: {note}" for note in fit.notes]
-    baselines = [*list(embeddings)[1:], MAJORITY]
-    results = compare(question, fits, judged, baselines, probes, draws=draws, seed=seed)
-    results = [
-        replace(r, split_hash=split_hash, recipe_hash=recipe_hash if r.encoder == judged else "") for r in results
-    ]
-    return ProbeReport(results, pd.concat(frames, ignore_index=True), heads, notes)
+    notes += notes_of_fits(fits)
+    results = compare(question, fits, judged, [*list(embeddings)[1:], MAJORITY], probing.probes, judging=judging)
+    return ProbeReport(
+        [origin.sign(each, judged) for each in results], pd.concat(frames, ignore_index=True), heads, notes
+    )

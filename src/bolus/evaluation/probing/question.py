@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bolus.data.cohort.split import fold_patients
 from bolus.errors import EvaluationError, LeakageError, name_rows
-from bolus.evaluation.probing.fitting import Samples, has_target
+from bolus.evaluation.probing.fitting import Labelled, has_target
 from bolus.evaluation.statistics.bootstrap import cluster_codes
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
 from bolus.evaluation.statistics.results import MAJORITY
@@ -57,9 +57,9 @@ class Question:
     subsets: dict[str, IntArray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def samples(self, x: NDArray[Any], rows: IntArray) -> Samples:
+    def samples(self, x: NDArray[Any], rows: IntArray) -> Labelled:
         """Those rows of the embeddings `x`."""
-        return Samples(x[rows], self.y[rows], self.patients[rows])
+        return Labelled(x[rows], self.y[rows], self.patients[rows])
 
 
 def ask(

@@ -13,14 +13,12 @@ from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import ImageStore
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, one_encoder
-from bolus.evaluation.probing.finetune import Finetuned, FinetuneSpec, fit_finetuned, mild
+from bolus.evaluation.probing.finetune import Finetuned, fit_finetuned, mild
+from bolus.evaluation.probing.options import TRAINED, FinetuneSpec
 from bolus.evaluation.probing.probe import Trainer
 from bolus.evaluation.probing.question import Question
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
 from bolus.recipe import AugmentSpec
-
-TRAINED = ("frozen", "finetune")
-"""Names of the probes that `trainers_of` makes."""
 
 
 def trainers_of(

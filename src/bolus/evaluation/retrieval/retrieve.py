@@ -8,24 +8,28 @@ for among all test images of the other side are those of the same participant.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort, Samples
-from bolus.errors import UsageError
-from bolus.evaluation.preparation import RANDOM, embed_all, encoders_of, prepare
+from bolus.evaluation.preparation import RANDOM, Prepared, embed_all, prepare
+from bolus.evaluation.retrieval.answers import answers_of_ranks
 from bolus.evaluation.retrieval.ranking import ranks, top_k
 from bolus.evaluation.retrieval.scores import MEDIAN, judge_retrieval
 from bolus.evaluation.retrieval.sides import Sides, find_sides, shared_roles
+from bolus.evaluation.retrieval.task import Retrieve
+from bolus.evaluation.settings import Judging
+from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.evaluation.statistics.results import Result
-from bolus.evaluation.statistics.verdict import verdicts_of
-from bolus.evaluation.writing import evaluation_folder, write_evaluation
+from bolus.evaluation.statistics.verdict import decimals, verdicts_of
+from bolus.evaluation.writing import write_evaluation
 
 __all__ = ["Retrieval", "evaluate_retrieve", "judge_retrieval", "ranks", "top_k"]
 
@@ -59,21 +63,26 @@ class Retrieval:
             lines.append(target)
             for encoder in dict.fromkeys(encoder for encoder, _ in found):
                 top, *others = (found[encoder, metric] for metric in shown)
-                span = f"{_shown(top.estimate)} [{_shown(top.ci_low)}, {_shown(top.ci_high)}]"
+                span = f"{decimals(top.estimate)} [{decimals(top.ci_low)}, {decimals(top.ci_high)}]"
                 five, ten, median = (each.estimate for each in others)
                 lines.append(
-                    f"{top.num_samples:>6}  {encoder:<28}{span:<28}{_shown(five):<8}{_shown(ten):<8}{median:.1f}"
+                    f"{top.num_samples:>6}  {encoder:<28}{span:<28}{decimals(five):<8}{decimals(ten):<8}{median:.1f}"
                 )
             one, five, ten, median = (
                 next(each.chance or 0.0 for each in of_target if each.metric == metric and not each.baseline)
                 for metric in shown
             )
-            lines.append(f"{'':>6}  {'chance':<28}{_shown(one):<28}{_shown(five):<8}{_shown(ten):<8}{median:.1f}")
+            lines.append(f"{'':>6}  {'chance':<28}{decimals(one):<28}{decimals(five):<8}{decimals(ten):<8}{median:.1f}")
         differences = [each for each in self.results if each.baseline and each.metric == shown[0]]
         targets = dict.fromkeys(each.target for each in differences)
         chosen = [next(each for each in differences if each.target == target) for target in targets]
         said = [f"{each.target}: {said}" for each, said in zip(chosen, verdicts_of(chosen), strict=True)]
         return "\n".join([*lines, *said])
+
+    def text(self) -> str:
+        """The summary and the notes."""
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([self.summary(), "", *notes, f"wrote results and ranks to {self.folder}"])
 
 
 def evaluate_retrieve(
@@ -122,27 +131,36 @@ def evaluate_retrieve(
         UsageError: numbers out of range, before anything is read; or a size for an encoder that states its own.
         EncoderError, CohortError: an encoder or the cohort cannot be opened.
     """
-    for name, value, least in (("draws", draws, 1), ("seed", seed, 0)):
-        if value < least:
-            raise UsageError(f"retrieve: {name} must be at least {least}, found {value}")
+    return judge(Retrieve(across), source, cohort, Judging(seed, draws, size, cache, out, baselines))
 
-    def ask(samples: Samples) -> list[Sides]:
-        return find_sides(samples, np.arange(len(samples)), across, seed=seed)[0]
 
-    prepared = prepare(source, cohort, ask, size=size, cache=cache, baselines=baselines)
-    judged, cohort = prepared.judged, prepared.samples.cohort
-    prepared = replace(prepared, kept=prepared.kept[cohort.split[prepared.rows] == "test"])  # nothing else is embedded
-    sides, left_out = find_sides(prepared.samples, prepared.kept, across, seed=seed)
+def ask(task: Retrieve, samples: Samples, *, seed: int = 0) -> list[Sides]:
+    """Who is on which side of the role; Raises as `find_sides`."""
+    return find_sides(samples, np.arange(len(samples)), task.across, seed=seed)[0]
+
+
+def judge(task: Retrieve, source: str | Path, cohort: str | Path | Cohort, judging: Judging) -> Retrieval:
+    """Rank the test patients' images for each other, and write the files; Args and Raises as `evaluate_retrieve`."""
+    return _judge(task, prepare(source, cohort, task, partial(ask, task, seed=judging.seed), judging))
+
+
+def answers(task: Retrieve, folder: Path, patient: Callable[[pd.Series[Any]], IntArray], encoder: str) -> list[Answer]:
+    """As `bolus.evaluation.tasks.answers`."""
+    return answers_of_ranks(pd.read_parquet(folder / "ranks.parquet"), patient, encoder, task.across)
+
+
+def _judge(task: Retrieve, prepared: Prepared[list[Sides]]) -> Retrieval:
+    across, cohort = task.across, prepared.cohort
+    prepared = replace(prepared, kept=prepared.kept[prepared.split == "test"])  # nothing else is embedded
+    sides, left_out = find_sides(prepared.samples, prepared.kept, across, seed=prepared.judging.seed)
     rows = prepared.rows
     results, found = judge_retrieval(
-        embed_all(encoders_of(judged, source, seed), prepared),
+        embed_all(prepared.encoders(), prepared),
         sides,
-        cohort.encoded("patient")[rows],
+        prepared.patients,
         across=across,
-        seed=seed,
-        draws=draws,
-        split_hash=cohort.split_hash,
-        recipe_hash=prepared.recipe_hash,
+        judging=prepared.judging,
+        origin=prepared.origin,
     )
     given = cohort.origin[rows] + 1
     table = pd.DataFrame(
@@ -155,7 +173,7 @@ def evaluate_retrieve(
         }
     )
     notes = [*notes_on_sides(cohort, rows, sides, across), *left_out, *prepared.notes]
-    folder = evaluation_folder(out, judged, cohort, f"retrieve-{across}")
+    folder = prepared.folder(f"retrieve-{across}")
     said: dict[str, list[str]] = {}
     for result in results:
         said[result.target] = list(dict.fromkeys([*said.get(result.target, []), *result.notes]))
@@ -190,7 +208,3 @@ def notes_on_sides(cohort: Cohort, rows: IntArray, sides: Sequence[Sides], acros
         f"intervals are over patients; {RANDOM} is one initialisation, and those of other seeds differ from it as well"
     )
     return said
-
-
-def _shown(value: float) -> str:
-    return "-" if not math.isfinite(value) else f"{value:.3f}"

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from bolus.evaluation.retrieval.ranking import ndcg, ranks, recall_at, relevance_by_chance, relevance_by_position
 from bolus.evaluation.retrieval.sides import Sides
+from bolus.evaluation.settings import Judging, Origin
 from bolus.evaluation.statistics.bootstrap import bootstrap_blocks
 from bolus.evaluation.statistics.intervals import Estimate
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
 from bolus.evaluation.statistics.results import Result, filled
 from bolus.evaluation.statistics.verdict import too_few
-from bolus.provenance import versions
 
 TOP = (1, 5, 10)
 POSITIONS = 10
@@ -32,10 +32,8 @@ def judge_retrieval(
     patients: NDArray[Any],
     *,
     across: str,
-    seed: int = 0,
-    draws: int = 1000,
-    split_hash: str = "",
-    recipe_hash: str = "",
+    judging: Judging | None = None,
+    origin: Origin | None = None,
 ) -> tuple[list[Result], pd.DataFrame]:
     """The results of `evaluate_retrieve`, from embeddings that are there already.
 
@@ -44,10 +42,8 @@ def judge_retrieval(
         sides: whose positions are rows of the embeddings.
         patients: `[n]` codes.
         across: the role that differs.
-        seed: of the bootstrap.
-        draws: bootstrap resamples.
-        split_hash: copied into the results.
-        recipe_hash: copied into the results of the judged encoder.
+        judging: with the bootstrap's draws and seed.
+        origin: copied into the results.
 
     Returns:
         Results, and a table with a line for each direction, encoder and pair: `query` and `partner` (rows of the
@@ -61,16 +57,19 @@ def judge_retrieval(
         >>> pairs = np.arange(80).reshape(40, 2)
         >>> sides = Sides(("left", "right"), pairs, (pairs[:, 0], pairs[:, 1]))
         >>> both = {"run": np.repeat(u, 2, axis=0), "random-init": np.ones((80, 8))}
-        >>> results, table = judge_retrieval(both, [sides], np.repeat(np.arange(40), 2), across="laterality", draws=20)
+        >>> results, table = judge_retrieval(both, [sides], np.repeat(np.arange(40), 2), across="laterality",
+        ...                                  judging=Judging(draws=20))
         >>> [(r.target, r.encoder, r.metric, r.estimate, r.chance) for r in results][0]
         ('laterality: left to right', 'run', 'top_1', 1.0, 0.025)
         >>> len(table), float(table["rank"].max())
         (160, 20.5)
     """
+    judging, origin = judging or Judging(), origin or Origin()
+    draws = judging.draws
     vectors = {encoder: torch.from_numpy(np.asarray(u)) for encoder, u in embeddings.items()}
     patients = np.asarray(patients)
-    blank = Result("retrieve", "", "", np.nan, np.nan, np.nan, 0, 0, seed=seed, split_hash=split_hash,
-                   recipe_hash=recipe_hash, versions=versions(), probe="none")  # fmt: skip
+    blank = Result("retrieve", "", "", np.nan, np.nan, np.nan, 0, 0, seed=judging.seed,
+                   split_hash=origin.split_hash, recipe_hash=origin.recipe_hash, probe="none")  # fmt: skip
     results, tables = [], []
     for each in sides:
         for near, far in ((0, 1), (1, 0)):

@@ -9,9 +9,9 @@ import numpy as np
 from bolus.data.pixels.square import Fit
 from bolus.data.readers.masks import kept_part
 from bolus.evaluation.segmentation.annotation import Annotations
-from bolus.evaluation.segmentation.segmenter import SegmentSpec
+from bolus.evaluation.segmentation.options import SegmentSpec
 from bolus.evaluation.segmentation.stacks import Volume, why_in_voxels
-from bolus.evaluation.segmentation.volume_scores import Key, VolumeScores, misses_of
+from bolus.evaluation.segmentation.volume_scores import SegmenterKey, VolumeScores, misses_of
 from bolus.evaluation.statistics.metrics import IntArray
 
 
@@ -90,7 +90,7 @@ def classes_not_drawn(annotations: Annotations, drawn: Mapping[tuple[int, int], 
     ]
 
 
-def classes_invented(scores: Mapping[Key, Sequence[VolumeScores]]) -> list[str]:
+def classes_invented(scores: Mapping[SegmenterKey, Sequence[VolumeScores]]) -> list[str]:
     """How often each encoder drew a class in a test volume whose truth lacks it, which Dice does not count."""
     notes = []
     for name in dict.fromkeys(name for name, _ in scores):
@@ -103,7 +103,7 @@ def classes_invented(scores: Mapping[Key, Sequence[VolumeScores]]) -> list[str]:
     return notes
 
 
-def classes_missed(scores: Mapping[Key, Sequence[VolumeScores]], distance: str) -> list[str]:
+def classes_missed(scores: Mapping[SegmenterKey, Sequence[VolumeScores]], distance: str) -> list[str]:
     """How often each encoder missed a class, and what either distance makes of that; nothing where none did.
 
     Args:

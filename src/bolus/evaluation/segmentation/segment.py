@@ -6,7 +6,7 @@ each; what is judged is whole test volumes, beside the same network with random 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -21,11 +21,11 @@ from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.images.cache import ImageStore
 from bolus.data.readers.masks import to_square
-from bolus.embedding import open_encoder
 from bolus.encoders.modalities import one_encoder
-from bolus.errors import EvaluationError, UsageError
-from bolus.evaluation.preparation import Prepared, encoders_of, prepare
-from bolus.evaluation.segmentation.annotation import Annotations, check_classes, read_annotations, why_without
+from bolus.errors import EvaluationError
+from bolus.evaluation.preparation import Prepared, prepare
+from bolus.evaluation.segmentation.annotation import Annotations, read_annotations, why_without
+from bolus.evaluation.segmentation.answers import answers_of_volumes
 from bolus.evaluation.segmentation.notes import (
     classes_invented,
     classes_missed,
@@ -33,17 +33,25 @@ from bolus.evaluation.segmentation.notes import (
     count,
     notes_on_data,
 )
+from bolus.evaluation.segmentation.options import SegmentSpec
 from bolus.evaluation.segmentation.overlays import draw_overlay
-from bolus.evaluation.segmentation.segmenter import SegmentSpec, draw_labelled, fit_segmenter
+from bolus.evaluation.segmentation.segmenter import draw_labelled, fit_segmenter
 from bolus.evaluation.segmentation.stacks import Volume, find_volumes
-from bolus.evaluation.segmentation.volume_scores import Key, VolumeScores, results_of, score_volumes, tabulate_scores
+from bolus.evaluation.segmentation.task import TARGET, Segment
+from bolus.evaluation.segmentation.volume_scores import (
+    SegmenterKey,
+    VolumeScores,
+    results_of,
+    score_volumes,
+    tabulate_scores,
+)
+from bolus.evaluation.settings import Judging
+from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.evaluation.statistics.results import Result
-from bolus.evaluation.statistics.verdict import verdict_of
-from bolus.evaluation.writing import evaluation_folder, write_evaluation
+from bolus.evaluation.statistics.verdict import decimals, verdict_of
+from bolus.evaluation.writing import write_evaluation
 from bolus.progress import Meter
-
-TARGET = "mask"
 
 
 @dataclass
@@ -72,12 +80,16 @@ class Segmentation:
         lines = [f"{'patients':>8}  {'encoder':<28}dice [95 % interval over patients]"]
         for result in main:
             if not result.baseline:
-                numbers = (result.estimate, result.ci_low, result.ci_high)
-                value, low, high = ("-" if np.isnan(each) else f"{each:.3f}" for each in numbers)
+                value, low, high = map(decimals, (result.estimate, result.ci_low, result.ci_high))
                 lines.append(f"{result.labelled_patients:>8}  {result.encoder:<28}{value} [{low}, {high}]")
         most = max(each.labelled_patients or 0 for each in main)
         chosen = next(each for each in main if each.baseline and each.labelled_patients == most)
         return "\n".join([*lines, f"{TARGET}, {count(most, 'labelled patient')}: {verdict_of(chosen)}"])
+
+    def text(self) -> str:
+        """The summary and the notes."""
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([self.summary(), "", *notes, f"wrote results, volumes and overlays to {self.folder}"])
 
 
 def evaluate_segment(
@@ -136,47 +148,58 @@ def evaluate_segment(
             for an encoder that states its own.
         EncoderError: the encoder cannot be opened.
     """
-    spec, numbers = spec or SegmentSpec(), _check_call(target, labelled, repeats, draws, overlays, seed)
-    check_classes(classes)
+    task = Segment(target, labelled, repeats, overlays, classes, spec or SegmentSpec())
+    return judge(task, source, cohort, Judging(seed, draws, size, cache, out, quiet=quiet))
 
-    def ask(samples: Samples) -> Annotations:
-        if samples.unit == "clip":
-            raise EvaluationError("masks are of single images, and this encoder sees clips")
-        found = read_annotations(samples.cohort, classes)
-        _labelled_rows(samples.cohort, found, None, numbers[-1])
-        find_volumes(samples.cohort, found)
-        return found
 
-    if open_encoder(source, size=size).preprocessing.mirror is not None:  # said before a mask or image is read
-        raise EvaluationError(
-            "this encoder sees images of one side mirrored, and masks are not mirrored with them; segment with an "
-            "encoder that was trained with images.mirror=null"
-        )
-    prepared = prepare(source, cohort, ask, size=size, cache=cache, wants_one="segmentation")
-    judged, store, samples, annotations = prepared.judged, prepared.store, prepared.samples, prepared.asked
-    cohort = samples.cohort
+def ask(task: Segment, samples: Samples, *, seed: int = 0) -> Annotations:
+    """The masks of the samples' cohort, which must be enough for the task.
+
+    Raises:
+        EvaluationError: fewer training patients with masks than the largest number of labelled patients, or no test
+            volume.
+        CohortError: masks that cannot be used, or slices without a place in their volume.
+    """
+    found = read_annotations(samples.cohort, task.classes)
+    _labelled_rows(samples.cohort, found, None, max(task.labelled))
+    find_volumes(samples.cohort, found)
+    return found
+
+
+def judge(task: Segment, source: str | Path, cohort: str | Path | Cohort, judging: Judging) -> Segmentation:
+    """Train and score as `evaluate_segment`, and write the files; Args and Raises as there."""
+    return _judge(task, prepare(source, cohort, task, partial(ask, task), judging))
+
+
+def answers(task: Segment, folder: Path, patient: Callable[[pd.Series[Any]], IntArray], encoder: str) -> list[Answer]:
+    """As `bolus.evaluation.tasks.answers`."""
+    return answers_of_volumes(pd.read_parquet(folder / "volumes.parquet"), patient, encoder)
+
+
+def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
+    store, samples, annotations, judging = prepared.store, prepared.samples, prepared.asked, prepared.judging
+    cohort, spec, numbers, seed = samples.cohort, task.spec, task.labelled, judging.seed
     training = _labelled_rows(cohort, annotations, store.readable, numbers[-1])
     volumes, notes = find_volumes(cohort, annotations, store.readable)
     in_mm = all(volume.spacing is not None for volume in volumes)
     patients = cohort.encoded("patient")
     num_labelled = len(np.unique(patients[training]))
-    opened = encoders_of(judged, source, seed)
-    encoders = {name: one_encoder(each, wanted_by="segmentation") for name, each in opened.items()}
-    folder = evaluation_folder(out, judged, cohort, f"segment-{TARGET}")
+    encoders = {name: one_encoder(each, wanted_by="segmentation") for name, each in prepared.encoders().items()}
+    folder = prepared.folder(f"segment-{TARGET}")
     squares, fit = _Squares(annotations, prepared), store.preprocessing.fit
-    scores: dict[Key, list[VolumeScores]] = {(name, number): [] for number in numbers for name in encoders}
+    scores: dict[SegmenterKey, list[VolumeScores]] = {(name, number): [] for number in numbers for name in encoders}
     drawn = dict[tuple[int, int], IntArray]()
     tables, pictures = [], list[tuple[str, NDArray[np.uint8]]]()
     first = cohort.origin[[volume.rows[0] for volume in volumes]] + 1
     distance = "hd95_mm" if in_mm else "hd95_voxels"
 
     def draw(number: int, predicted: IntArray) -> None:
-        if number < overlays:
+        if number < task.overlays:
             picture = _draw(store, volumes[number], predicted)
             pictures.append((f"overlay-row{first[number]}.png", picture))
 
-    with Meter("training segmenters, step", len(scores) * repeats * spec.steps, quiet=quiet) as meter:
-        for number, repeat in product(numbers, range(repeats)):
+    with Meter("training segmenters, step", len(scores) * task.repeats * spec.steps, quiet=judging.quiet) as meter:
+        for number, repeat in product(numbers, range(task.repeats)):
             chosen = draw_labelled(patients[training], number, seed=seed, repeat=repeat)
             drawn[number, repeat] = rows = training[np.isin(patients[training], chosen)]
             for name, encoder in encoders.items():
@@ -202,7 +225,7 @@ def evaluate_segment(
                 tables.append(tabulate_scores(found, first, annotations.names, about, distance))
     blank = Result(
         "segment", TARGET, "dice", np.nan, np.nan, np.nan, 0, 0,
-        seed=seed, split_hash=cohort.split_hash, probe="finetune" if spec.whole else "frozen",
+        seed=seed, split_hash=prepared.origin.split_hash, probe="finetune" if spec.whole else "frozen",
     )  # fmt: skip
     results = results_of(
         scores,
@@ -212,8 +235,8 @@ def evaluate_segment(
         judged=next(iter(encoders)),
         distance=distance,
         num_labelled=num_labelled,
-        draws=draws,
-        recipe_hash=prepared.recipe_hash,
+        draws=judging.draws,
+        recipe_hash=prepared.origin.recipe_hash,
     )
     said = notes_on_data(annotations, volumes, num_labelled, numbers, spec, fit)
     said += [*classes_not_drawn(annotations, drawn), *classes_invented(scores), *classes_missed(scores, distance)]
@@ -245,30 +268,6 @@ def _counter(meter: Meter, note: str) -> Callable[[int], None]:
     """What is told of each step of one training."""
     before = meter.done
     return lambda done: meter.update(before + done, note)
-
-
-def _check_call(target: str, labelled: Sequence[int], repeats: int, draws: int, overlays: int, seed: int) -> list[int]:
-    """The numbers of labelled patients, ascending; a wrong call is found here, before hours of training."""
-    if target != TARGET:
-        raise UsageError(f"segment is about the role mask: expected the target {TARGET!r}, found {target!r}")
-    many = isinstance(labelled, Iterable) and not isinstance(labelled, str)
-    if not many or not len(labelled) or not all(_is_whole(number) and number >= 1 for number in labelled):
-        raise UsageError(
-            f"labelled: expected numbers of training patients, each at least 1, such as (1, 2, 6); found {labelled!r}"
-        )
-    for name, value, least in (
-        ("repeats", repeats, 1),
-        ("draws", draws, 1),
-        ("overlays", overlays, 0),
-        ("seed", seed, 0),
-    ):
-        if not _is_whole(value) or value < least:
-            raise UsageError(f"segment: {name} must be a whole number, at least {least}; found {value!r}")
-    return sorted({int(number) for number in labelled})
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _labelled_rows(cohort: Cohort, annotations: Annotations, readable: NDArray[np.bool_] | None, most: int) -> IntArray:

@@ -23,7 +23,7 @@ from bolus.evaluation.statistics.results import Result, filled
 from bolus.evaluation.statistics.verdict import too_few
 from bolus.evaluation.statistics.weighting import mean_of_defined
 
-Key = tuple[str, int]
+SegmenterKey = tuple[str, int]
 """An encoder's name and the number of labelled patients."""
 
 
@@ -166,7 +166,7 @@ class _Ratio:
 
 
 def results_of(
-    scores: Mapping[Key, Sequence[VolumeScores]],
+    scores: Mapping[SegmenterKey, Sequence[VolumeScores]],
     patients: IntArray,
     names: Sequence[str],
     blank: Result,
@@ -200,7 +200,12 @@ def results_of(
     everyone = np.ones((1, len(patients)))
 
     def result(
-        metric: str, target: str, key: Key, statistics: Sequence[_Ratio], notes: Sequence[str], baseline: str = ""
+        metric: str,
+        target: str,
+        key: SegmenterKey,
+        statistics: Sequence[_Ratio],
+        notes: Sequence[str],
+        baseline: str = "",
     ) -> Result:
         value, sample = (statistics[0].over(each) for each in (everyone, weights))
         for other in statistics[1:]:

@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.split import split_digest, split_patients
 from bolus.embedding import open_encoder, samples_of
-from bolus.errors import UsageError
+from bolus.evaluation.elsewhere.matching import match_targets, name_cohorts, refuse_same_patients
 from bolus.evaluation.preparation import (
     Prepared,
     embed_all,
-    encoders_of,
     open_baselines,
     read_images,
     refuse_seen_patients,
@@ -30,18 +29,19 @@ from bolus.evaluation.preparation import (
 )
 from bolus.evaluation.probing.fitting import has_target
 from bolus.evaluation.probing.heads import digest_of_encoder
-from bolus.evaluation.probing.judging import Evaluation, write_reports
-from bolus.evaluation.probing.matching import match_targets, name_cohorts, refuse_same_patients
-from bolus.evaluation.probing.probe import ProbeReport, check_probes, probe
-from bolus.evaluation.probing.trainers import TRAINED
+from bolus.evaluation.probing.options import EMBEDDED, Probing
+from bolus.evaluation.probing.probe import ProbeReport, probe
+from bolus.evaluation.probing.reading import Evaluation, reading_of, write_reports
+from bolus.evaluation.probing.task import TargetTask
+from bolus.evaluation.settings import Judging, Origin
 from bolus.evaluation.targets import shown
-from bolus.evaluation.writing import PROBES_BY_DEFAULT, evaluation_folder
+from bolus.evaluation.writing import evaluation_folder
 
 HELD_OUT = 0.4  # of the patients of either cohort, on whom it is judged how well the cohorts are told apart
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class CohortSide:
     """One of the two cohorts, as `judge_elsewhere` needs it.
 
     Args:
@@ -66,7 +66,7 @@ def evaluate_elsewhere(
     target: str,
     elsewhere_target: str | None = None,
     out: str | Path | None = None,
-    probes: Sequence[str] = PROBES_BY_DEFAULT,
+    probes: Sequence[str] = EMBEDDED,
     fractions: Sequence[float] = (1.0,),
     repeats: int = 3,
     seed: int = 0,
@@ -114,11 +114,34 @@ def evaluate_elsewhere(
         UsageError: a probe that is trained on images, or what `evaluate` refuses.
         EncoderError, CohortError: encoder or cohort cannot be opened.
     """
-    for kind in {*probes} & {*TRAINED}:
-        raise UsageError(f"the probe {kind!r} is trained on images and not available elsewhere; take linear, knn")
-    probes = check_probes(probes, fractions, repeats, shots)
-    judged = open_encoder(source, size=size)
-    others = open_baselines(baselines, judged)
+    asked: dict[str, Any] = {"min_patients": min_patients} if task == "classify" else {}
+    reading = reading_of(task)(target=target, probing=Probing(probes, fractions, repeats, shots), **asked)
+    judging = Judging(seed, draws, size, cache, out, baselines)
+    return read_elsewhere(reading, source, cohort, elsewhere, elsewhere_target=elsewhere_target, judging=judging)
+
+
+def read_elsewhere(
+    reading: TargetTask,
+    source: str | Path,
+    cohort: str | Path | Cohort,
+    elsewhere: str | Path | Cohort,
+    *,
+    elsewhere_target: str | None = None,
+    judging: Judging,
+) -> Evaluation:
+    """As `evaluate_elsewhere`.
+
+    Args:
+        reading: the target, and how it is read.
+        source: run folder, encoder folder or hub name.
+        cohort: where heads are fitted.
+        elsewhere: the other cohort.
+        elsewhere_target: what the target is called there, if it is called otherwise.
+        judging: how.
+    """
+    reading.probing.check(EMBEDDED, "images and not available elsewhere")
+    judged = open_encoder(source, size=judging.size)
+    others = open_baselines(judging.baselines, judged)
     here, there = (samples_of(judged, Cohort.open(each)) for each in (cohort, elsewhere))
     names = name_cohorts(here.cohort, there.cohort)
     for kind, each in [("encoder", judged), *(("baseline", other) for other in others.values())]:
@@ -127,15 +150,16 @@ def evaluate_elsewhere(
             each, there.cohort, rows=np.ones(len(there.cohort), dtype=bool), kind=f"{names[1]}: {kind}"
         )
     refuse_same_patients(here.cohort, there.cohort, names)
+    task, target = reading.name, reading.target
     pairs, notes = match_targets(
-        here.cohort, there.cohort, task, target, elsewhere_target, names=names, min_patients=min_patients
+        here.cohort, there.cohort, task, target, elsewhere_target, names=names, min_patients=reading.fewest
     )
-    both = [read_images(judged, others, samples, None, cache=cache) for samples in (here, there)]
+    both = [read_images(judged, others, each, None, judging=judging, source=source) for each in (here, there)]
     both[0] = show_training(both[0])
     notes += both[0].notes + [f"{names[1]}: {note}" for note in both[1].notes if note not in both[0].notes]
-    encoders = encoders_of(both[0].judged, source, seed)
+    encoders = both[0].encoders()
     sides = [_side(name, prepared, embed_all(encoders, prepared)) for name, prepared in zip(names, both, strict=True)]
-    rows = [prepared.rows for prepared in both]
+    rows, origin = [prepared.rows for prepared in both], both[0].origin
     weights = digest_of_encoder(judged.encoder)
     reports: dict[str, ProbeReport] = {}
     for first, second in pairs:
@@ -147,49 +171,39 @@ def evaluate_elsewhere(
             task=task,
             target=first.name,
             classes=first.classes,
-            probes=probes,
-            fractions=fractions,
-            repeats=repeats,
-            seed=seed,
-            draws=draws,
-            shots=shots,
-            split_hash=here.cohort.split_hash,
-            recipe_hash=both[0].recipe_hash,
+            probing=reading.probing,
+            judging=judging,
+            origin=origin,
         )
         used = has_target(y[0].astype(np.float64), task) & (sides[0].split != "test")
         fitted = here.cohort.patients.iloc[rows[0][used]]
         report = found[first.name]
         heads = {kind: head.signed(weights, fitted) for kind, head in report.heads.items()}
         reports |= {**found, first.name: replace(report, heads=heads)}
-    told = tell_apart(sides[0], sides[1], seed=seed, draws=draws, recipe_hash=both[0].recipe_hash)
+    told = tell_apart(sides[0], sides[1], judging=judging, recipe_hash=origin.recipe_hash)
     if judged.lineage:
         told.notes.append(
             f"the encoder may have been trained on training patients of {names[0]}, but on none elsewhere"
         )
     reports[told.results[0].target] = told
-    folder = evaluation_folder(out, judged, here.cohort, f"{task}-{shown(target)}-elsewhere-{names[1]}", probes)
+    question = f"{task}-{shown(target)}-elsewhere-{names[1]}"
+    folder = evaluation_folder(judging.out, judged, here.cohort, question, reading.probing.probes)
     evaluation = Evaluation(reports, folder, notes)
-    origin = [prepared.samples.cohort.origin[prepared.rows] for prepared in both]
-    write_reports(evaluation, np.concatenate(origin), target)
+    write_reports(evaluation, np.concatenate([each.cohort.origin[each.rows] for each in both]), target)
     return evaluation
 
 
 def judge_elsewhere(
-    here: Side,
-    there: Side,
+    here: CohortSide,
+    there: CohortSide,
     y: tuple[NDArray[Any], NDArray[Any]],
     *,
     task: str,
     target: str,
     classes: Sequence[str] | None = None,
-    probes: Sequence[str] = ("linear", "knn"),
-    fractions: Sequence[float] = (1.0,),
-    repeats: int = 3,
-    seed: int = 0,
-    draws: int = 1000,
-    shots: tuple[int, int] = (20, 100),
-    split_hash: str = "",
-    recipe_hash: str = "",
+    probing: Probing | None = None,
+    judging: Judging | None = None,
+    origin: Origin | None = None,
 ) -> dict[str, ProbeReport]:
     """`TARGET` and `TARGET elsewhere (NAME)`, from embeddings that are there already; the heads are the same.
 
@@ -200,14 +214,9 @@ def judge_elsewhere(
         task: this and the rest as `probe.probe`.
         target: its name.
         classes: names of the codes.
-        probes: of `linear` and `knn`.
-        fractions: shares of the training patients.
-        repeats: draws of each fraction below 1.
-        seed: of every draw.
-        draws: bootstrap resamples.
-        shots: ranges of a regression.
-        split_hash: copied into the results.
-        recipe_hash: copied into the results of the judged encoder.
+        probing: how the target is read.
+        judging: its seed is of every draw.
+        origin: copied into the results.
 
     Returns:
         The reports. Positions in their predictions count the samples here, then those there; `cohort` names them. Only
@@ -218,14 +227,14 @@ def judge_elsewhere(
 
     >>> r = np.random.default_rng(0)
     >>> y, parts = np.arange(90) % 2, np.repeat(["train", "val", "test"], 30)
-    >>> sides = [Side(name, {"run": y[:, None] + r.normal(size=(90, 2))}, np.char.add(name, parts), parts)
+    >>> sides = [CohortSide(name, {"run": y[:, None] + r.normal(size=(90, 2))}, np.char.add(name, parts), parts)
     ...          for name in ("north", "south")]
-    >>> list(judge_elsewhere(*sides, (y, y), task="classify", target="sick", probes=("linear",), draws=20))
+    >>> list(judge_elsewhere(*sides, (y, y), task="classify", target="sick",
+    ...                      probing=Probing(("linear",)), judging=Judging(draws=20)))
     ['sick', 'sick elsewhere (south)']
     """
     options: dict[str, Any] = {
-        "task": task, "classes": classes, "probes": probes, "fractions": fractions, "repeats": repeats, "seed": seed,
-        "draws": draws, "shots": shots, "split_hash": split_hash, "recipe_hash": recipe_hash,
+        "task": task, "classes": classes, "probing": probing, "judging": judging, "origin": origin,
     }  # fmt: skip
     x, patients, cohorts = _together(here, there)
     first, label = len(here.split), f"{target} elsewhere ({there.name})"
@@ -253,7 +262,9 @@ def judge_elsewhere(
     return reports
 
 
-def tell_apart(here: Side, there: Side, *, seed: int = 0, draws: int = 1000, recipe_hash: str = "") -> ProbeReport:
+def tell_apart(
+    here: CohortSide, there: CohortSide, *, judging: Judging | None = None, recipe_hash: str = ""
+) -> ProbeReport:
     """How well a linear probe tells two cohorts apart: an AUROC of 0.5 is not at all, 1 always.
 
     Patients are split by hash, 60 % to fit (a fifth of them to choose the strength) and 40 % to judge; somebody who is
@@ -262,8 +273,7 @@ def tell_apart(here: Side, there: Side, *, seed: int = 0, draws: int = 1000, rec
     Args:
         here: code 0; its split is not looked at.
         there: code 1.
-        seed: of the hash and the draws.
-        draws: bootstrap resamples.
+        judging: its seed is of the hash and the draws.
         recipe_hash: copied into the results of the judged encoder.
 
     Returns:
@@ -272,9 +282,10 @@ def tell_apart(here: Side, there: Side, *, seed: int = 0, draws: int = 1000, rec
     Raises:
         EvaluationError: embeddings that are not finite, or too few patients to fit or to judge.
     """
+    judging = judging or Judging()
     x, codes, cohorts = _together(here, there)
     patients = np.concatenate([here.patients, there.patients])
-    split = split_patients(patients, seed=seed, val=0.0, test=HELD_OUT)
+    split = split_patients(patients, seed=judging.seed, val=0.0, test=HELD_OUT)
     y = np.repeat([0, 1], [len(here.split), len(there.split)])
     report = probe(
         x,
@@ -284,23 +295,23 @@ def tell_apart(here: Side, there: Side, *, seed: int = 0, draws: int = 1000, rec
         task="classify",
         target=f"cohort:{here.name}-or-{there.name}",
         classes=(here.name, there.name),
-        probes=("linear",),
-        seed=seed,
-        draws=draws,
-        split_hash=split_digest(split, patients),
-        recipe_hash=recipe_hash,
+        probing=Probing(("linear",)),
+        judging=judging,
+        origin=Origin(split_digest(split, patients), recipe_hash),
     )
     report.predictions["cohort"] = cohorts[report.predictions["position"]]
     said = "the higher the AUROC, the more a difference between the cohorts may be one of scanners and not of patients"
     return replace(report, heads={}, notes=[said, *report.notes])
 
 
-def _side(name: str, prepared: Prepared[Any], embeddings: dict[str, NDArray[np.float32]]) -> Side:
+def _side(name: str, prepared: Prepared[Any], embeddings: dict[str, NDArray[np.float32]]) -> CohortSide:
     cohort, rows = prepared.samples.cohort, prepared.rows
-    return Side(name, {**embeddings}, cohort.patients.to_numpy()[rows], cohort.split[rows])
+    return CohortSide(name, {**embeddings}, cohort.patients.to_numpy()[rows], cohort.split[rows])
 
 
-def _together(here: Side, there: Side) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], NDArray[np.str_]]:
+def _together(
+    here: CohortSide, there: CohortSide
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], NDArray[np.str_]]:
     """Embeddings, codes of patients and cohort of both sides, those here first."""
     x = {name: np.concatenate([u, there.embeddings[name]]) for name, u in here.embeddings.items()}
     known = np.unique(here.patients)  # first, and sorted, so that draws of patients are those of `evaluate`

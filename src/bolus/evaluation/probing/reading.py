@@ -1,10 +1,11 @@
-"""An encoder, a cohort and a question become result files: embed, find the targets, probe, compare, write."""
+"""A label or a number, read off an encoder: embed, find the targets, probe, compare, write."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,28 @@ import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.split import patient_keys
-from bolus.errors import UsageError
-from bolus.evaluation.preparation import PRESENT, embed_all, encoders_of, prepare
-from bolus.evaluation.probing.finetune import Finetuned, FinetuneSpec
-from bolus.evaluation.probing.fitting import PROBES, has_target
-from bolus.evaluation.probing.future import Ahead, beside_present, check_horizon, look_ahead, present_columns
+from bolus.evaluation.preparation import PRESENT, Prepared, embed_all, prepare
+from bolus.evaluation.probing.answers import answers_of_probes
+from bolus.evaluation.probing.finetune import Finetuned
+from bolus.evaluation.probing.fitting import has_target
+from bolus.evaluation.probing.future import Ahead, beside_present, look_ahead, present_columns
 from bolus.evaluation.probing.heads import digest_of_encoder
-from bolus.evaluation.probing.probe import ProbeReport, check_probes, probe
-from bolus.evaluation.probing.trainers import TRAINED, trainers_of
+from bolus.evaluation.probing.options import EMBEDDED, FinetuneSpec, Probing
+from bolus.evaluation.probing.probe import ProbeReport, probe
+from bolus.evaluation.probing.task import Classify, Regress, TargetTask
+from bolus.evaluation.probing.trainers import trainers_of
+from bolus.evaluation.settings import Judging
+from bolus.evaluation.statistics.answers import Answer
+from bolus.evaluation.statistics.metrics import IntArray
 from bolus.evaluation.statistics.results import Result
 from bolus.evaluation.statistics.verdict import main_difference
-from bolus.evaluation.targets import Target, file_name, find_targets, shown
-from bolus.evaluation.writing import PROBES_BY_DEFAULT, evaluation_folder, write_evaluation
+from bolus.evaluation.targets import Target, check_classes_told, check_task, file_name, find_targets, shown
+from bolus.evaluation.writing import write_evaluation
 
 
 @dataclass
 class Evaluation:
-    """What `evaluate` found.
+    """What is read off an encoder.
 
     Args:
         reports: target -> its probe report.
@@ -55,6 +61,14 @@ class Evaluation:
             for name, report in self.reports.items()
         }
 
+    def text(self) -> str:
+        """Each target with its verdict and its notes, then what holds for all of them."""
+        lines = []
+        for name, summary in self.summaries().items():
+            lines += [summary, *(f"note: {note}" for note in self.reports[name].notes), ""]
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join([*lines, f"wrote results, predictions and heads to {self.folder}"])
+
 
 def evaluate(
     source: str | Path,
@@ -63,7 +77,7 @@ def evaluate(
     task: str = "classify",
     target: str,
     out: str | Path | None = None,
-    probes: Sequence[str] = PROBES_BY_DEFAULT,
+    probes: Sequence[str] = EMBEDDED,
     fractions: Sequence[float] = (1.0,),
     repeats: int = 3,
     seed: int = 0,
@@ -117,30 +131,72 @@ def evaluate(
             baselines with a probe that is trained on images.
         EncoderError, CohortError: encoder or cohort cannot be opened.
     """
-    spec = finetune or FinetuneSpec()
-    spec.check_for(task)
-    probes = check_probes(probes, fractions, repeats, shots, known=(*PROBES, *TRAINED))
-    check_horizon(horizon, task)
-    check_baselines(baselines, probes)
+    asked: dict[str, Any] = {"min_patients": min_patients} if task == "classify" else {}
+    reading = reading_of(task)(
+        target=target,
+        horizon=horizon,
+        probing=Probing(probes, fractions, repeats, shots),
+        finetune=finetune or FinetuneSpec(),
+        **asked,
+    )
+    return judge(reading, source, cohort, Judging(seed, draws, size, cache, out, baselines))
 
-    def ask(samples: Samples) -> Ahead:
-        found, left_out = find_targets(samples.cohort, task, target, min_patients=min_patients)
-        if horizon is None:
-            return Ahead(found, notes=left_out)
-        ahead = look_ahead(samples, found, horizon, task=task, min_patients=min_patients, alone="=" in target)
-        return replace(ahead, notes=[*left_out, *ahead.notes])
 
-    trained_on_images = next((f"the probe {kind!r}" for kind in probes if kind in TRAINED), "")
-    prepared = prepare(source, cohort, ask, size=size, cache=cache, baselines=baselines, wants_one=trained_on_images)
-    judged, cohort, rows = prepared.judged, prepared.samples.cohort, prepared.rows
+def reading_of(task: str) -> type[TargetTask]:
+    """`Classify` or `Regress`.
+
+    Raises:
+        UsageError: another task, or none.
+
+    >>> reading_of("regress")(target="age").question
+    'regress age'
+    """
+    check_task(task)
+    return {each.name: each for each in (Classify, Regress)}[task]
+
+
+def ask(task: TargetTask, samples: Samples, *, seed: int = 0) -> Ahead:
+    """The targets of a reading, of now or of the next visit.
+
+    Raises:
+        EvaluationError: no such target, or nothing in the samples that could be told apart.
+    """
+    cohort = samples.cohort
+    found, left_out = find_targets(cohort, task.name, task.target, min_patients=task.fewest)
+    if task.horizon is None:
+        ahead = Ahead(found, notes=left_out)
+    else:
+        alone = "=" in task.target
+        ahead = look_ahead(samples, found, task.horizon, task=task.name, min_patients=task.fewest, alone=alone)
+        ahead = replace(ahead, notes=[*left_out, *ahead.notes])
+    first = samples.first_row
+    check_classes_told([replace(each, y=each.y[first]) for each in ahead.targets], cohort.split[first])
+    return ahead
+
+
+def judge(task: TargetTask, source: str | Path, cohort: str | Path | Cohort, judging: Judging) -> Evaluation:
+    """Read the targets off the encoder and what stands beside it, and write the files; Raises as `evaluate`."""
+    return _judge(task, prepare(source, cohort, task, partial(ask, task), judging))
+
+
+def answers(
+    task: TargetTask, folder: Path, patient: Callable[[pd.Series[Any]], IntArray], encoder: str
+) -> list[Answer]:
+    """As `bolus.evaluation.tasks.answers`."""
+    frame = pd.read_parquet(folder / "predictions.parquet")
+    return answers_of_probes(frame, patient, encoder, task=task.name, target=task.target)
+
+
+def _judge(task: TargetTask, prepared: Prepared[Ahead]) -> Evaluation:
+    judged, cohort, rows, judging = prepared.judged, prepared.cohort, prepared.rows, prepared.judging
     targets, notes = prepared.asked.targets, prepared.asked.notes
-    prefix = "" if horizon is None else f"{horizon}:"
-    encoders = encoders_of(judged, source, seed)
+    prefix = f"{task.horizon}:" if task.horizon else ""
+    encoders = prepared.encoders()
     embeddings = embed_all(encoders, prepared)
-    folder = evaluation_folder(out, judged, cohort, f"{task}-{prefix.replace(':', '-')}{shown(target)}", probes)
+    name = f"{task.name}-{prefix.replace(':', '-')}{shown(task.target)}"
+    folder = prepared.folder(name, task.probing.probes)
     weights = digest_of_encoder(judged.encoder)
-    fitted = {each.name: _fitted_on(cohort, rows, each, task) for each in targets}
-
+    fitted = {each.name: _fitted_on(cohort, rows, each, task.name) for each in targets}
     kept: list[Path] = []
 
     def keep(name: str, trained: Finetuned) -> None:
@@ -154,8 +210,8 @@ def evaluate(
         prepared.store,
         prepared.samples,
         prepared.kept,
-        spec,
-        seed=seed,
+        task.finetune,
+        seed=judging.seed,
         pretrained_with=judged.run.recipe.images.augment if judged.run else None,
         keep=keep,
         class_names={question.name: question.classes or () for question in targets},
@@ -166,49 +222,28 @@ def evaluate(
         trained = trainers
         if question.name in prepared.asked.present:
             now, classes = prepared.asked.present[question.name][rows], question.classes
-            known = present_columns(now, cohort.split[rows] == "train", num_classes=len(classes) if classes else None)
+            known = present_columns(now, prepared.split == "train", num_classes=len(classes) if classes else None)
             columns[PRESENT], trained = known, beside_present(trainers, known)
         report = probe(
             columns,
             question.y[rows],
-            cohort.encoded("patient")[rows],
-            cohort.split[rows],
-            task=task,
+            prepared.patients,
+            prepared.split,
+            task=task.name,
             target=question.name,
             classes=question.classes,
-            probes=probes,
-            fractions=fractions,
-            repeats=repeats,
-            seed=seed,
-            draws=draws,
-            split_hash=cohort.split_hash,
-            recipe_hash=prepared.recipe_hash,
+            probing=task.probing,
+            judging=judging,
+            origin=prepared.origin,
             trained=trained,
-            shots=shots,
         )
         heads = {kind: head.signed(weights, fitted[question.name]) for kind, head in report.heads.items()}
         reports[question.name] = replace(report, heads=heads)
-    target = f"{prefix}{shown(target)}" if prefix else target
+    target = f"{prefix}{shown(task.target)}" if prefix else task.target
     _remove_finetuned(folder, target, kept)
     found = Evaluation(reports, folder, [*notes, *prepared.notes])
     write_reports(found, cohort.origin[rows], target)
     return found
-
-
-def check_baselines(baselines: Sequence[str | Path], probes: Sequence[str]) -> None:
-    """Raise UsageError where a baseline would have to be trained on images.
-
-    >>> check_baselines(["facebook/dinov2-base"], ["linear", "finetune"])
-    Traceback (most recent call last):
-    bolus.errors.UsageError: the probe 'finetune' is trained on images and baselines are only embedded: take linear or
-    knn, or judge the baseline by itself
-    """
-    for kind in probes if len(baselines) else ():
-        if kind in TRAINED:
-            raise UsageError(
-                f"the probe {kind!r} is trained on images and baselines are only embedded: take linear or knn, or "
-                "judge the baseline by itself"
-            )
 
 
 def write_reports(found: Evaluation, rows: npt.NDArray[np.int64], target: str) -> None:

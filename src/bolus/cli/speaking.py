@@ -1,0 +1,69 @@
+"""What the command line says: lines for a person, one line of JSON for a program, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+
+console = Console(emoji=False)  # label:eye: is a label
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """What every verb has."""
+
+    quiet: Annotated[bool, typer.Option("--quiet", help="print errors only")] = False
+    json: Annotated[bool, typer.Option("--json", help="print one line of JSON in place of text")] = False
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:N or mps (default: an accelerator where there is one)")
+    ] = None
+
+    def apply(self) -> None:
+        """From here on, of this process.
+
+        Raises:
+            UsageError: a device that is not here.
+        """
+        global manner  # noqa: PLW0603
+        manner = self
+        if self.device is not None:
+            from bolus.device import choose
+
+            choose(self.device)
+
+
+manner = Everywhere()
+"""How this process speaks; `Everywhere.apply` sets it."""
+
+
+def say(*lines: str) -> None:
+    """Lines for a person, as they are, neither coloured nor broken."""
+    if manner.quiet or manner.json:
+        return
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def show(rendered: RenderableType) -> None:
+    """What rich renders for a person."""
+    if talkative():
+        console.print(rendered, highlight=False)
+
+
+def tell(facts: Mapping[str, Any], *lines: str) -> None:
+    """What a verb found: the lines for a person, or, with `--json`, the facts."""
+    if manner.json:
+        from bolus.files import strict_json
+
+        typer.echo(strict_json(facts))
+    else:
+        say(*lines)
+
+
+def talkative() -> bool:
+    """Whether progress is shown."""
+    return not (manner.quiet or manner.json)

@@ -1,0 +1,1 @@
+"""Learned on one cohort, judged on another."""
