@@ -25,7 +25,7 @@ import bolus.training.loop as training_module
 from bolus.ablation import running, schedule
 from bolus.ablation.arms import COMBINERS, find_arms, orphan
 from bolus.ablation.asking import check_task, folder_name, read_answers
-from bolus.ablation.budget import Pace, fit_to_budget, passes_of_run, passes_of_step, steps_within
+from bolus.ablation.budget import Pace, fit_to_budget, passes_of_run, steps_within
 from bolus.ablation.comparison import RANDOM_INIT, Comparison, Line, compare_cells, results_of
 from bolus.ablation.running import ablate
 from bolus.ablation.wording import beside, sentences, table
@@ -71,6 +71,12 @@ class Ground:
     @property
     def cohort(self) -> Cohort:
         return Cohort.open(self.table)
+
+
+def passes_of_step(recipe: Recipe) -> float:
+    """Encoder passes of a step, on average over a long run."""
+    every = recipe.combiner.conflict_steps or 1
+    return passes_of_run(recipe, every) / every
 
 
 def make_cohort(folder: Path, *, strange_test: bool = False) -> Path:

@@ -98,7 +98,7 @@ def test_planted_signal_is_found_and_noise_is_not():
         assert over_prior.estimate == pytest.approx(run.estimate - 0.5)
     assert the(report, metric="auroc", encoder="majority").estimate == 0.5
     assert "sick, linear: decided for this training: +" in report.summary()
-    assert "AUROC over random-init" in report.summary()
+    assert "in AUROC than random-init" in report.summary()
 
 
 def test_noise_is_undecided_and_says_what_could_be_shown():
@@ -115,8 +115,8 @@ def test_regression():
     assert math.isnan(the(report, metric="pearson", encoder="majority").estimate)
     assert the(report, metric="spearman", encoder="run", probe="knn").ci_low > 0.3
     assert run.num_positive is None
-    assert "age, linear: decided for this training: -" in report.summary()
-    assert "(lower is better)" in report.summary()
+    assert "age, linear: decided for this training: better by " in report.summary()
+    assert " in MAE than random-init" in report.summary()
     assert "worse" not in report.summary()
     assert {"score"} <= set(report.predictions)
 
@@ -295,7 +295,7 @@ def test_an_encoder_may_be_named_like_a_difference():
     embeddings, y, patients, split = planted()
     report = probe({"a - b": embeddings["run"], "b": embeddings["random-init"]}, y, patients, split, **arguments())
     assert the(report, metric="auroc", encoder="a - b", baseline="b", probe="linear").detectable is not None
-    assert report.summary().endswith("AUROC over b")
+    assert report.summary().endswith("in AUROC than b")
 
 
 @pytest.mark.parametrize("task", ["classify", "regress"])

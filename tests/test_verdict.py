@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from bolus.evaluation.statistics.results import Result
+from bolus.evaluation.statistics.results import Result, decimals
 from bolus.evaluation.statistics.verdict import (
-    decimals,
     main_difference,
     standing,
     summarise,
@@ -35,11 +34,16 @@ def difference(**changes):
 
 
 def test_verdicts():
-    assert verdict_of(difference(seeds=3)) == "decided: +0.050 [+0.010, +0.090] AUROC over other"
-    assert verdict_of(difference()).startswith("decided for this training: +0.050")
+    assert verdict_of(difference(seeds=3)) == "decided: better by 0.050 [0.010, 0.090] in AUROC than other"
+    assert verdict_of(difference()).startswith("decided for this training: better by 0.050")
     worse = verdict_of(difference(estimate=-0.05, ci_low=-0.09, ci_high=-0.01, seeds=2))
-    assert worse == "decided: -0.050 [-0.090, -0.010] AUROC over other, which is worse"
-    assert verdict_of(difference(metric="mae")).endswith("MAE (lower is better) over other, which is worse")
+    assert worse == "decided: worse by 0.050 [0.010, 0.090] in AUROC than other"
+    assert verdict_of(difference(metric="mae", unit="years")).endswith(
+        "worse by 0.050 years [0.010, 0.090] in MAE than other"
+    )
+    undecided = verdict_of(difference(metric="mae", ci_low=-0.02))
+    assert undecided.startswith("undecided: worse by 0.050 [0.090 worse to 0.020 better] in MAE than other; this")
+    assert "by 0.050 mm [" in verdict_of(difference(metric="hd95_mm"))
     assert verdict_of(difference(ci_low=-0.01)).endswith("; this test set can show 0.060 or more")
     assert verdict_of(difference(ci_low=0.0)).startswith("undecided")
     assert "undefined" in verdict_of(difference(ci_high=math.nan))
@@ -60,7 +64,7 @@ def test_holm_stands_beside_several_verdicts_and_a_lone_one_has_none():
     several = [difference(p_value=p) for p in (0.04, 0.001)] + [difference(ci_low=-0.01, p_value=0.2)]
     said = verdicts_of(several)
     assert said[0].endswith("; Holm over 3 verdicts: p = 0.08, so only a hint")
-    assert said[1].endswith("over other; Holm over 3 verdicts: p = 0.003")
+    assert said[1].endswith("than other; Holm over 3 verdicts: p = 0.003")
     assert said[2].endswith("or more; Holm over 3 verdicts: p = 0.2")
     undefined = verdicts_of([difference(p_value=None, ci_low=math.nan), lone])[0]
     assert undefined.endswith("is undefined on this test set")
@@ -77,7 +81,8 @@ def test_the_other_targets_of_a_call_enter_the_verdict():
 
 def test_no_draw_with_a_difference_says_nothing_of_what_could_be_shown():
     equal = difference(estimate=0.0, ci_low=0.0, ci_high=0.0, se=0.0, detectable=None)
-    said = "undecided: +0.000 [+0.000, +0.000] AUROC over other; no draw of the test patients showed a difference"
+    said = "undecided: no difference [0.000 worse to 0.000 better] in AUROC from other; no draw of the test patients "
+    said += "showed a difference"
     assert verdict_of(equal) == verdict_of(replace(equal, detectable=0.0)) == said
 
 
@@ -87,13 +92,16 @@ def test_an_encoder_alone_is_compared_with_nothing():
 
 def test_too_few_patients_decide_nothing():
     note = too_few(19, "test patients")
-    assert verdict_of(difference(notes=(note,))) == f"undecided: +0.050 [+0.010, +0.090] AUROC over other, but {note}"
+    assert (
+        verdict_of(difference(notes=(note,)))
+        == f"undecided: better by 0.050 [0.010, 0.090] in AUROC than other, but {note}"
+    )
     assert verdict_of(difference(notes=("another note",))).startswith("decided")
 
 
 def test_numbers_in_small_units_keep_what_counts():
     assert verdict_of(difference(metric="mae", estimate=-0.00012, ci_low=-0.0002, ci_high=-0.00004)).startswith(
-        "decided for this training: -0.00012 [-0.0002, -4e-05] MAE"
+        "decided for this training: better by 0.00012 [4e-05, 0.0002] in MAE"
     )
     assert [decimals(value) for value in (0.0123, 0.0, 1e-17, 9.9996, 12.34, math.nan, None)] == [
         "0.012", "0.000", "0.000", "10.000", "12.3", "-", "-",

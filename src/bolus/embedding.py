@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from bolus.data.batches.views import whole_views
-from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.pixels.range_rules import describe_rule
@@ -230,7 +230,7 @@ def remarks_on(judged: Judged, store: ImageStore) -> list[str]:
 
 def embed(
     source: str | Path,
-    cohort: str | Path | Cohort,
+    cohort: CohortLike,
     *,
     out: str | Path | None = None,
     keep_context: bool = True,

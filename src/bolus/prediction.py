@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.cohort.split import overlap
 from bolus.data.text.classes import same_class
 from bolus.device import device
@@ -34,7 +34,7 @@ _OF_PAIRS = ("change:", "amount_of_change:")
 
 def predict(
     source: str | Path,
-    cohort: str | Path | Cohort,
+    cohort: CohortLike,
     *,
     head: str | Path,
     out: str | Path | None = None,

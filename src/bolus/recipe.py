@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bolus.errors import RecipeError, suggest
-from bolus.recipes.keys import assign, explain
+from bolus.recipes.keys import Overrides, assign, explain, written
 
 
 class _Spec(BaseModel):
@@ -306,14 +306,14 @@ class Recipe(_Spec):
             lines = [explain(cls, problem) for problem in error.errors()]
             raise RecipeError(f"{origin}: " + "; ".join(lines)) from None
 
-    def override(self, assignments: Iterable[str]) -> Recipe:
-        """A copy with `dotted.key=value` assignments applied; values are YAML, `null` removes an objective.
+    def override(self, overrides: Overrides) -> Recipe:
+        """A copy with `dotted.key=value` assignments, or a mapping of dotted keys, applied; null removes an objective.
 
         Raises:
             RecipeError: an assignment without `=`, an unknown key or a value out of range.
         """
         data = self.model_dump(mode="json")
-        for assignment in assignments:
+        for assignment in written(overrides):
             assign(data, assignment)
         return self._validate(data, "override")
 

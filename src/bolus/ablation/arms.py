@@ -12,6 +12,7 @@ import yaml
 from bolus.errors import RecipeError, UsageError
 from bolus.objectives import OBJECTIVES
 from bolus.recipe import Recipe
+from bolus.recipes.keys import Overrides, written
 from bolus.training.assembly import resolve
 
 Over = Literal["objectives", "combiners", "key", "recipes"]
@@ -69,7 +70,7 @@ def find_arms(
     *,
     over: str = "objectives",
     recipes: Sequence[str | Path | Recipe] = (),
-    overrides: Iterable[str] = (),
+    overrides: Overrides = (),
 ) -> Arms:
     """The arms that a recipe, or several, and a choice of what to vary give.
 
@@ -78,7 +79,7 @@ def find_arms(
         over: `objectives` (all of them; each alone; all but each), `combiners` (sum, pcgrad, grad_mitigator, and
             grad_mitigator at the features), or `KEY=V1,V2`, an arm for each value of a recipe key.
         recipes: an arm each, compared with the first.
-        overrides: `key=value` assignments into every recipe.
+        overrides: `key=value` assignments, or a mapping of keys, into every recipe.
 
     Raises:
         UsageError: both or neither of recipe and recipes, an unknown `over`, or nothing to compare.
@@ -90,7 +91,7 @@ def find_arms(
         >>> [arm.name for arm in find_arms("comprer_bilateral").arms][:3]
         ['all', 'only bilateral', 'only measures']
     """
-    overrides = list(overrides)
+    overrides = written(overrides)
     for key in (assignment.partition("=")[0] for assignment in [*overrides, over]):
         if key in DECIDED_ELSEWHERE:
             raise UsageError(f"{key} cannot be given in an ablation: {DECIDED_ELSEWHERE[key]}")
@@ -154,7 +155,7 @@ def orphan(recipe: Recipe) -> str:
     """
     heads = {spec.head for spec in recipe.objectives.values() if OBJECTIVES[spec.kind].branch == "image"}
     for name, spec in recipe.objectives.items():
-        wanted = spec.parameters.get("image_head")
+        wanted = spec.parameters.get(OBJECTIVES[spec.kind].borrows or "")
         if wanted is not None and wanted not in heads:
             return f"{name} reads the head {wanted!r}, which belongs to no objective beside it"
     return ""

@@ -52,16 +52,6 @@ def passes_of_run(recipe: Recipe, steps: int) -> int:
     return images * (steps + backward * (2 if recipe.training.activation_checkpointing else 1))
 
 
-def passes_of_step(recipe: Recipe) -> float:
-    """Encoder passes of a step, on average over a long run.
-
-    >>> passes_of_step(Recipe.load("simclr").override(["sampling.batch_size=64"]))
-    256.0
-    """
-    every = recipe.combiner.conflict_steps or 1
-    return passes_of_run(recipe, every) / every
-
-
 def steps_within(recipe: Recipe, budget: int) -> int:
     """The most steps whose encoder passes are within the budget; at least one.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from bolus.ablation.asking import check_task, folder_name, judge, read_answers
 from bolus.ablation.comparison import Cell, compare_cells, results_of
 from bolus.ablation.outline import Ablation
 from bolus.ablation.schedule import plan_ablation, runs_of
-from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.cohort.holdout import validation_cohort
 from bolus.errors import EvaluationError, NonFiniteLossError, OutOfMemoryError, UsageError
 from bolus.evaluation.settings import Judging
@@ -23,12 +23,13 @@ from bolus.evaluation.tasks import task_of
 from bolus.files import write_json, write_text
 from bolus.provenance import versions
 from bolus.recipe import Recipe
+from bolus.recipes.keys import Overrides
 from bolus.training.loop import pretrain
 from bolus.training.processes import launched
 
 
 def ablate(
-    cohort: str | Path | Cohort,
+    cohort: CohortLike,
     *,
     recipe: str | Path | Recipe | None = None,
     task: str,
@@ -39,7 +40,7 @@ def ablate(
     seeds: int = 3,
     passes: int | None = None,
     on: str = "test",
-    overrides: Iterable[str] = (),
+    overrides: Overrides = (),
     dry: bool = False,
     cache: Path | None = None,
     quiet: bool = False,
@@ -70,7 +71,7 @@ def ablate(
         passes: encoder passes of a cell: see `bolus.ablation.budget`. Where None those of the first arm as its recipe
             is given. An arm takes as many steps as fit, at least one, and its schedule is stretched with it.
         on: `validation`: on validation patients, of a cohort without the test patients. Encoders are the same.
-        overrides: `key=value` assignments into every recipe.
+        overrides: `key=value` assignments, or a mapping of keys, into every recipe.
         dry: two steps of each arm for an estimate of the time, and nothing else.
         cache: cache folder; the user's where None.
         quiet: show no progress of the trainings.

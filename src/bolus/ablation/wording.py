@@ -8,8 +8,8 @@ from typing import Any
 from bolus.ablation.arms import Arm, Arms
 from bolus.ablation.comparison import RANDOM_INIT, Comparison, Line
 from bolus.evaluation.statistics.metrics import higher_is_better
-from bolus.evaluation.statistics.results import MAJORITY
-from bolus.evaluation.statistics.verdict import DECIDED, after_holm, decimals
+from bolus.evaluation.statistics.results import MAJORITY, decimals
+from bolus.evaluation.statistics.verdict import DECIDED, after_holm
 
 FEW_SEEDS = 2  # with which t has one degree of freedom, unless the seeds hardly differ
 

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.cohort.split import refuse_overlap
 from bolus.data.images.cache import ImageStore
 from bolus.device import device
@@ -124,7 +124,7 @@ class Prepared(Generic[Asked]):
 
 def prepare(
     source: str | Path,
-    cohort: str | Path | Cohort,
+    cohort: CohortLike,
     task: Task,
     ask: Callable[[Samples], Asked],
     judging: Judging,

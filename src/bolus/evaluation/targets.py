@@ -21,11 +21,15 @@ READ = ("classify", "regress")
 
 @dataclass(frozen=True)
 class Target:
-    """One question: its name, `[rows]` codes (-1 missing) or numbers (NaN missing), and the names of the codes."""
+    """One question: its name, `[rows]` codes (-1 missing) or numbers (NaN missing), and the names of the codes.
+
+    Numbers have a unit where the cohort states one.
+    """
 
     name: str
     y: npt.NDArray[Any]
     classes: tuple[str, ...] | None
+    unit: str = ""
 
 
 def check_task(task: str) -> None:
@@ -70,7 +74,7 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
         values = cohort.encoded(role)
         if values.dtype != np.float64:
             raise EvaluationError(f"{role} holds categories, not numbers; use classify with a label")
-        return [Target(name, values, None)], []
+        return [Target(name, values, None, cohort.spec.units.get(role, ""))], []
     if kind not in ("", "label:"):
         raise UsageError(f"target {target!r}: classify is about a label; numbers are for regress")
     if f"label:{name}" not in cohort.roles:

@@ -29,7 +29,7 @@ from bolus.evaluation.settings import Judging, options_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bolus.data.cohort.cohort import Cohort, Samples
+    from bolus.data.cohort.cohort import CohortLike, Samples
     from bolus.evaluation.statistics.answers import Answer
     from bolus.evaluation.statistics.metrics import IntArray
 
@@ -99,7 +99,7 @@ def check(task: Task, samples: Samples) -> None:
     _function(task, "ask")(task, samples)
 
 
-def judge(task: Task, source: str | Path, cohort: str | Path | Cohort, judging: Judging) -> Outcome:
+def judge(task: Task, source: str | Path, cohort: CohortLike, judging: Judging) -> Outcome:
     """Put a task to an encoder, and write the files of the evaluation.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from bolus.planning.advice import NOTHING, recommended, render
 from bolus.planning.planner import plan
 from bolus.planning.writing import recipe_text
 from bolus.recipe import Recipe
+from bolus.recipes.keys import Overrides, written
 from bolus.run import Run
 
 
@@ -21,7 +22,7 @@ def planned_recipe(
     cohort: Cohort,
     folder: Path,
     *,
-    overrides: Iterable[str] = (),
+    overrides: Overrides = (),
     resume: bool = False,
     say: Callable[..., None] = print,
 ) -> Iterator[Recipe]:
@@ -32,7 +33,7 @@ def planned_recipe(
     Args:
         cohort: to plan for.
         folder: of the run.
-        overrides: `key=value` assignments, applied after planning.
+        overrides: `key=value` assignments, or a mapping of keys,, applied after planning.
         resume: a run may be there.
         say: how to print lines.
 
@@ -43,7 +44,7 @@ def planned_recipe(
     begun = Run(folder).status != "new"
     if begun and resume:
         run = Run(folder)
-        yield run.recipe.override(each for each in overrides if not _removed(each, run.recipe))
+        yield run.recipe.override(each for each in written(overrides) if not _removed(each, run.recipe))
         return
     found = plan(cohort, overrides=overrides)
     if found.recipe is None:

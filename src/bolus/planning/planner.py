@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.relation import Needs, Relation
-from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.images.clips import open_samples
 from bolus.errors import CohortError, UsageError
+from bolus.evaluation.notebook import as_html
 from bolus.objectives import needs_of
 from bolus.planning.hazards.hazard import Hazard
 from bolus.planning.hazards.hazards import find_hazards
@@ -23,6 +23,7 @@ from bolus.planning.offers.measures import offer_measures
 from bolus.planning.offers.offers import Evidence, Offer
 from bolus.planning.resolution import Resolution, find_resolutions
 from bolus.recipe import Recipe
+from bolus.recipes.keys import Overrides, written
 
 STEPS = 20_000  # of a training, where the cohort is large enough to see so many batches in 300 epochs
 SIZES = (64, 96, 128, 160, 224)  # pixels of the recipe's images
@@ -34,7 +35,7 @@ SUMMED = (
 Choices = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What a cohort is good for.
 
@@ -58,8 +59,18 @@ class Plan:
     recipe: Recipe | None
     choices: Choices
 
+    def __repr__(self) -> str:
+        names = [each.name for each in self.offers if each.verdict == "recommended"]
+        return f"Plan({self.cohort!r}: {', '.join(names) or 'nothing'} recommended, {len(self.hazards)} hazards)"
 
-def plan(cohort: str | Path | Cohort, *, unit: str | None = None, overrides: Iterable[str] = ()) -> Plan:
+    def _repr_html_(self) -> str:
+        """In a notebook: a row an objective; hazards, and what the test patients can decide, below."""
+        rows = [[each.name, each.paper, each.verdict, " ".join(each.reasons)] for each in self.offers]
+        below = [*(each.sentence for each in self.hazards), *(each.sentence for each in self.resolutions)]
+        return as_html(["objective", "paper", "verdict", "why"], rows, [*self.facts, *below])
+
+
+def plan(cohort: CohortLike, *, unit: str | None = None, overrides: Overrides = ()) -> Plan:
     """Say what a cohort's columns allow, and compose a recipe of what is recommended.
 
     The table is read, and a few images for their size and channels; what is counted is counted on training patients,
@@ -69,7 +80,7 @@ def plan(cohort: str | Path | Cohort, *, unit: str | None = None, overrides: Ite
     Args:
         cohort: cohort.yaml, a table with conventional column names, or an open cohort.
         unit: `image`, `slice` or `clip`; by default what the columns suggest.
-        overrides: `key=value` assignments into the recipe, applied last.
+        overrides: `key=value` assignments, or a mapping of keys, into the recipe, applied last.
 
     Raises:
         CohortError: the cohort cannot be opened, or not in this unit.
@@ -86,7 +97,7 @@ def plan(cohort: str | Path | Cohort, *, unit: str | None = None, overrides: Ite
         ['views']
     """
     cohort = Cohort.open(cohort)
-    overrides = list(overrides)
+    overrides = written(overrides)
     unit = unit or next((each.partition("=")[2] for each in overrides if each.startswith("images.unit=")), None)
     chosen, why_unit = (unit, "As asked for.") if unit is not None else suggest_unit(cohort)
     try:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias, get_args
 
 import yaml
 from pydantic import BaseModel
 
 from bolus.errors import RecipeError, suggest
+
+Overrides: TypeAlias = Iterable[str] | Mapping[str, Any]
+"""Keys of a recipe and their values: `dotted.key=value` each, or a mapping of dotted keys."""
+
+
+def written(overrides: Overrides) -> list[str]:
+    """Every override as `dotted.key=value`, the value as YAML.
+
+    >>> written({"training.epochs": 2, "optimizer.lr": 1e-5, "objectives.global": None})
+    ['training.epochs=2', 'optimizer.lr=1.0e-05', 'objectives.global=null']
+    """
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    return [f"{key}={_as_yaml(value)}" for key, value in overrides.items()]
+
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=2**16).removesuffix("...\n").strip()
 
 
 def assign(data: dict[str, Any], assignment: str) -> None:

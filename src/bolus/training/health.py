@@ -24,6 +24,7 @@ from bolus.embedding import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders
 from bolus.errors import RecipeError, suggest
+from bolus.evaluation.probing.heads import neighbours, normalise
 from bolus.evaluation.statistics.metrics import auroc, spearman
 from bolus.recipe import ImagesSpec, Recipe
 
@@ -103,18 +104,14 @@ def knn_scores(
     >>> knn_scores(z, np.array([[1.0], [0.0], [np.nan]]), np.array([0, 1, 2])).ravel().tolist()
     [0.0, 1.0, 0.5]
     """
-    z = z_ND / np.maximum(np.linalg.norm(z_ND, axis=1, keepdims=True), 1e-12)
-    similarity = z @ z.T
-    similarity[patients[:, None] == patients[None, :]] = -np.inf
+    z = normalise(np.asarray(z_ND, dtype=np.float64))
     scores = np.full(y_NK.shape, np.nan)
     for column in range(y_NK.shape[1]):
         known = np.flatnonzero(~np.isnan(y_NK[:, column]))
         if not len(known):
             continue
-        count = min(NEIGHBOURS, len(known))
-        nearest = np.argpartition(-similarity[:, known], count - 1, axis=1)[:, :count]
-        voted = np.take_along_axis(similarity[:, known], nearest, axis=1) > -np.inf
-        votes = y_NK[known, column][nearest]
+        nearest, weight = neighbours(z, z[known], NEIGHBOURS, differ=(patients, patients[known]))
+        voted, votes = weight > 0, y_NK[known, column][nearest]
         scores[:, column] = np.where(voted, votes, 0).sum(1) / np.maximum(voted.sum(1), 1)
     return scores
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.loading import Fetched, Loader
-from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.images.clips import open_samples
 from bolus.encoders.families.hub import can_checkpoint, find_config, is_named
 from bolus.encoders.folders.folder import lineage_of
@@ -28,6 +28,7 @@ from bolus.optimization import lr_factor, peak_lr
 from bolus.progress import Meter
 from bolus.provenance import digest_of
 from bolus.recipe import Recipe
+from bolus.recipes.keys import Overrides
 from bolus.run import Run
 from bolus.training.assembly import Model, build_model, check_precision, resolve
 from bolus.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
@@ -39,11 +40,11 @@ from bolus.training.window import Window, find_idle
 
 
 def pretrain(
-    cohort: str | Path | Cohort,
+    cohort: CohortLike,
     *,
     recipe: str | Path | Mapping[str, Any] | Recipe,
     out: str | Path,
-    overrides: Iterable[str] = (),
+    overrides: Overrides = (),
     resume: bool = False,
     cache: Path | None = None,
     quiet: bool = False,
@@ -56,7 +57,7 @@ def pretrain(
         quiet: show no progress.
         recipe: a shipped name, a YAML file, a mapping, or a Recipe.
         out: the run folder; must be new, or hold an unfinished run when `resume` is given.
-        overrides: `key=value` assignments into the recipe.
+        overrides: `key=value` assignments, or a mapping of keys, into the recipe.
         resume: go on from the last checkpoint; final weights equal an uninterrupted run's bit for bit on the CPU.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from bolus.data.batches.columns import TrainingColumns
-from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.images.cache import build_store
 from bolus.data.images.clips import open_samples
 from bolus.recipe import Recipe
+from bolus.recipes.keys import Overrides
 from bolus.training.assembly import build_model, check_precision, resolve
 from bolus.training.health import check_probe
 from bolus.training.loaders import build_loader, contract_of, total_steps, unread_loader
@@ -47,10 +48,10 @@ class DryRun:
 
 
 def dry_run(
-    cohort: str | Path | Cohort,
+    cohort: CohortLike,
     *,
     recipe: str | Path | Mapping[str, Any] | Recipe,
-    overrides: Iterable[str] = (),
+    overrides: Overrides = (),
     cache: Path | None = None,
 ) -> DryRun:
     """Two real steps on the first batches: memory, images a second, and the time to finish; nothing is kept.

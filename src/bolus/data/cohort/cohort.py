@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,14 @@ from bolus.data.cohort.mistaken import refuse_other_kinds
 from bolus.data.cohort.series import Rows, series_problems
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.cohort.split import leave_site_out, split_digest, split_patients
-from bolus.data.cohort.table import read_table
+from bolus.data.cohort.table import IN_MEMORY, read_table, table_of
 from bolus.data.cohort.values import Values
 from bolus.data.cohort.violations import find_violations
 from bolus.data.cohort.volumes import slice_positions, volume_codes
 from bolus.errors import CohortError, UsageError, name_rows, suggest
+
+CohortLike: TypeAlias = "str | Path | pd.DataFrame | Cohort"
+"""What a cohort is opened from: a cohort.yaml, a table or DataFrame with conventional column names, or an open one."""
 
 
 class Cohort(Values):
@@ -69,16 +72,17 @@ class Cohort(Values):
     @classmethod
     def open(
         cls,
-        source: str | Path | Cohort,
+        source: CohortLike,
         *,
         roles: Mapping[str, str] | None = None,
         missing: Mapping[str, list[Any]] | None = None,
         ranges: Mapping[str, tuple[float, float]] | None = None,
         **overrides: Any,
     ) -> Cohort:
-        """Open a cohort.yaml, or a bare CSV, TSV or Parquet table with `roles` (role -> column).
+        """Open a cohort.yaml, or a CSV, TSV or Parquet table or a DataFrame with `roles` (role -> column).
 
-        `roles`, `missing`, `ranges` and `split` are added to what the file says, key by key; other keywords replace it.
+        Image paths of a DataFrame are relative to `root`, or to the working folder. `roles`, `missing`, `ranges` and
+        `split` are added to what the file says, key by key; other keywords replace it.
 
         Raises:
             CohortError: as the class says; also a file that is absent or does not parse, and a folder or an image.
@@ -88,10 +92,12 @@ class Cohort(Values):
             if roles or missing or ranges or any(value is not None for value in overrides.values()):
                 raise UsageError("an open cohort takes no roles, missing codes or other keys; open its table with them")
             return source
-        path = Path(source)
-        refuse_other_kinds(path)
-        if not path.is_file():
-            raise CohortError(f"no such cohort or table: {path}")
+        frame = source if isinstance(source, pd.DataFrame) else None
+        path = Path(IN_MEMORY) if isinstance(source, pd.DataFrame) else Path(source)
+        if frame is None:
+            refuse_other_kinds(path)
+            if not path.is_file():
+                raise CohortError(f"no such cohort or table: {path}")
         data: dict[str, Any] = {"table": path.name}
         if path.suffix.lower() in {".yaml", ".yml"}:
             try:
@@ -123,7 +129,8 @@ class Cohort(Values):
                 for problem in error.errors()
             ]
             raise CohortError(f"{path.name}: not a cohort", lines) from None
-        return cls(read_table(path.parent / spec.table), spec, path.parent)
+        table = read_table(path.parent / spec.table) if frame is None else table_of(frame)
+        return cls(table, spec, path.parent)
 
     def save(self, path: str | Path) -> None:
         """Write cohort.yaml, with table and root so that the file can stand in any folder."""

@@ -26,6 +26,8 @@ def read_table(path: Path) -> pd.DataFrame:
             rows do not have the same number of columns, or two columns have one name. Rows are named, never quoted.
     """
     refuse_other_kinds(path, "a CSV, TSV or Parquet table")
+    if path.name == IN_MEMORY:
+        raise CohortError("this cohort was a DataFrame, which is not kept: give the DataFrame, or a table on disk")
     if not path.is_file():
         raise CohortError(f"no such table: {path}")
     torn: list[int | None] = []
@@ -70,6 +72,31 @@ def read_table(path: Path) -> pd.DataFrame:
     if twice:
         raise CohortError(f"{path.name}: expected a name of its own for each column, found {twice[0]!r} twice")
     return table.select(names).to_pandas(ignore_metadata=True)  # type: ignore[no-any-return]
+
+
+IN_MEMORY = "(a DataFrame)"
+"""Stands for the name of a table that is no file."""
+
+
+def table_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """A DataFrame as `read_table` gives the file it could have been written to as Parquet; its index is left out.
+
+    Raises:
+        CohortError: a column whose name is no text, or whose values are of several kinds; its values are not quoted.
+
+    >>> table_of(pd.DataFrame({"patient": ["a", None]}, index=[7, 8])).index.tolist()
+    [0, 1]
+    """
+    names = [name for name in frame.columns if not isinstance(name, str)]
+    if names or frame.columns.has_duplicates:
+        raise CohortError("a DataFrame: expected a name of its own for each column, as text")
+    for name in frame.columns:
+        try:
+            pa.Array.from_pandas(frame[name])
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise CohortError(f"a DataFrame: expected values of one kind in column {name!r}, found several") from error
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    return table.to_pandas(ignore_metadata=True)  # type: ignore[no-any-return]
 
 
 def strip_text(table: pd.DataFrame, columns: set[str]) -> pd.DataFrame:

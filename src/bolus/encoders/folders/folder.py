@@ -89,16 +89,23 @@ def save_encoder(
 
 
 def load_encoder(folder: Path, *, keep_context: bool = True) -> tuple[Encoder, dict[str, Any]]:
-    """An encoder in evaluation mode and its preprocessing contract, from a folder that `save_encoder` wrote.
+    """An encoder in evaluation mode and its preprocessing contract, from a run folder or one that `save_encoder` wrote.
 
     Args:
-        folder: with `encoder.json` and `model.safetensors`; no network is used.
+        folder: with `encoder.json` and `model.safetensors`, or a run, whose encoder it is; no network is used.
         keep_context: false leaves the context blocks out, as MLVICX's published evaluation does.
 
     Raises:
-        EncoderError: no encoder folder, a damaged one, or one of a later format.
+        EncoderError: no encoder folder, a damaged one, one of a later format, or encoders of several modalities.
     """
     folder = Path(folder)
+    if not (folder / DESCRIPTION).is_file() and (folder / "encoder").is_dir():
+        folder = folder / "encoder"
+    parts = sorted(path.parent for path in folder.glob(f"*/{DESCRIPTION}"))
+    if parts and not (folder / DESCRIPTION).is_file():
+        raise EncoderError(
+            f"{folder} holds an encoder for each of {len(parts)} modalities: load one of them, such as {parts[0]}"
+        )
     description = _read_description(folder)
     try:
         spec = EncoderSpec.model_validate(description["spec"])

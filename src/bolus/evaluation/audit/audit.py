@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.cohort import CohortLike, Samples
 from bolus.evaluation.audit.decoding import TASK, decode
 from bolus.evaluation.audit.gaps import GroupReport, judge_groups
 from bolus.evaluation.audit.subgroups import Grouping, find_groupings
@@ -28,7 +28,7 @@ from bolus.evaluation.settings import Judging, Origin
 from bolus.evaluation.statistics.intervals import holm
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
 from bolus.evaluation.statistics.results import MAJORITY, Result
-from bolus.evaluation.statistics.verdict import after_holm, decimals, verdicts_of
+from bolus.evaluation.statistics.verdict import after_holm, verdicts_of
 from bolus.evaluation.targets import Target, shown
 from bolus.evaluation.writing import write_evaluation
 
@@ -36,7 +36,7 @@ Audited = tuple[list[Target], list[Grouping], list[str]]
 """What is asked: the targets, the groupings, and notes on what was left out."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Audit:
     """What `evaluate_audit` found; every result is of task `audit`.
 
@@ -68,6 +68,9 @@ class Audit:
         """
         return "\n".join(summarise_audit(self.groups, self.gaps, self.decoding))
 
+    def __repr__(self) -> str:
+        return f"Audit({len(self.results)} results in {self.folder})"
+
     def text(self) -> str:
         """The summary and the notes."""
         said = [note if t in note else f"{t}: {note}" for t, notes in self.target_notes.items() for note in notes]
@@ -91,7 +94,7 @@ def summarise_audit(groups: Sequence[Result], gaps: Sequence[Result], decoding: 
         for result in (r for r in main if r.encoder == judged):
             row = {r.encoder: r for r in main if r.subset == result.subset}
             positive = "" if result.num_positive_patients is None else result.num_positive_patients
-            values = "".join(f"{_span(row[name]):<27}" for name in columns).rstrip()
+            values = "".join(f"{row[name].interval:<27}" for name in columns).rstrip()
             lines.append(f"{result.subset or 'all':<24}{result.num_patients:>9}{positive:>9}  {values}")
         lines += [
             f"{gap.subset.rpartition(': ')[0]}: {gap.notes[0]}{after_holm(gap.notes[0], p, len(shown))}"
@@ -104,20 +107,15 @@ def summarise_audit(groups: Sequence[Result], gaps: Sequence[Result], decoding: 
     beside = [r for name in targets for r in read[name] if r.baseline == RANDOM]
     verdicts = dict(zip((r.target for r in beside), verdicts_of(beside), strict=True))
     for name in targets:
-        values = ", ".join(f"{r.encoder} {_span(r)}" for r in read[name] if not r.baseline)
+        values = ", ".join(f"{r.encoder} {r.interval}" for r in read[name] if not r.baseline)
         lines.append(f"{name}: {read[name][0].metric} {values}")
         lines += [f"  {verdicts[name]}"] if name in verdicts else []
     return lines
 
 
-def _span(result: Result) -> str:
-    """An estimate with its interval."""
-    return f"{decimals(result.estimate)} [{decimals(result.ci_low)}, {decimals(result.ci_high)}]"
-
-
 def evaluate_audit(
     source: str | Path,
-    cohort: str | Path | Cohort,
+    cohort: CohortLike,
     *,
     target: str,
     task: str = "classify",
@@ -167,7 +165,7 @@ def evaluate_audit(
     return judge(Auditing(read, by, age_bands), source, cohort, Judging(seed, draws, size, cache, out, baselines))
 
 
-def judge(task: Auditing, source: str | Path, cohort: str | Path | Cohort, judging: Judging) -> Audit:
+def judge(task: Auditing, source: str | Path, cohort: CohortLike, judging: Judging) -> Audit:
     """Read the targets, judge the predictions in each group, read the groups themselves, and write the files.
 
     Args and Raises as `evaluate_audit`.

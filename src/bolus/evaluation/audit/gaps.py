@@ -19,8 +19,8 @@ from bolus.evaluation.audit.subgroups import FEWEST, Grouping, Part, few_patient
 from bolus.evaluation.statistics.bootstrap import bootstrap_blocks, cluster_codes
 from bolus.evaluation.statistics.intervals import Estimate
 from bolus.evaluation.statistics.metrics import AnyArray, FloatArray, IntArray, Metric, higher_is_better, metrics_of
-from bolus.evaluation.statistics.results import Result, filled
-from bolus.evaluation.statistics.verdict import decimals, standing
+from bolus.evaluation.statistics.results import Result, decimals, filled
+from bolus.evaluation.statistics.verdict import standing
 
 ALL = "all"
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.cohort import CohortLike, Samples
 from bolus.errors import EvaluationError
 from bolus.evaluation.change.distance import judge_distances
 from bolus.evaluation.change.pairs import (
@@ -46,7 +46,7 @@ from bolus.evaluation.targets import Target, find_targets
 
 def evaluate_change(
     source: str | Path,
-    cohort: str | Path | Cohort,
+    cohort: CohortLike,
     *,
     target: str,
     tolerance: float = 0.0,
@@ -122,7 +122,7 @@ def ask(
     return found, pairs
 
 
-def judge(task: Change, source: str | Path, cohort: str | Path | Cohort, judging: Judging) -> Evaluation:
+def judge(task: Change, source: str | Path, cohort: CohortLike, judging: Judging) -> Evaluation:
     """Read the change off the differences of embeddings, and write the files; Args and Raises as `evaluate_change`."""
     return _judge(task, prepare(source, cohort, task, partial(ask, task, seed=judging.seed), judging))
 
@@ -152,6 +152,7 @@ def _judge(task: Change, prepared: Prepared[tuple[Target, Pairs]]) -> Evaluation
         prepared.patients,
         prepared.split,
         target=name,
+        unit=target.unit,
         tolerance=task.tolerance,
         higher_is_worse=task.higher_is_worse,
         probing=task.probing,
@@ -180,6 +181,7 @@ def judge_change(
     split: NDArray[Any],
     *,
     target: str,
+    unit: str = "",
     tolerance: float = 0.0,
     higher_is_worse: bool = True,
     probing: Probing | None = None,
@@ -195,6 +197,7 @@ def judge_change(
         patients: `[n]` codes of the samples.
         split: `[n]` of `train`, `val` and `test`.
         target: name of the score.
+        unit: of the score, where it is known.
         tolerance: a change of this size or less is stable; in the score's unit.
         higher_is_worse: the score is a severity.
         probing: this and the rest as `probe.probe`.
@@ -237,6 +240,7 @@ def judge_change(
             task=task,
             target=name,
             classes=classes,
+            unit="" if classes else unit,
             probing=probing,
             judging=judging,
             origin=origin,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.cohort.split import split_digest, split_patients
 from bolus.embedding import open_encoder, samples_of
 from bolus.evaluation.elsewhere.matching import match_targets, name_cohorts, refuse_same_patients
@@ -59,8 +59,8 @@ class CohortSide:
 
 def evaluate_elsewhere(
     source: str | Path,
-    cohort: str | Path | Cohort,
-    elsewhere: str | Path | Cohort,
+    cohort: CohortLike,
+    elsewhere: CohortLike,
     *,
     task: str = "classify",
     target: str,
@@ -123,8 +123,8 @@ def evaluate_elsewhere(
 def read_elsewhere(
     reading: TargetTask,
     source: str | Path,
-    cohort: str | Path | Cohort,
-    elsewhere: str | Path | Cohort,
+    cohort: CohortLike,
+    elsewhere: CohortLike,
     *,
     elsewhere_target: str | None = None,
     judging: Judging,
@@ -171,6 +171,7 @@ def read_elsewhere(
             task=task,
             target=first.name,
             classes=first.classes,
+            unit=first.unit,
             probing=reading.probing,
             judging=judging,
             origin=origin,
@@ -201,6 +202,7 @@ def judge_elsewhere(
     task: str,
     target: str,
     classes: Sequence[str] | None = None,
+    unit: str = "",
     probing: Probing | None = None,
     judging: Judging | None = None,
     origin: Origin | None = None,
@@ -214,6 +216,7 @@ def judge_elsewhere(
         task: this and the rest as `probe.probe`.
         target: its name.
         classes: names of the codes.
+        unit: of a number, where it is known.
         probing: how the target is read.
         judging: its seed is of every draw.
         origin: copied into the results.
@@ -234,7 +237,7 @@ def judge_elsewhere(
     ['sick', 'sick elsewhere (south)']
     """
     options: dict[str, Any] = {
-        "task": task, "classes": classes, "probing": probing, "judging": judging, "origin": origin,
+        "task": task, "classes": classes, "unit": unit, "probing": probing, "judging": judging, "origin": origin,
     }  # fmt: skip
     x, patients, cohorts = _together(here, there)
     first, label = len(here.split), f"{target} elsewhere ({there.name})"

@@ -13,7 +13,7 @@ from bolus.evaluation.probing.question import Question
 from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.bootstrap import bootstrap_blocks
 from bolus.evaluation.statistics.intervals import Estimate
-from bolus.evaluation.statistics.metrics import FloatArray, IntArray, metrics_of
+from bolus.evaluation.statistics.metrics import IN_UNIT_OF_TARGET, FloatArray, IntArray, metrics_of
 from bolus.evaluation.statistics.results import MAJORITY, Result, filled
 from bolus.evaluation.statistics.verdict import too_few
 
@@ -142,6 +142,7 @@ def compare(
             sd_repeats=float(value.std(ddof=1)) if len(value) > 1 else None,
             notes=tuple(dict.fromkeys(notes)),
             subset=subset,
+            unit=question.unit if metric in IN_UNIT_OF_TARGET else "",
         )
 
     results = []

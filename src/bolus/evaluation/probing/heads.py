@@ -174,8 +174,17 @@ def digest_of_encoder(encoder: Encoder | ModalityEncoders) -> str:
     return digest_of({"encoder": encoder})
 
 
-def neighbours(x_nd: FloatArray, train_md: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
+def neighbours(
+    x_nd: FloatArray, train_md: FloatArray, k: int, *, differ: tuple[IntArray, IntArray] | None = None
+) -> tuple[IntArray, FloatArray]:
     """The k nearest of normalised training rows by cosine, nearest first, and their weights 1 / distance: two `[n, k]`.
+
+    Args:
+        x_nd: `[n, D]` rows.
+        train_md: `[m, D]`, each of length 1.
+        k: how many; all where there are fewer.
+        differ: codes of the rows `[n]` and of the training rows `[m]`, such as patients: a training row of one's own
+            code is no neighbour, and has weight 0.
 
     >>> index, weight = neighbours(np.array([[1.0, 1.0]]), np.eye(2), k=1)
     >>> index.tolist(), weight.round(1).tolist()
@@ -186,6 +195,8 @@ def neighbours(x_nd: FloatArray, train_md: FloatArray, k: int) -> tuple[IntArray
     step = max(1, (1 << 22) // len(train_md))
     for first in range(0, len(x_nd), step):
         distance = 1 - normalise(x_nd[first : first + step]) @ train_md.T
+        if differ is not None:
+            distance[differ[0][first : first + step, None] == differ[1]] = np.inf
         near = np.sort(np.argpartition(distance, k - 1, axis=1)[:, :k], axis=1)  # by row, so that ties are stable
         order = np.argsort(np.take_along_axis(distance, near, 1), axis=1, kind="stable")
         near = np.take_along_axis(near, order, 1)

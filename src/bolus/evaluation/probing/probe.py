@@ -107,6 +107,7 @@ def probe(
     task: str,
     target: str,
     classes: Sequence[str] | None = None,
+    unit: str = "",
     probing: Probing | None = None,
     judging: Judging | None = None,
     origin: Origin | None = None,
@@ -127,6 +128,7 @@ def probe(
         task: `classify` or `regress`.
         target: its name.
         classes: names of the codes 0..K-1; with two classes, code 1 is the positive.
+        unit: of a number, where it is known.
         probing: which probes, of `linear`, `knn` and the names in `trained`, and on which labels. For `regress`, every
             metric also stands for each of the ranges that its `shots` make (`shot_ranges`, on all training rows at
             every fraction); an empty range is left out, with a note.
@@ -157,9 +159,8 @@ def probe(
     probing, judging, origin = probing or Probing(), judging or Judging(), origin or Origin()
     probing.check((*PROBES, *trained))
     seed, fractions = judging.seed, probing.fractions
-    question = ask(
-        embeddings, y, patients, split, task=task, target=target, classes=classes, seed=seed, shots=probing.shots
-    )
+    question = ask(embeddings, y, patients, split, task=task, target=target, classes=classes, unit=unit, seed=seed,
+                   shots=probing.shots)  # fmt: skip
     judged = next(iter(embeddings))
     train, val = question.rows["train"], question.rows["val"]
     held = np.concatenate([val, question.rows["test"]])

@@ -33,6 +33,7 @@ class Question:
         y: `[n]` float64.
         patients: `[n]` clusters.
         rows: split -> positions with a target.
+        unit: of a number, where it is known.
         num_classes: K; 0 for regression.
         columns: names of the K class probabilities in a table of predictions.
         num_positive: positive test samples; None unless there are two classes.
@@ -48,6 +49,7 @@ class Question:
     y: FloatArray
     patients: IntArray
     rows: dict[str, IntArray]
+    unit: str = ""
     num_classes: int = 0
     columns: tuple[str, ...] = ()
     num_positive: int | None = None
@@ -71,6 +73,7 @@ def ask(
     task: str,
     target: str,
     classes: Sequence[str] | None = None,
+    unit: str = "",
     seed: int = 0,
     shots: tuple[int, int] = (20, 100),
 ) -> Question:
@@ -90,7 +93,7 @@ def ask(
     _check_embeddings(embeddings, len(y_n))
     _check_split(split_n, clusters)
     given = has_target(y_n, task)
-    question = Question(task, target, y_n, clusters, {s: np.flatnonzero(given & (split_n == s)) for s in SPLITS})
+    question = Question(task, target, y_n, clusters, {s: np.flatnonzero(given & (split_n == s)) for s in SPLITS}, unit)
     for part in ("train", "test"):
         if len(question.rows[part]) == 0:
             raise EvaluationError(f"no {part} row has a value of {target!r}")

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.cohort.split import patient_keys
+from bolus.evaluation.notebook import as_html
 from bolus.evaluation.preparation import PRESENT, Prepared, embed_all, prepare
 from bolus.evaluation.probing.answers import answers_of_probes
 from bolus.evaluation.probing.finetune import Finetuned
@@ -29,12 +30,12 @@ from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.evaluation.statistics.results import Result
-from bolus.evaluation.statistics.verdict import main_difference
+from bolus.evaluation.statistics.verdict import leading, main_difference
 from bolus.evaluation.targets import Target, check_classes_told, check_task, file_name, find_targets, shown
 from bolus.evaluation.writing import write_evaluation
 
 
-@dataclass
+@dataclass(repr=False)
 class Evaluation:
     """What is read off an encoder.
 
@@ -69,10 +70,24 @@ class Evaluation:
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, f"wrote results, predictions and heads to {self.folder}"])
 
+    def __repr__(self) -> str:
+        return f"Evaluation({', '.join(self.reports)}: {len(self.results)} results in {self.folder})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: a row a target, the encoder and what stands beside it, and the verdict."""
+        columns = dict.fromkeys(r.encoder for r in self.results if not r.baseline)
+        rows = []
+        for (name, report), summary in zip(self.reports.items(), self.summaries().values(), strict=True):
+            main = {r.encoder: r for r in reversed(leading(report.results)) if not r.baseline}
+            cells = [f"{main[each].interval}" if each in main else "" for each in columns]
+            rows.append([name, report.results[0].metric, *cells, summary.rpartition("\n")[2].partition(": ")[2]])
+        notes = [*(note for report in self.reports.values() for note in report.notes), *self.notes]
+        return as_html(["target", "metric", *columns, "verdict"], rows, notes)
+
 
 def evaluate(
     source: str | Path,
-    cohort: str | Path | Cohort,
+    cohort: CohortLike,
     *,
     task: str = "classify",
     target: str,
@@ -174,7 +189,7 @@ def ask(task: TargetTask, samples: Samples, *, seed: int = 0) -> Ahead:
     return ahead
 
 
-def judge(task: TargetTask, source: str | Path, cohort: str | Path | Cohort, judging: Judging) -> Evaluation:
+def judge(task: TargetTask, source: str | Path, cohort: CohortLike, judging: Judging) -> Evaluation:
     """Read the targets off the encoder and what stands beside it, and write the files; Raises as `evaluate`."""
     return _judge(task, prepare(source, cohort, task, partial(ask, task), judging))
 
@@ -232,6 +247,7 @@ def _judge(task: TargetTask, prepared: Prepared[Ahead]) -> Evaluation:
             task=task.name,
             target=question.name,
             classes=question.classes,
+            unit=question.unit,
             probing=task.probing,
             judging=judging,
             origin=prepared.origin,

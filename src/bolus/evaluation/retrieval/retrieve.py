@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.evaluation.preparation import RANDOM, Prepared, embed_all, prepare
 from bolus.evaluation.retrieval.answers import answers_of_ranks
 from bolus.evaluation.retrieval.ranking import ranks, top_k
@@ -27,14 +27,14 @@ from bolus.evaluation.retrieval.task import Retrieve
 from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.metrics import IntArray
-from bolus.evaluation.statistics.results import Result
-from bolus.evaluation.statistics.verdict import decimals, verdicts_of
+from bolus.evaluation.statistics.results import Result, decimals
+from bolus.evaluation.statistics.verdict import verdicts_of
 from bolus.evaluation.writing import write_evaluation
 
 __all__ = ["Retrieval", "evaluate_retrieve", "judge_retrieval", "ranks", "top_k"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Retrieval:
     """What `evaluate_retrieve` found.
 
@@ -63,11 +63,9 @@ class Retrieval:
             lines.append(target)
             for encoder in dict.fromkeys(encoder for encoder, _ in found):
                 top, *others = (found[encoder, metric] for metric in shown)
-                span = f"{decimals(top.estimate)} [{decimals(top.ci_low)}, {decimals(top.ci_high)}]"
                 five, ten, median = (each.estimate for each in others)
-                lines.append(
-                    f"{top.num_samples:>6}  {encoder:<28}{span:<28}{decimals(five):<8}{decimals(ten):<8}{median:.1f}"
-                )
+                rest = f"{decimals(five):<8}{decimals(ten):<8}{median:.1f}"
+                lines.append(f"{top.num_samples:>6}  {encoder:<28}{top.interval:<28}{rest}")
             one, five, ten, median = (
                 next(each.chance or 0.0 for each in of_target if each.metric == metric and not each.baseline)
                 for metric in shown
@@ -79,6 +77,9 @@ class Retrieval:
         said = [f"{each.target}: {said}" for each, said in zip(chosen, verdicts_of(chosen), strict=True)]
         return "\n".join([*lines, *said])
 
+    def __repr__(self) -> str:
+        return f"Retrieval({len(self.results)} results in {self.folder})"
+
     def text(self) -> str:
         """The summary and the notes."""
         notes = [f"note: {note}" for note in self.notes]
@@ -87,7 +88,7 @@ class Retrieval:
 
 def evaluate_retrieve(
     source: str | Path,
-    cohort: str | Path | Cohort,
+    cohort: CohortLike,
     *,
     across: str,
     out: str | Path | None = None,
@@ -139,7 +140,7 @@ def ask(task: Retrieve, samples: Samples, *, seed: int = 0) -> list[Sides]:
     return find_sides(samples, np.arange(len(samples)), task.across, seed=seed)[0]
 
 
-def judge(task: Retrieve, source: str | Path, cohort: str | Path | Cohort, judging: Judging) -> Retrieval:
+def judge(task: Retrieve, source: str | Path, cohort: CohortLike, judging: Judging) -> Retrieval:
     """Rank the test patients' images for each other, and write the files; Args and Raises as `evaluate_retrieve`."""
     return _judge(task, prepare(source, cohort, task, partial(ask, task, seed=judging.seed), judging))
 

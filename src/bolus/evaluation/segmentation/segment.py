@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bolus.data.batches.batch import seed_for
-from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.images.cache import ImageStore
 from bolus.data.readers.masks import to_square
 from bolus.encoders.modalities import one_encoder
@@ -49,12 +49,12 @@ from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.evaluation.statistics.results import Result
-from bolus.evaluation.statistics.verdict import decimals, verdict_of
+from bolus.evaluation.statistics.verdict import verdict_of
 from bolus.evaluation.writing import write_evaluation
 from bolus.progress import Meter
 
 
-@dataclass
+@dataclass(repr=False)
 class Segmentation:
     """What `evaluate_segment` found.
 
@@ -78,13 +78,15 @@ class Segmentation:
         """
         main = [each for each in self.results if (each.target, each.metric) == (TARGET, "dice")]
         lines = [f"{'patients':>8}  {'encoder':<28}dice [95 % interval over patients]"]
-        for result in main:
-            if not result.baseline:
-                value, low, high = map(decimals, (result.estimate, result.ci_low, result.ci_high))
-                lines.append(f"{result.labelled_patients:>8}  {result.encoder:<28}{value} [{low}, {high}]")
+        lines += [
+            f"{each.labelled_patients:>8}  {each.encoder:<28}{each.interval}" for each in main if not each.baseline
+        ]
         most = max(each.labelled_patients or 0 for each in main)
         chosen = next(each for each in main if each.baseline and each.labelled_patients == most)
         return "\n".join([*lines, f"{TARGET}, {count(most, 'labelled patient')}: {verdict_of(chosen)}"])
+
+    def __repr__(self) -> str:
+        return f"Segmentation({len(self.results)} results in {self.folder})"
 
     def text(self) -> str:
         """The summary and the notes."""
@@ -94,7 +96,7 @@ class Segmentation:
 
 def evaluate_segment(
     source: str | Path,
-    cohort: str | Path | Cohort,
+    cohort: CohortLike,
     *,
     target: str = TARGET,
     labelled: Sequence[int] = (1, 2, 6, 10),
@@ -166,7 +168,7 @@ def ask(task: Segment, samples: Samples, *, seed: int = 0) -> Annotations:
     return found
 
 
-def judge(task: Segment, source: str | Path, cohort: str | Path | Cohort, judging: Judging) -> Segmentation:
+def judge(task: Segment, source: str | Path, cohort: CohortLike, judging: Judging) -> Segmentation:
     """Train and score as `evaluate_segment`, and write the files; Args and Raises as there."""
     return _judge(task, prepare(source, cohort, task, partial(ask, task), judging))
 

@@ -108,6 +108,20 @@ def metrics_of(task: str, num_classes: int) -> dict[str, Metric]:
     return METRICS["regress" if task == "regress" else "binary" if num_classes == 2 else "multiclass"]
 
 
+IN_UNIT_OF_TARGET = ("mae", "gm", "mean_change")
+"""Metrics of numbers that have the unit of the number."""
+
+
+def unit_of(metric: str) -> str:
+    """The unit that a metric has by itself, whatever was predicted; most have none.
+
+    >>> unit_of("hd95_mm"), unit_of("auroc")
+    ('mm', '')
+    """
+    found = next((unit for unit in ("mm", "voxels") if f"_{unit}" in metric), "")
+    return found if metric in SEGMENTATION else ""
+
+
 def higher_is_better(metric: str) -> bool:
     """Whether more of a metric is better.
 

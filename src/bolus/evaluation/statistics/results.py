@@ -56,6 +56,7 @@ class Result:
             order; of a gap between groups, of groups drawn at random over patients. None where nothing says so.
         p_value: of a difference, two-sided, of there being none; of a gap between groups, the share of random groups
             with as large a one. None of a value.
+        unit: of a metric that has the target's unit (mean absolute error), where the cohort states that; else empty.
         seeds: trainings of the encoder that the estimate is the mean of. With 1 the chance of training is not in the
             interval, and what is decided is decided for this training.
     """
@@ -87,6 +88,12 @@ class Result:
     chance: float | None = None
     p_value: float | None = None
     seeds: int = 1
+    unit: str = ""
+
+    @property
+    def interval(self) -> str:
+        """The estimate with its interval, such as `0.812 [0.774, 0.850]`."""
+        return f"{decimals(self.estimate)} [{decimals(self.ci_low)}, {decimals(self.ci_high)}]"
 
     def to_json(self) -> str:
         """One line of strict JSON; what is not finite is written as null.
@@ -95,6 +102,19 @@ class Result:
         '{"task": "regress", "target": "age", "metric": "r2", "estimate": n'
         """
         return strict_json(asdict(self))
+
+
+def decimals(value: float | None, sign: str = "") -> str:
+    """Three decimals below ten, one above; below a hundredth two digits that count, since units may be small.
+
+    >>> decimals(0.0714), decimals(31.42), decimals(-0.00083, "+"), decimals(0.0), decimals(None)
+    ('0.071', '31.4', '-0.00083', '0.000', '-')
+    """
+    if value is None or not math.isfinite(value):
+        return "-"
+    if 1e-9 < abs(value) < 0.01:  # below is rounding
+        return f"{value:{sign}.2g}"
+    return f"{value:{sign}.{3 if abs(value) < 10 else 1}f}"
 
 
 def filled(blank: Result, found: Estimate, **fields: Any) -> Result:

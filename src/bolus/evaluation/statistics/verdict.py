@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from bolus.evaluation.statistics.intervals import holm
-from bolus.evaluation.statistics.metrics import higher_is_better
-from bolus.evaluation.statistics.results import MAJORITY, Result
+from bolus.evaluation.statistics.metrics import higher_is_better, unit_of
+from bolus.evaluation.statistics.results import MAJORITY, Result, decimals
 
 ENOUGH_PATIENTS = 20
 """Test patients of either class (of any target: test patients) below which no difference counts as decided."""
@@ -52,27 +52,24 @@ def standing(low: float, high: float, *, seeds: int, few: str = "") -> str:
 def verdict_of(difference: Result) -> str:
     """One honest sentence on a paired difference: its `standing`, and what this test could have shown.
 
-    >>> verdict_of(Result("classify", "edema", "auroc", 0.041, 0.012, 0.07, 900, 300, encoder="run",
-    ...     baseline="random-init", se=0.015, detectable=0.042))
-    'decided for this training: +0.041 [+0.012, +0.070] AUROC over random-init'
+    >>> verdict_of(Result("regress", "age", "mae", 2.714, 1.93, 3.5, 900, 300, encoder="run",
+    ...     baseline="random-init", se=0.4, detectable=1.1, unit="years"))
+    'decided for this training: worse by 2.714 years [1.930, 3.500] in MAE than random-init'
     >>> verdict_of(Result("classify", "edema", "auroc", -0.008, -0.05, 0.03, 900, 300, encoder="run",
     ...     baseline="random-init", se=0.02, detectable=0.056))
-    'undecided: -0.008 [-0.050, +0.030] AUROC over random-init; this test set can show 0.056 or more'
+    'undecided: worse by 0.008 [0.050 worse to 0.030 better] in AUROC than random-init; this test set can show 0.056 or
+    more'
     """
     name = difference.metric.replace("_", " ")
     name = name.upper() if len(name) < 6 and name.isalnum() else name
     low, high, other = difference.ci_low, difference.ci_high, difference.baseline
     if not math.isfinite(difference.estimate + low + high):
         return f"undecided: the difference in {name} from {other} is undefined on this test set"
-    unit = "" if higher_is_better(difference.metric) else " (lower is better)"
-    span = (
-        f"{decimals(difference.estimate, '+')} [{decimals(low, '+')}, {decimals(high, '+')}] {name}{unit} over {other}"
-    )
+    span = f"{_span(difference)} in {name} {'than' if difference.estimate else 'from'} {other}"
     few = next((note for note in difference.notes if note.startswith(_FEW)), "")
     found = standing(low, high, seeds=difference.seeds, few=few)
     if found != UNDECIDED:
-        better = (low > 0) == higher_is_better(difference.metric)
-        return f"{found}: {span}{'' if better else ', which is worse'}"
+        return f"{found}: {span}"
     if few and not low <= 0 <= high:
         return f"undecided: {span}, but {few}"
     detectable = difference.detectable
@@ -80,6 +77,23 @@ def verdict_of(difference: Result) -> str:
     if difference.se == 0:
         shown = "; no draw of the test patients showed a difference"
     return f"undecided: {span}{shown}"
+
+
+def _span(difference: Result) -> str:
+    """By how much better or worse, with the interval: in one direction, or from how much worse to how much better."""
+    sign = 1.0 if higher_is_better(difference.metric) else -1.0
+    value = sign * difference.estimate
+    low, high = sorted((sign * difference.ci_low, sign * difference.ci_high))
+    unit = difference.unit or unit_of(difference.metric)
+    if not value:
+        return f"no difference [{decimals(abs(low))} worse to {decimals(abs(high))} better]"
+    way = "worse" if value < 0 else "better"
+    if low * high > 0:
+        near, far = sorted((abs(low), abs(high)))
+        span = f"{decimals(near)}, {decimals(far)}"
+    else:
+        span = f"{decimals(abs(low))} worse to {decimals(abs(high))} better"
+    return f"{way} by {decimals(abs(value))}{f' {unit}' if unit else ''} [{span}]"
 
 
 def verdicts_of(differences: Sequence[Result]) -> list[str]:
@@ -90,7 +104,7 @@ def verdicts_of(differences: Sequence[Result]) -> list[str]:
     >>> blank = Result("classify", "edema", "auroc", 0.04, 0.01, 0.07, 900, 300, encoder="run", baseline="other")
     >>> from dataclasses import replace
     >>> verdicts_of([replace(blank, p_value=0.03), replace(blank, p_value=0.02)])[1]
-    'decided for this training: +0.040 [+0.010, +0.070] AUROC over other; Holm over 2 verdicts: p = 0.04'
+    'decided for this training: better by 0.040 [0.010, 0.070] in AUROC than other; Holm over 2 verdicts: p = 0.04'
     """
     corrected = holm([math.nan if each.p_value is None else each.p_value for each in differences])
     said = [verdict_of(each) for each in differences]
@@ -109,14 +123,19 @@ def after_holm(verdict: str, p_value: float, count: int) -> str:
     return f"; Holm over {count} verdicts: p = {p_value:.2g}{hint}"
 
 
+def leading(results: Sequence[Result]) -> list[Result]:
+    """Those by the first metric, on all test samples, at the largest fraction."""
+    main = [r for r in results if r.metric == results[0].metric and not r.subset]
+    return [r for r in main if r.fraction == max(s.fraction for s in main)]
+
+
 def main_difference(results: Sequence[Result]) -> Result | None:
     """The difference that a verdict is given on: fixed beforehand, so that nothing was picked after looking.
 
     By the first metric and probe, at the largest fraction, on all test samples, from the first baseline that is an
     encoder, or the majority where none is; None of an encoder that stands alone.
     """
-    main = [r for r in results if r.metric == results[0].metric and not r.subset]
-    differences = [r for r in main if r.baseline and r.fraction == max(s.fraction for s in main)]
+    differences = [r for r in leading(results) if r.baseline]
     return next((r for r in differences if r.baseline != MAJORITY), differences[0] if differences else None)
 
 
@@ -129,24 +148,10 @@ def summarise(results: Sequence[Result], others: Sequence[Result] = ()) -> str:
     """
     main = [r for r in results if r.metric == results[0].metric and not r.subset]
     lines = [f"{'probe':<9}{'fraction':>9}  {'encoder':<28}{main[0].metric} [95 % interval over patients]"]
-    for result in main:
-        if not result.baseline:
-            span = f"{decimals(result.estimate)} [{decimals(result.ci_low)}, {decimals(result.ci_high)}]"
-            lines.append(f"{result.probe:<9}{result.fraction:>9.3g}  {result.encoder:<28}{span}")
+    lines += [
+        f"{each.probe:<9}{each.fraction:>9.3g}  {each.encoder:<28}{each.interval}" for each in main if not each.baseline
+    ]
     chosen = main_difference(results)
     if chosen is None:
         return "\n".join([*lines, f"{results[0].target}: there is nothing to compare with"])
     return "\n".join([*lines, f"{chosen.target}, {chosen.probe}: {verdicts_of([chosen, *others])[0]}"])
-
-
-def decimals(value: float | None, sign: str = "") -> str:
-    """Three decimals below ten, one above; below a hundredth two digits that count, since units may be small.
-
-    >>> decimals(0.0714), decimals(31.42), decimals(-0.00083, "+"), decimals(0.0), decimals(None)
-    ('0.071', '31.4', '-0.00083', '0.000', '-')
-    """
-    if value is None or not math.isfinite(value):
-        return "-"
-    if 1e-9 < abs(value) < 0.01:  # below is rounding
-        return f"{value:{sign}.2g}"
-    return f"{value:{sign}.{3 if abs(value) < 10 else 1}f}"
