@@ -558,7 +558,7 @@ def test_a_question_that_cannot_be_answered_is_known_before_anything_is_trained(
         (
             {"task": "segment", "target": "", "min_patients": None, "labelled": [0]},
             UsageError,
-            "a whole number of at least 1",
+            "each at least 1",
         ),
         ({"task": "retrieve", "target": "", "min_patients": None}, UsageError, "--across"),
         ({"task": "retrieve", "across": "site", "target": "", "min_patients": None}, EvaluationError, "site"),

@@ -209,7 +209,7 @@ def test_an_encoder_is_asked_for_people_groups_visits_and_another_cohort(
         (
             ["evaluate", "retrieve", "nothing", "TABLE", "--target", "x"],
             2,
-            "bolus evaluate classify, regress and change have --target",
+            "bolus evaluate classify, regress, change and segment have --target",
         ),
         (["evaluate", "clasify", "nothing", "TABLE", "--target", "x", "--by", "a"], 2, "mean 'classify'"),
         (
@@ -266,7 +266,7 @@ def test_an_encoder_is_asked_for_people_groups_visits_and_another_cohort(
                 "balanced",
             ],
             2,
-            "bolus evaluate classify has --class-weights",
+            "class weights are for classify",
         ),
         (["predict", "nothing", "TABLE"], 2, "--head is needed"),
         (["predict", "nothing", "TABLE", "--head", "sick", "-o", "p.txt"], 2, ".csv or .parquet"),

@@ -158,7 +158,7 @@ def test_wrong_calls_are_refused_before_images_are_read(run: Run, tiny_cohort: P
         ({"fractions": (0.0,)}, "fractions above 0"),
         ({"repeats": 0}, "at least one repeat"),
         ({"shots": (3, 2)}, "few <= many"),
-        ({"task": "chnge"}, "did you mean 'change'"),
+        ({"task": "chnge"}, "unknown task 'chnge'; a target is read by classify or regress"),
         ({"task": "change"}, "evaluate_change"),
         ({"task": "regress", "finetune": FinetuneSpec(class_weights="balanced")}, "class weights"),
         ({"target": "score:severity"}, "is about a label"),

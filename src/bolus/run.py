@@ -33,6 +33,25 @@ from bolus.recipe import Recipe
 FREE = {"max_hours", "checkpoint_minutes", "checkpoint_steps", "health_epochs", "log_steps", "probe"}
 
 
+class Record(dict[str, Any]):
+    """run.json as data; a key that it lacks, because the version that wrote it had no such key, is a BolusError.
+
+    >>> Record(Path("a/run.json"), {"status": "finished"})["salt"]
+    Traceback (most recent call last):
+    bolus.errors.BolusError: a/run.json has no 'salt': an earlier version wrote it, or it is damaged; train anew in
+    another folder
+    """
+
+    def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
+        super().__init__(data)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise BolusError(
+            f"{self.path} has no {key!r}: an earlier version wrote it, or it is damaged; train anew in another folder"
+        )
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder.
@@ -79,11 +98,11 @@ class Run:
         return self.folder / "encoder"
 
     @cached_property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """run.json as data."""
         try:
-            return dict(json.loads(self.record_path.read_text(encoding="utf-8")))
-        except ValueError as error:
+            return Record(self.record_path, dict(json.loads(self.record_path.read_text(encoding="utf-8"))))
+        except (TypeError, ValueError) as error:
             raise BolusError(f"{self.record_path}: damaged: {error}") from error
 
     @cached_property
@@ -135,13 +154,18 @@ class Run:
 
         Raises:
             TrainingError: images, columns or processes changed, so that it would be another run.
+            BolusError: the run was begun by a version that recorded less than going on needs.
         """
+        for key in (*facts, "ancestors"):
+            self.record[key]  # what is only needed when the run ends is missed now
         for key, what in (
-            ("data_hash", "other training images or columns"),
+            ("data_hash", "other training images or columns, or by a version that reads them otherwise"),
             ("processes", "another number of processes"),
         ):
             if self.record[key] != facts[key]:
-                raise TrainingError(f"{self.folder} was started with {what}; resuming would mix two runs")
+                raise TrainingError(
+                    f"{self.folder} was started with {what}; resuming would mix two runs: train anew in another folder"
+                )
         changed = [key for key in ("device", "threads") if self.record[key] != facts[key]]
         changed += [key for key, value in versions().items() if self.record["versions"].get(key) != value]
         return [f"{key} changed since the run began: weights will agree closely, not bit for bit" for key in changed]

@@ -14,6 +14,7 @@ from bolus.cli.options import TableOptions, names, numbers
 from bolus.cli.speaking import talkative, tell
 from bolus.errors import UsageError, suggest
 from bolus.evaluation.contract import Outcome, Task
+from bolus.evaluation.probing.options import FinetuneSpec
 from bolus.evaluation.probing.task import TargetTask
 from bolus.evaluation.settings import Judging
 from bolus.evaluation.tasks import TASKS, judge
@@ -78,6 +79,10 @@ class Further:
 
     def check(self, reading: TargetTask) -> None:
         """Raise where options do not go together."""
+        for name in ("epochs", "class_weights"):
+            changed = getattr(reading.finetune, name) != getattr(FinetuneSpec, name)
+            if changed and not reading.probing.trained:
+                raise UsageError(f"--{name.replace('_', '-')} is for --probes frozen or finetune")
         if self.elsewhere is not None and self.audit:
             raise UsageError("--elsewhere and --audit are two questions: ask one at a time")
         if reading.horizon is not None and (self.elsewhere is not None or self.audit):

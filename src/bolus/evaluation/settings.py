@@ -112,6 +112,14 @@ def check_whole(name: str, value: object, least: int) -> None:
     Traceback (most recent call last):
     bolus.errors.UsageError: repeats must be a whole number of at least 1, found 2.5
     """
-    whole = hasattr(value, "__index__") and not isinstance(value, bool)
-    if not whole or int(value) < least:  # type: ignore[call-overload]
+    if not is_whole(value, least):
         raise UsageError(f"{name} must be a whole number of at least {least}, found {value!r}")
+
+
+def is_whole(value: Any, least: int) -> bool:
+    """Whether this is a whole number, in Python or NumPy, of at least so much.
+
+    >>> is_whole(3, 1), is_whole(True, 0), is_whole("3", 0)
+    (True, False, False)
+    """
+    return hasattr(value, "__index__") and not isinstance(value, bool) and int(value) >= least

@@ -27,6 +27,7 @@ from bolus.evaluation.probing.heads import Head
 from bolus.evaluation.probing.options import FinetuneSpec
 from bolus.evaluation.probing.viewing import Sight
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray, higher_is_better, metrics_of
+from bolus.evaluation.targets import check_task
 from bolus.recipe import AugmentSpec
 
 
@@ -138,6 +139,7 @@ def fit_finetuned(
         UsageError: an unknown task, or class weights of a regression.
     """
     spec = spec or FinetuneSpec()
+    check_task(task)
     spec.check_for(task)
     y = np.asarray(y, dtype=np.float64)
     train, val = (rows[fitting.has_target(y[rows], task)] for rows in (train, val))

@@ -15,6 +15,7 @@ import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.cohort.split import patient_keys
+from bolus.errors import UsageError
 from bolus.evaluation.notebook import as_html
 from bolus.evaluation.preparation import PRESENT, Prepared, embed_all, prepare
 from bolus.evaluation.probing.answers import answers_of_probes
@@ -31,7 +32,7 @@ from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.evaluation.statistics.results import Result
 from bolus.evaluation.statistics.verdict import leading, main_difference
-from bolus.evaluation.targets import Target, check_classes_told, check_task, file_name, find_targets, shown
+from bolus.evaluation.targets import Target, check_classes_told, file_name, find_targets, shown
 from bolus.evaluation.writing import write_evaluation
 
 
@@ -166,8 +167,13 @@ def reading_of(task: str) -> type[TargetTask]:
     >>> reading_of("regress")(target="age").question
     'regress age'
     """
-    check_task(task)
-    return {each.name: each for each in (Classify, Regress)}[task]
+    kinds = {each.name: each for each in (Classify, Regress)}
+    if task not in kinds:
+        raise UsageError(
+            f"unknown task {task!r}; a target is read by {' or '.join(kinds)}, and any other task has a function of "
+            "its own, such as bolus.evaluate_change"
+        )
+    return kinds[task]
 
 
 def ask(task: TargetTask, samples: Samples, *, seed: int = 0) -> Ahead:

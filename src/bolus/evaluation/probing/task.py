@@ -46,10 +46,6 @@ class TargetTask(Task):
             raise UsageError(f"unknown horizon {self.horizon!r}; {suggest(self.horizon, HORIZONS)}")
         if self.horizon == "incident" and self.name != "classify":
             raise UsageError("horizon incident asks who becomes positive, which a number does not; take next")
-        for name in ("epochs", "class_weights"):
-            changed = getattr(self.finetune, name) != getattr(FinetuneSpec, name)
-            if changed and not self.probing.trained:
-                raise UsageError(f"--{name.replace('_', '-')} is for --probes frozen or finetune")
 
     @property
     def fewest(self) -> int:

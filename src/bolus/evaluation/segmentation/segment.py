@@ -91,7 +91,8 @@ class Segmentation:
     def text(self) -> str:
         """The summary and the notes."""
         notes = [f"note: {note}" for note in self.notes]
-        return "\n".join([self.summary(), "", *notes, f"wrote results, volumes and overlays to {self.folder}"])
+        what = "results, volumes and overlays" if any(self.folder.glob("overlay-*.png")) else "results and volumes"
+        return "\n".join([self.summary(), "", *notes, f"wrote {what} to {self.folder}"])
 
 
 def evaluate_segment(

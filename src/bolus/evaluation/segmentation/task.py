@@ -9,7 +9,7 @@ from typing import ClassVar
 from bolus.errors import UsageError
 from bolus.evaluation.contract import Task, Wants
 from bolus.evaluation.segmentation.options import SegmentSpec
-from bolus.evaluation.settings import check_whole, option
+from bolus.evaluation.settings import check_whole, is_whole, option
 
 TARGET = "mask"
 
@@ -50,10 +50,10 @@ class Segment(Task):
             raise UsageError(f"segment is about the role mask: expected the target {TARGET!r}, found {self.target!r}")
         given = self.labelled
         many = isinstance(given, Iterable) and not isinstance(given, str)
-        if not many or not len(given):
-            raise UsageError(f"labelled: expected numbers of training patients, such as (1, 2, 6); found {given!r}")
-        for number in given:
-            check_whole("a number of labelled patients", number, 1)
+        if not many or not len(given) or not all(is_whole(number, 1) for number in given):
+            raise UsageError(
+                f"labelled: expected numbers of training patients, each at least 1, such as (1, 2, 6); found {given!r}"
+            )
         object.__setattr__(self, "labelled", tuple(sorted({int(number) for number in given})))
         check_whole("repeats", self.repeats, 1)
         check_whole("overlays", self.overlays, 0)
