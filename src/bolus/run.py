@@ -52,6 +52,9 @@ class Record(dict[str, Any]):
         )
 
 
+NAMED_KEYS = 5  # of those that differ between two recipes
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder.
@@ -102,6 +105,8 @@ class Run:
         """run.json as data."""
         try:
             return Record(self.record_path, dict(json.loads(self.record_path.read_text(encoding="utf-8"))))
+        except OSError as error:
+            raise BolusError(f"no run in {self.folder}: expected {self.record_path.name} there") from error
         except (TypeError, ValueError) as error:
             raise BolusError(f"{self.record_path}: damaged: {error}") from error
 
@@ -130,6 +135,8 @@ class Run:
             TrainingError: the folder holds a run and `resume` is false, or it holds another run.
         """
         run = cls(folder)
+        if folder.is_file():
+            raise TrainingError(f"{folder} is a file; choose a folder that is empty or new")
         if run.status == "new" and folder.is_dir() and any(folder.iterdir()):
             raise TrainingError(f"{folder} is neither empty nor a run; choose another folder")
         if run.status != "new":
@@ -137,8 +144,9 @@ class Run:
                 raise TrainingError(f"{folder} holds a run; go on with --resume, or choose another folder")
             changed = _changed(run.recipe, recipe)
             if changed:
-                keys = ", ".join(changed)
-                raise TrainingError(f"{folder} was started with other keys: {keys}; resuming would mix two runs")
+                more = len(changed) - NAMED_KEYS
+                keys = ", ".join(changed[:NAMED_KEYS]) + (f" and {more} more" if more > 0 else "")
+                raise TrainingError(f"{folder} was started with other keys: {keys}; choose another folder")
             if run.record["split_hash"] != cohort.split_hash:
                 raise TrainingError(f"{folder} was started on another cohort or split; resuming would mix patients")
         return run

@@ -2,7 +2,7 @@
 
     cd tests/kept && PYTHONPATH=CHECKOUT/src python make.py NAME [BACKBONE]
 
-The folder `NAME` is made anew, and `cohort` where there is none. README.md says which were written, and by what.
+The folder `NAME` is made anew, and `cohort` where there is none.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHAPE = (3, 1, 16, 16)
 LEFT_OUT = ("predictions.parquet", "checkpoints")  # of a finished run
 
 
-def pixels():
+def pixels() -> Tensor:
     """The same images in [0, 1] everywhere: no random numbers, no file."""
     import torch
 
-    count = torch.arange(3 * 16 * 16)
+    count = torch.arange(SHAPE[0] * 16 * 16)
     return ((count * count // 7 + 13 * count) % 97).reshape(SHAPE) / 96
 
 
@@ -62,9 +66,9 @@ def make_cohort(folder: Path) -> None:
 def make(name: str, backbone: str) -> None:
     """A finished run with an evaluation, one that was stopped, encoders of two modalities, and what they give."""
     import torch
-    from bolus.evaluation.heads import Head
 
     import bolus
+    from bolus.prediction import Head
 
     place, cohort, cache = Path(name), Path("cohort/cohort.yaml"), Path(tempfile.mkdtemp())
     shutil.rmtree(place, ignore_errors=True)
