@@ -27,6 +27,7 @@ from transformers import (
 
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder, external_encoder
+from bolus.encoders.families.efficientnet import EfficientNetLiteConfig
 from bolus.encoders.families.hub import NAMED, PUBLISHED, config_side, find_config
 from bolus.encoders.families.known import FAMILIES
 from bolus.encoders.folders.folder import load_encoder, save_encoder
@@ -219,6 +220,9 @@ def test_a_run_at_such_a_size_is_refused_before_it_begins(
 # --- depth
 
 
+CONVOLUTIONAL = ("resnet", "bolus_efficientnet_lite")
+
+
 def backbones(tmp_path: Path) -> dict[str, str]:
     """One folder for each family whose blocks are known."""
     made = {
@@ -232,6 +236,7 @@ def backbones(tmp_path: Path) -> dict[str, str]:
             hidden_size=16, num_hidden_layers=3, num_attention_heads=2, patch_size=7, image_size=28,
             pretrain_image_size=28,
         ),
+        "bolus_efficientnet_lite": EfficientNetLiteConfig(width=0.1, depth=0.3),
         "resnet": ResNetConfig(layer_type="basic", embedding_size=4, hidden_sizes=[4, 8, 8], depths=[1, 1, 1]),
     }  # fmt: skip
     for name, config in made.items():
@@ -243,9 +248,11 @@ def test_every_family_with_blocks_is_tested_here(tmp_path: Path) -> None:
     assert set(backbones(tmp_path)) == {name for name, family in FAMILIES.items() if family.blocks}
 
 
-@pytest.mark.parametrize("kind", ["dinov2", "dinov2_with_registers", "dinov3_vit", "vitdet", "resnet"])
+@pytest.mark.parametrize(
+    "kind", ["dinov2", "dinov2_with_registers", "dinov3_vit", "vitdet", "resnet", "bolus_efficientnet_lite"]
+)
 def test_depth_follows_the_order_in_which_modules_run(tmp_path: Path, kind: str) -> None:
-    encoder = build(backbone=backbones(tmp_path)[kind], neck=5, context=kind == "resnet").eval()
+    encoder = build(backbone=backbones(tmp_path)[kind], neck=5, context=kind in CONVOLUTIONAL).eval()
     ran: list[str] = []
     for name, module in encoder.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
@@ -253,8 +260,9 @@ def test_depth_follows_the_order_in_which_modules_run(tmp_path: Path, kind: str)
     encoder(pixels(1, 1, 28, 28))
     depths = [encoder.depth_of(name) for name in ran]
     assert depths == sorted(depths)
-    assert set(depths) == {0, 1, 2, 3, 4}
-    assert encoder.num_blocks == 3
+    number = 4 if kind == "bolus_efficientnet_lite" else 3
+    assert set(depths) == set(range(number + 2))
+    assert encoder.num_blocks == number
     for name, _ in encoder.named_parameters():  # no parameter hangs between the blocks and what is around them
         owner = name.rpartition(".")[0]
         assert owner in ran or owner.endswith("embeddings") or "layer_scale" in owner or "attention" in owner, name
@@ -264,7 +272,10 @@ def test_depth_where_blocks_are_not_known(tmp_path: Path) -> None:
     ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2).save_pretrained(tmp_path)
     encoder = build(backbone=str(tmp_path))
     assert encoder.num_blocks is None
-    with pytest.raises(EncoderError, match="where a convnext backbone keeps its blocks; it does for dinov2, dinov2_w"):
+    with pytest.raises(
+        EncoderError,
+        match="where a convnext backbone keeps its blocks; it does for bolus_efficientnet_lite, dinov2, dinov2_w",
+    ):
         encoder.depth_of("backbone.encoder")
     with pytest.raises(EncoderError, match=r"encoder.unfrozen: bolus does not know where a convnext.*set it to null"):
         build(backbone=str(tmp_path), unfrozen=1)

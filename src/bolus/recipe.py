@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bolus.errors import RecipeError, suggest
+from bolus.errors import RecipeError, suggest, yaml_problem
 from bolus.recipes.keys import Overrides, assign, explain, written
 
 
@@ -24,11 +24,16 @@ class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+NORMALISATION = {"mean": [0.5], "std": [0.25]}
+"""Of images in [0, 1], where neither the recipe nor pretrained weights say otherwise."""
+
+
 class EncoderSpec(_Spec):
     """What turns an image into features.
 
-    `backbone` is a named configuration (`resnet18`, `resnet50`, `r18w32`, `dinov2_small`, `dinov2_base`,
-    `dinov2_large`), a folder, or a hub name; with `pretrained: false` a folder or hub name gives the architecture only.
+    `backbone` is a named configuration (`resnet18`, `resnet50`, `r18w32`, `efficientnet_lite0`, `1` or `2`,
+    `dinov2_small`, `dinov2_base`, `dinov2_large`), a folder, or a hub name; with `pretrained: false` a folder or hub
+    name gives the architecture only.
     """
 
     backbone: str = "resnet18"
@@ -40,8 +45,10 @@ class EncoderSpec(_Spec):
     temporal_shift: int | None = Field(None, ge=2)  # clips: one in so many channels moves a frame on, one back (TSM: 8)
     unfrozen: int | None = Field(None, ge=0)  # train only the last so many blocks and what follows; 0: none
     neck: int | None = Field(None, ge=1)  # width of a linear layer after pooling, part of the encoder (LEARNER's u)
-    mean: list[float] = [0.5]  # of images in [0, 1]; one value, or one a channel
-    std: list[float] = [0.25]
+    # Of images in [0, 1]; one value, or one a channel. Null: what pretrained weights expect, where they say so; else
+    # 0.5 and 0.25.
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
 
 class AugmentSpec(_Spec):
@@ -281,21 +288,36 @@ class Recipe(_Spec):
             return source
         if isinstance(source, Mapping):
             return cls._validate(source, "recipe")
+        given: object = source
+        if not isinstance(given, str | Path):
+            kind = type(given).__name__
+            raise RecipeError(f"expected a recipe as a shipped name, a YAML file, a mapping or a Recipe, found {kind}")
         path = Path(source)
         if str(source) in recipe_names():
             text = (resources.files("bolus.recipes") / f"{source}.yaml").read_text(encoding="utf-8")
         elif path.is_file():
-            text = path.read_text(encoding="utf-8")
-        else:
+            try:
+                text = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise RecipeError(f"{source}: expected a recipe in YAML, found a file of another kind") from error
+        elif path.is_dir():
             raise RecipeError(
-                f"no recipe named {str(source)!r} and no such file; {suggest(str(source), recipe_names())}"
+                f"{source}: expected a recipe in YAML, found a folder; a run keeps its own in recipe.yaml"
             )
+        else:
+            planned = "bolus plan COHORT -o recipe.yaml writes one for a cohort"
+            near = planned if str(source) == "plan" else suggest(str(source), recipe_names())
+            raise RecipeError(f"no recipe named {str(source)!r} and no such file; {near}")
         try:
             data = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise RecipeError(f"{source}: not YAML: {error}") from error
+            raise RecipeError(f"{source}: not YAML: {yaml_problem(error)}") from error
         if not isinstance(data, dict):
             raise RecipeError(f"{source}: expected a mapping of recipe keys, found {type(data).__name__}")
+        if "table" in data and "objectives" not in data:
+            raise RecipeError(
+                f"{source}: expected a recipe, found a cohort; bolus plan {source} -o recipe.yaml writes one"
+            )
         return cls._validate(data, str(source))
 
     @classmethod
@@ -323,8 +345,12 @@ class Recipe(_Spec):
 
     @property
     def digest(self) -> str:
-        """A hash of every key, 12 hexadecimal digits."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """A hash of every key, 12 hexadecimal digits; a key left to its default hashes as that default written out."""
+        data = self.model_dump(mode="json")
+        for encoder in (data["encoder"], *(each["encoder"] for each in data["modalities"].values())):
+            if encoder is not None and not encoder["pretrained"]:
+                encoder.update({key: encoder[key] or value for key, value in NORMALISATION.items()})
+        canonical = json.dumps(data, sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 
 

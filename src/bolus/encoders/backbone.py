@@ -24,7 +24,7 @@ from bolus.encoders.parts.context import ContextBlock
 from bolus.encoders.parts.strides import stride_ahead
 from bolus.encoders.parts.video import fold_frames, frame_mean, running_frames, shift_blocks
 from bolus.errors import EncoderError
-from bolus.recipe import EncoderSpec
+from bolus.recipe import NORMALISATION, EncoderSpec
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Encoder(nn.Module):
     whatever `train` says, so that neither BatchNorm statistics nor dropped paths change it.
 
     Args:
-        spec: what was asked for; `mean` and `std` hold for images in [0, 1].
+        spec: what was asked for; `mean` and `std` hold for images in [0, 1] and are `NORMALISATION` where it has none.
         backbone: a transformers backbone; it is taken over, not copied.
 
     Attributes:
@@ -91,7 +91,8 @@ class Encoder(nn.Module):
 
     def __init__(self, spec: EncoderSpec, backbone: nn.Module) -> None:
         super().__init__()
-        self.spec, self.backbone = spec, backbone
+        stated = {key: getattr(spec, key) or value for key, value in NORMALISATION.items()}
+        self.spec, self.backbone = spec.model_copy(update=stated), backbone
         self._still: list[str] = []  # modules that stay in evaluation mode
         self.num_channels = int(getattr(self.config, "num_channels", 3))
         if spec.in_channels not in (1, self.num_channels):
@@ -99,7 +100,7 @@ class Encoder(nn.Module):
                 f"expected a backbone for {spec.in_channels}-channel images, found one for {self.num_channels} "
                 f"({spec.backbone})"
             )
-        for name, values in (("mean", spec.mean), ("std", spec.std)):
+        for name, values in stated.items():
             if len(values) not in (1, self.num_channels) or (name == "std" and min(values) <= 0):
                 raise EncoderError(
                     f"encoder.{name}: expected one value, or one for each of {self.num_channels} channels"
@@ -386,8 +387,14 @@ class Encoder(nn.Module):
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """The CPU generator at a seed, and as it was before afterwards; weights are drawn on the CPU."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """The random generators of the CPU and of a device at a seed, and as they were before afterwards.
+
+    Args:
+        seed: of whatever is drawn within: weights, which are drawn on the CPU, or dropout and dropped paths.
+        device: the accelerator on which something is drawn as well.
+    """
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
         yield

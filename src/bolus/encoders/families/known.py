@@ -14,8 +14,9 @@ class Family:
         stem_pool: the max-pool after it.
         stages: a list of modules; each output is a level and feeds the next stage.
         tokens: the last norm, whose output `[B, tokens, D]` starts with the CLS token.
-        blocks: the list of modules that the backbone runs one after the other: transformer blocks, stages of a ResNet.
-            What is registered before it is run before it, and what is registered after it, after it.
+        blocks: the list of modules that the backbone runs one after the other: transformer blocks, stages of a
+            convolutional network. What is registered before it is run before it, and what is registered after it,
+            after it.
     """
 
     stem: str | None = None
@@ -30,6 +31,7 @@ FAMILIES: dict[str, Family] = {
     "resnet": Family(
         stem="embedder.embedder", stem_pool="embedder.pooler", stages="encoder.stages", blocks="encoder.stages"
     ),
+    "bolus_efficientnet_lite": Family(stem="stem", stages="stages", blocks="stages"),
     "dinov2": Family(tokens="layernorm", blocks="encoder.layer"),
     "dinov2_with_registers": Family(tokens="layernorm", blocks="encoder.layer"),
     "dinov3_vit": Family(tokens="norm", blocks="model.layer"),

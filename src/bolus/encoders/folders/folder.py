@@ -225,7 +225,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise EncoderError(f"expected an encoder folder with {DESCRIPTION}, found none in {folder}") from error
+        stopped = (folder / "run.json").is_file()
+        why = ": training has not ended; go on with bolus pretrain ... --resume" if stopped else ""
+        raise EncoderError(f"expected an encoder folder with {DESCRIPTION}, found none in {folder}{why}") from error
     except ValueError as error:
         raise EncoderError(f"{path}: not JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:

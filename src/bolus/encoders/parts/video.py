@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
 
+from bolus.encoders.families.efficientnet import InvertedResidual
 from bolus.errors import EncoderError, UsageError
 
 # Frames of each clip in the forward now running and which of them are real, None where it sees single images; like the
@@ -75,18 +76,21 @@ def temporal_shift(x: Tensor, num_frames: int, *, fold: int = 8, frame_mask: Ten
 
 
 def shift_blocks(stages: nn.Module, fold: int) -> None:
-    """Shift what the first convolution of every residual block of a transformers ResNet sees, and only that.
+    """Shift what the first convolution of every residual block of a ResNet or EfficientNet sees, and only that.
 
     Residual TSM: the shortcut carries the unshifted features. Nothing happens in a forward over single images.
 
     Args:
-        stages: the ResNet's stages; hooks are hung on convolutions in them.
+        stages: of the network; hooks are hung on convolutions in them, of MobileNetV2's blocks on those with a shortcut.
         fold: as in `temporal_shift`.
     """
-    blocks = [block for block in stages.modules() if isinstance(block, (ResNetBasicLayer, ResNetBottleNeckLayer))]
-    assert blocks
-    for block in blocks:
-        block.layer[0].convolution.register_forward_pre_hook(_Shift(fold))
+    first = [
+        *(each.layer[0] for each in stages.modules() if isinstance(each, (ResNetBasicLayer, ResNetBottleNeckLayer))),
+        *(each.expand for each in stages.modules() if isinstance(each, InvertedResidual) and each.skip),
+    ]
+    assert first
+    for each in first:
+        each.convolution.register_forward_pre_hook(_Shift(fold))
 
 
 @dataclass(eq=False)
