@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 from transformers import ConvNextConfig, Dinov2Config, ResNetConfig, SwinConfig
 
-from bolus import pretrain
+from bolus import evaluate, pretrain
+from bolus.data.images.preprocessing import Preprocessing
 from bolus.embedding import open_encoder
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
@@ -19,6 +21,7 @@ from bolus.encoders.families import efficientnet
 from bolus.encoders.families.hub import load_backbone, make_backbone
 from bolus.encoders.folders.folder import load_encoder, save_encoder
 from bolus.errors import EncoderError
+from bolus.evaluation.starts import open_start
 from bolus.recipe import EncoderSpec, Recipe
 from bolus.run import Run
 from bolus.training.assembly import resolve
@@ -224,3 +227,43 @@ def test_resume_is_exact_where_paths_and_features_are_dropped(tiny_cohort: Path,
     assert calm.record["weights"] != whole.record["weights"]
     assert Run.open(folder).status == "finished"
     assert open_encoder(folder).encoder.config.drop_path_rate == 0.5
+
+
+# --- the start beside the run
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    encoder = build_encoder(EncoderSpec(backbone="r18w32", stem_pool=False, mean=[0.3]), seed=4)
+    save_encoder(encoder.eval(), tmp_path / "from", preprocessing=Preprocessing(24).to_json())
+    return tmp_path / "from"
+
+
+def test_the_start_stands_beside_its_run_and_is_compared_first(start: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+    keys = {
+        "encoder": {"backbone": str(start), "pretrained": True, "stem_pool": False, "neck": 8, "context": True},
+        "images.size": 24, "sampling.batch_size": 8, "training.max_steps": 2, "training.precision": "fp32",
+    }  # fmt: skip
+    run = pretrain(tiny_cohort, recipe="simclr", overrides=keys, out=tmp_path / "run", cache=tmp_path / "c", quiet=True)
+    options = {"probes": ("linear",), "draws": 30, "cache": tmp_path / "c"}
+    found = evaluate(run.folder, tiny_cohort, target="sick", **options)
+    columns = [r.encoder for r in found.results if not r.baseline and r.metric == "auroc" and not r.subset]
+    assert columns == ["run", "start", "random-init", "run without context", "majority"]
+    alone = evaluate(start, tiny_cohort, target="sick", out=tmp_path / "alone", **options)
+    of_start = next(r for r in found.results if (r.encoder, r.metric) == ("start", "auroc"))
+    assert of_start.estimate == alone.results[0].estimate, "the weights as they were found, without what was put around"
+    verdicts = [line for line in found.summaries()["sick"].splitlines() if line.startswith("sick, linear: ")]
+    assert ["start" in verdicts[0], "random-init" in verdicts[1], len(verdicts)] == [True, True, 2]
+    shutil.rmtree(start)
+    again = evaluate(run.folder, tiny_cohort, target="sick", out=tmp_path / "gone", **options)
+    assert not any(r.encoder == "start" for r in again.results)
+    assert any(note.startswith("start: the encoder that the run started from cannot be opened") for note in again.notes)
+
+
+def test_a_run_from_random_weights_has_no_start(
+    tiny_cohort: Path, tmp_path: Path, small_recipe: dict[str, object]
+) -> None:
+    run = pretrain(tiny_cohort, recipe=small_recipe, overrides={"training.max_steps": 1}, out=tmp_path / "run",
+                   cache=tmp_path / "c", quiet=True)  # fmt: skip
+    assert open_start(open_encoder(run.folder)) == (None, "")
+    assert open_start(open_encoder(run.encoder)) == (None, "")

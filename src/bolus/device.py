@@ -38,11 +38,11 @@ def choose(name: str) -> None:
     Traceback (most recent call last):
     bolus.errors.UsageError: --device: expected cpu, cuda, cuda:N or mps, found 'cuda:banana'
     """
-    import torch
-
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (":" in name and not (kind == "cuda" and number.isdecimal())):
         raise UsageError(f"--device: expected cpu, cuda, cuda:N or mps, found {name!r}")
+    import torch  # after what a person may have mistyped
+
     count = torch.cuda.device_count() if kind == "cuda" else int(kind == "cpu" or torch.backends.mps.is_available())
     if count <= int(number or 0):
         there = ["cpu", *(f"cuda:{each}" for each in range(torch.cuda.device_count()))]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,7 +19,7 @@ import torch
 from bolus.data.batches.views import whole_views
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store
-from bolus.data.images.clips import open_samples
+from bolus.data.images.clips import open_samples, pick_frames
 from bolus.data.pixels.range_rules import describe_rule
 from bolus.device import device
 from bolus.encoders.backbone import Encoder
@@ -27,7 +29,13 @@ from bolus.encoders.folders.modality_folder import is_modality_folder, load_enco
 from bolus.encoders.modalities import ModalityEncoders, parts_of
 from bolus.errors import EncoderError, UsageError
 from bolus.files import replacing
+from bolus.progress import Meter
+from bolus.provenance import digest_of
+from bolus.remembering import FOLDER, embedder_key, remember
 from bolus.run import Run
+
+SUFFIXES = (".parquet", ".pq")
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,9 @@ def embed_samples(
     positions: npt.NDArray[np.int64],
     *,
     batch_size: int = 256,
+    precision: Precision = "fp32",
+    keep: bool = False,
+    meter: Meter | None = None,
 ) -> npt.NDArray[np.float32]:
     """Pooled features of whole images or clips, without augmentation, in evaluation mode; the mode is put back.
 
@@ -134,12 +145,16 @@ def embed_samples(
         samples: images, slices, or clips if the store's preprocessing has frames.
         positions: int64 `[n]`, which samples; each has a readable row.
         batch_size: images, or frames, at a time.
+        precision: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
+        keep: look for them in the cache beside the pixels, and write there what was not found (`bolus.remembering`).
+        meter: told how many samples are done.
 
     Returns:
         float32 `[n, D]`, in the order of the positions.
 
     Raises:
         EncoderError: a modality for which there is no encoder, where each has its own.
+        UsageError: fp16 on a CPU, where it is emulated.
     """
     frames = store.preprocessing.frames
     assert (frames is not None) == (samples.unit == "clip"), f"{frames} frames of unit {samples.unit}"
@@ -147,8 +162,24 @@ def embed_samples(
     encoder.eval()
     vectors = np.zeros((len(positions), encoder.shape.dim), np.float32)
     modality = samples.cohort.modality[samples.first_row[positions]]
+    begun = 0 if meter is None else meter.done
     for part, contract, places in parts_of(encoder, store.preprocessing, modality):
-        vectors[places] = _embed_alike(part, contract, store, samples, positions[places], batch_size)
+        asked = positions[places]
+
+        def compute(
+            some: npt.NDArray[np.int64], part: Encoder = part, contract: Preprocessing = contract,
+            asked: npt.NDArray[np.int64] = asked,
+        ) -> npt.NDArray[np.float32]:  # fmt: skip
+            return _embed_alike(part, contract, store, samples, asked[some], batch_size, precision, meter)
+
+        if keep:
+            folder = store.folder / FOLDER / _key_of(part, contract, precision)
+            keys = keys_of(contract, store, samples, asked)
+            vectors[places] = remember(folder, keys, encoder.shape.dim, compute)
+        else:
+            vectors[places] = compute(np.arange(len(asked)))
+    if meter is not None:
+        meter.update(begun + len(positions))
     encoder.train(was_training)
     return vectors
 
@@ -160,15 +191,44 @@ def _embed_alike(
     samples: Samples,
     positions: npt.NDArray[np.int64],
     batch_size: int,
+    precision: Precision,
+    meter: Meter | None,
 ) -> npt.NDArray[np.float32]:
     """Pooled features `[n, D]` of samples that one encoder sees at one size, in evaluation mode."""
-    device, step = next(encoder.parameters()).device, max(1, batch_size // (contract.frames or 1))
-    with torch.inference_mode():
-        parts = [
-            encoder(images, frame_mask=mask).pooled.float().cpu().numpy()
-            for images, mask in whole_views(contract, store, samples, positions, step=step, device=device)
-        ]
+    place, step = next(encoder.parameters()).device, max(1, batch_size // (contract.frames or 1))
+    if precision == "fp16" and place.type == "cpu":
+        raise UsageError("precision fp16 is emulated on a CPU and slow there: take fp32 or bf16, or an accelerator")
+    autocast = torch.autocast(place.type, torch.bfloat16 if precision == "bf16" else torch.float16,
+                              enabled=precision != "fp32")  # fmt: skip
+    parts = []
+    with torch.inference_mode(), autocast:
+        for images, mask in whole_views(contract, store, samples, positions, step=step, device=place):
+            parts.append(encoder(images, frame_mask=mask).pooled.float().cpu().numpy())
+            if meter is not None:
+                meter.update(meter.done + len(images))
     return np.concatenate(parts) if parts else np.zeros((0, encoder.shape.dim), np.float32)
+
+
+def keys_of(
+    contract: Preprocessing, store: ImageStore, samples: Samples, positions: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint64]:
+    """128 bits of what an encoder sees of each sample, uint64 `[n, 2]`: of a clip, its frames and which are real."""
+    if contract.frames is None:
+        return store.keys(samples.first_row[positions])
+    rows, real = pick_frames(samples, positions, store.readable, contract.frames)
+    each = store.keys(rows.ravel()).reshape(len(positions), -1)
+    both = (keys.tobytes() + mask.tobytes() for keys, mask in zip(each, real, strict=True))
+    found = [blake2b(bits, digest_size=16).digest() for bits in both]
+    return np.frombuffer(b"".join(found), np.uint64).reshape(-1, 2)
+
+
+def _key_of(encoder: Encoder, contract: Preprocessing, precision: str) -> str:
+    """A name for an encoder and how it is fed."""
+    config = json.loads(encoder.config.to_json_string(use_diff=False))
+    seen = {"size": contract.size, "channels": contract.channels, "frames": contract.frames, "precision": precision}
+    config.pop("_name_or_path", None)
+    spec = encoder.spec.model_dump(mode="json", exclude={"backbone", "pretrained", "unfrozen"})
+    return embedder_key(digest_of({"encoder": encoder}), [spec, config, seen, next(encoder.parameters()).device.type])
 
 
 def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> ImageStore:
@@ -236,6 +296,8 @@ def embed(
     keep_context: bool = True,
     size: int | None = None,
     cache: Path | None = None,
+    precision: Precision = "fp32",
+    quiet: bool = True,
 ) -> pd.DataFrame:
     """Embed every readable image or clip of a cohort; quarantined rows are absent, and remarked on in the metadata.
 
@@ -246,6 +308,8 @@ def embed(
             had with them (an evaluation estimates its own).
         size: input pixels of an encoder that does not state them.
         cache: cache folder; the user's where None.
+        precision: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
+        quiet: show no progress.
         out: a Parquet file to write; its schema metadata holds encoder, recipe and preprocessing.
 
     Returns:
@@ -255,15 +319,21 @@ def embed(
 
     Raises:
         EncoderError: the encoder cannot be opened.
-        UsageError: a size for an encoder that states its own.
+        UsageError: a size for an encoder that states its own, another suffix of `out`, or the table itself as `out`.
         CohortError: the cohort cannot be opened, or most of its images cannot be read.
     """
+    if out is not None and Path(out).suffix.lower() not in SUFFIXES:
+        raise UsageError(f"out: expected a file name that ends in {' or '.join(SUFFIXES)}, found {Path(out).name!r}")
     cohort = Cohort.open(cohort)
+    if out is not None:
+        cohort.refuse_to_overwrite(Path(out))
     judged = open_encoder(source, keep_context=keep_context, size=size)
     samples = samples_of(judged, cohort)
     store = open_store(judged, samples.cohort, cache=cache)
     positions = np.flatnonzero(samples.readable(store.readable))
-    vectors = embed_samples(judged.encoder.to(device()), store, samples, positions)
+    with Meter("embedding", len(positions), quiet=quiet) as meter:
+        encoder = judged.encoder.to(device())
+        vectors = embed_samples(encoder, store, samples, positions, precision=precision, keep=True, meter=meter)
     rows = samples.cohort.origin[samples.first_row[positions]]
     facts: dict[str, Any] = {"row": rows + 1, "split": cohort.split[rows]}
     if samples.unit == "clip":

@@ -94,6 +94,23 @@ def name_rows(rows: Iterable[int], limit: int = 5) -> str:
     return f"{'row' if len(numbers) == 1 else 'rows'} {shown}{more}"
 
 
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with a YAML text, in one line and without quoting it.
+
+    >>> import yaml
+    >>> try:
+    ...     yaml.safe_load("roles: {time: days")
+    ... except yaml.YAMLError as error:
+    ...     yaml_problem(error)
+    "line 1: expected ',' or '}', but got '<stream end>'"
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return "expected UTF-8 text, found something else"
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    where = "" if mark is None else f"line {mark.line + 1}: "
+    return f"{where}{problem or type(error).__name__}"
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """A did-you-mean clause, or the list of what there is.
 

@@ -61,13 +61,16 @@ def predict(
         `attrs["remarks"]`, what a person must know.
 
     Raises:
-        UsageError: another suffix of `out`, a head of pairs of samples, a name that several heads have, or a size for
-            an encoder that states its own.
+        UsageError: another suffix of `out`, the table itself as `out`, a head of pairs of samples, a name that several
+            heads have, or a size for an encoder that states its own.
         EvaluationError: no such head, or one that was fitted on embeddings of another encoder.
         EncoderError, CohortError: encoder or cohort cannot be opened, or most of its images cannot be read.
     """
     if out is not None and Path(out).suffix.lower() not in SUFFIXES:
         raise UsageError(f"out: expected a file name that ends in {' or '.join(SUFFIXES)}, found {Path(out).name!r}")
+    opened = Cohort.open(cohort)
+    if out is not None:
+        opened.refuse_to_overwrite(Path(out))
     path = find_head(source, head)
     found = Head.load(path)
     if found.target.startswith(_OF_PAIRS):
@@ -85,11 +88,10 @@ def predict(
             f"the head of {found.target!r} was fitted on embeddings of other weights than those of {judged.name}: "
             "it belongs to another encoder, or to this one before it was trained on"
         )
-    opened = Cohort.open(cohort)
     samples = samples_of(judged, opened)
     store = open_store(judged, samples.cohort, cache=cache)
     readable = samples.readable(store.readable)
-    u = embed_samples(judged.encoder.to(device()), store, samples, np.flatnonzero(readable))
+    u = embed_samples(judged.encoder.to(device()), store, samples, np.flatnonzero(readable), keep=True)
     # The store names rows of the table as given, samples those of a table with a row a frame.
     origin = samples.cohort.origin
     unread = {int(position): origin[samples.rows_of(int(position))] for position in np.flatnonzero(~readable)}
@@ -134,7 +136,7 @@ def find_head(source: str | Path, head: str | Path) -> Path:
 
     >>> find_head("/nowhere", "edema")
     Traceback (most recent call last):
-    bolus.errors.EvaluationError: no head 'edema': no such file, and /nowhere has no evaluations to look it up in
+    bolus.errors.EvaluationError: no head 'edema': no such file, and /nowhere has no evaluations to look it up in; ...
     """
     path = Path(head)
     if path.is_file():
@@ -146,7 +148,10 @@ def find_head(source: str | Path, head: str | Path) -> Path:
         raise UsageError(f"{path} holds {len(inside)} heads, give one of them: {', '.join(h.name for h in inside)}")
     folder, name = Path(source) / "evaluations", str(head)
     if not folder.is_dir():
-        raise EvaluationError(f"no head {name!r}: no such file, and {source} has no evaluations to look it up in")
+        raise EvaluationError(
+            f"no head {name!r}: no such file, and {source} has no evaluations to look it up in; "
+            "bolus evaluate saves heads"
+        )
     heads = sorted([*folder.glob("*/head-*.safetensors"), *folder.glob("*/finetuned-*/head.safetensors")])
     name = file_name(shown(name))
     fitting = [each for each in heads if name in _names_of(each)] or [

@@ -9,12 +9,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bolus.evaluation.preparation import RANDOM
 from bolus.evaluation.statistics.answers import ARM, Answer
 from bolus.evaluation.statistics.arms import compare_arms
 from bolus.evaluation.statistics.intervals import holm
 from bolus.evaluation.statistics.metrics import higher_is_better
-from bolus.evaluation.statistics.results import MAJORITY, Result
+from bolus.evaluation.statistics.results import MAJORITY, RANDOM, Result
 from bolus.evaluation.statistics.verdict import DECIDED, THIS_TRAINING, too_few
 
 RANDOM_INIT = "random init"

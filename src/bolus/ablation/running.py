@@ -16,7 +16,7 @@ from bolus.ablation.schedule import plan_ablation, runs_of
 from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.cohort.holdout import validation_cohort
 from bolus.errors import EvaluationError, NonFiniteLossError, OutOfMemoryError, UsageError
-from bolus.evaluation.settings import Judging
+from bolus.evaluation.settings import Judging, check_whole
 from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.results import write_results
 from bolus.evaluation.tasks import task_of
@@ -92,8 +92,11 @@ def ablate(
         raise UsageError("fractions: arms are compared on the labels of all training patients; leave it out")
     given = {name: value for name, value in {"target": target or None, **options}.items() if value is not None}
     question = task_of(task, given)
-    if seeds < 1 or (passes is not None and passes < 1) or on not in ("test", "validation"):
-        raise UsageError(f"expected seeds and passes from 1 on, on test or validation; found {seeds}, {passes}, {on}")
+    check_whole("seeds", seeds, 1)
+    if passes is not None:
+        check_whole("passes", passes, 1)
+    if on not in ("test", "validation"):
+        raise UsageError(f"on: expected test or validation, found {on!r}")
     if launched().num_processes > 1:
         raise UsageError("an ablation runs in one process; launch it without accelerate or torchrun")
     whole = Cohort.open(cohort)

@@ -15,6 +15,7 @@ from bolus.cli.options import CacheOption, CohortArgument, TableOptions, names
 from bolus.cli.speaking import say, talkative, tell
 from bolus.errors import UsageError
 from bolus.evaluation.tasks import TASKS
+from bolus.recipe import Recipe
 
 
 def _train_and_compare(
@@ -48,12 +49,15 @@ def _train_and_compare(
     **given: Any,
 ) -> None:
     """Train with and without each objective for the same number of encoder passes, and say what each is worth."""
-    from bolus.ablation.running import ablate as run_ablate
-
     if len(over) > 1:
         raise UsageError(f"--over: one at a time, so that arms differ in one thing; found {' and '.join(over)}")
     if recipe and recipes:
         raise UsageError("give --recipe or --recipes, not both")
+    for each in [recipe] if recipe else names(recipes) or []:
+        Recipe.load(each).override(overrides or [])  # what is slow comes after what a person may have mistyped
+
+    from bolus.ablation.running import ablate as run_ablate
+
     found = run_ablate(
         table.open(cohort),
         recipe=recipe,

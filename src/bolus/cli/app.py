@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,6 +26,8 @@ from bolus.cli.options import (
     OverridesArgument,
     SizeOption,
     TableOptions,
+    check_ending,
+    refuse_swapped,
 )
 from bolus.cli.speaking import say, show, talkative, tell
 from bolus.errors import BolusError, UsageError
@@ -99,10 +103,14 @@ def check(
     ] = None,
 ) -> None:
     """Look at every image and row before training; write what was taken for what; exit 1 on errors."""
+    written = report or out.with_name(f"{out.stem}-check.json")
+    check_ending(out, "-o", ".yaml", ".yml")
+    check_ending(written, "--report", ".json")
+    opened = table.open(cohort)
+
     from bolus.data.checks.checking import check as run_check
 
-    found = run_check(table.open(cohort), thumbnails=thumbnails)
-    written = report or out.with_name(f"{out.stem}-check.json")
+    found = run_check(opened, thumbnails=thumbnails)
     found.write(written)
     found.cohort.save(out)
     sheets = [] if thumbnails is None else [f"wrote sheets of pictures to {thumbnails}: they show patients' images"]
@@ -124,11 +132,15 @@ def plan(
     table: TableOptions,
 ) -> None:
     """Say which objectives a cohort's columns allow, and what it can decide; write the recipe, with every reason."""
+    if not out.is_dir():  # of which there is more to say
+        check_ending(out, "-o", ".yaml", ".yml")
+    opened = table.open(cohort)
+
     from bolus.planning.advice import render
     from bolus.planning.planner import plan as make_plan
     from bolus.planning.writing import save_recipe
 
-    found = make_plan(table.open(cohort), unit=unit, overrides=overrides or [])
+    found = make_plan(opened, unit=unit, overrides=overrides or [])
     save_recipe(found, out, force=force)
     facts: dict[str, Any] = {"recipe": str(out), "facts": found.facts}
     for name, listed in (("offers", found.offers), ("hazards", found.hazards), ("resolutions", found.resolutions)):
@@ -206,9 +218,11 @@ def embed(
     cache: CacheOption = None,
 ) -> None:
     """Embed every image or clip, joined to its row of the table, a clip to its first."""
+    refuse_swapped(encoder, cohort)
+    opened = table.open(cohort)
+
     from bolus.embedding import embed as run_embed
 
-    opened = table.open(cohort)
     frame = run_embed(encoder, opened, out=out, keep_context=keep_context, size=size, cache=cache)
     width, remarks = len(frame["embedding"].iloc[0]) if len(frame) else 0, frame.attrs["remarks"]
     facts = {"out": str(out), "rows": len(frame), "width": width, "notes": remarks}
@@ -232,10 +246,12 @@ def predict(
     cache: CacheOption = None,
 ) -> None:
     """Apply a saved head, one line for each row of the table, or for each clip; labels are not needed."""
-    from bolus.prediction import predict as run_predict
-
     if not head:
         raise UsageError("--head is needed: a target that was evaluated, or a head file")
+    refuse_swapped(encoder, cohort)
+
+    from bolus.prediction import predict as run_predict
+
     frame = run_predict(encoder, table.open(cohort), head=head, out=out, size=size, cache=cache)
     predicted, remarks = int(frame["reason"].isna().sum()), frame.attrs["remarks"]
     facts = {"out": str(out), "rows": len(frame), "predictions": predicted, "notes": remarks}
@@ -271,8 +287,29 @@ def main() -> None:
     try:
         app()
     except BolusError as error:
-        Console(stderr=True, emoji=False).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
+    except OSError as error:
+        _end(_without_names(error, sys.argv[1:]), BolusError.exit_code)
+
+
+def _end(said: str, code: int) -> NoReturn:
+    Console(stderr=True, emoji=False).print(f"error: {said}", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _without_names(error: OSError, words: Sequence[str]) -> str:
+    """What the system refused, naming no file but one of the command line: others may be called after a patient.
+
+    >>> _without_names(PermissionError(13, "Permission denied", "runs/a/Surname.png"), ["embed", "runs/a"])
+    'runs/a cannot be read or written: Permission denied; choose another path'
+    """
+    given = [word.rpartition("=")[2] if word.startswith("--") else word for word in words]
+    path = Path(os.fsdecode(error.filename)).absolute() if isinstance(error.filename, str | bytes) else None
+    held = [each for each in given if each and path is not None and path.is_relative_to(Path(each).absolute())]
+    beside = [each for each in given if each and path is not None and path.parent == Path(each).absolute().parent]
+    named = max(held or beside, key=len, default="a file")
+    why = type(error).__name__ if error.errno is None else os.strerror(error.errno)
+    return f"{named} cannot be read or written: {why}; choose another path"
 
 
 if __name__ == "__main__":

@@ -10,8 +10,12 @@ from bolus.data.checks.checking import check
 from bolus.data.cohort.cohort import Cohort
 from bolus.embedding import embed
 from bolus.errors import UsageError, suggest
-from bolus.evaluation.probing.reading import evaluate
-from bolus.evaluation.retrieval.retrieve import evaluate_retrieve
+from bolus.evaluation.probing.options import Probing
+from bolus.evaluation.probing.reading import judge as judge_target
+from bolus.evaluation.probing.reading import reading_of
+from bolus.evaluation.retrieval.retrieve import judge as judge_retrieval
+from bolus.evaluation.retrieval.task import Retrieve
+from bolus.evaluation.settings import Judging
 from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
 from bolus.run import Run
@@ -66,11 +70,13 @@ def demonstrate(
         say: how to print a line.
 
     Raises:
-        UsageError: another recipe.
+        UsageError: another recipe, or a file in place of the folder.
         BolusError: as its steps do.
     """
     if recipe not in OVERRIDES:
         raise UsageError(f"there is no demo of {recipe!r}; {suggest(recipe, OVERRIDES)}")
+    if folder.is_file():
+        raise UsageError(f"out: expected a folder, found the file {folder.name}")
     began, cache = time.monotonic(), folder / "cache"
     say(f"1. A synthetic cohort with known truth in {folder / 'cohort'} (bolus.make_phantom)")
     cohort_file = folder / "cohort" / "cohort.yaml"
@@ -94,13 +100,14 @@ def demonstrate(
     embed(run.folder, cohort, out=folder / "embeddings.parquet", cache=cache)
 
     say("5. bolus evaluate: test patients that nothing was trained on, beside random weights and the majority class")
+    judging, linear = Judging(draws=500, cache=cache, quiet=quiet), Probing(("linear",))
     for task, target in QUESTIONS:
-        evaluation = evaluate(run.folder, cohort, task=task, target=target, cache=cache, probes=("linear",), draws=500)
+        evaluation = judge_target(reading_of(task)(target=target, probing=linear), run.folder, cohort, judging)
         for summary in evaluation.summaries().values():
             for line in summary.splitlines():
                 say(f"   {line}")
     for role in ACROSS[recipe]:
-        for line in evaluate_retrieve(run.folder, cohort, across=role, cache=cache, draws=500).summary().splitlines():
+        for line in judge_retrieval(Retrieve(role), run.folder, cohort, judging).summary().splitlines():
             say(f"   {line}")
     say(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. {folder} now holds:")
     say("   cohort/               images, table.csv, cohort.yaml, and truth.csv that nothing read")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bolus.cli.commands import Verbs, grouped
-from bolus.cli.options import TableOptions, names, numbers
+from bolus.cli.options import TableOptions, names, numbers, refuse_swapped
 from bolus.cli.speaking import talkative, tell
 from bolus.errors import UsageError, suggest
 from bolus.evaluation.contract import Outcome, Task
@@ -62,6 +62,7 @@ class WhichEncoder:
         both = sides if self.encoder is None else [self.encoder, *sides]
         if len(both) != 2:
             raise UsageError("expected a run folder and a cohort, or --encoder NAME and a cohort")
+        refuse_swapped(both[0], Path(both[1]))
         return both[0], table.open(Path(both[1]))
 
 

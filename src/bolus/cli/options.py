@@ -58,10 +58,12 @@ class TableOptions:
         from bolus.data.cohort.cohort import Cohort
 
         codes: dict[str, list[Any]] = {}
-        for column, value in pairs(self.missing, "--missing"):
+        for column, value in pairs(self.missing, "--missing", "COLUMN=VALUE"):
             codes.setdefault(column, []).append(value)
-        shares = dict(pairs(self.split, "--split")) or None  # numbers as text: the cohort's own check reads them
-        roles = dict(pairs(self.role, "--role"))
+        shares = (
+            once(pairs(self.split, "--split", "KEY=VALUE"), "--split") or None
+        )  # numbers as text: the cohort's own check reads them
+        roles = once(pairs(self.role, "--role", "ROLE=COLUMN"), "--role")
         stated = ranges(self.value_range)
         return Cohort.open(table, roles=roles, missing=codes, ranges=stated, root=self.root, split=shares)
 
@@ -89,13 +91,45 @@ def names(text: str | None) -> list[str] | None:
     return found
 
 
-def pairs(items: list[str], option: str) -> list[tuple[str, str]]:
-    """NAME=VALUE options as pairs."""
+def refuse_swapped(encoder: str, cohort: Path) -> None:
+    """Raise UsageError where a file stands in the place of the encoder, and a folder in that of the cohort."""
+    if Path(encoder).is_file() and cohort.is_dir():
+        raise UsageError(f"expected the encoder first, and then the cohort; write {cohort} {encoder}")
+
+
+def check_ending(path: Path, option: str, *endings: str) -> None:
+    """Raise UsageError where a file to write is called like one of another kind, such as the table.
+
+    >>> check_ending(Path("table.csv"), "-o", ".yaml", ".yml")
+    Traceback (most recent call last):
+    bolus.errors.UsageError: -o: expected a file name that ends in .yaml or .yml, found 'table.csv'
+    """
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"{option}: expected a file name that ends in {' or '.join(endings)}, found {path.name!r}")
+
+
+def once(found: list[tuple[str, str]], option: str) -> dict[str, str]:
+    """Pairs as a mapping, each name once.
+
+    >>> once([("patient", "id"), ("patient", "name")], "--role")
+    Traceback (most recent call last):
+    bolus.errors.UsageError: --role names patient twice, with id and name; give one of them
+    """
+    known: dict[str, str] = {}
+    for key, value in found:
+        if key in known:
+            raise UsageError(f"{option} names {key} twice, with {known[key]} and {value}; give one of them")
+        known[key] = value
+    return known
+
+
+def pairs(items: list[str], option: str, form: str = "NAME=VALUE") -> list[tuple[str, str]]:
+    """NAME=VALUE options as pairs; `form` says what stands on the two sides."""
     found = []
     for item in items:
         key, separator, value = item.partition("=")
         if not separator or not key or not value:
-            raise UsageError(f"{option} expects NAME=VALUE, found {item!r}")
+            raise UsageError(f"{option} expects {form}, found {item!r}")
         found.append((key, value))
     return found
 
@@ -144,7 +178,7 @@ def ranges(items: list[str]) -> dict[str, tuple[float, float]]:
     {'CT': (-1000.0, 1000.0)}
     """
     found: dict[str, tuple[float, float]] = {}
-    for name, text in pairs(items, "--range"):
+    for name, text in pairs(items, "--range", "MODALITY=LOW:HIGH"):
         try:
             low, high = (float(part) for part in text.split(":"))
         except ValueError:

@@ -245,7 +245,7 @@ class Encoder(nn.Module):
         elif self.spec.context or self.spec.temporal_shift is not None:
             key = "context" if self.spec.context else "temporal_shift"
             raise EncoderError(f"encoder.{key} needs a ResNet, found {self.config.model_type}")
-        widths = [config.embedding_size, *config.hidden_sizes] if self._level_names else []
+        widths: Any = self.backbone.num_features if self._level_names else []
         for name, channels in zip(self._level_names, widths, strict=True):
             block = ContextBlock(channels, self.spec.context_reduction) if self.spec.context else None
             if block is not None:

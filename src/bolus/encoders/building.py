@@ -53,9 +53,10 @@ def build_encoder(spec: EncoderSpec, *, seed: int) -> Encoder:
     ours = is_encoder_folder(name)
     with seeded(seed):
         if spec.pretrained and not ours:
+            backbone = load_backbone(name)
             theirs = _normalisation(read_processor(name))
             _compare_normalisation(spec, theirs)
-            return Encoder(_normalised(spec, theirs), load_backbone(name))
+            return Encoder(_normalised(spec, theirs), backbone)
         if spec.pretrained:
             folder = read_spec(Path(name))
             spec = _normalised(spec, {"mean": folder.mean, "std": folder.std})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +28,12 @@ from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation import ungated
 from bolus.evaluation.contract import Task
 from bolus.evaluation.settings import Judging, Origin
+from bolus.evaluation.starts import open_start
 from bolus.evaluation.statistics.metrics import IntArray
-from bolus.evaluation.statistics.results import MAJORITY
+from bolus.evaluation.statistics.results import MAJORITY, RANDOM, START
 from bolus.evaluation.writing import evaluation_folder
+from bolus.progress import Meter
 
-RANDOM = "random-init"
 PRESENT = "present label"  # of a question about the future: what is known without the image
 
 Asked = TypeVar("Asked")
@@ -67,6 +68,7 @@ class Prepared(Generic[Asked]):
         judging: how it is judged.
         source: where the encoder is from.
         baselines: other encoders, in the order in which they were named.
+        start: the pretrained encoder that the run began with, if it did and can be opened.
     """
 
     judged: Judged
@@ -78,6 +80,7 @@ class Prepared(Generic[Asked]):
     judging: Judging
     source: str | Path
     baselines: tuple[Baseline, ...] = ()
+    start: Encoder | ModalityEncoders | None = None
 
     @property
     def cohort(self) -> Cohort:
@@ -105,13 +108,16 @@ class Prepared(Generic[Asked]):
         return Origin(self.cohort.split_hash, self.judged.run.recipe.digest if self.judged.run else "")
 
     def encoders(self) -> dict[str, Encoder | ModalityEncoders]:
-        """The judged encoder, its random-init twin, and itself without context blocks, ready for inference.
+        """The judged encoder, its start, its random-init twin, and itself without context blocks, ready for inference.
 
-        `judged` is as `show_training` gives it; itself without context blocks is left out where it says so.
+        The start is there of a run that began with pretrained weights. `judged` is as `stand_beside` gives it; itself
+        without context blocks is left out where it says so.
         """
         place, seed = device(), self.judging.seed
-        twin = self.judged.random_twin(seed)
-        encoders = {shown_name(self.judged): self.judged.encoder.to(place), RANDOM: twin.to(place)}
+        encoders = {shown_name(self.judged): self.judged.encoder.to(place)}
+        if self.start is not None:
+            encoders[START] = self.start.to(place)
+        encoders[RANDOM] = self.judged.random_twin(seed).to(place)
         bare = ungated.open_ungated(self.judged, self.source, seed=seed, device=place)
         if bare is not None:
             encoders[_ungated_name(self.judged)] = bare
@@ -168,7 +174,7 @@ def prepare(
     refuse_seen_patients(judged, samples.cohort)
     for other in others.values():
         refuse_seen_patients(other, samples.cohort, kind="baseline")
-    return show_training(read_images(judged, others, samples, ask(samples), judging=judging, source=source))
+    return stand_beside(read_images(judged, others, samples, ask(samples), judging=judging, source=source))
 
 
 def refuse_views(wanted_by: str, *, clips: bool, mirrored: bool) -> None:
@@ -199,7 +205,7 @@ def open_baselines(baselines: Sequence[str | Path], judged: Judged) -> dict[str,
         UsageError: a baseline of another unit (images, clips) than the judged encoder.
     """
     shown = shown_name(judged)
-    taken = {MAJORITY, RANDOM, PRESENT, shown, _ungated_name(judged), f"{shown} concatenated"}
+    taken = {MAJORITY, RANDOM, START, PRESENT, shown, _ungated_name(judged), f"{shown} concatenated"}
     found: dict[str, Judged] = {}
     for source in baselines:
         other = open_encoder(source)
@@ -260,7 +266,7 @@ def read_images(
 
 def shown_name(judged: Judged) -> str:
     """The encoder's name, told apart from those of the columns that are always there."""
-    return f"{judged.name} (encoder)" if judged.name in (MAJORITY, RANDOM, PRESENT) else judged.name
+    return f"{judged.name} (encoder)" if judged.name in (MAJORITY, RANDOM, START, PRESENT) else judged.name
 
 
 def _refuse_several_sizes(judged: Judged, cohort: Cohort, wanted_by: str) -> None:
@@ -275,12 +281,18 @@ def _refuse_several_sizes(judged: Judged, cohort: Cohort, wanted_by: str) -> Non
         )
 
 
-def show_training(prepared: Prepared[Asked]) -> Prepared[Asked]:
-    """As `bolus.evaluation.ungated.show_training`, of what was prepared; its notes say so."""
+def stand_beside(prepared: Prepared[Asked]) -> Prepared[Asked]:
+    """With the run's start, and with what an encoder without its context blocks needs; the notes say what is not there.
+
+    See `bolus.evaluation.starts.open_start` and `bolus.evaluation.ungated.show_training`.
+    """
+    start, missing = open_start(prepared.judged)
     judged, note = ungated.show_training(
         prepared.judged, prepared.store, prepared.samples, prepared.kept, name=_ungated_name(prepared.judged)
     )
-    return replace(prepared, judged=judged, notes=[*prepared.notes, *([note] if note else [])])
+    return replace(
+        prepared, judged=judged, start=start, notes=[*prepared.notes, *(each for each in (missing, note) if each)]
+    )
 
 
 def _ungated_name(judged: Judged) -> str:
@@ -291,14 +303,17 @@ def embed_all(
     encoders: Mapping[str, Encoder | ModalityEncoders], prepared: Prepared[Asked]
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Name -> embeddings `[n, D]` of the samples kept: of the encoders in their order, then of the baselines."""
-    found = {
-        name: embed_samples(encoder, prepared.store, prepared.samples, prepared.kept)
-        for name, encoder in encoders.items()
-    }
-    for each in prepared.baselines:
-        encoder = each.judged.encoder.to(device())
-        found[each.name] = embed_samples(encoder, each.store, prepared.samples, prepared.kept)
-        encoder.cpu()
+    judging, samples, kept = prepared.judging, prepared.samples, prepared.kept
+    total = (len(encoders) + len(prepared.baselines)) * len(kept)
+    found = {}
+    with Meter("embedding", total, quiet=judging.quiet) as meter:
+        options: dict[str, Any] = {"precision": judging.precision, "keep": True, "meter": meter}
+        for name, encoder in encoders.items():
+            found[name] = embed_samples(encoder, prepared.store, samples, kept, **options)
+        for each in prepared.baselines:
+            encoder = each.judged.encoder.to(device())
+            found[each.name] = embed_samples(encoder, each.store, samples, kept, **options)
+            encoder.cpu()
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bolus.errors import UsageError
 
@@ -36,7 +36,7 @@ def options_of(kind: Any) -> dict[str, tuple[str, Field[Any]]]:
     ...     origin: Origin = field(default_factory=lambda: Origin())
     ...     judging: Judging = field(default_factory=Judging)
     >>> list(options_of(Task))
-    ['target', 'seed', 'size', 'cache', 'out', 'baselines']
+    ['target', 'seed', 'size', 'cache', 'out', 'baselines', 'precision']
     """
     found: dict[str, tuple[str, Field[Any]]] = {}
     for each in fields(kind):
@@ -59,10 +59,11 @@ class Judging:
         cache: cache folder; the user's where None.
         out: folder of the evaluation; where None a folder of the question and the split in the run's `evaluations/`.
         baselines: run folders, encoder folders or hub names that stand beside the encoder.
+        precision: of embedding: `fp32`, or `bf16` or `fp16` under autocast, which are faster on an accelerator.
         quiet: show no progress.
 
     Raises:
-        UsageError: numbers out of range, or a single name where several are meant.
+        UsageError: numbers out of range, a single name where several are meant, or a file in place of the folder.
 
     >>> Judging(draws=0)
     Traceback (most recent call last):
@@ -77,13 +78,18 @@ class Judging:
     baselines: Sequence[str | Path] = option(
         (), "encoders to stand beside it, by commas: run folders, encoder folders or hub names"
     )
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of embedding, on an accelerator: fp32, bf16 or fp16")
     quiet: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("draws", 1)):
             check_whole(name, getattr(self, name), least)
+        if self.precision not in ("fp32", "bf16", "fp16"):
+            raise UsageError(f"precision: expected fp32, bf16 or fp16, found {self.precision!r}")
         if isinstance(self.baselines, str | Path):
             raise UsageError(f"baselines: expected a list of folders or hub names, found one name, {self.baselines}")
+        if self.out is not None and Path(self.out).is_file():
+            raise UsageError(f"out: expected a folder, found the file {Path(self.out).name}")
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,9 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
         candidates = [f"{kind}{name}"] if kind else [f"score:{name}", f"attribute:{name}", name]
         role = next((role for role in candidates if role in cohort.roles), None)
         if role is None:
-            raise EvaluationError(f"no {kind[:-1] or 'score'} named {name!r}; {suggest(candidates[0], cohort.roles)}")
+            classes = f"label:{name} holds classes, which classify reads" if f"label:{name}" in cohort.roles else ""
+            near = classes or suggest(candidates[0], cohort.roles)
+            raise EvaluationError(f"no {kind[:-1] or 'score'} named {name!r}; {near}")
         values = cohort.encoded(role)
         if values.dtype != np.float64:
             raise EvaluationError(f"{role} holds categories, not numbers; use classify with a label")
@@ -78,7 +80,7 @@ def find_targets(cohort: Cohort, task: str, target: str, *, min_patients: int = 
     if kind not in ("", "label:"):
         raise UsageError(f"target {target!r}: classify is about a label; numbers are for regress")
     if f"label:{name}" not in cohort.roles:
-        raise EvaluationError(f"no label named {name!r}; {suggest(f'label:{name}', cohort.roles)}")
+        raise EvaluationError(f"no label named {name!r}; {_instead_of_label(cohort, name)}")
     labels = cohort.labels(name)
     codes = np.where(np.isnan(labels.matrix), -1, labels.matrix).astype(np.int64)
     if wanted:
@@ -136,6 +138,15 @@ def check_classes_told(targets: Sequence[Target], split: npt.NDArray[np.str_]) -
                 break
     if targets and len(constant) == len(targets):
         raise EvaluationError(f"nothing can be told apart: {'; '.join(constant)}")
+
+
+def _instead_of_label(cohort: Cohort, name: str) -> str:
+    """What a person may have meant who asked for a label that is not there."""
+    if f"score:{name}" in cohort.roles:
+        return f"score:{name} is a number, which regress reads"
+    if f"attribute:{name}" in cohort.roles:
+        return f"to predict it, give its column the role label:{name} in place of attribute:{name}"
+    return suggest(f"label:{name}", cohort.roles)
 
 
 def _parse(target: str) -> tuple[str, str, str]:

@@ -17,9 +17,14 @@ Overrides: TypeAlias = Iterable[str] | Mapping[str, Any]
 def written(overrides: Overrides) -> list[str]:
     """Every override as `dotted.key=value`, the value as YAML.
 
+    Raises:
+        RecipeError: one text, or nothing that holds several.
+
     >>> written({"training.epochs": 2, "optimizer.lr": 1e-5, "objectives.global": None})
     ['training.epochs=2', 'optimizer.lr=1.0e-05', 'objectives.global=null']
     """
+    if isinstance(overrides, str) or not isinstance(overrides, Iterable):
+        raise RecipeError(f"overrides: expected a list of key=value, or a mapping of keys, found {overrides!r}")
     if not isinstance(overrides, Mapping):
         return list(overrides)
     return [f"{key}={_as_yaml(value)}" for key, value in overrides.items()]
@@ -44,7 +49,7 @@ def assign(data: dict[str, Any], assignment: str) -> None:
     >>> data
     {'training': {'epochs': 3}}
     """
-    key, separator, value = assignment.partition("=")
+    key, separator, value = str(assignment).partition("=")
     if not separator or not key:
         raise RecipeError(f"expected key=value, found {assignment!r}")
     try:
@@ -96,4 +101,4 @@ def explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return f"unknown key {key!r}; {suggest(location[-1], model.model_fields)}"
     found = problem.get("input")
     shown = "" if isinstance(found, Mapping) else f" (found {found!r})"
-    return f"{key or 'recipe'}: {problem['msg']}{shown}"
+    return f"{key or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}{shown}"

@@ -94,7 +94,8 @@ def build_loader(
     """
     for role in recipe.bins:
         if not is_role(f"{BIN}{role}"):
-            raise RecipeError(f"bins: {role!r} is no role of a number; {suggest(role, [*NUMBERS, *cohort.roles])}")
+            numbers = {*NUMBERS, *(each for each in cohort.roles if is_role(f"{BIN}{each}"))}
+            raise RecipeError(f"bins: {role!r} is no role of a number; {suggest(role, numbers)}")
     roles = sorted((needs.roles | {"patient"}) - {"sample"})
     for role in roles:
         if not cohort.has(role):

@@ -20,15 +20,15 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
-from bolus.data.cohort.mistaken import refuse_other_kinds
+from bolus.data.cohort.mistaken import near_file, refuse_other_kinds
 from bolus.data.cohort.series import Rows, series_problems
-from bolus.data.cohort.spec import CohortSpec
+from bolus.data.cohort.spec import CohortSpec, explain
 from bolus.data.cohort.split import leave_site_out, split_digest, split_patients
 from bolus.data.cohort.table import IN_MEMORY, read_table, table_of
 from bolus.data.cohort.values import Values
 from bolus.data.cohort.violations import find_violations
 from bolus.data.cohort.volumes import slice_positions, volume_codes
-from bolus.errors import CohortError, UsageError, name_rows, suggest
+from bolus.errors import CohortError, LeakageError, UsageError, name_rows, suggest, yaml_problem
 
 CohortLike: TypeAlias = "str | Path | pd.DataFrame | Cohort"
 """What a cohort is opened from: a cohort.yaml, a table or DataFrame with conventional column names, or an open one."""
@@ -60,14 +60,16 @@ class Cohort(Values):
         self.expanded: Cohort | None = (
             None  # with a row a frame, once `bolus.data.images.clips.open_samples` has made it
         )
-        violations = find_violations(self)
+        violations, way_out = find_violations(self), ""
         if not violations and ("split" in self.roles or spec.split.leave_out_site is not None):
             try:
                 _ = self.split
             except CohortError as error:
                 violations = list(error.violations or (str(error),))
+                if isinstance(error, LeakageError):
+                    way_out = "; give all rows of a patient one side, or the column another role, as attribute:split"
         if violations:
-            raise CohortError(f"{spec.table}: {len(violations)} problem(s) in the cohort", violations)
+            raise CohortError(f"{spec.table}: {len(violations)} problem(s) in the cohort{way_out}", violations)
 
     @classmethod
     def open(
@@ -86,26 +88,32 @@ class Cohort(Values):
 
         Raises:
             CohortError: as the class says; also a file that is absent or does not parse, and a folder or an image.
-            UsageError: an unknown keyword.
+            UsageError: an unknown keyword, or one of another kind.
         """
         if isinstance(source, Cohort):
             if roles or missing or ranges or any(value is not None for value in overrides.values()):
                 raise UsageError("an open cohort takes no roles, missing codes or other keys; open its table with them")
             return source
+        kept: object = source
+        if not isinstance(kept, str | Path | pd.DataFrame):
+            kind = type(kept).__name__
+            raise UsageError(f"expected a cohort.yaml, a table, a DataFrame or an open Cohort, found {kind}")
         frame = source if isinstance(source, pd.DataFrame) else None
         path = Path(IN_MEMORY) if isinstance(source, pd.DataFrame) else Path(source)
         if frame is None:
             refuse_other_kinds(path)
             if not path.is_file():
-                raise CohortError(f"no such cohort or table: {path}")
+                raise CohortError(f"no such cohort or table: {path}{near_file(path)}")
         data: dict[str, Any] = {"table": path.name}
         if path.suffix.lower() in {".yaml", ".yml"}:
             try:
                 data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
             except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise CohortError(f"{path.name}: not YAML: {error}") from error
+                raise CohortError(f"{path.name}: not YAML: {yaml_problem(error)}") from error
             if not isinstance(data, dict):
                 raise CohortError(f"{path.name}: expected a mapping of cohort keys, found {type(data).__name__}")
+            if "objectives" in data and "table" not in data:
+                raise CohortError(f"{path.name}: expected a cohort, found a recipe; give that with --recipe")
         unknown = set(overrides) - set(CohortSpec.model_fields)
         if unknown:
             raise UsageError(
@@ -114,21 +122,16 @@ class Cohort(Values):
         merged = {"roles": roles, "missing": missing, "ranges": ranges, "split": overrides.pop("split", None)}
         data.update({key: value for key, value in overrides.items() if value is not None})
         for key, given in merged.items():
+            if given is not None and not isinstance(given, Mapping):
+                raise UsageError(f"{key}: expected a mapping, found {type(given).__name__}")
             stated = data.get(key) or {}
             data[key] = {**stated, **(given or {})} if isinstance(stated, dict) else stated
         try:
             spec = CohortSpec.model_validate(data)
         except ValidationError as error:
-            lines = [
-                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-                + (
-                    f"; {suggest(str(problem['loc'][-1]), CohortSpec.model_fields)}"
-                    if "extra" in problem["type"]
-                    else ""
-                )
-                for problem in error.errors()
-            ]
-            raise CohortError(f"{path.name}: not a cohort", lines) from None
+            raise CohortError(f"{path.name}: not a cohort", [explain(each) for each in error.errors()]) from None
+        if frame is None and spec.table != path.name and not (path.parent / spec.table).exists():
+            raise CohortError(f"{path.name}: no such table: {spec.table}; its key table says where the table lies")
         table = read_table(path.parent / spec.table) if frame is None else table_of(frame)
         return cls(table, spec, path.parent)
 
@@ -143,6 +146,11 @@ class Cohort(Values):
                 data["root"] = str(self.root.resolve())
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def refuse_to_overwrite(self, path: Path) -> None:
+        """Raise UsageError where a file that is to be written is the table itself."""
+        if path.resolve() == (self.folder / self.spec.table).resolve():
+            raise UsageError(f"{path.name} is the table, which is never written over; choose another file name")
 
     def __repr__(self) -> str:
         return f"Cohort({self.spec.table}: {len(self)} rows, {self.num_patients} patients)"
@@ -247,7 +255,10 @@ class Cohort(Values):
         """
         if unit in {"image", "slice"}:
             if unit == "slice" and not {"order", "slice_position"} & set(self.roles):
-                raise CohortError("unit 'slice' needs a column with the role order or slice_position")
+                raise CohortError(
+                    "unit 'slice' needs a column with the role order or slice_position; "
+                    "name it with --role order=COLUMN"
+                )
             return Samples(unit, self, np.arange(len(self)), np.arange(len(self) + 1))
         if unit != "clip":
             raise UsageError(f"unknown unit {unit!r}; known: clip, image, slice")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def refuse_other_kinds(path: Path, expected: str = "a CSV, TSV or Parquet table 
     found = _kind_of(path) if path.is_file() else None
     if found is not None:
         raise CohortError(f"expected {expected}, found {found}; {WAY_OUT}")
+
+
+def near_file(path: Path) -> str:
+    """A did-you-mean clause that names a table or cohort of nearly this name in the same folder; else nothing.
+
+    Images are not named, since they are often called after their patient.
+    """
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in islice(entries, ENTRIES)]
+    except OSError:
+        return ""
+    near = get_close_matches(
+        path.name, [name for name in names if name.lower().endswith((*TABLES, ".yaml", ".yml"))], 1
+    )
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _tables_in(folder: Path) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bolus.data.text.identifiers import identifier_text
+from bolus.errors import suggest
 
 
 class SplitSpec(BaseModel):
@@ -63,3 +65,18 @@ class CohortSpec(BaseModel):
                 raise ValueError(f"{name}: expected finite values for black and white, black below white, found "
                                  f"{low:g} and {high:g}")  # fmt: skip
         return ranges
+
+
+def explain(problem: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with a cohort.yaml, in words; for an unknown key, the one that was meant.
+
+    >>> explain({"type": "extra_forbidden", "loc": ("split", "tset"), "input": 0.5})
+    "split.tset: unknown key; did you mean 'test'?"
+    """
+    *section, name = map(str, problem["loc"] or ("cohort",))
+    key, found = ".".join([*section, name]), problem.get("input")
+    if problem["type"] == "extra_forbidden":
+        known = SplitSpec if section == ["split"] else CohortSpec
+        return f"{key}: unknown key; {suggest(name, known.model_fields)}"
+    shown = f" (found {found!r})" if isinstance(found, str | int | float) else ""
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}{shown}"

@@ -58,7 +58,9 @@ def read_table(path: Path) -> pd.DataFrame:
                 pa_csv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
     except (pa.ArrowInvalid, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         encoding = find_other_encoding(path) if path.suffix.lower() not in {".parquet", ".pq"} else None
-        raise CohortError(f"{path.name}: not a readable table: {encoding or error}") from error
+        empty = isinstance(error, pd.errors.EmptyDataError)
+        found = "expected a first line with the names of the columns, found an empty file" if empty else error
+        raise CohortError(f"{path.name}: not a readable table: {encoding or found}") from error
     if layout is not None and torn:
         if not table.num_rows:
             refuse_other_separator(path, layout)

@@ -28,13 +28,24 @@ def find_violations(table: Values) -> list[str]:
       - row 2: no image (column 'image')
     """
     found = []
+    swapped = {
+        role: column
+        for role, column in table.roles.items()
+        if not is_role(role) and is_role(column) and role in table.table.columns
+    }
+    found += [
+        f"role {role!r}: a column stands where the role should; write {column}={role}"
+        for role, column in swapped.items()
+    ]
     for role in table.roles:
-        if not is_role(role) or role.startswith(BIN):  # bins are the recipe's, no column has such a role
+        if role not in swapped and (
+            not is_role(role) or role.startswith(BIN)
+        ):  # bins are the recipe's, no column has such a role
             name = role.partition(":")[2] or "NAME"
             near = [known.replace("NAME", name) for known in known_roles()]
             found.append(f"role {role!r}: unknown; {suggest(role, near)}")
     for role, column in table.roles.items():
-        if column not in table.table.columns:
+        if column not in table.table.columns and role not in swapped:
             found.append(f"role {role!r}: no column {column!r}; {suggest(column, map(str, table.table.columns))}")
     found += [
         f"no column has the role {role!r}; name it with --role {role}=COLUMN"

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from bolus.data.images.sources import UNOPENED, Sources, find_sources, identify,
 from bolus.data.pixels.greys import reading_of, refuse_unknown, resolve_ranges
 from bolus.data.readers.frames import read_as, reason_without_name
 from bolus.data.text.laterality import SIDES
-from bolus.errors import BolusError, CohortError, name_rows
+from bolus.errors import BolusError, CohortError, UsageError, name_rows
 
 __all__ = [
     "ONE_FRAME",
@@ -94,6 +95,7 @@ class ImageStore:
         mirrored: bool `[rows]`, which images are mirrored as they are handed out; None where the contract mirrors no
             side, or the cohort has no sides.
         sideless: where a side is mirrored, rows of the table as given that have none and stay as they are.
+        folder: of all caches, that of the images' among them.
     """
 
     preprocessing: Preprocessing
@@ -106,6 +108,8 @@ class ImageStore:
     _bias: npt.NDArray[np.float32] = field(repr=False)
     mirrored: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
     sideless: list[int] = field(default_factory=list)
+    folder: Path = field(default_factory=Path, repr=False)
+    _content: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 4), np.uint64), repr=False)
 
     @property
     def readable(self) -> npt.NDArray[np.bool_]:
@@ -151,6 +155,19 @@ class ImageStore:
             torch.from_numpy(self._bias[rows]).view(-1, 1, 1, 1),
         )
 
+    def keys(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """128 bits of each of these rows, uint64 `[n, 2]`: equal where their pixels, as `gather` gives them, are.
+
+        Of the file's content and frame, how it was read and made square, how its values become grey, and the mirror.
+        """
+        found = np.empty((len(rows), 2), np.uint64)
+        mirrored = np.zeros(len(rows), bool) if self.mirrored is None else self.mirrored[rows]
+        for place, row in enumerate(rows.tolist()):
+            parts = (self._content[row], self._gain[row], self._bias[row], mirrored[place])
+            digest = blake2b(b"".join(each.tobytes() for each in parts), digest_size=16)
+            found[place] = np.frombuffer(digest.digest(), np.uint64)
+        return found
+
 
 def cache_folder() -> Path:
     """Where caches lie: `BOLUS_CACHE`, or the user's cache folder."""
@@ -179,6 +196,7 @@ def build_store(
         CohortError: more than half of the images cannot be read (a file with several frames weighs as one image), a
             side is mirrored and a row's laterality is none, or the cohort states a range of a modality that none of its
             images has.
+        UsageError: a file stands where the cache folder should be.
     """
     rows = np.arange(len(cohort), dtype=np.int64) if rows is None else rows
     stated = cohort.spec.ranges
@@ -211,6 +229,7 @@ def build_store(
         ),
     )
     store = _open(cohort, preprocessing, found, quarantined)
+    store.folder = folder or cache_folder()
     if preprocessing.mirror is not None and sides is not None:
         store.mirrored = sides == SIDES.index(preprocessing.mirror)
         store.sideless = np.unique(cohort.origin[rows[sides[rows] < 0]]).tolist()
@@ -228,6 +247,7 @@ class _Found:
         entries: int64 `[items]`, where in the manifest; -1 where it is lacking.
         unread: item -> why it is lacking.
         decoded: images that were decoded now.
+        contract: 64 bits of what the folder is for, uint64.
     """
 
     rows: npt.NDArray[np.int64]
@@ -236,6 +256,7 @@ class _Found:
     entries: npt.NDArray[np.int64]
     unread: dict[int, str]
     decoded: int
+    contract: np.uint64
 
 
 def _onwards(on_progress: Progress | None, before: int) -> Progress | None:
@@ -261,6 +282,8 @@ def _find(
     on_progress: Progress | None,
 ) -> _Found:
     """The images of rows that have this one contract and reading, decoded where they are not in its folder yet."""
+    if folder.is_file():
+        raise UsageError(f"cache: expected a folder, found the file {folder.name}")
     folder = folder / preprocessing.folder(reading)
     folder.mkdir(parents=True, exist_ok=True)
     remove_orphans(folder)
@@ -276,7 +299,8 @@ def _find(
         manifest = read_manifest(folder, preprocessing.stored_shape)
         entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
     unread |= {item: unopened[sources.file[item]] for item in np.flatnonzero(~known).tolist()}
-    return _Found(rows, sources.file, manifest, entries, unread, len(absent))
+    contract = np.frombuffer(blake2b(folder.name.encode(), digest_size=8).digest(), np.uint64)[0]
+    return _Found(rows, sources.file, manifest, entries, unread, len(absent), contract)
 
 
 def _quarantine(
@@ -307,7 +331,10 @@ def _refuse_the_larger_part(
     if lost.sum() > len(lost) / 2:
         partial = int(((lost > 0) & (lost < 1)).sum())
         in_part = f", and {partial} in part only" if partial else ""
-        named = [f"{name_rows([each.row])}: {each.reason}" for each in quarantined]
+        alike: dict[str, list[int]] = {}
+        for each in quarantined:
+            alike.setdefault(each.reason, []).append(each.row)
+        named = [f"{name_rows(rows)}: {reason}" for reason, rows in alike.items()]
         why = cause()
         message = f"{(lost == 1).sum()} of {len(lost)} images cannot be read{in_part}{f'; {why}' if why else ''}"
         raise CohortError(message, named)
@@ -393,6 +420,9 @@ def _open(
         used, number = np.unique(each.manifest.shard[some], return_inverse=True)
         shard[each.rows[each.entries >= 0]] = len(arrays) + number
         arrays += [each.manifest.arrays[one] for one in used]
+    content = np.zeros((len(cohort), 4), np.uint64)
+    kept = np.concatenate([np.full(len(some), each.contract) for each, some in zip(found, there, strict=True)])
+    content[rows] = np.column_stack([records["digest"], records["frame"].astype(np.uint64), kept])
     return ImageStore(
         replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
         quarantined,
@@ -402,4 +432,5 @@ def _open(
         offset,
         gain,
         bias,
+        _content=content,
     )

@@ -81,14 +81,18 @@ def shift_blocks(stages: nn.Module, fold: int) -> None:
     Residual TSM: the shortcut carries the unshifted features. Nothing happens in a forward over single images.
 
     Args:
-        stages: of the network; hooks are hung on convolutions in them, of MobileNetV2's blocks on those with a shortcut.
+        stages: of the network; hooks are hung on convolutions in them: in MobileNetV2's blocks, if there is a shortcut.
         fold: as in `temporal_shift`.
+
+    Raises:
+        EncoderError: blocks of a kind that is not known here.
     """
     first = [
         *(each.layer[0] for each in stages.modules() if isinstance(each, (ResNetBasicLayer, ResNetBottleNeckLayer))),
         *(each.expand for each in stages.modules() if isinstance(each, InvertedResidual) and each.skip),
     ]
-    assert first
+    if not first:
+        raise EncoderError("encoder.temporal_shift: it is not known which convolutions of this backbone are shifted")
     for each in first:
         each.convolution.register_forward_pre_hook(_Shift(fold))
 

@@ -20,14 +20,14 @@ from bolus.evaluation.audit.decoding import TASK, decode
 from bolus.evaluation.audit.gaps import GroupReport, judge_groups
 from bolus.evaluation.audit.subgroups import Grouping, find_groupings
 from bolus.evaluation.audit.task import Auditing
-from bolus.evaluation.preparation import RANDOM, Prepared, embed_all, prepare
+from bolus.evaluation.preparation import Prepared, embed_all, prepare
 from bolus.evaluation.probing import reading
 from bolus.evaluation.probing.options import Probing
 from bolus.evaluation.probing.probe import ProbeReport, probe
 from bolus.evaluation.settings import Judging, Origin
 from bolus.evaluation.statistics.intervals import holm
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
-from bolus.evaluation.statistics.results import MAJORITY, Result
+from bolus.evaluation.statistics.results import MAJORITY, RANDOM, START, Result
 from bolus.evaluation.statistics.verdict import after_holm, verdicts_of
 from bolus.evaluation.targets import Target, shown
 from bolus.evaluation.writing import write_evaluation
@@ -87,7 +87,7 @@ def summarise_audit(groups: Sequence[Result], gaps: Sequence[Result], decoding: 
     for target, kind in dict.fromkeys((r.target, r.probe) for r in groups if r.encoder == judged):
         main = [r for r in groups if r.target == target and r.probe in (kind, "none")]
         main = [r for r in main if r.metric == main[0].metric and not r.baseline]
-        columns = [name for name in (judged, RANDOM) if name in {r.encoder for r in main}]
+        columns = [name for name in (judged, START, RANDOM) if name in {r.encoder for r in main}]
         named = "".join(f"{name:<27}" for name in columns).rstrip()
         lines += [f"{target}, {kind}: {main[0].metric} [95 % interval over patients]"]
         lines += [f"{'group':<24}{'patients':>9}{'positive':>9}  {named}"]

@@ -22,7 +22,8 @@ class Auditing(Task):
         age_bands: inner edges in years; None: 40, 60, 75, or quartiles of the training patients where these have few.
 
     Raises:
-        UsageError: a reading of the future, of a part of the training patients, or by a probe trained on images.
+        UsageError: one text in place of roles; a reading of the future, of a part of the training patients, or by a
+            probe trained on images.
     """
 
     name: ClassVar[str] = "audit"
@@ -31,6 +32,8 @@ class Auditing(Task):
     age_bands: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.by, str):
+            raise UsageError(f"by: expected a list of roles, such as ['sex'], found {self.by!r}")
         probing = self.reading.probing
         probing.check(EMBEDDED, "images and not available for an audit")
         if tuple(probing.fractions) != (1.0,):

@@ -25,7 +25,7 @@ from bolus.evaluation.preparation import (
     open_baselines,
     read_images,
     refuse_seen_patients,
-    show_training,
+    stand_beside,
 )
 from bolus.evaluation.probing.fitting import has_target
 from bolus.evaluation.probing.heads import digest_of_encoder
@@ -155,7 +155,7 @@ def read_elsewhere(
         here.cohort, there.cohort, task, target, elsewhere_target, names=names, min_patients=reading.fewest
     )
     both = [read_images(judged, others, each, None, judging=judging, source=source) for each in (here, there)]
-    both[0] = show_training(both[0])
+    both[0] = stand_beside(both[0])
     notes += both[0].notes + [f"{names[1]}: {note}" for note in both[1].notes if note not in both[0].notes]
     encoders = both[0].encoders()
     sides = [_side(name, prepared, embed_all(encoders, prepared)) for name, prepared in zip(names, both, strict=True)]

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bolus.evaluation.preparation import RANDOM
 from bolus.evaluation.statistics.answers import ARM, Answer, mean_auroc
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray, metrics_of
-from bolus.evaluation.statistics.results import MAJORITY
+from bolus.evaluation.statistics.results import MAJORITY, RANDOM
 
 
 def answers_of_probes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,12 +42,17 @@ class Probing:
     shots: tuple[int, int] = (20, 100)
 
     def __post_init__(self) -> None:
+        for name, example in (("probes", "linear"), ("fractions", 0.1)):
+            value: object = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Iterable):
+                raise UsageError(f"{name}: expected a list, such as [{example!r}], found {value!r}")
         object.__setattr__(self, "probes", tuple(dict.fromkeys(self.probes)))
         fine = all(0 < fraction <= 1 for fraction in self.fractions)
         if not self.probes or not self.fractions or not fine or self.repeats < 1:
+            fractions = ", ".join(map(str, self.fractions)) or "none"
             raise UsageError(
-                "a probe needs probes, fractions above 0 and at most 1, and at least one repeat; "
-                f"found {self.probes}, {tuple(self.fractions)} and {self.repeats}"
+                "expected one probe or more, fractions above 0 and at most 1, and repeats from 1 on; found the probes "
+                f"{', '.join(self.probes) or 'none'}, the fractions {fractions} and {self.repeats} repeats"
             )
         if not 1 <= self.shots[0] <= self.shots[1]:
             raise UsageError(f"shots: expected two numbers of training rows, 1 <= few <= many; found {self.shots}")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bolus.evaluation.preparation import RANDOM
 from bolus.evaluation.retrieval.scores import TOP
 from bolus.evaluation.statistics.answers import ARM, Answer, mean_of_known
 from bolus.evaluation.statistics.metrics import IntArray
+from bolus.evaluation.statistics.results import RANDOM
 
 
 def answers_of_ranks(

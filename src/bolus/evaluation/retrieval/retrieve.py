@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
-from bolus.evaluation.preparation import RANDOM, Prepared, embed_all, prepare
+from bolus.evaluation.preparation import Prepared, embed_all, prepare
 from bolus.evaluation.retrieval.answers import answers_of_ranks
 from bolus.evaluation.retrieval.ranking import ranks, top_k
 from bolus.evaluation.retrieval.scores import MEDIAN, judge_retrieval
@@ -27,7 +27,7 @@ from bolus.evaluation.retrieval.task import Retrieve
 from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.metrics import IntArray
-from bolus.evaluation.statistics.results import Result, decimals
+from bolus.evaluation.statistics.results import RANDOM, Result, decimals
 from bolus.evaluation.statistics.verdict import verdicts_of
 from bolus.evaluation.writing import write_evaluation
 

@@ -17,6 +17,12 @@ from bolus.provenance import versions
 MAJORITY = "majority"
 """The name under which stands the prediction that looks at no image."""
 
+RANDOM = "random-init"
+"""The name of the judged encoder's architecture with fresh weights."""
+
+START = "start"
+"""The name of the pretrained encoder that a run began with."""
+
 
 @dataclass(frozen=True)
 class Result:

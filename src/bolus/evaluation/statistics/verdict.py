@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bolus.evaluation.statistics.intervals import holm
 from bolus.evaluation.statistics.metrics import higher_is_better, unit_of
-from bolus.evaluation.statistics.results import MAJORITY, Result, decimals
+from bolus.evaluation.statistics.results import MAJORITY, RANDOM, START, Result, decimals
 
 ENOUGH_PATIENTS = 20
 """Test patients of either class (of any target: test patients) below which no difference counts as decided."""
@@ -154,4 +154,8 @@ def summarise(results: Sequence[Result], others: Sequence[Result] = ()) -> str:
     chosen = main_difference(results)
     if chosen is None:
         return "\n".join([*lines, f"{results[0].target}: there is nothing to compare with"])
-    return "\n".join([*lines, f"{chosen.target}, {chosen.probe}: {verdicts_of([chosen, *others])[0]}"])
+    asked = [chosen]
+    if chosen.baseline == START:  # then random weights come second
+        asked += [r for r in leading(results) if r.baseline == RANDOM and r.probe == chosen.probe]
+    said = verdicts_of([*asked, *others])[: len(asked)]
+    return "\n".join([*lines, *(f"{chosen.target}, {chosen.probe}: {each}" for each in said)])
