@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoBackbone,
     ConvNextConfig,
+    ConvNextV2Config,
     Dinov2Config,
     Dinov2ForImageClassification,
     Dinov2Model,
@@ -220,7 +221,7 @@ def test_a_run_at_such_a_size_is_refused_before_it_begins(
 # --- depth
 
 
-CONVOLUTIONAL = ("resnet", "bolus_efficientnet_lite")
+CONVOLUTIONAL = ("resnet", "convnext", "bolus_efficientnet_lite")
 
 
 def backbones(tmp_path: Path) -> dict[str, str]:
@@ -238,6 +239,7 @@ def backbones(tmp_path: Path) -> dict[str, str]:
         ),
         "bolus_efficientnet_lite": EfficientNetLiteConfig(width=0.1, depth=0.3),
         "resnet": ResNetConfig(layer_type="basic", embedding_size=4, hidden_sizes=[4, 8, 8], depths=[1, 1, 1]),
+        "convnext": ConvNextConfig(hidden_sizes=[4, 8, 8], depths=[1, 1, 1], num_stages=3),
     }  # fmt: skip
     for name, config in made.items():
         config.save_pretrained(tmp_path / name)
@@ -249,7 +251,7 @@ def test_every_family_with_blocks_is_tested_here(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["dinov2", "dinov2_with_registers", "dinov3_vit", "vitdet", "resnet", "bolus_efficientnet_lite"]
+    "kind", ["dinov2", "dinov2_with_registers", "dinov3_vit", "vitdet", "resnet", "convnext", "bolus_efficientnet_lite"]
 )
 def test_depth_follows_the_order_in_which_modules_run(tmp_path: Path, kind: str) -> None:
     encoder = build(backbone=backbones(tmp_path)[kind], neck=5, context=kind in CONVOLUTIONAL).eval()
@@ -269,12 +271,12 @@ def test_depth_follows_the_order_in_which_modules_run(tmp_path: Path, kind: str)
 
 
 def test_depth_where_blocks_are_not_known(tmp_path: Path) -> None:
-    ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2).save_pretrained(tmp_path)
+    ConvNextV2Config(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2).save_pretrained(tmp_path)
     encoder = build(backbone=str(tmp_path))
     assert encoder.num_blocks is None
     with pytest.raises(
         EncoderError,
-        match="where a convnext backbone keeps its blocks; it does for bolus_efficientnet_lite, dinov2, dinov2_w",
+        match="where a convnextv2 backbone keeps its blocks; it does for bolus_efficientnet_lite, convnext",
     ):
         encoder.depth_of("backbone.encoder")
     with pytest.raises(EncoderError, match=r"encoder.unfrozen: bolus does not know where a convnext.*set it to null"):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     BertConfig,
-    ConvNextConfig,
+    ConvNextV2Config,
     Dinov2Config,
     Dinov2Model,
     Dinov2WithRegistersConfig,
@@ -236,7 +236,7 @@ def test_vit_with_registers(tmp_path: Path) -> None:
 
 
 def test_unknown_family_gives_its_own_features_as_levels(tmp_path: Path) -> None:
-    config = ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2, out_features=["stage1", "stage2"])
+    config = ConvNextV2Config(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2, out_features=["stage1", "stage2"])
     config.save_pretrained(tmp_path)
     encoder = build(backbone=str(tmp_path), in_channels=3).eval()
     maps = encoder(pixels(2, 3, 32, 32), levels=True)
@@ -760,7 +760,7 @@ def test_pretrained_that_lacks_weights_is_refused(tmp_path: Path) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(EncoderError, match=r"no encoder 'resnet81'.*did you mean 'resnet18'"):
         build(backbone="resnet81")
-    with pytest.raises(EncoderError, match=r"known: dinov2_base, .*, r18w32, resnet18, resnet50, vit_tiny"):
+    with pytest.raises(EncoderError, match=r"known: convnext_atto, .*, r18w32, resnet18, resnet50, vit_tiny"):
         external_encoder("./nowhere/at/all")
 
 

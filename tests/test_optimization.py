@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import ConvNextConfig
+from transformers import ConvNextV2Config
 
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
@@ -113,7 +113,7 @@ def test_a_step_moves_each_depth_by_its_share(kind: str) -> None:
 
 
 def test_what_cannot_be_decayed_or_trained_is_refused(tmp_path: Path) -> None:
-    ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2).save_pretrained(tmp_path)
+    ConvNextV2Config(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2).save_pretrained(tmp_path)
     with pytest.raises(RecipeError, match=r"optimizer.layer_decay: bolus does not know where a convnext.*set it to 1"):
         build_optimizer({"encoder": build(backbone=str(tmp_path))}, OptimizerSpec(layer_decay=0.9), lr=0.1)
     build_optimizer({"encoder": build(backbone=str(tmp_path))}, OptimizerSpec(), lr=0.1)

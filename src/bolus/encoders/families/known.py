@@ -32,6 +32,7 @@ FAMILIES: dict[str, Family] = {
         stem="embedder.embedder", stem_pool="embedder.pooler", stages="encoder.stages", blocks="encoder.stages"
     ),
     "bolus_efficientnet_lite": Family(stem="stem", stages="stages", blocks="stages"),
+    "convnext": Family(stem="embeddings", stages="encoder.stages", blocks="encoder.stages"),
     "dinov2": Family(tokens="layernorm", blocks="encoder.layer"),
     "dinov2_with_registers": Family(tokens="layernorm", blocks="encoder.layer"),
     "dinov3_vit": Family(tokens="norm", blocks="model.layer"),

@@ -15,10 +15,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.convnext.modeling_convnext import ConvNextLayer
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
 
 from bolus.encoders.families.efficientnet import InvertedResidual
 from bolus.errors import EncoderError, UsageError
+
+_RESNET = (ResNetBasicLayer, ResNetBottleNeckLayer)
 
 # Frames of each clip in the forward now running and which of them are real, None where it sees single images; like the
 # maps that a forward keeps, set for one forward and own to each thread. Not set at all: no forward of an encoder is
@@ -76,7 +79,7 @@ def temporal_shift(x: Tensor, num_frames: int, *, fold: int = 8, frame_mask: Ten
 
 
 def shift_blocks(stages: nn.Module, fold: int) -> None:
-    """Shift what the first convolution of every residual block of a ResNet or EfficientNet sees, and only that.
+    """Shift what the first convolution of every residual block of a convolutional network sees, and only that.
 
     Residual TSM: the shortcut carries the unshifted features. Nothing happens in a forward over single images.
 
@@ -88,13 +91,14 @@ def shift_blocks(stages: nn.Module, fold: int) -> None:
         EncoderError: blocks of a kind that is not known here.
     """
     first = [
-        *(each.layer[0] for each in stages.modules() if isinstance(each, (ResNetBasicLayer, ResNetBottleNeckLayer))),
-        *(each.expand for each in stages.modules() if isinstance(each, InvertedResidual) and each.skip),
+        *(each.layer[0].convolution for each in stages.modules() if isinstance(each, _RESNET)),
+        *(each.expand.convolution for each in stages.modules() if isinstance(each, InvertedResidual) and each.skip),
+        *(each.dwconv for each in stages.modules() if isinstance(each, ConvNextLayer)),
     ]
     if not first:
         raise EncoderError("encoder.temporal_shift: it is not known which convolutions of this backbone are shifted")
-    for each in first:
-        each.convolution.register_forward_pre_hook(_Shift(fold))
+    for convolution in first:
+        convolution.register_forward_pre_hook(_Shift(fold))
 
 
 @dataclass(eq=False)
