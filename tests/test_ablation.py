@@ -568,7 +568,7 @@ def test_a_question_that_cannot_be_answered_is_known_before_anything_is_trained(
             "no option min_patients; classify has",
         ),
         ({"target": ""}, UsageError, "--target"),
-        ({"seeds": 0}, UsageError, "from 1 on"),
+        ({"seeds": 0}, UsageError, "seeds must be a whole number of at least 1"),
         ({"on": "train"}, UsageError, "test or validation"),
     ):
         with pytest.raises(error, match=message):

@@ -156,7 +156,7 @@ def test_wrong_calls_are_refused_before_images_are_read(run: Run, tiny_cohort: P
     for wrong, said in (
         ({"probes": ("finetun",)}, "did you mean 'finetune'"),
         ({"fractions": (0.0,)}, "fractions above 0"),
-        ({"repeats": 0}, "at least one repeat"),
+        ({"repeats": 0}, "repeats from 1 on"),
         ({"shots": (3, 2)}, "few <= many"),
         ({"task": "chnge"}, "unknown task 'chnge'; a target is read by classify or regress"),
         ({"task": "change"}, "evaluate_change"),

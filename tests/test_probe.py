@@ -97,7 +97,7 @@ def test_planted_signal_is_found_and_noise_is_not():
         over_prior = the(report, metric="auroc", encoder="run", baseline="majority", probe=kind)
         assert over_prior.estimate == pytest.approx(run.estimate - 0.5)
     assert the(report, metric="auroc", encoder="majority").estimate == 0.5
-    assert "sick, linear: decided for this training: +" in report.summary()
+    assert "sick, linear: decided for this training: better by " in report.summary()
     assert "in AUROC than random-init" in report.summary()
 
 

@@ -132,8 +132,8 @@ def make_backbone(config: Any, name: str) -> nn.Module:
 def load_backbone(name: str) -> nn.Module:
     """A pretrained float32 backbone, every weight of which came from the file.
 
-    But for the norms that transformers puts on the maps of a backbone (ConvNeXt, Swin), which published files lack: they
-    have a scale of 1 and a shift of 0.
+    But for the norms that transformers puts on the maps of a backbone (ConvNeXt, Swin), which published files lack:
+    they have a scale of 1 and a shift of 0.
 
     Raises:
         EncoderError: nothing there that can be loaded, or a file that lacks weights.

@@ -153,7 +153,7 @@ def probe(
     ...               y, np.arange(300), parts, task="classify", target="sick",
     ...               probing=Probing(("linear",)), judging=Judging(draws=200))
     >>> print(found.summary().splitlines()[-1])
-    sick, linear: decided for this training: ... AUROC over random-init
+    sick, linear: decided for this training: better by ... in AUROC than random-init
     """
     trained = trained or {}
     probing, judging, origin = probing or Probing(), judging or Judging(), origin or Origin()
