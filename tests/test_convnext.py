@@ -94,6 +94,7 @@ def test_activations_cannot_be_computed_again_as_in_a_resnet(tiny: str) -> None:
         build(backbone=tiny).checkpoint_activations()
 
 
+@pytest.mark.slow
 def test_objectives_of_levels_train_it(tiny_cohort: Path, tmp_path: Path) -> None:
     run = pretrain(
         tiny_cohort, recipe="mlvicx", out=tmp_path / "run", cache=tmp_path / "cache", quiet=True,

@@ -352,7 +352,14 @@ def test_a_device_that_is_not_here_is_told_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("verb", QUIET_OR_JSON, ids=" ".join)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        pytest.param(verb, marks=pytest.mark.slow) if verb[-1] in ("regress", "change", "segment") else verb
+        for verb in QUIET_OR_JSON
+    ],
+    ids=" ".join,
+)
 def test_quiet_prints_nothing_and_json_one_line(call: Any, desk: Path, verb: tuple[str, ...], tmp_path: Path) -> None:
     for number, flags in enumerate((["--quiet"], ["--json", "--device", "cpu"])):
         head = next((desk / "run" / "evaluations").glob("*/head-sick-linear.safetensors"))

@@ -175,7 +175,15 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize(
+    "family",
+    [
+        "convnext",
+        pytest.param("swin", marks=pytest.mark.slow),
+        pytest.param("resnet", marks=pytest.mark.slow),
+        "dinov2",
+    ],
+)
 def test_a_folder_of_any_family_starts_a_run_and_comes_back(family: str, tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)

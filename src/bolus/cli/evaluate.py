@@ -96,6 +96,10 @@ class Further:
 
     def ask(self, reading: TargetTask, source: str, cohort: Cohort, judging: Judging, *, probes_given: bool) -> Outcome:
         """Put the reading to the encoder: here, elsewhere, or in groups, by a linear probe where none was given."""
+        from bolus.evaluation.targets import find_targets
+
+        # What may be mistyped is told before an encoder is opened, which takes seconds.
+        find_targets(cohort, reading.name, reading.target, min_patients=reading.fewest)
         if self.audit:
             from bolus.evaluation.audit.audit import judge as judge_groups
             from bolus.evaluation.audit.task import Auditing
