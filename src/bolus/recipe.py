@@ -37,6 +37,7 @@ class EncoderSpec(_Spec):
     """
 
     backbone: str = "resnet18"
+    arguments: dict[str, Any] = {}  # of a factory of your own, `backbone: package.module:name`
     pretrained: bool = False
     in_channels: Literal[1, 3] = 1
     stem_pool: bool = True  # the max-pool after the stem of a ResNet; drop it for inputs of about 64 pixels
@@ -348,8 +349,11 @@ class Recipe(_Spec):
         """A hash of every key, 12 hexadecimal digits; a key left to its default hashes as that default written out."""
         data = self.model_dump(mode="json")
         for encoder in (data["encoder"], *(each["encoder"] for each in data["modalities"].values())):
-            if encoder is not None and not encoder["pretrained"]:
-                encoder.update({key: encoder[key] or value for key, value in NORMALISATION.items()})
+            if encoder is not None:
+                if not encoder["arguments"]:
+                    del encoder["arguments"]
+                if not encoder["pretrained"]:
+                    encoder.update({key: encoder[key] or value for key, value in NORMALISATION.items()})
         canonical = json.dumps(data, sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 

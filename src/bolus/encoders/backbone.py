@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bolus.encoders.families.depth import find_blocks, require_blocks
 from bolus.encoders.families.hub import can_checkpoint, config_patch, config_side, make_backbone
 from bolus.encoders.families.known import FAMILIES, Family
+from bolus.encoders.families.own import OwnBackbone, redraw
 from bolus.encoders.features import Features, FeatureShape, LevelShape, Maps, encode_views
 from bolus.encoders.parts.context import ContextBlock
 from bolus.encoders.parts.strides import stride_ahead
@@ -128,7 +129,10 @@ class Encoder(nn.Module):
     def twin(self, *, seed: int) -> Encoder:
         """The same architecture with fresh weights, a function of the seed: what its shape alone gives away."""
         with seeded(seed):
-            return Encoder(self.spec, make_backbone(self.config, self.spec.backbone))
+            backbone = make_backbone(self.config, self.spec.backbone)
+            if isinstance(backbone, OwnBackbone) and self.spec.pretrained:  # its factory loads weights
+                redraw(backbone)
+            return Encoder(self.spec, backbone)
 
     @property
     def config(self) -> Any:

@@ -18,9 +18,11 @@ from bolus.encoders.families.hub import (
     processor_side,
     read_processor,
 )
+from bolus.encoders.families.own import GROUP, own_config
 from bolus.encoders.folders.folder import OPTIONAL, fill_encoder, is_encoder_folder, read_config, read_spec
 from bolus.errors import EncoderError
 from bolus.recipe import EncoderSpec
+from bolus.recipes.own import is_path, own_names
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +53,11 @@ def build_encoder(spec: EncoderSpec, *, seed: int) -> Encoder:
     if (Path(name) / "encoders.json").is_file():
         raise EncoderError(f"{name} holds an encoder for each of several modalities; name one of its folders")
     ours = is_encoder_folder(name)
+    if spec.arguments and not is_own(name):
+        raise EncoderError(f"encoder.arguments are for a factory of your own, package.module:name; found {name!r}")
     with seeded(seed):
+        if is_own(name):
+            return Encoder(spec, make_backbone(own_config(name, spec.arguments, spec.in_channels), name))
         if spec.pretrained and not ours:
             backbone = load_backbone(name)
             theirs = _normalisation(read_processor(name))
@@ -76,6 +82,15 @@ def build_encoder(spec: EncoderSpec, *, seed: int) -> Encoder:
         unwanted = [part for part in OPTIONAL if not getattr(spec, part)]
         fill_encoder(encoder, Path(name), leave_out=unwanted, may_lack=OPTIONAL)
     return encoder
+
+
+def is_own(name: str) -> bool:
+    """Whether a backbone is a factory of the user's: an import path, or an entry point.
+
+    >>> is_own("mine.nets:small"), is_own("resnet18")
+    (True, False)
+    """
+    return is_path(name) or name in own_names(GROUP)
 
 
 def external_encoder(name_or_folder: str | Path) -> tuple[Encoder, dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from typing import Any, get_type_hints
 
 import torch
@@ -17,10 +16,16 @@ from bolus.encoders.features import FeatureShape, LevelShape
 from bolus.errors import RecipeError, suggest
 from bolus.objectives.base import Objective, TrainingTable
 from bolus.recipe import ObjectiveSpec, Recipe
+from bolus.recipes.own import find_own, own_names
+
+GROUP = "bolus.objectives"
+"""Of entry points, by which a package registers kinds of its own."""
 
 
 class _Kinds(Mapping[str, type[Objective]]):
     """Kind -> class, imported when it is asked for; listing the kinds imports none.
+
+    A kind is one of bolus's, the name of an entry point, or an import path, `package.module:class`.
 
     Args:
         places: kind -> `module:class`.
@@ -30,16 +35,18 @@ class _Kinds(Mapping[str, type[Objective]]):
         self._places = places
 
     def __getitem__(self, kind: str) -> type[Objective]:
-        module, _, name = self._places[kind].partition(":")
-        found: type[Objective] = getattr(import_module(module), name)
-        assert issubclass(found, Objective), f"{self._places[kind]} is no objective"
+        found: Any = find_own(self._places.get(kind, kind), GROUP)
+        if found is None:
+            raise KeyError(kind)
+        if not (isinstance(found, type) and issubclass(found, Objective)):
+            raise RecipeError(f"{kind}: expected a class derived from bolus.objectives.base.Objective, found {found!r}")
         return found
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter([*self._places, *own_names(GROUP)])
 
     def __len__(self) -> int:
-        return len(self._places)
+        return sum(1 for _ in self)
 
 
 OBJECTIVES: Mapping[str, type[Objective]] = _Kinds(
@@ -179,7 +186,7 @@ def _constructor(name: str, spec: ObjectiveSpec) -> Any:
 
 
 def _checked(constructor: Any, parameters: dict[str, Any], key: str) -> dict[str, Any]:
-    """The parameters as the constructor's annotations have them."""
+    """The parameters as the constructor's annotations have them; where it has none, as they are."""
     known = [name for name in inspect.signature(constructor).parameters if name not in ("shape", "table")]
     types = get_type_hints(constructor.__init__)
     checked: dict[str, Any] = {}
@@ -187,7 +194,7 @@ def _checked(constructor: Any, parameters: dict[str, Any], key: str) -> dict[str
         if name not in known:
             raise RecipeError(f"unknown key '{key}.{name}'; {suggest(name, known)}")
         try:
-            checked[name] = TypeAdapter(types[name]).validate_python(value)
+            checked[name] = TypeAdapter(types.get(name, Any)).validate_python(value)
         except ValidationError as error:
             problem = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
             raise RecipeError(f"{key}.{name}: {problem} (found {value!r})") from None
