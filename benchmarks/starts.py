@@ -6,8 +6,8 @@ Cohort: odir by `group`, as comprer_odir.py has it; 40 % of the patients for tes
 weights and sees 64 images a step: comprer both eyes of 32 patients, the others 32 images in two views; `planned` is
 what `bolus plan` composes. Beside them stand the start itself, frozen, and random weights. A linear probe reads each
 class of the eye from the labels of 5, 10 and 100 % of the training patients, and age; an eye looks for its fellow.
-Every cell keeps what it says of each test image in benchmarks/results/starts, so that cells measured on different
-days are compared on the same patients. Keys were fixed beforehand and are the same for every arm.
+Every cell keeps what it says of each test image in the work folder, where cells are compared on the same patients.
+Keys were fixed beforehand and are the same for every arm.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from bolus.evaluation.statistics.metrics import auroc, mae
 from bolus.evaluation.targets import find_targets
 from bolus.recipe import Recipe
 from comprer_odir import CLASSES
-from grid import RESULTS
 from judging import Array, Vectors, _both_ways, draw_labels, parts_of, probe
 from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, folder_name, main, without
 
 START = "start"
 FRACTIONS = (0.05, 0.1, 1.0)
 PASSES, BATCH = 24_000, 64
-KEPT = RESULTS / "starts"
+KEPT = "said"  # folder of the work folder
 
 TWO_VIEWS = "sampling={batch_size: 32, partners: 0}"
 ARMS: dict[str, Arm] = {
@@ -80,9 +79,9 @@ def judge(work: Path, cell: Cell) -> dict[str, Any]:
     said["age"] = probe(x, age, patients, parts_of(np.isfinite(age), split), "regress").astype(np.float32)
     left, right = comprer_odir.fellows(cohort, rows)
     said["fellow"] = _both_ways(x[left], x[right]).astype(np.float32)
-    KEPT.mkdir(exist_ok=True)
+    (work / KEPT).mkdir(exist_ok=True)
     arrays: dict[str, Any] = said
-    np.savez_compressed(KEPT / f"{folder_name({'arm': arm, 'seed': seed})}.npz", **arrays)
+    np.savez_compressed(work / KEPT / f"{folder_name({'arm': arm, 'seed': seed})}.npz", **arrays)
     values = {f"{name} {fraction}": float(auroc(y_of[name][test], said[f"classes {fraction}"][:, place]))
               for fraction in FRACTIONS for place, name in enumerate(CLASSES)}  # fmt: skip
     return {key: round(value, 4) for key, value in values.items()} | {
@@ -98,7 +97,11 @@ def classes_of(cohort: Cohort, rows: Array) -> dict[str, Array]:
 
 def compare(finished: Finished) -> Lines:
     """Every arm less the start, from what the cells kept."""
-    judged = {(line["cell"]["arm"], line["cell"]["seed"]) for line in finished.lines(JUDGED)}
+    cells = [(line["cell"]["arm"], line["cell"]["seed"]) for line in finished.lines(JUDGED)]
+    folder = finished.work / KEPT
+    judged = {
+        (arm, seed) for arm, seed in cells if (folder / f"{folder_name({'arm': arm, 'seed': seed})}.npz").is_file()
+    }
     seeds = [seed for seed in STUDY.seeds if all((arm, seed) in judged for arm in (START, RANDOM))]
     arms = {arm: [seed for seed in seeds if (arm, seed) in judged] for arm in (START, RANDOM, *ARMS)}
     arms = {arm: own for arm, own in arms.items() if own}
@@ -106,7 +109,7 @@ def compare(finished: Finished) -> Lines:
     if not common:
         return []
     kept = {
-        (arm, seed): dict(np.load(KEPT / f"{folder_name({'arm': arm, 'seed': seed})}.npz"))
+        (arm, seed): dict(np.load(finished.work / KEPT / f"{folder_name({'arm': arm, 'seed': seed})}.npz"))
         for arm in arms for seed in common
     }  # fmt: skip
     cohort = Cohort.open(comprer_odir.prepare(finished.work, {}))
