@@ -137,7 +137,7 @@ def verb_of(task: type[Task]) -> Callable[..., None]:
     groups: dict[str, Any] = {"asked": task, "judged": WhichEncoder, "judging": Judging, "table": TableOptions}
     if issubclass(task, TargetTask):
         groups["further"] = Further
-    return grouped(verb, groups, without=() if task.baselines else ("baselines",))
+    return grouped(verb, groups, without=() if task.baselines else ("baselines", "precision"))
 
 
 for _name, _entry in TASKS.items():
