@@ -1,8 +1,14 @@
-"""What the studies ask of frozen encoders alike: embeddings of runs, linear probes, retrieval both ways, conflicts."""
+"""What the studies ask of frozen encoders alike: embeddings of runs, linear probes, retrieval both ways, conflicts.
+
+A `Question` is asked of one encoder at a time: its cell keeps the metric, also in bootstrap draws of the test patients,
+and nothing of any image. As the draws are the same for every encoder, cells that were measured on different days, or on
+different machines, are compared in pairs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +22,7 @@ from bolus.embedding import Judged, embed_samples, open_encoder, open_store, sam
 from bolus.evaluation.probing.fitting import Labelled, fit_linear
 from bolus.evaluation.probing.probe import draw_patients
 from bolus.evaluation.retrieval.ranking import ranks
-from bolus.evaluation.statistics.arms import compare_arms
+from bolus.evaluation.statistics.arms import Measured, compare_arms, compare_measured, measure_arms
 from bolus.run import Run
 
 Array = NDArray[Any]
@@ -44,6 +50,77 @@ class Embedded(NamedTuple):
     def split(self) -> Array:
         """train, val or test."""
         return self.cohort.split[self.rows]
+
+
+KEPT_DRAWS = 400
+UNIT = 1e-5  # in which cells keep draws, as whole numbers
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of predictions of the test samples.
+
+    Args:
+        facts: of its lines; `metric` among them.
+        metric: of (y, p, weights).
+        y: `[n]` or `[n, C]` targets of the test samples.
+        patients: `[n]` codes.
+    """
+
+    facts: Mapping[str, Any]
+    metric: Callable[..., Any]
+    y: Array
+    patients: Array
+
+
+def measure(questions: Mapping[str, Question], said: Mapping[str, Array]) -> dict[str, Any]:
+    """What a cell keeps of one encoder: each metric, and what it is in every draw, as multiples of `UNIT`."""
+    values, draws = {}, {}
+    for name, asked in questions.items():
+        found = measure_arms(asked.metric, asked.y, asked.patients, {"": [said[name]]}, draws=KEPT_DRAWS)[""]
+        values[name] = round(float(found.values[0]), 6)
+        draws[name] = [int(each) for each in np.round(found.draws[0] / UNIT)]
+    return {"values": values, "draws": draws}
+
+
+def compare_cells(
+    questions: Mapping[str, Question],
+    cells: Sequence[Mapping[str, Any]],
+    *,
+    order: Sequence[str],
+    others: Sequence[str],
+    seeds: Sequence[int],
+    facts: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Arms compared in pairs by what their cells kept, on the first seeds that both have.
+
+    Args:
+        questions: as they were measured.
+        cells: lines of a grid whose results `measure` gave.
+        order: arms, as they shall stand.
+        others: arms with which each is compared.
+        seeds: of the study; of an arm those count that no earlier one is missing before.
+        facts: copied into every line.
+    """
+    kept = {(line["cell"]["arm"], line["cell"]["seed"]): line["result"] for line in cells}
+    own = {arm: seeds[: [*((arm, seed) in kept for seed in seeds), False].index(False)] for arm in order}
+    own = {arm: found for arm, found in own.items() if found}
+    most = max(map(len, own.values()), default=0)
+    both = [(arm, other) for other in others for arm in own if other in own and arm != other]
+    pairs = [(arm, other) for arm, other in both if len(own[arm]) == len(own[other]) == most]
+    lines = []
+    for name, asked in questions.items():
+        measured = {
+            arm: Measured(
+                [kept[arm, seed]["values"][name] for seed in found],
+                np.array([kept[arm, seed]["draws"][name] for seed in found]) * UNIT,
+            )
+            for arm, found in own.items()
+        }
+        about = {**facts, **asked.facts}
+        rest = [pair for pair in both if pair not in pairs]
+        lines += compare_measured(about, asked.y, asked.patients, measured, pairs=pairs, same_seed=rest)
+    return lines
 
 
 def twin(judged: Judged, seed: int) -> Any:
@@ -124,7 +201,7 @@ def retrieve(
         compared: `pairs` and `same_seed` of `compare_arms`.
     """
     u, v = partners
-    places = {arm: [_both_ways(x[u], x[v]) for x in by_seed] for arm, by_seed in vectors.items()}
+    places = {arm: [both_ways(x[u], x[v]) for x in by_seed] for arm, by_seed in vectors.items()}
     lines = []
     for k in among:
 
@@ -137,7 +214,7 @@ def retrieve(
     return lines
 
 
-def _both_ways(u: Array, v: Array) -> Array:
+def both_ways(u: Array, v: Array) -> Array:
     """The rank of the partner, `[n, 2]`."""
     one, other = torch.from_numpy(u), torch.from_numpy(v)
     return np.stack([ranks(one, other).numpy(), ranks(other, one).numpy()], axis=1)

@@ -6,7 +6,7 @@ Cohort: odir by `group`, as comprer_odir.py has it; 40 % of the patients for tes
 weights and sees 64 images a step: comprer both eyes of 32 patients, the others 32 images in two views; `planned` is
 what `bolus plan` composes. Beside them stand the start itself, frozen, and random weights. A linear probe reads each
 class of the eye from the labels of 5, 10 and 100 % of the training patients, and age; an eye looks for its fellow.
-Every cell keeps what it says of each test image in the work folder, where cells are compared on the same patients.
+Whole fine-tuning is what a user does in the end: 8 epochs with the labels of 10 % of the patients, and with all.
 Keys were fixed beforehand and are the same for every arm.
 """
 
@@ -19,20 +19,29 @@ import numpy as np
 
 import comprer_odir
 from bolus.data.cohort.cohort import Cohort
-from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
-from bolus.evaluation.statistics.arms import compare_arms
+from bolus.embedding import Judged, embed_samples, open_encoder, open_store, samples_of
+from bolus.encoders.backbone import Encoder
+from bolus.evaluation.probing.finetune import fit_finetuned, mild
+from bolus.evaluation.probing.options import FinetuneSpec
 from bolus.evaluation.statistics.metrics import auroc, mae
 from bolus.evaluation.targets import find_targets
-from bolus.recipe import Recipe
+from bolus.recipe import AugmentSpec, Recipe
 from comprer_odir import CLASSES
-from judging import Array, Vectors, _both_ways, draw_labels, parts_of, probe
+from judging import Array, Question, both_ways, compare_cells, draw_labels, measure, parts_of, probe
 from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, folder_name, main, without
 
 START = "start"
 FRACTIONS = (0.05, 0.1, 1.0)
-PASSES, BATCH = 24_000, 64
-KEPT = "said"  # folder of the work folder
+PASSES = 24_000
+TARGETS: dict[str, tuple[int, ...]] = {"D": (1,), "N": (0,), "macro": tuple(range(len(CLASSES)))}
 
+KEYS = (
+    "encoder={backbone: efficientnet_lite0, pretrained: true}",
+    "optimizer={kind: adamw, lr: 0.0003, weight_decay: 0.0001}",
+    "schedule={kind: cosine, warmup_epochs: 1, final: 0.001}",
+    "training.health_epochs=null",
+    "training.epochs=1000",
+)
 TWO_VIEWS = "sampling={batch_size: 32, partners: 0}"
 ARMS: dict[str, Arm] = {
     "comprer": (
@@ -54,119 +63,116 @@ def steps_for(recipe: Recipe, work: Path, cell: Cell) -> list[str]:
     return [f"training.max_steps={PASSES // (recipe.sampling.batch_size * recipe.images.views)}"]
 
 
+def opened(work: Path, cell: Cell) -> Judged:
+    """The encoder of a training; for the start and for random weights, the start."""
+    if cell["arm"] in (START, RANDOM):
+        return open_encoder("efficientnet_lite0", size=128)
+    return open_encoder(work / folder_name({"arm": cell["arm"], "seed": cell["seed"]}))
+
+
 def judge(work: Path, cell: Cell) -> dict[str, Any]:
-    """What one encoder says of every test image, kept in a file, and its plain estimates."""
-    arm, seed = cell["arm"], cell["seed"]
-    beside = arm in (START, RANDOM)
-    judged = open_encoder("efficientnet_lite0", size=128) if beside else open_encoder(
-        work / folder_name({"arm": arm, "seed": seed})
-    )  # fmt: skip
+    """The frozen encoder: a linear probe of each class on shares of the labels, of age, and the fellow eye."""
+    judged = opened(work, cell)
     samples = samples_of(judged, Cohort.open(comprer_odir.prepare(work, cell)))
-    store = open_store(judged, samples.cohort, cache=work / "cache")
-    positions = np.flatnonzero(samples.readable(store.readable))
-    encoder = judged.random_twin(seed) if arm == RANDOM else judged.encoder
-    x = embed_samples(encoder, store, samples, positions, keep=True)
-    cohort, rows = samples.cohort, samples.first_row[positions]
-    patients, split = cohort.encoded("patient")[rows], cohort.split[rows]
-    said: dict[str, Array] = {}
-    y_of = classes_of(cohort, rows)
+    store, cohort = open_store(judged, samples.cohort, cache=work / "cache"), samples.cohort
+    encoder = judged.random_twin(cell["seed"]) if cell["arm"] == RANDOM else judged.encoder
+    x = embed_samples(encoder, store, samples, np.arange(len(samples)), keep=True)
+    patients, split, y_of = cohort.encoded("patient"), cohort.split, classes_of(cohort)
     train, val, test = parts_of(y_of["N"] >= 0, split)
+    said: dict[str, Array] = {}
     for fraction in FRACTIONS:
-        parts = train[draw_labels(patients[train], y_of["N"][train], fraction, seed)], val, test
+        parts = train[draw_labels(patients[train], y_of["N"][train], fraction, cell["seed"])], val, test
         columns = [probe(x, y_of[name], patients, parts, "classify", num_classes=2) for name in CLASSES]
-        said[f"classes {fraction}"] = np.stack(columns, axis=1).astype(np.float32)
-    age = cohort.encoded("score:age")[rows]
-    said["age"] = probe(x, age, patients, parts_of(np.isfinite(age), split), "regress").astype(np.float32)
-    left, right = comprer_odir.fellows(cohort, rows)
-    said["fellow"] = _both_ways(x[left], x[right]).astype(np.float32)
-    (work / KEPT).mkdir(exist_ok=True)
-    arrays: dict[str, Any] = said
-    np.savez_compressed(work / KEPT / f"{folder_name({'arm': arm, 'seed': seed})}.npz", **arrays)
-    values = {f"{name} {fraction}": float(auroc(y_of[name][test], said[f"classes {fraction}"][:, place]))
-              for fraction in FRACTIONS for place, name in enumerate(CLASSES)}  # fmt: skip
-    return {key: round(value, 4) for key, value in values.items()} | {
-        "top_5": round(float((said["fellow"] <= 5).mean()), 4)
-    }
+        said |= {f"{target} {fraction}": np.stack(columns, axis=1) for target in TARGETS}
+    age = cohort.encoded("score:age")
+    said["age"] = probe(x, age, patients, parts_of(np.isfinite(age), split), "regress")
+    left, right = comprer_odir.fellows(cohort, np.arange(len(cohort)))
+    said["fellow eye"] = both_ways(x[left], x[right])
+    return measure(questions(cohort), said)
 
 
-def classes_of(cohort: Cohort, rows: Array) -> dict[str, Array]:
+def finetune(work: Path, cell: Cell) -> dict[str, Any]:
+    """The whole encoder, trained for 8 epochs to tell the classes apart."""
+    judged = opened(work, cell)
+    assert isinstance(judged.encoder, Encoder)
+    samples = samples_of(judged, Cohort.open(comprer_odir.prepare(work, cell)))
+    store, cohort = open_store(judged, samples.cohort, cache=work / "cache"), samples.cohort
+    patients, y, fraction = cohort.encoded("patient"), cohort.encoded("label:eye"), cell["labelled"]
+    train, val, test = parts_of(y >= 0, cohort.split)
+    normal = classes_of(cohort)["N"][train]
+    train = train[draw_labels(patients[train], normal, fraction, cell["seed"])]
+    names = cohort.labels("eye").classes
+    spec = FinetuneSpec(epochs=8, patience=8, augment=mild(AugmentSpec(preset="fundus")), seed=cell["seed"])
+    trained = fit_finetuned(
+        judged.encoder, store, samples, y, train=train, val=val, held=test, task="classify", num_classes=len(names),
+        spec=spec,
+    )  # fmt: skip
+    columns = trained.predictions[:, [names.index(name) for name in CLASSES]]
+    asked = {name: each for name, each in questions(cohort).items() if each.facts.get("fraction") == fraction}
+    return measure(asked, dict.fromkeys(asked, columns)) | {"notes": list(trained.notes)}
+
+
+def classes_of(cohort: Cohort) -> dict[str, Array]:
     """Each class of the eye as 0 and 1, -1 where missing."""
     targets, _ = find_targets(cohort, "classify", "eye", min_patients=1)
-    return {each.name.partition("=")[2]: each.y[rows] for each in targets}
+    return {each.name.partition("=")[2]: each.y for each in targets}
 
 
-def compare(finished: Finished) -> Lines:
-    """Every arm less the start, from what the cells kept."""
-    cells = [(line["cell"]["arm"], line["cell"]["seed"]) for line in finished.lines(JUDGED)]
-    folder = finished.work / KEPT
-    judged = {
-        (arm, seed) for arm, seed in cells if (folder / f"{folder_name({'arm': arm, 'seed': seed})}.npz").is_file()
-    }
-    seeds = [seed for seed in STUDY.seeds if all((arm, seed) in judged for arm in (START, RANDOM))]
-    arms = {arm: [seed for seed in seeds if (arm, seed) in judged] for arm in (START, RANDOM, *ARMS)}
-    arms = {arm: own for arm, own in arms.items() if own}
-    common = [seed for seed in seeds if all(seed in own for own in arms.values())]
-    if not common:
-        return []
-    kept = {
-        (arm, seed): dict(np.load(finished.work / KEPT / f"{folder_name({'arm': arm, 'seed': seed})}.npz"))
-        for arm in arms for seed in common
-    }  # fmt: skip
-    cohort = Cohort.open(comprer_odir.prepare(finished.work, {}))
-    rows = np.arange(len(cohort))  # every image of this cohort can be read
-    patients, split, y_of = cohort.encoded("patient"), cohort.split, classes_of(cohort, rows)
+def questions(cohort: Cohort) -> dict[str, Question]:
+    """What is asked of the test patients; every image of this cohort can be read."""
+    patients, split, y_of = cohort.encoded("patient"), cohort.split, classes_of(cohort)
     test = parts_of(y_of["N"] >= 0, split)[2]
-    facts = {"cohort": "odir", "tier": finished.tier, "split_hash": cohort.split_hash}
-    pairs = [*((arm, START) for arm in arms if arm != START), *((arm, "simclr") for arm in arms if "simclr" in arms)]
-    compared: dict[str, Any] = {"pairs": [pair for pair in pairs if pair[0] != pair[1]]}
-
-    def vectors(name: str) -> Vectors:
-        return {arm: [kept[arm, seed][name] for seed in common] for arm in arms}
-
-    y_test, lines = np.stack([y_of[name][test] for name in CLASSES], axis=1), Lines()
+    y_test, found = np.stack([y_of[name][test] for name in CLASSES], axis=1), {}
     for fraction in FRACTIONS:
-        for target, which in (("D", [1]), ("N", [0]), ("macro", list(range(len(CLASSES))))):
+        for target, which in TARGETS.items():
 
-            def metric(y: Any, p: Any, weights: Any = None, columns: list[int] = which) -> Any:
+            def metric(y: Any, p: Any, weights: Any = None, columns: tuple[int, ...] = which) -> Any:
                 return np.mean([auroc(y[:, each], p[:, each], weights) for each in columns], axis=0)
 
-            about = {**facts, "task": "classify", "target": target, "fraction": fraction, "metric": "auroc"}
-            said = vectors(f"classes {fraction}")
-            lines += compare_arms(about, metric, y_test, patients[test], said, **compared)
+            about = {"task": "classify", "target": target, "fraction": fraction, "metric": "auroc"}
+            found[f"{target} {fraction}"] = Question(about, metric, y_test, patients[test])
     age = cohort.encoded("score:age")
     aged = parts_of(np.isfinite(age), split)[2]
-    about = {**facts, "task": "regress", "target": "age", "metric": "mae"}
-    lines += compare_arms(about, mae, age[aged], patients[aged], vectors("age"), **compared)
-    left, _ = comprer_odir.fellows(cohort, rows)
+    found["age"] = Question({"task": "regress", "target": "age", "metric": "mae"}, mae, age[aged], patients[aged])
+    left, _ = comprer_odir.fellows(cohort, np.arange(len(cohort)))
 
     def hits(_: Any, p: Any, weights: Any = None) -> Any:
         hit = (p <= 5).mean(1)
         return hit.mean() if weights is None else (weights @ hit) / weights.sum(1)
 
-    about = {**facts, "task": "retrieve", "target": "fellow eye", "metric": "top_5", "chance": 5 / len(left)}
-    return lines + compare_arms(about, hits, np.zeros(len(left)), patients[left], vectors("fellow"), **compared)
+    about = {"task": "retrieve", "target": "fellow eye", "metric": "top_5", "chance": 5 / len(left)}
+    found["fellow eye"] = Question(about, hits, np.zeros(len(left)), patients[left])
+    return found
+
+
+def compare(finished: Finished) -> Lines:
+    """Every arm less the start, less random weights and less simclr, frozen and fine-tuned."""
+    cohort, lines = Cohort.open(comprer_odir.prepare(finished.work, {})), Lines()
+    facts = {"cohort": "odir", "tier": finished.tier, "split_hash": cohort.split_hash}
+    compared: dict[str, Any] = {"others": (START, RANDOM, "simclr"), "seeds": STUDY.seeds, "order": JUDGED.arms}
+    lines += compare_cells(questions(cohort), finished.lines(JUDGED), **compared, facts=facts | {"probe": "linear"})
+    for grid in (FEW_TUNED, ALL_TUNED):
+        fraction = grid.parts[0]["labelled"]
+        asked = {name: each for name, each in questions(cohort).items() if each.facts.get("fraction") == fraction}
+        lines += compare_cells(asked, finished.lines(grid), **compared, facts=facts | {"probe": "finetune"})
+    return lines
 
 
 JUDGED = Grid("starts-judged{tier}.jsonl", judge, (*ARMS, START, RANDOM))
+TUNED = "starts-finetuned{tier}.jsonl"
+FEW_TUNED = Grid(TUNED, finetune, (START, "comprer", "planned"), parts=({"labelled": 0.1},))
+ALL_TUNED = Grid(TUNED, finetune, (), ablations=FEW_TUNED.arms, parts=({"labelled": 1.0},))
 STUDY = Study(
     name="starts",
     cells="starts-cells{tier}.jsonl",
     result="starts{tier}.json",
     arms=ARMS,
-    keys=(
-        "encoder={backbone: efficientnet_lite0, pretrained: true, in_channels: 3}",
-        "images.size=128",
-        "images.augment={preset: fundus}",
-        "optimizer={kind: adamw, lr: 0.0003, weight_decay: 0.0001}",
-        "schedule={kind: cosine, warmup_epochs: 1, final: 0.001}",
-        "training.health_epochs=null",
-        "training.epochs=1000",
-    ),
+    keys=(*KEYS, "encoder.in_channels=3", "images.size=128", "images.augment={preset: fundus}"),
     tiers={"small": {"keys": ()}},
     prepare=comprer_odir.prepare,
     compare=compare,
     further=steps_for,
-    then=(JUDGED,),
+    then=(JUDGED, FEW_TUNED, ALL_TUNED),
 )
 
 if __name__ == "__main__":
