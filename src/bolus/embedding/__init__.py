@@ -1,0 +1,1 @@
+"""An encoder and a cohort become embeddings, computed once for every image."""

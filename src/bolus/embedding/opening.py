@@ -1,0 +1,167 @@
+"""An encoder, opened to judge and to embed, and the images of a cohort as it expects them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.images.cache import ImageStore, Preprocessing, build_store
+from bolus.data.images.clips import open_samples
+from bolus.data.pixels.range_rules import describe_rule
+from bolus.encoders.backbone import Encoder
+from bolus.encoders.building import external_encoder
+from bolus.encoders.folders.folder import lineage_of, load_encoder
+from bolus.encoders.folders.modality_folder import is_modality_folder, load_encoders
+from bolus.encoders.modalities import ModalityEncoders
+from bolus.errors import EncoderError, UsageError
+from bolus.run import Run
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An encoder ready to embed.
+
+    Args:
+        name: for display.
+        encoder: architecture and weights; or those of several modalities.
+        preprocessing: the input it expects.
+        run: where it came from, if it was opened as one.
+        lineage: whom it and the encoders it was initialised from were trained on, as `lineage_of` says; empty where
+            that is not known.
+        training: of the cohort that it is judged on, images, samples, and positions of those that are for training and
+            readable, int64; None where none are shown to it.
+    """
+
+    name: str
+    encoder: Encoder | ModalityEncoders
+    preprocessing: Preprocessing
+    run: Run | None
+    lineage: Sequence[Mapping[str, Any]] = ()
+    training: tuple[ImageStore, Samples, npt.NDArray[np.int64]] | None = None
+
+    def random_twin(self, seed: int) -> Encoder | ModalityEncoders:
+        """The same architecture with fresh weights: what the pixels alone give away."""
+        return self.encoder.twin(seed=seed)
+
+
+def open_encoder(source: str | Path, *, keep_context: bool = True, size: int | None = None) -> Judged:
+    """A run folder, an encoder folder, or a hub name; of encoders per modality, the folder of all or of one.
+
+    Args:
+        source: what to open; a hub name is asked for on the network unless HF_HUB_OFFLINE is set.
+        keep_context: apply the run's MLVICX context blocks; without, the plain backbone is used.
+        size: input size in pixels for an encoder that does not state one.
+
+    Raises:
+        EncoderError: nothing there can be opened as an encoder, or its training has not ended.
+        UsageError: a size for a run or encoder folder, which states its own.
+    """
+    folder, name = Path(source), Path(source).name or Path(source).resolve().name
+    if (folder / "run.json").is_file():
+        run = Run.open(folder)
+        if not run.encoder.is_dir():
+            raise EncoderError(f"{folder}: training has not ended; go on with bolus pretrain ... --resume")
+        opened = _open_folder(name, run.encoder, keep_context, size)
+        # A run from before encoder folders had a lineage still knows its own patients.
+        own = [{"salt": run.record["salt"], "keys": run.record["training_patients"]}]
+        return replace(opened, run=run, lineage=opened.lineage or own)
+    if is_modality_folder(folder) or (folder / "encoder.json").is_file():
+        return _open_folder(name, folder, keep_context, size)
+    encoder, contract = external_encoder(str(source))
+    fit = cast(Literal["pad", "stretch", "crop"], contract.get("fit", "pad"))
+    preprocessing = Preprocessing(size or int(contract.get("size", 224)), encoder.spec.in_channels, fit)
+    return Judged(name, encoder, preprocessing, None)
+
+
+def _open_folder(name: str, folder: Path, keep_context: bool, size: int | None) -> Judged:
+    """An encoder folder, or one that holds those of several modalities."""
+    if is_modality_folder(folder):
+        if size is not None:
+            raise UsageError(f"{folder} holds encoders that state their own input size; leave out the size {size}")
+        encoders, preprocessing, lineage = load_encoders(folder, keep_context=keep_context)
+        return Judged(name, encoders, preprocessing, None, lineage)
+    encoder, contract = load_encoder(folder, keep_context=keep_context)
+    return Judged(name, encoder, _as_stated(folder, contract, size), None, lineage_of(folder))
+
+
+def _as_stated(folder: Path, contract: Mapping[str, Any], size: int | None) -> Preprocessing:
+    """The contract of an encoder folder, which a person cannot overrule."""
+    if "size" in contract and size is not None:
+        raise UsageError(f"{folder} states its own input size, {contract['size']} pixels; leave out the size {size}")
+    if "size" not in contract and size is None:
+        raise EncoderError(f"{folder} does not state its input size; give one")
+    return Preprocessing(**({"size": size} | dict(contract)))
+
+
+def samples_of(judged: Judged, cohort: Cohort) -> Samples:
+    """The cohort in the unit that the encoder was made for: clips where it sees frames, else images.
+
+    What judges works on these, with `samples.cohort` as the cohort: of clip files it has a row a frame.
+
+    Raises:
+        CohortError: as `bolus.data.images.clips.open_samples`.
+    """
+    return open_samples(cohort, "clip" if judged.preprocessing.frames else "image")
+
+
+def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> ImageStore:
+    """The cohort's images as this encoder expects them; for clips, give it the cohort of `samples_of`.
+
+    A range that the cohort states wins over the encoder's. A modality that needs one and whose name the encoder does
+    not know takes the encoder's only range, where it has one and the cohort has one modality; otherwise the range that
+    a check of the cohort found, or the one that covers its images. `remarks_on` says so.
+
+    Raises:
+        CohortError: as `build_store`.
+        EncoderError: images of a modality for which there is no encoder, where each modality has its own.
+    """
+    known = judged.preprocessing.ranges
+    if isinstance(judged.encoder, ModalityEncoders):
+        unseen = sorted(set(cohort.modality.tolist()) - set(judged.encoder.names))
+        if unseen:
+            names = ", ".join(judged.encoder.names)
+            raise EncoderError(
+                f"{judged.name} has encoders for {names}, and the cohort has images of {', '.join(unseen)}"
+                f"{' (no column has the role modality)' if 'modality' not in cohort.roles else ''}; leave those rows "
+                "out, or open one encoder for all rows: a folder in that of the encoders"
+            )
+    contract = judged.preprocessing.seen_by(cohort.modality)
+    store = build_store(cohort, contract, folder=cache)
+    unknown = set(store.preprocessing.ranges) - {*known, *cohort.spec.ranges}
+    if len(known) == 1 and len(set(cohort.modality)) == 1:
+        (only,) = known.values()
+        ranges = dict.fromkeys(unknown, only)
+    else:
+        ranges = {name: cohort.spec.cohort_ranges[name] for name in unknown & set(cohort.spec.cohort_ranges)}
+    if not ranges:
+        return store
+    return build_store(cohort, replace(contract, ranges={**known, **ranges}), folder=cache)
+
+
+def remarks_on(judged: Judged, store: ImageStore) -> list[str]:
+    """What a person must know of the images that `open_store` gave this encoder, in sentences."""
+    known, rules = judged.preprocessing.ranges, judged.preprocessing.rules
+    said = list(store.remarks)
+    for name, (low, high) in sorted(store.preprocessing.ranges.items()):
+        if name in known:
+            if known[name] != (low, high):
+                trained = "{:g} to {:g}".format(*known[name])
+                said.append(f"{name}: {low:g} to {high:g} is stated, and the encoder was trained with {trained}.")
+            continue
+        same = [other for other, values in known.items() if tuple(values) == (low, high)]
+        origin = f"the range it knows for {same[0]}" if same else "not a range it was trained with"
+        said.append(f"The encoder does not know modality {name!r}: values {low:g} to {high:g} are used, {origin}.")
+    for name, (rule, low, high) in sorted((store.preprocessing.rules or {}).items()):
+        if rules is None or name not in rules:
+            shown = describe_rule(rule, (low, high))
+            said.append(f"The encoder does not say how {name} of more than eight bits becomes grey: {shown}.")
+    if judged.preprocessing.mirror is not None and store.mirrored is None:
+        side = judged.preprocessing.mirror
+        said.append(f"The encoder expects images of the {side} mirrored; no column has the role laterality: none was.")
+    return said

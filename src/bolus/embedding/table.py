@@ -1,0 +1,120 @@
+"""Embeddings joined to the table that the images came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bolus.data.cohort.cohort import Cohort, CohortLike
+from bolus.data.images.cache import ImageStore
+from bolus.device import device
+from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
+from bolus.embedding.vectors import Precision, embed_samples
+from bolus.errors import UsageError
+from bolus.files import replacing
+from bolus.progress import Meter
+
+SUFFIXES = (".parquet", ".pq")
+
+
+def embed(
+    source: str | Path,
+    cohort: CohortLike,
+    *,
+    out: str | Path | None = None,
+    keep_context: bool = True,
+    size: int | None = None,
+    cache: Path | None = None,
+    precision: Precision = "fp32",
+    quiet: bool = True,
+) -> pd.DataFrame:
+    """Embed every readable image or clip of a cohort; quarantined rows are absent, and remarked on in the metadata.
+
+    Args:
+        source: run folder, encoder folder or hub name.
+        cohort: cohort.yaml, a table with conventional column names, or an open cohort.
+        keep_context: apply the run's MLVICX context blocks; without, BatchNorm keeps the statistics that the network
+            had with them (an evaluation estimates its own).
+        size: input pixels of an encoder that does not state them.
+        cache: cache folder; the user's where None.
+        precision: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
+        quiet: show no progress.
+        out: a Parquet file to write; its schema metadata holds encoder, recipe and preprocessing.
+
+    Returns:
+        One line a sample: `row` (from 1), `split`, the table's own columns, and `embedding`, float32 `[D]`; in
+        `attrs["remarks"]`, what a person must know of the images. For an encoder of clips a line is a clip: `row` and
+        the columns are those of its first frame, and `rows` is how many frames it has, those not readable included.
+
+    Raises:
+        EncoderError: the encoder cannot be opened.
+        UsageError: a size for an encoder that states its own, another suffix of `out`, or the table itself as `out`.
+        CohortError: the cohort cannot be opened, or most of its images cannot be read.
+    """
+    if out is not None and Path(out).suffix.lower() not in SUFFIXES:
+        raise UsageError(f"out: expected a file name that ends in {' or '.join(SUFFIXES)}, found {Path(out).name!r}")
+    cohort = Cohort.open(cohort)
+    if out is not None:
+        cohort.refuse_to_overwrite(Path(out))
+    judged = open_encoder(source, keep_context=keep_context, size=size)
+    samples = samples_of(judged, cohort)
+    store = open_store(judged, samples.cohort, cache=cache)
+    positions = np.flatnonzero(samples.readable(store.readable))
+    with Meter("embedding", len(positions), quiet=quiet) as meter:
+        encoder = judged.encoder.to(device())
+        vectors = embed_samples(encoder, store, samples, positions, precision=precision, keep=True, meter=meter)
+    rows = samples.cohort.origin[samples.first_row[positions]]
+    facts: dict[str, Any] = {"row": rows + 1, "split": cohort.split[rows]}
+    if samples.unit == "clip":
+        facts["rows"] = samples.num_rows[positions]
+    frame = cohort.table.iloc[rows].reset_index(drop=True)
+    frame.columns = pd.Index(free_names(list(map(str, frame.columns)), {*facts, "embedding"}))
+    for place, (name, values) in enumerate(facts.items()):
+        frame.insert(place, name, values)
+    if out is not None:
+        _write(Path(out), frame, vectors, judged, store)
+    frame = frame.assign(embedding=list(vectors))
+    frame.attrs["remarks"] = remarks_on(judged, store)
+    return frame
+
+
+def free_names(names: list[str], taken: set[str]) -> list[str]:
+    """The names, those that are taken with `table_` before them until they are free.
+
+    >>> free_names(["row", "table_row", "age"], {"row"})
+    ['table_table_row', 'table_row', 'age']
+    """
+    used, found = taken | set(names), []
+    for name in names:
+        free = name
+        while free in taken or (free != name and free in used):
+            free = f"table_{free}"
+        used.add(free)
+        found.append(free)
+    return found
+
+
+def _write(
+    path: Path, frame: pd.DataFrame, vectors: npt.NDArray[np.float32], judged: Judged, store: ImageStore
+) -> None:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    metadata: Mapping[str, Any] = {
+        "encoder": judged.name,
+        "recipe": judged.run.recipe.digest if judged.run else None,
+        "preprocessing": store.preprocessing.to_json(),
+        "remarks": remarks_on(judged, store),
+    }
+    table = table.append_column("embedding", column)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), "bolus": json.dumps(metadata)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
