@@ -31,7 +31,7 @@ from bolus import SegmentSpec
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.volumes import volume_codes
 from bolus.data.readers.masks import from_square, read_labels, to_square
-from bolus.embedding import open_encoder, open_store, samples_of
+from bolus.embedding.opening import open_encoder, open_store, samples_of
 from bolus.encoders.modalities import one_encoder
 from bolus.evaluation.segmentation.overlap import pooled_dice, volume_dice, volume_hd95
 from bolus.evaluation.segmentation.segmenter import draw_labelled, fit_segmenter

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from bolus.data.cohort.cohort import Cohort, Samples
-from bolus.embedding import Judged, embed_samples, open_encoder, open_store, samples_of
+from bolus.embedding.opening import Judged, open_encoder, open_store, samples_of
+from bolus.embedding.vectors import embed_samples
 from bolus.evaluation.probing.fitting import Labelled, fit_linear
 from bolus.evaluation.probing.probe import draw_patients
 from bolus.evaluation.retrieval.ranking import ranks

@@ -22,7 +22,7 @@ import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec, SplitSpec
-from bolus.embedding import Judged, open_encoder
+from bolus.embedding.opening import Judged, open_encoder
 from bolus.evaluation.statistics.arms import compare_arms
 from bolus.evaluation.statistics.metrics import auroc
 from bolus.evaluation.targets import find_targets

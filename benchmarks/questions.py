@@ -14,7 +14,7 @@ from pathlib import Path
 import bolus
 import comprer_odir
 from bolus.data.cohort.cohort import Cohort
-from bolus.remembering import FOLDER
+from bolus.embedding.remembering import FOLDER
 from grid import RESULTS, record
 
 WORK = Path("runs/starts/small")

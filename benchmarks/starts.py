@@ -19,7 +19,8 @@ import numpy as np
 
 import comprer_odir
 from bolus.data.cohort.cohort import Cohort
-from bolus.embedding import Judged, embed_samples, open_encoder, open_store, samples_of
+from bolus.embedding.opening import Judged, open_encoder, open_store, samples_of
+from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.evaluation.probing.finetune import fit_finetuned, mild
 from bolus.evaluation.probing.options import FinetuneSpec

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from bolus.data.cohort.cohort import Cohort
-from bolus.embedding import embed_samples, open_encoder, open_store, samples_of
+from bolus.embedding.opening import open_encoder, open_store, samples_of
+from bolus.embedding.vectors import embed_samples
 from bolus.evaluation.statistics.metrics import auroc
 from bolus.evaluation.targets import find_targets
 from judging import Array, Question, compare_cells, draw_labels, measure, parts_of, patients_of_each, probe

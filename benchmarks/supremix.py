@@ -21,7 +21,7 @@ import numpy as np
 
 from bolus import FinetuneSpec
 from bolus.data.cohort.cohort import Cohort
-from bolus.embedding import open_encoder, open_store, samples_of
+from bolus.embedding.opening import open_encoder, open_store, samples_of
 from bolus.evaluation.probing.finetune import fit_finetuned, mild
 from bolus.evaluation.probing.fitting import fit_majority
 from bolus.evaluation.statistics.arms import compare_arms

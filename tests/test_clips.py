@@ -27,7 +27,9 @@ from bolus.data.cohort.spec import CohortSpec
 from bolus.data.images import cache
 from bolus.data.images.cache import ImageStore, Preprocessing, Quarantined, build_store
 from bolus.data.images.clips import frame_mask, open_samples, pick_frames, segment_frames
-from bolus.embedding import embed, embed_samples, open_encoder, samples_of
+from bolus.embedding.opening import open_encoder, samples_of
+from bolus.embedding.table import embed
+from bolus.embedding.vectors import embed_samples
 from bolus.encoders.building import build_encoder
 from bolus.errors import CohortError, ImageError
 from bolus.recipe import AugmentSpec, EncoderSpec, Recipe

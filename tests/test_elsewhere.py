@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.cohort.split import patient_keys
-from bolus.embedding import embed
+from bolus.embedding.table import embed
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import EvaluationError, LeakageError, UsageError

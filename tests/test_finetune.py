@@ -15,7 +15,7 @@ from bolus.data.batches.presets import resolve
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store
-from bolus.embedding import embed_samples
+from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import load_encoder

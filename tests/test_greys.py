@@ -22,7 +22,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store
 from bolus.data.pixels.quantiles import LEVELS, pooled, share_up_to, sketch
-from bolus.embedding import open_encoder, open_store, remarks_on
+from bolus.embedding.opening import open_encoder, open_store, remarks_on
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import CohortError

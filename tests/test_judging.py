@@ -18,7 +18,8 @@ from PIL import Image as PillowImage
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.cohort.split import patient_keys
-from bolus.embedding import embed, open_encoder, open_store, remarks_on
+from bolus.embedding.opening import open_encoder, open_store, remarks_on
+from bolus.embedding.table import embed
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import lineage_of, save_encoder
 from bolus.errors import EncoderError, EvaluationError, LeakageError, UsageError

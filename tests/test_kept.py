@@ -14,7 +14,7 @@ import torch
 
 import bolus
 from bolus.data.cohort.cohort import Cohort
-from bolus.embedding import open_encoder
+from bolus.embedding.opening import open_encoder
 from bolus.errors import BolusError, EncoderError, TrainingError
 from bolus.evaluation.probing.heads import Head
 from bolus.evaluation.statistics.results import read_results

@@ -17,7 +17,8 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.images.cache import Preprocessing, build_store
 from bolus.data.text.laterality import side_of
-from bolus.embedding import embed_samples, open_encoder, open_store, remarks_on
+from bolus.embedding.opening import open_encoder, open_store, remarks_on
+from bolus.embedding.vectors import embed_samples
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import CohortError, EvaluationError

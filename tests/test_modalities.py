@@ -20,7 +20,9 @@ from bolus.data.batches.columns import TrainingColumns
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.cache import build_store
 from bolus.data.images.preprocessing import Preprocessing, join_contracts
-from bolus.embedding import embed, embed_samples, open_encoder, open_store
+from bolus.embedding.opening import open_encoder, open_store
+from bolus.embedding.table import embed
+from bolus.embedding.vectors import embed_samples
 from bolus.encoders.building import build_encoder
 from bolus.encoders.features import FeatureShape
 from bolus.encoders.folders.folder import lineage_of, load_encoder, save_encoder

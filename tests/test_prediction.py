@@ -11,7 +11,7 @@ import pytest
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.split import patient_keys
-from bolus.embedding import embed
+from bolus.embedding.table import embed
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import EncoderError, EvaluationError, UsageError

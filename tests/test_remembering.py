@@ -18,12 +18,13 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.cache import build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.images.preprocessing import Preprocessing
-from bolus.embedding import embed_samples, keys_of, open_encoder
+from bolus.embedding.opening import open_encoder
+from bolus.embedding.remembering import FOLDER, remember
+from bolus.embedding.vectors import embed_samples, keys_of
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.recipe import EncoderSpec
-from bolus.remembering import FOLDER, remember
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from transformers import ConvNextConfig, Dinov2Config, ResNetConfig, SwinConfig
 
 from bolus import evaluate, pretrain
 from bolus.data.images.preprocessing import Preprocessing
-from bolus.embedding import open_encoder
+from bolus.embedding.opening import open_encoder
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.encoders.families import efficientnet

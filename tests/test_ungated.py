@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.preprocessing import Preprocessing
-from bolus.embedding import Judged, open_encoder
+from bolus.embedding.opening import Judged, open_encoder
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bolus.data.cohort.cohort import Cohort as Cohort
     from bolus.data.pixels.image import Image as Image
     from bolus.data.readers.readers import read_image as read_image
-    from bolus.embedding import embed as embed
+    from bolus.embedding.table import embed as embed
     from bolus.encoders.folders.folder import load_encoder as load_encoder
     from bolus.errors import BolusError as BolusError
     from bolus.evaluation.audit.audit import evaluate_audit as evaluate_audit
@@ -56,7 +56,7 @@ _HOMES = {
     "ablate": "bolus.ablation.running",
     "check": "bolus.data.checks.checking",
     "dry_run": "bolus.training.rehearsal",
-    "embed": "bolus.embedding",
+    "embed": "bolus.embedding.table",
     "evaluate": "bolus.evaluation.probing.reading",
     "evaluate_audit": "bolus.evaluation.audit.audit",
     "evaluate_change": "bolus.evaluation.change.change",

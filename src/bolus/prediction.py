@@ -14,15 +14,9 @@ from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.cohort.split import overlap
 from bolus.data.text.classes import same_class
 from bolus.device import device
-from bolus.embedding import (
-    Judged,
-    embed_samples,
-    free_names,
-    open_encoder,
-    open_store,
-    remarks_on,
-    samples_of,
-)
+from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
+from bolus.embedding.table import free_names
+from bolus.embedding.vectors import embed_samples
 from bolus.errors import EvaluationError, UsageError, name_rows, suggest
 from bolus.evaluation.probing.heads import Head
 from bolus.evaluation.targets import file_name, shown

@@ -221,7 +221,7 @@ def embed(
     refuse_swapped(encoder, cohort)
     opened = table.open(cohort)
 
-    from bolus.embedding import embed as run_embed
+    from bolus.embedding.table import embed as run_embed
 
     frame = run_embed(encoder, opened, out=out, keep_context=keep_context, size=size, cache=cache)
     width, remarks = len(frame["embedding"].iloc[0]) if len(frame) else 0, frame.attrs["remarks"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bolus.data.checks.checking import check
 from bolus.data.cohort.cohort import Cohort
-from bolus.embedding import embed
+from bolus.embedding.table import embed
 from bolus.errors import UsageError, suggest
 from bolus.evaluation.probing.options import Probing
 from bolus.evaluation.probing.reading import judge as judge_target

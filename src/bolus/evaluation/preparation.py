@@ -14,14 +14,8 @@ from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.cohort.split import refuse_overlap
 from bolus.data.images.cache import ImageStore
 from bolus.device import device
-from bolus.embedding import (
-    Judged,
-    embed_samples,
-    open_encoder,
-    open_store,
-    remarks_on,
-    samples_of,
-)
+from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
+from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, one_encoder
 from bolus.errors import EvaluationError, UsageError

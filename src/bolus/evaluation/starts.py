@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bolus.embedding import Judged
+from bolus.embedding.opening import Judged
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.encoders.modalities import ModalityEncoders, build_encoders

@@ -20,7 +20,7 @@ from bolus.data.batches.batch import seed_for
 from bolus.data.batches.views import whole_views
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import ImageStore, Preprocessing
-from bolus.embedding import Judged, open_encoder
+from bolus.embedding.opening import Judged, open_encoder
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, each_encoder, parts_of
 from bolus.encoders.parts.norms import estimate_norms, norms_of

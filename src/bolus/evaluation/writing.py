@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bolus.data.cohort.cohort import Cohort
-from bolus.embedding import Judged
+from bolus.embedding.opening import Judged
 from bolus.evaluation.probing.options import EMBEDDED
 from bolus.evaluation.statistics.results import Result, write_results
 from bolus.evaluation.targets import file_name

@@ -20,7 +20,7 @@ from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.images.cache import ImageStore
 from bolus.data.images.clips import pick_frames
-from bolus.embedding import embed_samples
+from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders
 from bolus.errors import RecipeError, suggest

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.cohort.split import split_digest, split_patients
-from bolus.embedding import open_encoder, samples_of
+from bolus.embedding.opening import open_encoder, samples_of
 from bolus.evaluation.elsewhere.matching import match_targets, name_cohorts, refuse_same_patients
 from bolus.evaluation.preparation import (
     Prepared,

@@ -13,7 +13,7 @@ from bolus.data.batches.presets import NOTHING, resolve
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import ImageStore
 from bolus.data.images.clips import pick_frames
-from bolus.embedding import embed_samples
+from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.recipe import AugmentSpec
