@@ -13,17 +13,19 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from bolus import embed, evaluate, evaluate_retrieve, predict
+from bolus import embed, evaluate, evaluate_audit, evaluate_change, evaluate_retrieve, predict
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.cache import build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.images.preprocessing import Preprocessing
+from bolus.embedding import vectors
 from bolus.embedding.opening import open_encoder
 from bolus.embedding.remembering import FOLDER, remember
 from bolus.embedding.vectors import embed_samples, keys_of
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
+from bolus.errors import UsageError
 from bolus.recipe import EncoderSpec
 
 
@@ -146,3 +148,36 @@ def test_keys_tell_frames_and_what_is_real_apart(tiny_cohort: Path, tmp_path: Pa
     assert not (found[3] == found[5]).all(1).any()
     assert (tmp_path / "cache").is_dir()
     assert not (tmp_path / "cache" / FOLDER).exists(), "keys alone write nothing"
+
+
+def test_every_question_is_asked_in_the_precision_that_is_asked_for(
+    encoder: Path, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[str] = set()
+    inner = vectors._embed_alike
+
+    def watched(*arguments: Any) -> Any:
+        asked.add(arguments[6])
+        return inner(*arguments)
+
+    monkeypatch.setattr(vectors, "_embed_alike", watched)
+    common: dict[str, Any] = {"cache": tmp_path / "cache", "draws": 20, "precision": "bf16"}
+    evaluate(encoder, tiny_cohort, target="sick", out=tmp_path / "a", probes=("linear",), **common)
+    evaluate_audit(encoder, tiny_cohort, target="sick", by=["sex"], out=tmp_path / "b", **common)
+    evaluate_change(encoder, tiny_cohort, target="severity", out=tmp_path / "c", **common)
+    evaluate_retrieve(encoder, tiny_cohort, across="visit", out=tmp_path / "d", **common)
+    del common["draws"]
+    head = tmp_path / "a" / "head-sick-linear.safetensors"
+    rounded = embed(encoder, tiny_cohort, **common)
+    predict(encoder, tiny_cohort, head=head, **common)
+    assert asked == {"bf16"}
+    whole = embed(encoder, tiny_cohort, cache=tmp_path / "cache")
+    gap = np.abs(np.stack(list(whole["embedding"])) - np.stack(list(rounded["embedding"])))
+    assert 0 < gap.max() < 0.1
+    for ask in (
+        lambda: evaluate(encoder, tiny_cohort, target="sick", precision="int8"),  # type: ignore[arg-type]
+        lambda: embed(encoder, tiny_cohort, precision="int8"),  # type: ignore[arg-type]
+        lambda: predict(encoder, tiny_cohort, head=head, precision="int8"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(UsageError, match="expected fp32, bf16 or fp16, found 'int8'"):
+            ask()

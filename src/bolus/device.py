@@ -1,9 +1,9 @@
-"""Where encoders run: an accelerator where there is one, unless a person says otherwise."""
+"""Where encoders run, and in which precision: an accelerator where there is one, unless a person says otherwise."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from bolus.errors import UsageError
 
@@ -12,6 +12,20 @@ if TYPE_CHECKING:
 
 VARIABLE = "ACCELERATE_TORCH_DEVICE"
 """Of the environment, which `accelerate` reads for trainings: its name is accelerate's own."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Of an encoder that is applied: `bf16` and `fp16` compute under autocast."""
+
+
+def check_precision(name: str) -> None:
+    """Raise UsageError for another precision.
+
+    >>> check_precision("int8")
+    Traceback (most recent call last):
+    bolus.errors.UsageError: precision: expected fp32, bf16 or fp16, found 'int8'
+    """
+    if name not in get_args(Precision):
+        raise UsageError(f"precision: expected fp32, bf16 or fp16, found {name!r}")
 
 
 def device() -> torch.device:

@@ -24,6 +24,7 @@ from bolus.cli.options import (
     CohortArgument,
     EncoderArgument,
     OverridesArgument,
+    PrecisionOption,
     SizeOption,
     TableOptions,
     check_ending,
@@ -213,6 +214,7 @@ def embed(
     out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file to write")] = Path("embeddings.parquet"),
     keep_context: Annotated[bool, typer.Option(help="apply the run's context blocks")] = True,
     size: SizeOption = None,
+    precision: PrecisionOption = "fp32",
     *,
     table: TableOptions,
     cache: CacheOption = None,
@@ -223,7 +225,8 @@ def embed(
 
     from bolus.embedding.table import embed as run_embed
 
-    frame = run_embed(encoder, opened, out=out, keep_context=keep_context, size=size, cache=cache)
+    asked: dict[str, Any] = {"size": size, "cache": cache, "precision": precision}
+    frame = run_embed(encoder, opened, out=out, keep_context=keep_context, **asked)
     width, remarks = len(frame["embedding"].iloc[0]) if len(frame) else 0, frame.attrs["remarks"]
     facts = {"out": str(out), "rows": len(frame), "width": width, "notes": remarks}
     tell(facts, f"{len(frame)} embeddings of width {width} in {out}", *(f"note: {remark}" for remark in remarks))
@@ -241,6 +244,7 @@ def predict(
     head: Annotated[str, typer.Option(help="a target of the run's evaluations, or a head file or folder")] = "",
     out: Annotated[Path, typer.Option("-o", "--out", help="CSV or Parquet file to write")] = Path("predictions.csv"),
     size: SizeOption = None,
+    precision: PrecisionOption = "fp32",
     *,
     table: TableOptions,
     cache: CacheOption = None,
@@ -252,7 +256,8 @@ def predict(
 
     from bolus.prediction import predict as run_predict
 
-    frame = run_predict(encoder, table.open(cohort), head=head, out=out, size=size, cache=cache)
+    asked: dict[str, Any] = {"size": size, "cache": cache, "precision": precision}
+    frame = run_predict(encoder, table.open(cohort), head=head, out=out, **asked)
     predicted, remarks = int(frame["reason"].isna().sum()), frame.attrs["remarks"]
     facts = {"out": str(out), "rows": len(frame), "predictions": predicted, "notes": remarks}
     tell(facts, f"{predicted} predictions for {len(frame)} rows in {out}", *(f"note: {remark}" for remark in remarks))

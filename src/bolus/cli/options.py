@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bolus.device import Precision
 from bolus.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ EncoderArgument = Annotated[str, typer.Argument(metavar="ENCODER", help="run fol
 OverridesArgument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="recipe keys")]
 CacheOption = Annotated[Path | None, typer.Option(help="cache folder (default: BOLUS_CACHE, or the user's)")]
 SizeOption = Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")]
+
+PrecisionOption = Annotated[Precision, typer.Option(help="of embedding, on an accelerator: fp32, bf16 or fp16")]
 
 
 @dataclass(frozen=True)

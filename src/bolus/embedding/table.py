@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.images.cache import ImageStore
-from bolus.device import device
+from bolus.device import Precision, check_precision, device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
-from bolus.embedding.vectors import Precision, embed_samples
+from bolus.embedding.vectors import embed_samples
 from bolus.errors import UsageError
 from bolus.files import replacing
 from bolus.progress import Meter
@@ -56,11 +56,13 @@ def embed(
 
     Raises:
         EncoderError: the encoder cannot be opened.
-        UsageError: a size for an encoder that states its own, another suffix of `out`, or the table itself as `out`.
+        UsageError: a size for an encoder that states its own, another precision, another suffix of `out`, or the table
+            itself as `out`.
         CohortError: the cohort cannot be opened, or most of its images cannot be read.
     """
     if out is not None and Path(out).suffix.lower() not in SUFFIXES:
         raise UsageError(f"out: expected a file name that ends in {' or '.join(SUFFIXES)}, found {Path(out).name!r}")
+    check_precision(precision)
     cohort = Cohort.open(cohort)
     if out is not None:
         cohort.refuse_to_overwrite(Path(out))

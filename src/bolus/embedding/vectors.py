@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from hashlib import blake2b
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +13,13 @@ from bolus.data.batches.views import whole_views
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import ImageStore, Preprocessing
 from bolus.data.images.clips import pick_frames
+from bolus.device import Precision, check_precision
 from bolus.embedding.remembering import FOLDER, embedder_key, remember
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, parts_of
 from bolus.errors import UsageError
 from bolus.progress import Meter
 from bolus.provenance import digest_of
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def embed_samples(
@@ -53,8 +51,9 @@ def embed_samples(
 
     Raises:
         EncoderError: a modality for which there is no encoder, where each has its own.
-        UsageError: fp16 on a CPU, where it is emulated.
+        UsageError: another precision, or fp16 on a CPU, where it is emulated.
     """
+    check_precision(precision)
     frames = store.preprocessing.frames
     assert (frames is not None) == (samples.unit == "clip"), f"{frames} frames of unit {samples.unit}"
     was_training = encoder.training

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from bolus.device import Precision, check_precision
 from bolus.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,14 +79,13 @@ class Judging:
     baselines: Sequence[str | Path] = option(
         (), "encoders to stand beside it, by commas: run folders, encoder folders or hub names"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of embedding, on an accelerator: fp32, bf16 or fp16")
+    precision: Precision = option("fp32", "of embedding, on an accelerator: fp32, bf16 or fp16")
     quiet: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("draws", 1)):
             check_whole(name, getattr(self, name), least)
-        if self.precision not in ("fp32", "bf16", "fp16"):
-            raise UsageError(f"precision: expected fp32, bf16 or fp16, found {self.precision!r}")
+        check_precision(self.precision)
         if isinstance(self.baselines, str | Path):
             raise UsageError(f"baselines: expected a list of folders or hub names, found one name, {self.baselines}")
         if self.out is not None and Path(self.out).is_file():

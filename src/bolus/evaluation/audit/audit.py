@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bolus.data.cohort.cohort import CohortLike, Samples
+from bolus.device import Precision
 from bolus.evaluation.audit.decoding import TASK, decode
 from bolus.evaluation.audit.gaps import GroupReport, judge_groups
 from bolus.evaluation.audit.subgroups import Grouping, find_groupings
@@ -129,6 +130,7 @@ def evaluate_audit(
     size: int | None = None,
     cache: Path | None = None,
     baselines: Sequence[str | Path] = (),
+    precision: Precision = "fp32",
 ) -> Audit:
     """Judge what is read off an encoder in each group of test patients, and whether the groups are read off it too.
 
@@ -152,6 +154,7 @@ def evaluate_audit(
         size: input pixels of an encoder that does not state them.
         cache: cache folder; the user's where None.
         baselines: further encoders, beside the random-init twin.
+        precision: of embedding: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
 
     Raises:
         EvaluationError: a target or role that the cohort does not have, or no two groups among the test patients.
@@ -162,7 +165,8 @@ def evaluate_audit(
     """
     asked: dict[str, Any] = {"min_patients": min_patients} if task == "classify" else {}
     read = reading.reading_of(task)(target=target, probing=Probing(probes), **asked)
-    return judge(Auditing(read, by, age_bands), source, cohort, Judging(seed, draws, size, cache, out, baselines))
+    judging = Judging(seed, draws, size, cache, out, baselines, precision)
+    return judge(Auditing(read, by, age_bands), source, cohort, judging)
 
 
 def judge(task: Auditing, source: str | Path, cohort: CohortLike, judging: Judging) -> Audit:

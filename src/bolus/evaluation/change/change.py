@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bolus.data.cohort.cohort import CohortLike, Samples
+from bolus.device import Precision
 from bolus.errors import EvaluationError
 from bolus.evaluation.change.distance import judge_distances
 from bolus.evaluation.change.pairs import (
@@ -62,6 +63,7 @@ def evaluate_change(
     size: int | None = None,
     cache: Path | None = None,
     baselines: Sequence[str | Path] = (),
+    precision: Precision = "fp32",
 ) -> Evaluation:
     """Judge what the difference of two embeddings of a patient tells of the change of a score between them.
 
@@ -89,6 +91,7 @@ def evaluate_change(
         size: input pixels of an encoder that does not state them.
         cache: cache folder; the user's where None.
         baselines: other encoders, as of `evaluate`.
+        precision: of embedding: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
 
     Raises:
         EvaluationError: no such score, or no pair among the training or the test patients.
@@ -98,7 +101,7 @@ def evaluate_change(
         EncoderError, CohortError: encoder or cohort cannot be opened.
     """
     task = Change(target, tolerance, higher_is_worse, adjacent_only, max_pairs, Probing(probes, fractions, repeats))
-    return judge(task, source, cohort, Judging(seed, draws, size, cache, out, baselines))
+    return judge(task, source, cohort, Judging(seed, draws, size, cache, out, baselines, precision))
 
 
 def ask(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.cohort.split import split_digest, split_patients
+from bolus.device import Precision
 from bolus.embedding.opening import open_encoder, samples_of
 from bolus.evaluation.elsewhere.matching import match_targets, name_cohorts, refuse_same_patients
 from bolus.evaluation.preparation import (
@@ -76,6 +77,7 @@ def evaluate_elsewhere(
     cache: Path | None = None,
     shots: tuple[int, int] = (20, 100),
     baselines: Sequence[str | Path] = (),
+    precision: Precision = "fp32",
 ) -> Evaluation:
     """Fit heads on one cohort, and judge them on its test patients and on all of another cohort.
 
@@ -106,6 +108,7 @@ def evaluate_elsewhere(
         cache: cache folder; the user's where None.
         shots: see `probe`.
         baselines: other encoders, as of `evaluate`.
+        precision: of embedding: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
 
     Raises:
         LeakageError: the encoder or a baseline was trained on validation or test patients of the cohort or on any
@@ -116,7 +119,7 @@ def evaluate_elsewhere(
     """
     asked: dict[str, Any] = {"min_patients": min_patients} if task == "classify" else {}
     reading = reading_of(task)(target=target, probing=Probing(probes, fractions, repeats, shots), **asked)
-    judging = Judging(seed, draws, size, cache, out, baselines)
+    judging = Judging(seed, draws, size, cache, out, baselines, precision)
     return read_elsewhere(reading, source, cohort, elsewhere, elsewhere_target=elsewhere_target, judging=judging)
 
 

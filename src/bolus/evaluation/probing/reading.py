@@ -15,6 +15,7 @@ import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.cohort.split import patient_keys
+from bolus.device import Precision
 from bolus.errors import UsageError
 from bolus.evaluation.notebook import as_html
 from bolus.evaluation.preparation import PRESENT, Prepared, embed_all, prepare
@@ -104,6 +105,7 @@ def evaluate(
     finetune: FinetuneSpec | None = None,
     shots: tuple[int, int] = (20, 100),
     baselines: Sequence[str | Path] = (),
+    precision: Precision = "fp32",
     horizon: str | None = None,
 ) -> Evaluation:
     """Judge an encoder by what is read off it, beside a random-init twin and the majority.
@@ -135,6 +137,7 @@ def evaluate(
         shots: see `probe`.
         baselines: run folders, encoder folders or hub names: each a column beside the random-init twin, embedded at its
             own size, with paired differences against it. Only `linear` and `knn` read them.
+        precision: of embedding: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
         horizon: None: the target as it is. `next`: that of the patient's next visit or time; `incident`: likewise, of
             those only who are negative now (`future.look_ahead`). The target is then called `next:NAME`; beside
             `next` stands the column `present label`, which knows the target's value now and no image.
@@ -155,7 +158,7 @@ def evaluate(
         finetune=finetune or FinetuneSpec(),
         **asked,
     )
-    return judge(reading, source, cohort, Judging(seed, draws, size, cache, out, baselines))
+    return judge(reading, source, cohort, Judging(seed, draws, size, cache, out, baselines, precision))
 
 
 def reading_of(task: str) -> type[TargetTask]:

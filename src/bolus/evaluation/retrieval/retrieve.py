@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
+from bolus.device import Precision
 from bolus.evaluation.preparation import Prepared, embed_all, prepare
 from bolus.evaluation.retrieval.answers import answers_of_ranks
 from bolus.evaluation.retrieval.ranking import ranks, top_k
@@ -97,6 +98,7 @@ def evaluate_retrieve(
     size: int | None = None,
     cache: Path | None = None,
     baselines: Sequence[str | Path] = (),
+    precision: Precision = "fp32",
 ) -> Retrieval:
     """Judge an encoder by whether it finds the participants of the test patients again, beside a random-init twin.
 
@@ -125,6 +127,7 @@ def evaluate_retrieve(
         size: input pixels of an encoder that does not state them.
         cache: cache folder; the user's where None.
         baselines: further encoders to stand beside it, as of `evaluate`.
+        precision: of embedding: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
 
     Raises:
         EvaluationError: as `find_sides`.
@@ -132,7 +135,7 @@ def evaluate_retrieve(
         UsageError: numbers out of range, before anything is read; or a size for an encoder that states its own.
         EncoderError, CohortError: an encoder or the cohort cannot be opened.
     """
-    return judge(Retrieve(across), source, cohort, Judging(seed, draws, size, cache, out, baselines))
+    return judge(Retrieve(across), source, cohort, Judging(seed, draws, size, cache, out, baselines, precision))
 
 
 def ask(task: Retrieve, samples: Samples, *, seed: int = 0) -> list[Sides]:
