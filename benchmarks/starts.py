@@ -136,14 +136,15 @@ def questions(cohort: Cohort) -> dict[str, Question]:
     aged = parts_of(np.isfinite(age), split)[2]
     found["age"] = Question({"task": "regress", "target": "age", "metric": "mae"}, mae, age[aged], patients[aged])
     left, _ = comprer_odir.fellows(cohort, np.arange(len(cohort)))
-
-    def hits(_: Any, p: Any, weights: Any = None) -> Any:
-        hit = (p <= 5).mean(1)
-        return hit.mean() if weights is None else (weights @ hit) / weights.sum(1)
-
     about = {"task": "retrieve", "target": "fellow eye", "metric": "top_5", "chance": 5 / len(left)}
     found["fellow eye"] = Question(about, hits, np.zeros(len(left)), patients[left])
     return found
+
+
+def hits(_: Any, p: Any, weights: Any = None) -> Any:
+    """How often a partner is among the first five, from its place in both directions."""
+    hit = (p <= 5).mean(1)
+    return hit.mean() if weights is None else (weights @ hit) / weights.sum(1)
 
 
 def compare(finished: Finished) -> Lines:
