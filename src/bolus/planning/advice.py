@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from bolus.planning.offers.offers import noun
+from bolus.planning.start import ASKED
 from bolus.planning.steps import fold, is_of, next_steps
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _ALIKE = 4  # hazards of one kind that are told each with its sentence; of more,
 _LESS = "; less is undecided"  # said once for all targets
 _TARGETS = 12  # targets whose resolution is told; the rest is counted
 _COLUMNS = 6  # columns without a role that are named
+_STARTING = ("encoder.pretrained", "images.size")  # choices that are told, where the others stand in the recipe
 
 
 def render(plan: Plan, *, cohort: Sequence[str] = ("cohort.yaml",), recipe: str = "recipe.yaml") -> str:
@@ -39,6 +41,7 @@ def render(plan: Plan, *, cohort: Sequence[str] = ("cohort.yaml",), recipe: str 
     sections = [
         ("The cohort", _paragraph([*plan.facts, *_without_role(plan)])),
         (f"Recommended: {_several(chosen)}", [*_offers(chosen, plan), *_summary(plan, recipe)]),
+        ("The start", _paragraph(_starting(plan))),
         ("Possible, left out", _offers(kept, plan)),
         ("Refused: learn from none of these", _items(refusals(plan))),
         ("Take care", _items(_hazards(care))),
@@ -142,15 +145,22 @@ def _summary(plan: Plan, recipe: str) -> list[str]:
     images, unit = made.images, noun(plan.samples.unit)
     frames = f" of {images.frames} frames" if images.unit == "clip" else ""
     views = f", {images.views} views each" if images.views > 1 else ""
+    start = ", pretrained," if made.encoder.pretrained else ""
     combiner = f", gradients combined by {made.combiner.kind}" if len(made.objectives) > 1 else ""
     whole = (
-        f"The recipe: {made.encoder.backbone} at {images.size} x {images.size} pixels, {made.sampling.batch_size} "
-        f"{unit}{frames} a batch{views}, {made.training.epochs} epochs{combiner}; why, key by key, stands in {recipe}"
+        f"The recipe: {made.encoder.backbone}{start} at {images.size} x {images.size} pixels, "
+        f"{made.sampling.batch_size} {unit}{frames} a batch{views}, {made.training.epochs} epochs{combiner}; "
+        f"why, key by key, stands in {recipe}"
     )
     dropped = [
         _name(each) for each in plan.offers if each.verdict == "recommended" and each.name not in made.objectives
     ]
     return _paragraph([whole, *([f"Not in it, as asked: {', '.join(dropped)}"] if dropped else [])])
+
+
+def _starting(plan: Plan) -> list[str]:
+    """Why the encoder starts as it does, but for what was asked for; nothing where nothing is trained."""
+    return [why for key, why in plan.choices if key in _STARTING and why != ASKED] if plan.recipe is not None else []
 
 
 def _judged(plan: Plan) -> list[Resolution]:

@@ -12,9 +12,11 @@ from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.relation import Needs, Relation
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.images.clips import open_samples
+from bolus.device import device
 from bolus.errors import CohortError, UsageError
 from bolus.evaluation.notebook import as_html
 from bolus.objectives import needs_of
+from bolus.planning.cost import estimate
 from bolus.planning.hazards.hazard import Hazard
 from bolus.planning.hazards.hazards import find_hazards
 from bolus.planning.offers.contrasts import offer_contrasts
@@ -22,11 +24,12 @@ from bolus.planning.offers.images import choose_preset, look_at, suggest_unit
 from bolus.planning.offers.measures import offer_measures
 from bolus.planning.offers.offers import Evidence, Offer
 from bolus.planning.resolution import Resolution, find_resolutions
+from bolus.planning.start import ASKED, SOONER, choose_start
 from bolus.recipe import Recipe
 from bolus.recipes.keys import Overrides, written
 
-STEPS = 20_000  # of a training, where the cohort is large enough to see so many batches in 300 epochs
-SIZES = (64, 96, 128, 160, 224)  # pixels of the recipe's images
+# Of a training from random weights, where the cohort is large enough to see so many batches in 300 epochs.
+STEPS = 20_000
 SUMMED = (
     "Weights make the objectives' gradients about even, and negatives of other patients leave them little to quarrel "
     "over; where the run says that two pull apart, try grad_mitigator with scope features."
@@ -48,6 +51,7 @@ class Plan:
         resolutions: what its test patients can decide.
         recipe: the objectives that are recommended, composed; None where there are none.
         choices: (recipe key, why it has its value), such as ("images.size", "...").
+        cost: a sentence on what the training takes; empty where nothing like it was measured.
     """
 
     cohort: Cohort
@@ -58,6 +62,7 @@ class Plan:
     resolutions: tuple[Resolution, ...]
     recipe: Recipe | None
     choices: Choices
+    cost: str = ""
 
     def __repr__(self) -> str:
         names = [each.name for each in self.offers if each.verdict == "recommended"]
@@ -76,6 +81,8 @@ def plan(cohort: CohortLike, *, unit: str | None = None, overrides: Overrides = 
     The table is read, and a few images for their size and channels; what is counted is counted on training patients,
     and of test patients only how many there are. Objectives share the views and one forward pass of the encoder.
     Negatives are rows of other patients, so that no objective pushes apart what another holds together in a patient.
+    The encoder starts from pretrained weights where this machine has some (`choose_start`), and its images are as large
+    as the device allows on which a training would run.
 
     Args:
         cohort: cohort.yaml, a table with conventional column names, or an open cohort.
@@ -84,6 +91,7 @@ def plan(cohort: CohortLike, *, unit: str | None = None, overrides: Overrides = 
 
     Raises:
         CohortError: the cohort cannot be opened, or not in this unit.
+        EncoderError: a backbone in the overrides that is not there.
         RecipeError: an override that does not fit.
         UsageError: an unknown unit, or an override that sets another one.
 
@@ -99,7 +107,7 @@ def plan(cohort: CohortLike, *, unit: str | None = None, overrides: Overrides = 
     cohort = Cohort.open(cohort)
     overrides = written(overrides)
     unit = unit or next((each.partition("=")[2] for each in overrides if each.startswith("images.unit=")), None)
-    chosen, why_unit = (unit, "As asked for.") if unit is not None else suggest_unit(cohort)
+    chosen, why_unit = (unit, ASKED) if unit is not None else suggest_unit(cohort)
     try:
         samples = open_samples(cohort, chosen)
     except CohortError as error:
@@ -112,22 +120,19 @@ def plan(cohort: CohortLike, *, unit: str | None = None, overrides: Overrides = 
     evidence = Evidence.of(columns, hazards)
     offers = [*offer_contrasts(evidence), *offer_measures(evidence)]
     recipe, choices = _compose(samples, columns, offers, (("images.unit", why_unit),))
+    cost = ""
     if recipe is not None:
-        planned, recipe = recipe, recipe.override(overrides)
-        if recipe.images.unit != samples.unit:
-            raise UsageError(f"images.unit={recipe.images.unit} asks for another unit than {samples.unit}: say it once")
-        needs = Needs().merge(*needs_of(recipe, TrainingColumns(samples, recipe.bins)).values())
-        choices = _as_asked((*choices, *_lasting(recipe, needs, len(columns.rows))), planned, recipe)
+        recipe, choices, cost = _complete(recipe, choices, overrides, samples, len(columns.rows))
     facts = _facts(samples, columns)
     # A clip of several rows is judged once; of clip files the table has a row each.
     resolutions = tuple(find_resolutions(cohort, samples.first_row if samples.cohort is cohort else None))
-    return Plan(cohort, samples, facts, tuple(offers), hazards, resolutions, recipe, choices)
+    return Plan(cohort, samples, facts, tuple(offers), hazards, resolutions, recipe, choices, cost)
 
 
 def _as_asked(choices: Choices, before: Recipe, after: Recipe) -> Choices:
     """The reasons that still hold: a key with another value than planned has it because it was asked for."""
     one, other = before.model_dump(mode="json"), after.model_dump(mode="json")
-    return tuple((key, why if _at(one, key) == _at(other, key) else "As asked for.") for key, why in choices)
+    return tuple((key, why if _at(one, key) == _at(other, key) else ASKED) for key, why in choices)
 
 
 def _at(data: Any, key: str) -> Any:
@@ -168,51 +173,72 @@ def _compose(
     if not taken:
         return None, choices
     said = dict(choices)
-    channels, native = look_at(samples)
-    size = max((size for size in SIZES if size <= native), default=SIZES[0])
-    said["images.size"] = f"Of a few images, the shorter side has {native} pixels or more." if native else UNREAD
     views = 2 if any(offer.name == "views" for offer in taken) else 1
     batch = _batch(len(columns.rows), samples.unit)
     related = [offer for offer in taken if offer.entry and offer.entry.get("relation", "views") != "views"]
     preset, said["images.augment.preset"] = choose_preset(samples)
-    backbone, said["encoder.backbone"] = _backbone(samples)
     said["combiner.kind"] = SUMMED
     per_epoch = max(1, -(-len(columns.rows) // batch)) * (1 + len(related))
     epochs = int(np.clip(round(STEPS / per_epoch), 30, 300))
-    encoder: dict[str, Any] = {"backbone": backbone, "in_channels": channels}
-    encoder |= {"stem_pool": False} if size <= 64 and not backbone.startswith("unet") else {}
-    encoder |= {"temporal_shift": 8} if samples.unit == "clip" else {}
-    images: dict[str, Any] = {"unit": samples.unit, "size": size, "views": views, "augment": {"preset": preset}}
     data: dict[str, Any] = {
         "name": "planned",
         "summary": f"What the columns of {samples.cohort.spec.table} allow, in one run.",
-        "encoder": encoder,
-        "images": images,
+        "images": {"unit": samples.unit, "views": views, "augment": {"preset": preset}},
         "bins": {role: number for offer in taken for role, number in offer.bins.items()},
         "sampling": {"batch_size": batch, "partners": 1 if related else 0},
         "objectives": {offer.name: dict(offer.entry or {}) for offer in taken},
         "combiner": {"kind": "sum"},
-        "optimizer": {"kind": "adamw", "lr": 1e-3, "weight_decay": 1e-4},
+        "optimizer": {"kind": "adamw", "weight_decay": 1e-4},
         "schedule": {"kind": "cosine", "warmup_epochs": 1},
         "training": {"epochs": epochs},
     }
     return Recipe.load(data), tuple(said.items())
 
 
-def _lasting(recipe: Recipe, needs: Needs, number: int) -> Choices:
-    """What a batch is, and how many steps it takes to show so many samples so often, as partners fill a part of it."""
+def _complete(
+    composed: Recipe, choices: Choices, overrides: Sequence[str], samples: Samples, number: int
+) -> tuple[Recipe, Choices, str]:
+    """The recipe with its start and with what was asked for, the reasons that then hold, and what it takes."""
+    (channels, shorter), accelerated = look_at(samples), device().type != "cpu"
+    start = choose_start(
+        composed.override(overrides),
+        [each.partition("=")[0] for each in overrides],
+        number=number,
+        channels=channels,
+        shorter=shorter,
+        masks=samples.unit == "slice" and "mask" in samples.cohort.roles,
+        accelerated=accelerated,
+    )
+    planned = composed.override(start.keys)
+    if start.pretrained:
+        planned = planned.override({"training.epochs": round(planned.training.epochs / SOONER)})
+    recipe = planned.override(overrides)
+    if recipe.images.unit != samples.unit:
+        raise UsageError(f"images.unit={recipe.images.unit} asks for another unit than {samples.unit}: say it once")
+    needs = Needs().merge(*needs_of(recipe, TrainingColumns(samples, recipe.bins)).values())
+    steps = _steps(recipe, needs, number)
+    cost = estimate(recipe, steps, accelerated=accelerated)
+    lasting = _lasting(recipe, steps, cost, sooner=start.pretrained and recipe.training == planned.training)
+    return recipe, _as_asked((*choices, *start.choices, *lasting), planned, recipe), cost
+
+
+def _steps(recipe: Recipe, needs: Needs, number: int) -> int:
+    """How many it takes to show so many samples so often, as partners fill a part of a batch."""
     sampling, spec = recipe.sampling, recipe.training
     asked = set(needs.relations) - {Relation.parse("views")}
     partners = 0 if sampling.participants is not None else sampling.partners
     anchors = max(1, sampling.batch_size // (1 + partners * len(asked)))
     steps = -(-spec.epochs * -(-number // anchors) // spec.accumulate)
-    steps = steps if spec.max_steps is None else min(steps, spec.max_steps)
+    return steps if spec.max_steps is None else min(steps, spec.max_steps)
+
+
+def _lasting(recipe: Recipe, steps: int, cost: str, *, sooner: bool) -> Choices:
+    """What a batch is, and how long the training takes."""
     views = f"each in {recipe.images.views} views" if recipe.images.views > 1 else "each in one view"
     batch = f"{recipe.images.unit}s, {views}; raise it as memory allows."
-    return (("sampling.batch_size", batch), ("training.epochs", f"About {steps:,} steps."))
-
-
-UNREAD = "None of the first images could be read: bolus check says why."
+    less = f" A pretrained start settles sooner: random weights would get {SOONER} times as many." if sooner else ""
+    measured = f" {cost} bolus pretrain ... --dry-run measures it here." if cost else ""
+    return (("sampling.batch_size", batch), ("training.epochs", f"About {steps:,} steps.{less}{measured}"))
 
 
 def _batch(number: int, unit: str) -> int:
@@ -221,9 +247,3 @@ def _batch(number: int, unit: str) -> int:
     while batch > 4 and batch * 4 > number:
         batch //= 2
     return min(batch, number)
-
-
-def _backbone(samples: Samples) -> tuple[str, str]:
-    if samples.unit == "slice" and "mask" in samples.cohort.roles:
-        return "unet48", "A U-Net's encoder, since there are masks to segment; unet16 for less memory."
-    return "resnet18", "resnet50 or dinov2_base (with encoder.pretrained=true) where memory and data allow."

@@ -36,7 +36,8 @@ def next_steps(plan: Plan, judged: Sequence[Resolution], *, cohort: Sequence[str
         lines += _command(["bolus", "check", *cohort, "-o", "cohort.yaml"])
         cohort = ["cohort.yaml"]
     train = ["bolus", "pretrain", *cohort, "--recipe", recipe, "--out", run]
-    lines += ["  See what it takes, memory and hours; then train:", *_command([*train, "--dry-run"]), *_command(train)]
+    lines += fold(f"{plan.cost} See what it takes, memory and hours; then train:".strip(), "  ", "  ")
+    lines += [*_command([*train, "--dry-run"]), *_command(train)]
     lines += _judge(plan, judged, [run, *cohort])
     targets = _targets(judged)
     if targets and len(plan.recipe.objectives) > 1:

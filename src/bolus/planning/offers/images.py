@@ -7,6 +7,7 @@ import numpy as np
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.roles import DEFAULT_MODALITY
 from bolus.data.images.clips import rows_are_files
+from bolus.data.readers.own import open_readers
 from bolus.data.readers.readers import count_frames, read_image
 from bolus.errors import BolusError
 
@@ -64,10 +65,10 @@ def stand_alone(cohort: Cohort) -> bool:
 
 def _frames(cohort: Cohort) -> list[int]:
     """How many frames a few files have, but for those that cannot be read."""
-    found = []
+    found, readers = [], open_readers(cohort.spec.readers)
     for row in _few(cohort):
         try:
-            found.append(count_frames(cohort.image_path(row)))
+            found.append(count_frames(cohort.image_path(row), readers))
         except BolusError:
             continue
     return found
@@ -92,9 +93,10 @@ def look_at(samples: Samples) -> tuple[int, int]:
         samples: any rows of their cohort are looked at.
     """
     cohort, channels, sides = samples.cohort, 1, []
+    readers = open_readers(cohort.spec.readers)
     for row in _few(cohort):
         try:
-            image = read_image(cohort.image_path(row), frame=cohort.frame(row))
+            image = read_image(cohort.image_path(row), frame=cohort.frame(row), readers=readers)
         except BolusError:
             continue
         channels = 3 if image.array.shape[0] == 3 else channels
