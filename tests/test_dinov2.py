@@ -20,9 +20,11 @@ from transformers import (
     Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
+    DINOv3ConvNextConfig,
     DINOv3ViTConfig,
     ResNetConfig,
     ResNetModel,
+    SwinConfig,
     VitDetConfig,
 )
 
@@ -31,6 +33,7 @@ from bolus.encoders.building import build_encoder, external_encoder
 from bolus.encoders.families.efficientnet import EfficientNetLiteConfig
 from bolus.encoders.families.hub import NAMED, PUBLISHED, config_side, find_config
 from bolus.encoders.families.known import FAMILIES
+from bolus.encoders.families.vit import PlainViTConfig
 from bolus.encoders.folders.folder import load_encoder, save_encoder
 from bolus.errors import EncoderError, OutOfMemoryError, RecipeError
 from bolus.recipe import CombinerSpec, EncoderSpec, Recipe
@@ -221,7 +224,7 @@ def test_a_run_at_such_a_size_is_refused_before_it_begins(
 # --- depth
 
 
-CONVOLUTIONAL = ("resnet", "convnext", "bolus_efficientnet_lite")
+CONVOLUTIONAL = ("resnet", "convnext", "dinov3_convnext", "bolus_efficientnet_lite")
 
 
 def backbones(tmp_path: Path) -> dict[str, str]:
@@ -240,6 +243,14 @@ def backbones(tmp_path: Path) -> dict[str, str]:
         "bolus_efficientnet_lite": EfficientNetLiteConfig(width=0.1, depth=0.3),
         "resnet": ResNetConfig(layer_type="basic", embedding_size=4, hidden_sizes=[4, 8, 8], depths=[1, 1, 1]),
         "convnext": ConvNextConfig(hidden_sizes=[4, 8, 8], depths=[1, 1, 1], num_stages=3),
+        "dinov3_convnext": DINOv3ConvNextConfig(hidden_sizes=[4, 8, 8], depths=[1, 1, 1]),
+        "swin": SwinConfig(
+            image_size=28, embed_dim=8, depths=[1, 1, 1], num_heads=[1, 1, 1], window_size=3, drop_path_rate=0,
+        ),
+        "bolus_vit": PlainViTConfig(
+            hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, patch_size=7,
+            image_size=28,
+        ),
     }  # fmt: skip
     for name, config in made.items():
         config.save_pretrained(tmp_path / name)
@@ -250,9 +261,7 @@ def test_every_family_with_blocks_is_tested_here(tmp_path: Path) -> None:
     assert set(backbones(tmp_path)) == {name for name, family in FAMILIES.items() if family.blocks}
 
 
-@pytest.mark.parametrize(
-    "kind", ["dinov2", "dinov2_with_registers", "dinov3_vit", "vitdet", "resnet", "convnext", "bolus_efficientnet_lite"]
-)
+@pytest.mark.parametrize("kind", sorted(name for name, family in FAMILIES.items() if family.blocks))
 def test_depth_follows_the_order_in_which_modules_run(tmp_path: Path, kind: str) -> None:
     encoder = build(backbone=backbones(tmp_path)[kind], neck=5, context=kind in CONVOLUTIONAL).eval()
     ran: list[str] = []
@@ -276,7 +285,7 @@ def test_depth_where_blocks_are_not_known(tmp_path: Path) -> None:
     assert encoder.num_blocks is None
     with pytest.raises(
         EncoderError,
-        match="where a convnextv2 backbone keeps its blocks; it does for bolus_efficientnet_lite, convnext",
+        match="where a convnextv2 backbone keeps its blocks; it does for bolus_efficientnet_lite, bolus_vit, convnext",
     ):
         encoder.depth_of("backbone.encoder")
     with pytest.raises(EncoderError, match=r"encoder.unfrozen: bolus does not know where a convnext.*set it to null"):
@@ -405,7 +414,7 @@ def losses_of(encoder: Encoder, combiner: Combiner, heads: dict[str, nn.Module],
 
 @pytest.mark.parametrize("scope", ["encoder", "features"])
 @pytest.mark.parametrize("kind", ["sum", "pcgrad"])
-@pytest.mark.parametrize("family", ["dinov2", "dinov2_with_registers", "dinov3_vit", "vitdet"])
+@pytest.mark.parametrize("family", ["dinov2", "dinov2_with_registers", "dinov3_vit", "vitdet", "swin", "bolus_vit"])
 def test_gradients_are_the_same_with_several_objectives(tmp_path: Path, family: str, kind: str, scope: str) -> None:
     found = []
     for checkpointing in (False, True):

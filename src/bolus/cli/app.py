@@ -146,6 +146,7 @@ def plan(
     facts: dict[str, Any] = {"recipe": str(out), "facts": found.facts}
     for name, listed in (("offers", found.offers), ("hazards", found.hazards), ("resolutions", found.resolutions)):
         facts[name] = [asdict(each) for each in listed]
+    facts |= {"choices": dict(found.choices), "cost": found.cost}
     tell(facts, render(found, cohort=table.words(cohort), recipe=str(out)), "", f"wrote {out}")
 
 

@@ -24,6 +24,7 @@ from bolus.encoders.features import Features, FeatureShape, LevelShape, Maps, en
 from bolus.encoders.parts.context import ContextBlock
 from bolus.encoders.parts.strides import stride_ahead
 from bolus.encoders.parts.video import fold_frames, frame_mean, running_frames, shift_blocks
+from bolus.encoders.parts.windows import shift_between
 from bolus.errors import EncoderError
 from bolus.recipe import NORMALISATION, EncoderSpec
 
@@ -114,8 +115,10 @@ class Encoder(nn.Module):
         self._blocks = find_blocks(backbone, self.family)
         self.num_blocks = None if self._blocks is None else self._blocks.number
         self._patch = None if self.family is None else config_patch(self.config)
+        self._arguments = {} if self.family is None else dict(self.family.arguments)
         self._drop_stem_pool()
         stride_ahead(backbone)
+        shift_between(backbone)
         self.context = nn.ModuleList()
         self._tap()
         self.neck: nn.Module = nn.Identity()
@@ -249,7 +252,8 @@ class Encoder(nn.Module):
         elif self.spec.context or self.spec.temporal_shift is not None:
             key = "context" if self.spec.context else "temporal_shift"
             raise EncoderError(f"encoder.{key} needs a ResNet, found {self.config.model_type}")
-        widths: Any = self.backbone.num_features if self._level_names else []
+        sizes = list(config.hidden_sizes) if self._level_names else []
+        widths = [getattr(config, "embedding_size", sizes[0]), *sizes] if sizes else []
         for name, channels in zip(self._level_names, widths, strict=True):
             block = ContextBlock(channels, self.spec.context_reduction) if self.spec.context else None
             if block is not None:
@@ -280,7 +284,7 @@ class Encoder(nn.Module):
                 vision transformer, whose positions are interpolated to any that are; levels of a backbone that has
                 none.
         """
-        if levels and self.family is not None and not self._level_names:
+        if levels and not self._has_levels:
             raise EncoderError(f"{self.config.model_type} has no levels; an objective that needs levels wants a ResNet")
         images, num_frames = fold_frames(images, frame_mask, channels=self.spec.in_channels)
         frame_mask = None if frame_mask is None else frame_mask.to(images.device)
@@ -294,14 +298,14 @@ class Encoder(nn.Module):
             self.eval()
         try:
             with running_frames(num_frames, frame_mask):
-                maps: tuple[Tensor, ...] = self.backbone(pixels, return_dict=True).feature_maps
+                maps: tuple[Tensor, ...] = self.backbone(pixels, return_dict=True, **self._arguments).feature_maps
         finally:
             _KEPT.reset(token)
             if lone:
                 self.train()
         found = [maps[-1].mean(dim=(2, 3)) if self._cls_name is None else kept[self._cls_name][:, 0], maps[-1]]
         if levels:
-            found += maps if self.family is None else [kept[name] for name in self._level_names]
+            found += [kept[name] for name in self._level_names] or maps
         if num_frames is not None:
             found = [frame_mean(each, num_frames, frame_mask) for each in found]
         pooled, grid, *read = found
@@ -352,12 +356,16 @@ class Encoder(nn.Module):
         """Whether it has context blocks, without which it may be judged as well."""
         return self.spec.context
 
+    @property
+    def _has_levels(self) -> bool:
+        return bool(self._level_names) or self.family is None or self.family.tokens is None
+
     def _find_shape(self) -> FeatureShape:
         """Channels and strides from one forward on the meta device, which runs no arithmetic."""
         side = config_side(self.config) or 224
         if self._patch is not None:
             side = max(1, side // self._patch) * self._patch
-        has_levels = self.family is None or bool(self._level_names)
+        has_levels = self._has_levels
         images = torch.empty(1, self.spec.in_channels, side, side, device="meta")
         state = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}

@@ -17,7 +17,7 @@ class Blocks:
     Args:
         path: of the list of modules, in the backbone.
         number: L, how many.
-        before: parts of the backbone that are run before them: embeddings, or a stem.
+        before: parts of the backbone that are run before them: embeddings, or a stem, even in the first block.
 
     Example:
         >>> blocks = Blocks("encoder.layer", 2, ("embeddings",))
@@ -36,9 +36,11 @@ class Blocks:
         part, _, rest = name.partition(".")
         if part == "context":
             return int(rest.partition(".")[0])
+        if part == "backbone" and any(f"{rest}.".startswith(f"{each}.") for each in self.before):
+            return 0
         if part == "backbone" and rest.startswith(f"{self.path}."):
             return 1 + int(rest.removeprefix(f"{self.path}.").partition(".")[0])
-        return 0 if part == "backbone" and rest.partition(".")[0] in self.before else self.number + 1
+        return self.number + 1
 
     def left_out(self, unfrozen: int, *, num_context: int) -> list[str]:
         """Modules of an encoder that stay as they are when only the last `unfrozen` blocks are trained.
@@ -48,7 +50,7 @@ class Blocks:
             num_context: how many context blocks the encoder has.
 
         Returns:
-            Names of modules, none within another.
+            Names of modules; a stem that lies in the first block is named beside it.
         """
         if unfrozen == 0:
             return ["backbone", "context"]
@@ -62,9 +64,14 @@ def find_blocks(backbone: nn.Module, family: Family | None) -> Blocks | None:
     """Where a backbone of a family has its blocks; None where that is not known."""
     if family is None or family.blocks is None:
         return None
-    children = [name for name, _ in backbone.named_children()]
-    before = children[: children.index(family.blocks.partition(".")[0])]
-    return Blocks(family.blocks, len(list(backbone.get_submodule(family.blocks).children())), tuple(before))
+    before, path, around = list[str](), "", backbone
+    for part in family.blocks.split("."):
+        children = [name for name, _ in around.named_children()]
+        before += [f"{path}{name}" for name in children[: children.index(part)]]
+        path, around = f"{path}{part}.", around.get_submodule(part)
+    if family.stem is not None and family.stem.startswith(path):
+        before.append(family.stem.rpartition(".")[0])
+    return Blocks(family.blocks, len(list(around.children())), tuple(before))
 
 
 def require_blocks(blocks: Blocks | None, model_type: str) -> Blocks:

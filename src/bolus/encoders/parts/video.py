@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.convnext.modeling_convnext import ConvNextLayer
+from transformers.models.dinov3_convnext.modeling_dinov3_convnext import DINOv3ConvNextLayer
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
 
 from bolus.encoders.families.efficientnet import InvertedResidual
@@ -94,6 +95,7 @@ def shift_blocks(stages: nn.Module, fold: int) -> None:
         *(each.layer[0].convolution for each in stages.modules() if isinstance(each, _RESNET)),
         *(each.expand.convolution for each in stages.modules() if isinstance(each, InvertedResidual) and each.skip),
         *(each.dwconv for each in stages.modules() if isinstance(each, ConvNextLayer)),
+        *(each.depthwise_conv for each in stages.modules() if isinstance(each, DINOv3ConvNextLayer)),
     ]
     if not first:
         raise EncoderError("encoder.temporal_shift: it is not known which convolutions of this backbone are shifted")
