@@ -31,6 +31,7 @@ from bolus import SegmentSpec
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.volumes import volume_codes
 from bolus.data.readers.masks import from_square, read_labels, to_square
+from bolus.device import device
 from bolus.embedding.opening import open_encoder, open_store, samples_of
 from bolus.encoders.modalities import one_encoder
 from bolus.evaluation.segmentation.overlap import pooled_dice, volume_dice, volume_hd95
@@ -165,7 +166,7 @@ def segment(work: Path, cell: Cell) -> dict[str, Any]:
     tier = TIERS[cell["tier"]]
     spec = SegmentSpec(steps=tier["segment"], lr=tier["lr"])
     found = fit_segmenter(
-        encoder, store, samples, labels, positions, num_classes=len(CLASSES) + 1, spec=spec, seed=seed
+        encoder.to(device()), store, samples, labels, positions, num_classes=len(CLASSES) + 1, spec=spec, seed=seed
     )
     test = np.flatnonzero(cohort.split == "test")
     guessed = from_square(found.predict(test), masks[0].shape, fit=contract.fit)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.device import device
 from bolus.embedding.opening import Judged, open_encoder, open_store, samples_of
 from bolus.embedding.vectors import embed_samples
 from bolus.evaluation.probing.fitting import Labelled, fit_linear
@@ -142,7 +143,7 @@ def embed_runs(
         encoders = {arm: judged.encoder}
         encoders |= {name: find(judged, seed) for name, find in (besides or {}).get(arm, {}).items()}
         for name, encoder in encoders.items():
-            vectors.setdefault(name, []).append(embed_samples(encoder, store, samples, positions))
+            vectors.setdefault(name, []).append(embed_samples(encoder.to(device()), store, samples, positions))
     return Embedded(samples.cohort, samples, positions, samples.first_row[positions], vectors)
 
 

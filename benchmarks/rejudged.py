@@ -67,6 +67,8 @@ def recount() -> list[dict[str, Any]]:
         if "results" not in json.loads(path.read_text()):
             continue
         before = [line for line in json.loads(path.read_text())["results"] if "difference" in line]
+        if all("p_value" in line for line in before):  # written by today's rule
+            continue
         after = [rejudged(line) for line in before]
         several = [(one, other) for one, other in zip(before, after, strict=True) if one["seeds"] > 1]
         was = [other for one, other in several if one["verdict"] == "decided"]

@@ -1,6 +1,8 @@
 """What training adds to a pretrained start: EfficientNet-lite0 of ImageNet, trained on fundus photographs.
 
-    python benchmarks/starts.py                  # 128 pixels, 24,000 encoder passes a training, for a CPU
+    python benchmarks/starts.py                             # 128 pixels, 24,000 encoder passes a training, for a CPU
+    python benchmarks/starts.py --tier gpu --minutes 10     # 640,000 passes, 256 images a step, bf16, for a GPU
+    python benchmarks/starts.py --tier rehearsal            # the same in seconds, to see that every cell runs
 
 Cohort: odir by `group`, as comprer_odir.py has it; 40 % of the patients for testing. Every arm starts from the same
 weights and sees 64 images a step: comprer both eyes of 32 patients, the others 32 images in two views; `planned` is
@@ -19,6 +21,7 @@ import numpy as np
 
 import comprer_odir
 from bolus.data.cohort.cohort import Cohort
+from bolus.device import device
 from bolus.embedding.opening import Judged, open_encoder, open_store, samples_of
 from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
@@ -60,8 +63,13 @@ ARMS: dict[str, Arm] = {
 
 
 def steps_for(recipe: Recipe, work: Path, cell: Cell) -> list[str]:
-    """As many steps as the passes allow."""
-    return [f"training.max_steps={PASSES // (recipe.sampling.batch_size * recipe.images.views)}"]
+    """As many steps as the passes of the tier allow, in batches so many times as large as the recipe's."""
+    tier = STUDY.tiers[cell["tier"]]
+    times, sampling = tier.get("batches", 1), recipe.sampling
+    batch, people = int(times * sampling.batch_size), sampling.participants
+    larger = [f"sampling.participants={int(times * people)}"] if people is not None else []
+    steps = tier.get("passes", PASSES) // (batch * recipe.images.views)
+    return [f"sampling.batch_size={batch}", *larger, f"training.max_steps={steps}"]
 
 
 def opened(work: Path, cell: Cell) -> Judged:
@@ -77,7 +85,7 @@ def judge(work: Path, cell: Cell) -> dict[str, Any]:
     samples = samples_of(judged, Cohort.open(comprer_odir.prepare(work, cell)))
     store, cohort = open_store(judged, samples.cohort, cache=work / "cache"), samples.cohort
     encoder = judged.random_twin(cell["seed"]) if cell["arm"] == RANDOM else judged.encoder
-    x = embed_samples(encoder, store, samples, np.arange(len(samples)), keep=True)
+    x = embed_samples(encoder.to(device()), store, samples, np.arange(len(samples)), keep=True)
     patients, split, y_of = cohort.encoded("patient"), cohort.split, classes_of(cohort)
     train, val, test = parts_of(y_of["N"] >= 0, split)
     said: dict[str, Array] = {}
@@ -95,7 +103,8 @@ def judge(work: Path, cell: Cell) -> dict[str, Any]:
 def finetune(work: Path, cell: Cell) -> dict[str, Any]:
     """The whole encoder, trained for 8 epochs to tell the classes apart."""
     judged = opened(work, cell)
-    assert isinstance(judged.encoder, Encoder)
+    encoder = judged.encoder.to(device())
+    assert isinstance(encoder, Encoder)
     samples = samples_of(judged, Cohort.open(comprer_odir.prepare(work, cell)))
     store, cohort = open_store(judged, samples.cohort, cache=work / "cache"), samples.cohort
     patients, y, fraction = cohort.encoded("patient"), cohort.encoded("label:eye"), cell["labelled"]
@@ -105,7 +114,7 @@ def finetune(work: Path, cell: Cell) -> dict[str, Any]:
     names = cohort.labels("eye").classes
     spec = FinetuneSpec(epochs=8, patience=8, augment=mild(AugmentSpec(preset="fundus")), seed=cell["seed"])
     trained = fit_finetuned(
-        judged.encoder, store, samples, y, train=train, val=val, held=test, task="classify", num_classes=len(names),
+        encoder, store, samples, y, train=train, val=val, held=test, task="classify", num_classes=len(names),
         spec=spec,
     )  # fmt: skip
     columns = trained.predictions[:, [names.index(name) for name in CLASSES]]
@@ -164,13 +173,26 @@ JUDGED = Grid("starts-judged{tier}.jsonl", judge, (*ARMS, START, RANDOM))
 TUNED = "starts-finetuned{tier}.jsonl"
 FEW_TUNED = Grid(TUNED, finetune, (START, "comprer", "planned"), parts=({"labelled": 0.1},))
 ALL_TUNED = Grid(TUNED, finetune, (), ablations=FEW_TUNED.arms, parts=({"labelled": 1.0},))
+GPU: dict[str, Any] = {
+    "keys": ("training.precision=bf16", "optimizer.lr=0.0006"),  # times 2, the root of how much larger batches are
+    "batches": 4,
+    "passes": 640_000,  # each of about 3,000 training images 200 times
+    "order": (START, RANDOM, "comprer", "planned", "simclr", "supremix"),
+    "minutes": 2.0,
+}
+REHEARSAL = GPU | {
+    "keys": (*GPU["keys"], "images.size=32", "training.log_steps=1"),
+    "batches": 0.25,
+    "passes": 96,
+    "minutes": 0.1,
+}
 STUDY = Study(
     name="starts",
     cells="starts-cells{tier}.jsonl",
     result="starts{tier}.json",
     arms=ARMS,
     keys=(*KEYS, "encoder.in_channels=3", "images.size=128", "images.augment={preset: fundus}"),
-    tiers={"small": {"keys": ()}},
+    tiers={"small": {"keys": ()}, "gpu": GPU, "rehearsal": REHEARSAL},
     prepare=comprer_odir.prepare,
     compare=compare,
     further=steps_for,

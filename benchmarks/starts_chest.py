@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bolus.data.cohort.cohort import Cohort
+from bolus.device import device
 from bolus.embedding.opening import open_encoder, open_store, samples_of
 from bolus.embedding.vectors import embed_samples
 from bolus.evaluation.statistics.metrics import auroc
@@ -54,7 +55,7 @@ def judge(work: Path, cell: Cell) -> dict[str, Any]:
     samples = samples_of(judged, Cohort.open(prepare_chest(work, cell)))
     store, cohort = open_store(judged, samples.cohort, cache=work / "cache"), samples.cohort
     encoder = judged.random_twin(cell["seed"]) if cell["arm"] == RANDOM else judged.encoder
-    x = embed_samples(encoder, store, samples, np.arange(len(samples)), keep=True)
+    x = embed_samples(encoder.to(device()), store, samples, np.arange(len(samples)), keep=True)
     patients, said = cohort.encoded("patient"), {}
     for name, y in asked_of(cohort).items():
         train, val, test = parts_of(y >= 0, cohort.split)

@@ -17,6 +17,7 @@ import numpy as np
 
 import comprer_odir
 from bolus.data.cohort.cohort import Cohort
+from bolus.device import device
 from bolus.embedding.opening import open_store, samples_of
 from bolus.embedding.vectors import embed_samples
 from bolus.evaluation.statistics.metrics import auroc, mae
@@ -65,7 +66,7 @@ def judge(work: Path, cell: Cell) -> dict[str, Any]:
     judged = opened(work, cell)
     samples = samples_of(judged, Cohort.open(comprer_odir.prepare(work, cell)))
     store, cohort = open_store(judged, samples.cohort, cache=work / "cache"), samples.cohort
-    x = embed_samples(judged.encoder, store, samples, np.arange(len(samples)), keep=True)
+    x = embed_samples(judged.encoder.to(device()), store, samples, np.arange(len(samples)), keep=True)
     patients, y_of = cohort.encoded("patient"), classes_of(cohort)
     fit, held, val = parts(cohort, y_of["N"] >= 0)
     said: dict[str, Array] = {}

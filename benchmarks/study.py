@@ -2,7 +2,8 @@
 
 A study's file states its data: cohort, arms, recipe keys, sizes, and what is asked of the encoders. Its options:
 
-    --tier small|full     sizes of encoder, images and training
+    --tier small|full     sizes of encoder, images and training; or another name that the study states
+    --minutes M           begin no cell that would end later, counted from the start; trainings are stopped in time
     --work FOLDER         where prepared cohorts, caches and runs lie
     --seeds 0 1           train these alone
     --arms NAME ...       train these alone, be they ablations
@@ -11,16 +12,19 @@ A study's file states its data: cohort, arms, recipe keys, sizes, and what is as
     --compare-only        train nothing, compare what is done
 
 The file of cells and that of the comparison stand in benchmarks/results; `{tier}` in their names is empty for the small
-tier and `-full` for the full one. Where the cohorts come from: grid.py.
+tier and `-full` for the full one. Where the cohorts come from: grid.py. A call goes on where the last one ended; a
+training whose run is not here any more, as on another machine, is repeated if something is still measured on it.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +35,9 @@ from bolus.planning.planner import plan
 from bolus.recipe import Recipe
 from bolus.run import Run
 from bolus.training.loop import pretrain
-from grid import RESULTS, read_cells, run_grid, write_results
+from grid import NO_END, SMALL, Clock, OutOfTimeError, read_cells, results_file, run_grid, write_results
 
 RANDOM = "random init"
-SMALL, FULL = "small", "full"
 Cell = dict[str, Any]
 Lines = list[dict[str, Any]]
 Arm = tuple[str, tuple[str, ...]]
@@ -82,8 +85,8 @@ class Study:
         cells: the file of its trainings.
         result: the file of its comparison.
         arms: every arm.
-        tiers: for each size `keys` of every arm, `recipes` with keys of every arm of a recipe, and what else the study
-            reads there.
+        tiers: for each size `keys` of every arm, `recipes` with keys of every arm of a recipe, `order` of arms that are
+            finished one after another, the minutes of a cell as `minutes`, and what else the study reads there.
         prepare: (work, cell) -> the cohort.yaml to train on.
         compare: lines of results; none where too little is done.
         keys: of every arm, first of all.
@@ -128,10 +131,7 @@ class Study:
     @property
     def grids(self) -> list[Grid]:
         """Its trainings, and what is measured on them."""
-        trainings = Grid(
-            self.cells, lambda work, cell: train(self, work, cell), tuple(self.main), self.ablations, self.parts
-        )
-        return [trainings, *self.then]
+        return [Grid(self.cells, partial(train, self), tuple(self.main), self.ablations, self.parts), *self.then]
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,6 @@ class Finished:
         return self.work / self.study.folder({**self.study.parts[0], **part, "arm": arm, "seed": seed})
 
 
-def results_file(name: str, tier: str) -> Path:
-    """A file of results at a size."""
-    return RESULTS / name.format(tier="" if tier == SMALL else f"-{tier}")
-
-
 def cells_of(study: Study, grid: Grid, tier: str, seed: int, arms: Sequence[str] | None = None) -> list[Cell]:
     """The cells of a seed, of all arms or of these."""
     known = {*grid.arms, *study.arms}
@@ -194,6 +189,27 @@ def cells_of(study: Study, grid: Grid, tier: str, seed: int, arms: Sequence[str]
     return [{key: cell[key] for key in ORDER if key in cell} for cell in cells]
 
 
+def jobs(study: Study, tier: str, seed: int, arms: Sequence[str] | None, clock: Clock) -> list[tuple[Grid, Cell]]:
+    """What a seed asks for: all trainings first, or, where the tier states an `order`, arm by arm."""
+    trainings = replace(study.grids[0], measure=partial(train, study, clock=clock))
+    found = [(grid, cell) for grid in (trainings, *study.then) for cell in cells_of(study, grid, tier, seed, arms)]
+    order = [*study.tiers[tier].get("order", ())]
+    return sorted(found, key=lambda job: order.index(job[1]["arm"]) if job[1]["arm"] in order else len(order))
+
+
+def run_job(study: Study, grid: Grid, work: Path, cell: Cell, clock: Clock) -> None:
+    """Measure a cell unless it is done, and train anew what it is measured on and is not here."""
+    file, training = results_file(grid.file, cell["tier"]), study.grids[0]
+    if any(line["cell"] == cell for line in read_cells(file)):
+        return
+    arms = [cell["arm"]] if grid.file != training.file and cell["arm"] in study.arms else []
+    for each in cells_of(study, training, cell["tier"], cell["seed"], arms) if arms else ():
+        if Run(work / study.folder(each)).status != "finished":
+            clock.require(each, read_cells(results_file(training.file, cell["tier"])))
+            train(study, work, each, clock)
+    run_grid(file, [cell], lambda **cell: grid.measure(work, cell), clock)
+
+
 def recipe_of(study: Study, work: Path, cell: Cell) -> Recipe:
     """The recipe of a training."""
     name, changes = study.arms[cell["arm"]]
@@ -204,17 +220,20 @@ def recipe_of(study: Study, work: Path, cell: Cell) -> Recipe:
     return recipe.override([*study.further(recipe, work, cell), f"training.seed={cell['seed']}"])
 
 
-def train(study: Study, work: Path, cell: Cell) -> dict[str, Any]:
-    """One cell of trainings."""
-    folder = work / study.folder(cell)
+def train(study: Study, work: Path, cell: Cell, clock: Clock = NO_END) -> dict[str, Any]:
+    """One cell of trainings; OutOfTimeError where the run was stopped, and can be resumed."""
+    folder, hours = work / study.folder(cell), clock.left() / 3600
     run = pretrain(
         study.prepare(work, cell),
         recipe=recipe_of(study, work, cell),
+        overrides={} if math.isinf(hours) else {"training.max_hours": max(hours, 1e-4)},
         out=folder,
         resume=folder.exists(),
         cache=work / "cache",
         quiet=True,
     )
+    if run.status != "finished":
+        raise OutOfTimeError(f"{folder.name} was stopped at step {run.record['steps']}")
     return {**condense(run), **study.noted(run)}
 
 
@@ -235,10 +254,11 @@ def condense(run: Run) -> dict[str, Any]:
 
 def command_line(about: str | None, studies: Sequence[Study], work: str) -> argparse.ArgumentParser:
     """The options of a study's file."""
-    names = [study.name for study in studies]
+    names, tiers = [study.name for study in studies], dict.fromkeys(tier for study in studies for tier in study.tiers)
     arms = dict.fromkeys(arm for study in studies for grid in study.grids for arm in (*study.arms, *grid.arms))
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tier", choices=(SMALL, FULL), default=SMALL, help="sizes of encoder, images and training")
+    parser.add_argument("--tier", choices=[*tiers], default=SMALL, help="sizes of encoder, images and training")
+    parser.add_argument("--minutes", type=float, help="begin no cell that would end later")
     parser.add_argument("--work", type=Path, default=Path(work), help="where runs lie")
     parser.add_argument("--seeds", nargs="+", help="train these alone")
     parser.add_argument("--arms", nargs="+", choices=[*arms], metavar="NAME", help="train these alone")
@@ -252,12 +272,17 @@ def command_line(about: str | None, studies: Sequence[Study], work: str) -> argp
 
 def run_study(study: Study, arguments: argparse.Namespace) -> None:
     """Train what is missing, then compare."""
-    tier, work = arguments.tier, arguments.work / arguments.tier
+    tier, work, left_out = arguments.tier, arguments.work / arguments.tier, []
+    clock = Clock(arguments.minutes, stated=study.tiers[tier].get("minutes", 0.0))
     asked = [int(seed) for word in arguments.seeds or () for seed in word.split(",")]
     for seed in () if arguments.compare_only else asked or study.seeds:
-        for grid in study.grids:
-            cells = cells_of(study, grid, tier, seed, arguments.arms)
-            run_grid(results_file(grid.file, tier), cells, lambda grid=grid, **cell: grid.measure(work, cell))
+        for grid, cell in jobs(study, tier, seed, arguments.arms, clock):
+            try:
+                run_job(study, grid, work, cell, clock)
+            except OutOfTimeError as error:
+                left_out.append(str(error))
+    if left_out:
+        print(f"{study.name}: {len(left_out)} cells did not fit: {left_out[0]}", file=sys.stderr)
     if arguments.train_only:
         return
     finished = Finished(study, tier, work)
@@ -271,5 +296,5 @@ def main(about: str | None, *studies: Study, work: str) -> None:
     """Train what is missing of the studies of a file, then compare."""
     arguments = command_line(about, studies, work).parse_args()
     for study in studies:
-        if study.name in getattr(arguments, "cohorts", [study.name]):
+        if study.name in getattr(arguments, "cohorts", [study.name]) and arguments.tier in study.tiers:
             run_study(study, arguments)

@@ -21,6 +21,7 @@ import numpy as np
 
 from bolus import FinetuneSpec
 from bolus.data.cohort.cohort import Cohort
+from bolus.device import device
 from bolus.embedding.opening import open_encoder, open_store, samples_of
 from bolus.evaluation.probing.finetune import fit_finetuned, mild
 from bolus.evaluation.probing.fitting import fit_majority
@@ -90,6 +91,7 @@ def finetune(work: Path, cell: Cell) -> dict[str, Any]:
     augment = mild(judged.run.recipe.images.augment)
     spec = FinetuneSpec(epochs=TIERS[cell["tier"]]["finetune"], seed=seed, augment=augment, lr=0.001)
     encoder: Any = twin(judged, seed) if scratch else judged.encoder
+    encoder.to(device())
     found = fit_finetuned(encoder, store, samples, ages, train=train, val=val, held=test, task="regress", spec=spec)
     path = predictions_path(work, cell)
     path.parent.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import starts_pages
 from bolus.evaluation.statistics.verdict import ENOUGH_PATIENTS
 from grid import RESULTS, read_cells
 from rejudged import read_results
@@ -416,6 +417,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "verdicts-fractions": fractions_table,
     "verdicts-coverage": coverage_table,
     "opening": opening_table,
+    "starts": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("linear"))),
+    "starts-finetuned": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("finetune"))),
     "mlvicx": mlvicx_table,
     "mlvicx-differences": mlvicx_differences,
     "step": step_table,
@@ -472,6 +475,9 @@ def main() -> int:
         stale += before != after
         if not arguments.check:
             page.write_text(after, encoding="utf-8")
+    stale += starts_pages.stale()
+    if not arguments.check and starts_pages.stale():
+        starts_pages.draw(starts_pages.lines_of("linear"))
     return int(arguments.check and stale > 0)
 
 

@@ -215,8 +215,8 @@ def test_frames_together_measure_as_the_picture_that_they_make(tmp_path: Path) -
 def test_a_clip_that_lost_frames_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table, original = write_clip_files(tmp_path), check_pixels.read_as
 
-    def torn(path: Path, asked: Any, reading: str) -> Any:
-        for frame, image in zip(asked, original(path, asked, reading), strict=True):
+    def torn(path: Path, asked: Any, *reading: Any) -> Any:
+        for frame, image in zip(asked, original(path, asked, *reading), strict=True):
             yield ImageError(f"{path.name}: torn") if path.name == "d.avi" and frame >= 5 else image
 
     monkeypatch.setattr(check_pixels, "read_as", torn)

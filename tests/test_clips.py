@@ -231,8 +231,8 @@ def test_some_frames_of_a_file_are_quarantined_as_one(
 ) -> None:
     original = cache.read_as
 
-    def torn(path: Path, frames: Any, reading: str) -> Any:
-        for frame, image in zip(frames, original(path, frames, reading), strict=True):
+    def torn(path: Path, frames: Any, *reading: Any) -> Any:
+        for frame, image in zip(frames, original(path, frames, *reading), strict=True):
             yield ImageError(f"{path.name}: torn") if path.name == "a.dcm" and frame in (3, 8) else image
 
     monkeypatch.setattr(cache, "read_as", torn)
@@ -254,8 +254,8 @@ def test_a_row_is_quarantined_once_whatever_befell_its_frames(
 ) -> None:
     original = cache.read_as
 
-    def torn(path: Path, frames: Any, reading: str) -> Any:
-        for place, image in enumerate(original(path, frames, reading)):
+    def torn(path: Path, frames: Any, *reading: Any) -> Any:
+        for place, image in enumerate(original(path, frames, *reading)):
             reasons = {"a.dcm": ["torn", "dark"][place % 2] if place else "late", "b.tif": f"torn {'xyz'[place % 3]}"}
             yield ImageError(reasons[path.name]) if path.name in reasons and (place < 9) else image
 
@@ -475,8 +475,10 @@ def test_health_is_watched_on_clips(clips: Path, tmp_path: Path) -> None:
     samples = open_samples(Cohort.open(clips), "clip")
     store = build_store(samples.cohort, contract_of(samples.cohort, recipe), folder=tmp_path / "cache")
     encoder = build_encoder(recipe.encoder, seed=0)
-    found = watch(encoder, store, samples, recipe)
-    assert [finding.to_json() for finding in watch(encoder, store, samples, recipe)] == [f.to_json() for f in found]
+    found = watch(encoder, store, samples, recipe).findings
+    assert [finding.to_json() for finding in watch(encoder, store, samples, recipe).findings] == [
+        f.to_json() for f in found
+    ]
     assert [finding.name for finding in found[:4]] == ["spread", "effective_rank", "uniformity", "alignment"]
     assert found[-1].name == "knn score:severity"
     assert "views of a validation clip" in found[3].sentence

@@ -1,4 +1,4 @@
-"""Parts of one's own, by import path: an encoder and an objective, trained, resumed, judged, used in a new process."""
+"""Parts of one's own, by import path or entry point: trained, resumed, judged, used in a new process; and refused."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ import pytest
 import torch
 
 from bolus import evaluate, predict, pretrain
+from bolus.data.batches.presets import resolve
+from bolus.data.readers.own import open_readers
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import load_encoder, save_encoder
 from bolus.errors import EncoderError, RecipeError
 from bolus.objectives import OBJECTIVES
-from bolus.recipe import EncoderSpec, Recipe
+from bolus.recipe import AugmentSpec, EncoderSpec, OwnAugmentSpec, Recipe
+from bolus.recipes.own import find_own
 
 MODULE = '''
+from shutil import rmtree
+
+import numpy as np
+import PIL.Image
 import torch
 from torch import nn
 
 from bolus.data.batches.relation import Needs
+from bolus.data.pixels.image import Image, own_range
 from bolus.objectives.base import Loss, Objective
 
 
@@ -66,6 +74,16 @@ def words():
     return Words()
 
 
+def gain(images, generator, *, most: float = 0.5):
+    shape = (len(images),) + (1,) * (images.ndim - 1)
+    return images * (1 - most * torch.rand(shape, generator=generator, device=images.device))
+
+
+def read(path):
+    array = np.asarray(PIL.Image.open(path), np.float32)[None] * 3
+    return Image(array, spacing=None, range=own_range(array), bits=16, inverted=False)
+
+
 class Shrink(Objective):
     """Features of length one."""
 
@@ -90,6 +108,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"mine_{abs(hash(str(tmp_path)))}"
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / f"{name}.py").write_text(MODULE)
+    (tmp_path / "parts" / f"{name}_broken.py").write_text("import torch\n\nnet = no_such_name\n")
     monkeypatch.syspath_prepend(str(tmp_path / "parts"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "parts"), os.environ.get("PYTHONPATH", "")]))
     return name
@@ -119,6 +138,7 @@ def test_what_a_factory_gives_becomes_features(mine: str, tmp_path: Path) -> Non
     ("keys", "error", "said"),
     [
         ({"backbone": "no_such_module_at_all:net"}, RecipeError, "cannot be imported .*PYTHONPATH"),
+        ({"backbone": "MINE_broken:net"}, RecipeError, r"cannot be imported \(NameError: .*see what it does"),
         ({"backbone": "MINE:vector"}, RecipeError, "did you mean 'vectors'"),
         ({"backbone": "MINE:text"}, EncoderError, "expected a torch module, found str"),
         ({"backbone": "MINE:words"}, EncoderError, r"expected \[B, C, h, w\], \[B, D\] or a list of maps"),
@@ -135,11 +155,12 @@ def test_what_is_wrong_is_told(mine: str, keys: dict[str, Any], error: type[Exce
 def test_own_parts_are_trained_resumed_judged_and_used_in_a_new_process(
     mine: str, tiny_cohort: Path, tmp_path: Path
 ) -> None:
+    tiny_cohort.write_text(f"{tiny_cohort.read_text()}readers: {{.png: '{mine}:read'}}\n")
     recipe = Recipe.load(
         {
             "name": "mine",
             "encoder": {"backbone": f"{mine}:maps", "arguments": {"width": 4}},
-            "images": {"size": 24, "views": 2},
+            "images": {"size": 24, "views": 2, "augment": {"own": [{"kind": f"{mine}:gain"}]}},
             "sampling": {"batch_size": 8},
             "objectives": {"views": {"kind": "contrast", "relation": "views"}, "short": {"kind": f"{mine}:Shrink"}},
             "training": {"max_steps": 4, "log_steps": 1, "precision": "fp32"},
@@ -165,6 +186,8 @@ def test_own_parts_are_trained_resumed_judged_and_used_in_a_new_process(
     command = [sys.executable, "-c", code, str(whole.folder), str(tiny_cohort), str(tmp_path / "other")]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert float(printed) == pytest.approx(here.select_dtypes("float64").iloc[:, -1].sum(), rel=1e-4)
+    assert json.loads((whole.encoder / "encoder.json").read_text())["preprocessing"]["ranges"]["image"] == [0.0, 1023.0]
+    assert whole.recipe.images.augment.own == (OwnAugmentSpec.model_validate({"kind": f"{mine}:gain", "most": 0.5}),)
     written = json.loads((whole.encoder / "encoder.json").read_text())["backbone_config"]
     assert (written["path"], written["arguments"]) == (f"{mine}:maps", {"width": 4})
 
@@ -174,3 +197,38 @@ def test_an_objective_of_another_kind_is_refused(mine: str) -> None:
     with pytest.raises(RecipeError, match="expected a class derived from"):
         OBJECTIVES[f"{mine}:vectors"]
     assert "no such kind" not in OBJECTIVES
+
+
+def test_no_name_in_a_file_calls_what_is_not_ones_own(mine: str, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    spec = EncoderSpec(backbone="os:mkdir", arguments={"path": str(made)})
+    with pytest.raises(RecipeError, match=r"expected an entry point of the group bolus\.encoders, or a function in"):
+        build_encoder(spec, seed=0)
+    folder = tmp_path / "from_elsewhere"
+    folder.mkdir()
+    config = {"model_type": "bolus_own", "path": "os:mkdir", "arguments": {"path": str(made)}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RecipeError, match="os:mkdir: expected an entry point"):
+        build_encoder(EncoderSpec(backbone=str(folder)), seed=0)
+    assert not made.exists()
+    for name in ("pandas:read_pickle", "subprocess:Popen", "bolus.files:write_text", f"{mine}:rmtree"):
+        with pytest.raises(RecipeError, match="call it from a function of your own"):
+            find_own(name, "bolus.encoders", torch.nn.Module)
+    assert find_own("torch.nn:Flatten", "bolus.encoders", torch.nn.Module) is torch.nn.Flatten
+    assert find_own(f"{mine}:vectors", "bolus.encoders").__name__ == "vectors"
+
+
+def test_names_that_a_package_registers(mine: str, tmp_path: Path) -> None:
+    info = tmp_path / "parts" / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    parts = {"encoders": "maps", "objectives": "Shrink", "augmentations": "gain", "readers": "vectors"}
+    lines = [f"[bolus.{group}]\ntheir_{part} = {mine}:{part}\n" for group, part in parts.items()]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    assert build_encoder(EncoderSpec(backbone="their_maps"), seed=0).shape.dim == 8
+    assert OBJECTIVES["their_Shrink"].__name__ == "Shrink"
+    assert "their_Shrink" in list(OBJECTIVES)
+    (own,) = resolve(AugmentSpec.model_validate({"own": [{"kind": "their_gain"}]})).own
+    assert own.model_dump() == {"kind": "their_gain", "most": 0.5}
+    reader = open_readers({".x": "their_vectors"})[".x"]
+    assert (reader.name, reader.function.__name__) == ("their_vectors", "vectors")

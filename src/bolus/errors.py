@@ -2,10 +2,11 @@
 
 BolusError                    exit code 1: something in the user's data, recipe or run
 ├── UsageError                exit code 2: the command was called wrongly
+├── MissingPackageError       a package that is not installed, and how to install it
 ├── CohortError               a table, its roles, or its rows
 │   └── LeakageError          a patient on both sides of a split, or of pretraining and test
 ├── ImageError                one image that cannot be read rightly
-│   └── MissingDecoderError   ... for want of a package, which it names
+│   └── MissingDecoderError   ... for want of a package (a MissingPackageError too)
 ├── RecipeError               a recipe, an override, or an objective's parameters
 ├── EncoderError              an encoder that cannot be built, loaded or fed
 ├── TrainingError             a run that cannot start or go on
@@ -20,6 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
 
 
 class BolusError(Exception):
@@ -32,6 +35,10 @@ class UsageError(BolusError):
     """The command or function was called with arguments that do not go together."""
 
     exit_code = 2
+
+
+class MissingPackageError(BolusError):
+    """What was asked for needs a package that is not installed; the message says how to install it."""
 
 
 class CohortError(BolusError):
@@ -52,7 +59,7 @@ class ImageError(BolusError):
     """An image file that cannot be read, or cannot be read rightly."""
 
 
-class MissingDecoderError(ImageError):
+class MissingDecoderError(ImageError, MissingPackageError):
     """The file is sound but needs a decoder that is not installed."""
 
 
@@ -78,6 +85,35 @@ class OutOfMemoryError(TrainingError):
 
 class EvaluationError(BolusError):
     """A question that this cohort or these embeddings cannot answer."""
+
+
+def require(module: str, purpose: str, error: type[MissingPackageError] = MissingPackageError) -> Any:
+    """Import a package that not every installation has, where it is used.
+
+    Args:
+        module: dotted name; its first part is also the name by which pip knows the package.
+        purpose: what needs it, in the plural.
+        error: what to raise.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingPackageError: the package, or one that it needs, is not installed or cannot be loaded.
+
+    >>> require("json", "numbers").loads("1")
+    1
+    >>> require("nibbler.headers", "NBL files")
+    Traceback (most recent call last):
+    bolus.errors.MissingPackageError: NBL files need the package nibbler, which is not installed: pip install nibbler
+    """
+    package = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ImportError as problem:
+        absent = isinstance(problem, ModuleNotFoundError) and (problem.name or "").partition(".")[0] == package
+        why = "is not installed" if absent else f"cannot be imported ({problem})"
+        raise error(f"{purpose} need the package {package}, which {why}: pip install {package}") from problem
 
 
 def name_rows(rows: Iterable[int], limit: int = 5) -> str:

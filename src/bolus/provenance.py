@@ -9,19 +9,23 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from bolus import __version__
+
 if TYPE_CHECKING:
     from torch import nn
 
-PACKAGES = ("bolus", "torch", "transformers", "kornia", "numpy", "scikit-learn")
+PACKAGES = ("torch", "transformers", "kornia", "numpy", "scikit-learn")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and the packages that decide numbers; a package that is not installed is left out.
+    """Versions of Python, bolus and the packages that decide numbers; a package that is not installed is left out.
+
+    That of bolus is the source's own, which need not be installed to be imported.
 
     >>> "torch" in versions()
     True
     """
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "bolus": __version__}
     for name in PACKAGES:
         try:
             found[name] = version(name)

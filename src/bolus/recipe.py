@@ -52,6 +52,18 @@ class EncoderSpec(_Spec):
     std: list[float] | None = None
 
 
+class OwnAugmentSpec(BaseModel):
+    """An augmentation of your own: a function by `package.module:name` or a registered name, and its parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What is passed to the function, after the images and the generator."""
+        return dict(self.model_extra or {})
+
+
 class AugmentSpec(_Spec):
     """One view of an image; a key that is not given takes the preset's value (bolus.data.batches.presets.PRESETS)."""
 
@@ -69,6 +81,7 @@ class AugmentSpec(_Spec):
     blur: float | None = Field(None, ge=0, le=1)  # probability
     blur_sigma: tuple[float, float] | None = None  # pixels
     noise: float | None = Field(None, ge=0)  # standard deviation, in units of the [0, 1] range
+    own: tuple[OwnAugmentSpec, ...] = ()  # functions that change intensities, in order, after all of the above
 
 
 class ImagesSpec(_Spec):
@@ -354,6 +367,9 @@ class Recipe(_Spec):
                     del encoder["arguments"]
                 if not encoder["pretrained"]:
                     encoder.update({key: encoder[key] or value for key, value in NORMALISATION.items()})
+        for augment in (data["images"]["augment"], *(each["augment"] for each in data["modalities"].values())):
+            if augment is not None and not augment["own"]:
+                del augment["own"]
         canonical = json.dumps(data, sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 

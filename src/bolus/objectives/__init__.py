@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from bolus.data.batches.batch import seed_for
@@ -16,7 +15,7 @@ from bolus.encoders.features import FeatureShape, LevelShape
 from bolus.errors import RecipeError, suggest
 from bolus.objectives.base import Objective, TrainingTable
 from bolus.recipe import ObjectiveSpec, Recipe
-from bolus.recipes.own import find_own, own_names
+from bolus.recipes.own import check_parameters, defaults_of, find_own, own_names
 
 GROUP = "bolus.objectives"
 """Of entry points, by which a package registers kinds of its own."""
@@ -35,7 +34,7 @@ class _Kinds(Mapping[str, type[Objective]]):
         self._places = places
 
     def __getitem__(self, kind: str) -> type[Objective]:
-        found: Any = find_own(self._places.get(kind, kind), GROUP)
+        found: Any = find_own(self._places.get(kind, kind), GROUP, Objective)
         if found is None:
             raise KeyError(kind)
         if not (isinstance(found, type) and issubclass(found, Objective)):
@@ -61,6 +60,8 @@ OBJECTIVES: Mapping[str, type[Objective]] = _Kinds(
         "varcov": "bolus.objectives.contrasts.varcov:VarCov",
     }
 )
+
+_GIVEN = ("shape", "table")  # to constructors, by whoever builds; the other parameters are the recipe's
 
 # A small encoder that has all an objective may read: what objectives need of a batch does not depend on its widths.
 _ANY_SHAPE = FeatureShape(8, 8, 32, levels=(LevelShape(8, 32, "any"),), inputs={"any": (1, 32)})
@@ -131,7 +132,7 @@ def needs_of(recipe: Recipe, table: TrainingTable) -> dict[str, Needs]:
 def _construct(name: str, spec: ObjectiveSpec, shape: FeatureShape, table: TrainingTable) -> Objective:
     """The objective of this name, its parameters checked, on the device and from the seed that are set."""
     constructor = _constructor(name, spec)
-    parameters = _checked(constructor, spec.parameters, f"objectives.{name}")
+    parameters = check_parameters(constructor, spec.parameters, f"objectives.{name}", given=_GIVEN)
     given = [shape, table] if "table" in inspect.signature(constructor).parameters else [shape]
     try:
         objective: Objective = constructor(*given, **parameters)
@@ -172,10 +173,8 @@ def resolve_objectives(recipe: Recipe) -> dict[str, ObjectiveSpec]:
     resolved = {}
     for name, spec in recipe.objectives.items():
         constructor = _constructor(name, spec)
-        _checked(constructor, spec.parameters, f"objectives.{name}")
-        parameters = inspect.signature(constructor).parameters.values()
-        defaults = {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
-        resolved[name] = ObjectiveSpec.model_validate({**defaults, **spec.model_dump()})
+        check_parameters(constructor, spec.parameters, f"objectives.{name}", given=_GIVEN)
+        resolved[name] = ObjectiveSpec.model_validate({**defaults_of(constructor), **spec.model_dump()})
     return resolved
 
 
@@ -183,19 +182,3 @@ def _constructor(name: str, spec: ObjectiveSpec) -> Any:
     if spec.kind not in OBJECTIVES:
         raise RecipeError(f"objectives.{name}.kind: unknown kind {spec.kind!r}; {suggest(spec.kind, OBJECTIVES)}")
     return OBJECTIVES[spec.kind]
-
-
-def _checked(constructor: Any, parameters: dict[str, Any], key: str) -> dict[str, Any]:
-    """The parameters as the constructor's annotations have them; where it has none, as they are."""
-    known = [name for name in inspect.signature(constructor).parameters if name not in ("shape", "table")]
-    types = get_type_hints(constructor.__init__)
-    checked: dict[str, Any] = {}
-    for name, value in parameters.items():
-        if name not in known:
-            raise RecipeError(f"unknown key '{key}.{name}'; {suggest(name, known)}")
-        try:
-            checked[name] = TypeAdapter(types.get(name, Any)).validate_python(value)
-        except ValidationError as error:
-            problem = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
-            raise RecipeError(f"{key}.{name}: {problem} (found {value!r})") from None
-    return checked

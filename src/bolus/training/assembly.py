@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bolus.data.batches.columns import TrainingColumns
+from bolus.data.batches.own import try_own
 from bolus.data.batches.presets import resolve as resolve_augment
 from bolus.data.batches.relation import Needs
 from bolus.data.cohort.cohort import Cohort
@@ -106,6 +107,8 @@ def check_precision(recipe: Recipe, device: torch.device) -> None:
 def resolve(recipe: Recipe) -> Recipe:
     """The recipe with every default written out, those of objectives and augmentation presets included.
 
+    Augmentations of one's own are tried on made-up views, see `bolus.data.batches.own.try_own`.
+
     >>> resolve(Recipe.load("vicreg")).objectives["global"].parameters["depth"]
     3
     """
@@ -118,7 +121,15 @@ def resolve(recipe: Recipe) -> Recipe:
         for name, spec in recipe.modalities.items()
     }
     objectives = resolve_objectives(recipe)
-    return recipe.model_copy(update={"images": images, "modalities": modalities, "objectives": objectives})
+    whole = recipe.model_copy(update={"images": images, "modalities": modalities, "objectives": objectives})
+    frames = images.frames if images.unit == "clip" else None
+    try_own(augment.own, size=images.size, channels=recipe.encoder.in_channels, frames=frames)
+    for name, spec in modalities.items():
+        if spec.augment is not None and spec.augment.own:
+            size, channels = whole.images_of(name).size, whole.encoder_of(name).in_channels
+            key = f"modalities.{name}.augment"
+            try_own(spec.augment.own, size=size, channels=channels, frames=frames, key=key)
+    return whole
 
 
 def check_modalities(recipe: Recipe, cohort: Cohort) -> None:

@@ -23,6 +23,7 @@ from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.roles import BIN, NUMBERS, is_role
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store
 from bolus.data.images.clips import open_samples
+from bolus.data.readers.own import open_readers
 from bolus.errors import CohortError, RecipeError, suggest
 from bolus.progress import Meter
 from bolus.recipe import Recipe
@@ -195,7 +196,7 @@ def unread_loader(cohort: Cohort, recipe: Recipe, needs: Needs, cache: Path | No
 
 
 def data_hash(cohort: Cohort, loader: Loader) -> str:
-    """What the training sees, in order: images, frames, columns and ranges; 16 hexadecimal digits.
+    """What the training sees, in order: images, frames, columns, ranges and readers; 16 hexadecimal digits.
 
     Of a clip, every frame that can be read counts. A run whose table, readable images or ranges changed is another run,
     and its hash says so.
@@ -221,6 +222,8 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
     digest.update(json.dumps(contract, sort_keys=True).encode())
     if loader.store.mirrored is not None:
         digest.update(loader.store.mirrored[rows].tobytes())
+    for suffix, reader in sorted(open_readers(cohort.spec.readers).items()):
+        digest.update(f"{suffix} {reader.identity}".encode())
     return digest.hexdigest()
 
 

@@ -15,6 +15,7 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn import functional as F
 
+from bolus.data.batches.own import apply_own
 from bolus.data.batches.presets import resolve
 from bolus.data.batches.resampling import resample
 from bolus.errors import UsageError
@@ -80,6 +81,7 @@ def augment(
     three channels only. With noise, the same seed gives other noise on another kind of device; all else agrees.
 
     Frames of a clip share crop, turn, colours (by the mean luma of the whole view) and blur; noise differs by frame.
+    Functions of `spec.own` come last; they see the views as `apply_own` says.
 
     Args:
         images: `[N, C, S, S]`, a dtype that `to_unit` takes; of clips `[N * T, C, S, S]`, a clip after the other.
@@ -132,10 +134,14 @@ def augment(
         if full.noise > 0:
             source = generator if out.device.type == "cpu" else torch.Generator(out.device).manual_seed(seed)
             out += full.noise * torch.randn(out.shape, generator=source, device=out.device)
-    out = out.clamp_(0.0, 1.0)
-    if frames is None:
-        return out.view(views, num_images, channels, size, size)
-    return out.view(views, -1, frames, channels, size, size).transpose(2, 3)
+        out = out.clamp_(0.0, 1.0)
+        if frames is None:
+            out = out.view(views, num_images, channels, size, size)
+        else:
+            out = out.view(views, -1, frames, channels, size, size).transpose(2, 3)
+        if full.own:
+            out = apply_own(out.flatten(0, 1), full.own, seed=seed).view(out.shape)
+    return out
 
 
 def augment_labels(labels: Tensor, spec: AugmentSpec, *, size: int, seed: int) -> Tensor:

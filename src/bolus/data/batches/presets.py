@@ -6,10 +6,15 @@ The presets leave alone what carries meaning: no picture is mirrored unless a re
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 from bolus.errors import RecipeError
-from bolus.recipe import AugmentSpec
+from bolus.recipe import AugmentSpec, OwnAugmentSpec
+from bolus.recipes.own import check_parameters, defaults_of, find_own, own_names
+
+GROUP = "bolus.augmentations"
+"""Of entry points, by which a package registers augmentations of its own."""
 
 NOTHING: Final = AugmentSpec(
     preset="none",
@@ -90,14 +95,17 @@ def resolve(spec: AugmentSpec, key: str = "images.augment") -> AugmentSpec:
     """The spec with every key that was not given taken from its preset; `key` is where it stands in the recipe.
 
     Raises:
-        RecipeError: a range whose ends are exchanged or out of bounds.
+        RecipeError: a range whose ends are exchanged or out of bounds, or an augmentation of one's own that cannot be
+            found or does not take its parameters.
 
     Example:
         >>> full = resolve(AugmentSpec(preset="fundus", rotation=5))
         >>> full.rotation, full.hue, full.flip_horizontal
         (5.0, 0.02, 0.0)
     """
-    given = {name: value for name, value in spec.model_dump().items() if value is not None}
+    given = {name: value for name, value in spec if value is not None}
+    if spec.own:
+        given["own"] = tuple(_resolve_own(each, f"{key}.own.{place}") for place, each in enumerate(spec.own))
     full = PRESETS[spec.preset].model_copy(update=given)
     assert full.crop_scale is not None
     assert full.crop_ratio is not None
@@ -111,3 +119,27 @@ def resolve(spec: AugmentSpec, key: str = "images.augment") -> AugmentSpec:
             bound = f" <= {most:g}" if math.isfinite(most) else ""
             raise RecipeError(f"{key}.{name}: expected 0 < low <= high{bound}, found [{low:g}, {high:g}]")
     return full
+
+
+def find_own_augmentation(spec: OwnAugmentSpec, key: str) -> Callable[..., Any]:
+    """The function of one's own that a recipe names; what it must do, `bolus.data.batches.own` says.
+
+    Raises:
+        RecipeError: no import path and no entry point of the group `bolus.augmentations`, or a path that cannot be
+            imported.
+    """
+    found = find_own(spec.kind, GROUP)
+    if not callable(found):
+        registered = f"registered: {', '.join(own_names(GROUP)) or 'none'}"
+        shown = repr(spec.kind) if found is None else f"{spec.kind}, which is of type {type(found).__name__}"
+        expected = "expected a function, by package.module:name or a registered name"
+        raise RecipeError(f"{key}.kind: {expected}, found {shown}; {registered}")
+    function: Callable[..., Any] = found
+    return function
+
+
+def _resolve_own(spec: OwnAugmentSpec, key: str) -> OwnAugmentSpec:
+    """With the parameters checked and every default written out."""
+    function = find_own_augmentation(spec, key)
+    checked = check_parameters(function, spec.parameters, key, given=("images", "generator"))
+    return OwnAugmentSpec.model_validate({**defaults_of(function), **checked, "kind": spec.kind})

@@ -76,7 +76,8 @@ def _missing(rows: tuple[int, ...], cohort: Cohort) -> Finding:
     places = np.array(rows) - 1
     first = str(cohort.table[cohort.roles["image"]].iloc[rows[0] - 1])
     what = count(rows, "image file does", "image files do")
-    cause = likely_cause([cohort.image_path(row) for row in places], cohort.root, cohort.encoded("patient")[places])
+    paths, whose = [cohort.image_path(row) for row in places], cohort.encoded("patient")[places]
+    cause = likely_cause(paths, cohort.root, whose, suffixes=cohort.spec.readers)
     message = (
         f"{what} not exist; row {rows[0]} was looked for as {where_sought(first, cohort.root)}; "
         f"{cause or 'if the paths are relative to another folder, add --root FOLDER'}"

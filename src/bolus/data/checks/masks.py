@@ -14,6 +14,7 @@ from bolus.data.checks.report import Finding
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.mask_rows import MOST_LABELS, UNPLACED, Native, mask_files, read_masks
 from bolus.data.images.sources import in_threads
+from bolus.data.readers.own import open_readers
 from bolus.data.readers.readers import count_frames
 from bolus.errors import BolusError
 
@@ -30,14 +31,14 @@ def look_at_masks(cohort: Cohort, looks: list[dict[str, Any]]) -> list[Finding]:
     if "mask" not in cohort.roles:
         return []
     rows = np.flatnonzero(cohort.values("mask").notna().to_numpy()).tolist()
-    files = mask_files(cohort, rows)
+    files, readers = mask_files(cohort, rows), open_readers(cohort.spec.readers)
 
     def look(item: tuple[tuple[Path, Path], list[int]]) -> list[tuple[str, bool, Labels]]:
         (image, mask), of_file = item
         frames, slices = [cohort.frame(row) for row in of_file], 0
         if frames != [None]:
             with suppress(BolusError):  # which is said of the image
-                slices = count_frames(image)
+                slices = count_frames(image, readers)
         natives = [
             None if each["reason"] else Native((each["height"], each["width"]), slices or each["frames"])
             for each in (looks[row] for row in of_file)
@@ -45,7 +46,7 @@ def look_at_masks(cohort: Cohort, looks: list[dict[str, Any]]) -> list[Finding]:
         nothing = np.zeros(0, np.int64)
         return [
             (each.wrong, each.placed, nothing if each.labels is None else np.unique(each.labels))
-            for each in read_masks(image, mask, frames, natives)
+            for each in read_masks(image, mask, frames, natives, readers)
         ]
 
     wrong: dict[str, list[int]] = {}

@@ -21,6 +21,7 @@ from bolus.data.pixels.greys import GREY, measure, reading_of, sketch_of
 from bolus.data.pixels.image import Image
 from bolus.data.pixels.quantiles import LEVELS, pooled
 from bolus.data.readers.frames import all_frames, read_as, reason_without_name
+from bolus.data.readers.own import Readers, open_readers
 from bolus.errors import BolusError, ImageError
 
 CHUNK = 1024  # files handed to the threads at a time
@@ -45,8 +46,12 @@ def look_at_pixels(
         `row`; `reason`, why it cannot be used, else empty; `frames`, how many the row stands for, or its file has where
         they are too many; `lost`, why some of them cannot be read, else empty; and, where there is no reason, `height`,
         `width` (of the first frame) and what `_measure` says.
+
+    Raises:
+        CohortError: a reader of one's own that cannot be imported.
     """
     modality, stated, clips = cohort.modality, cohort.spec.ranges, rows_are_files(cohort)
+    readers = open_readers(cohort.spec.readers)
     files: dict[int, list[int]] = {}
     for row, file in enumerate(pd.factorize(cohort.table[cohort.roles["image"]])[0].tolist()):
         files.setdefault(file, []).append(row)
@@ -56,9 +61,9 @@ def look_at_pixels(
         if not path.exists():
             found = [_unusable("missing")] * len(rows)
         elif len(rows) == 1:
-            found = [_look_at_file(path, reading, clips, "series" in cohort.roles)]
+            found = [_look_at_file(path, reading, readers, clips, "series" in cohort.roles)]
         else:
-            images = read_as(path, [cohort.frame(row) for row in rows], reading)
+            images = read_as(path, [cohort.frame(row) for row in rows], reading, readers)
             found = [_look_at_frame(path, image) for image in images]
         return [{"row": row, **each} for row, each in zip(rows, found, strict=True)]
 
@@ -73,15 +78,15 @@ def look_at_pixels(
     return sorted(looks, key=lambda each: int(each["row"]))
 
 
-def _look_at_file(path: Path, reading: str, clips: bool, in_series: bool) -> Look:
+def _look_at_file(path: Path, reading: str, readers: Readers, clips: bool, in_series: bool) -> Look:
     """A file on one row: an image, or a clip where rows are files."""
-    frames = all_frames(path)
+    frames = all_frames(path, readers)
     if len(frames) > 1 and not clips:
         advice = f"{ONE_FRAME}; {IF_FILES}" if in_series else ONE_FRAME
         return {**_unusable(f"expected one frame, found {len(frames)}: {advice}"), "frames": len(frames)}
     seen: list[Look] = []
     reasons: Counter[str] = Counter()
-    for image in read_as(path, frames, reading):
+    for image in read_as(path, frames, reading, readers):
         each = _look_at_frame(path, image)
         if each["reason"]:
             reasons[each["reason"]] += 1

@@ -15,6 +15,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.preprocessing import Preprocessing, shrink, to_unit
 from bolus.data.pixels.greys import Ranges, reading_of
 from bolus.data.readers.frames import all_frames, read_as
+from bolus.data.readers.own import Readers, open_readers
 from bolus.errors import BolusError, UsageError
 
 SHOWN = 48  # pictures of a modality
@@ -46,26 +47,28 @@ def write_thumbnails(cohort: Cohort, seen: pd.DataFrame, found: Ranges, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     medians = np.stack(seen["quantiles"].tolist())[:, seen["quantiles"].iloc[0].size // 2]
     brightness = (medians - found.low) / (found.high - found.low)
-    written = []
+    written, readers = [], open_readers(cohort.spec.readers)
     for name in np.unique(found.names).tolist():
         here = np.flatnonzero(found.names == name)
         ranked = here[np.argsort(brightness[here], kind="stable")]
         chosen = ranked[np.unique(np.linspace(0, len(ranked) - 1, SHOWN).round().astype(int))]
-        pictures = [(int(seen["row"].iloc[at]), _picture(cohort, seen, found, at)) for at in chosen.tolist()]
+        pictures = [(int(seen["row"].iloc[at]), _picture(cohort, seen, found, at, readers)) for at in chosen.tolist()]
         path = folder / f"{quote(name, safe=' +=')}.png"
         _sheet([(row, picture) for row, picture in pictures if picture is not None]).save(path)
         written.append(path)
     return written
 
 
-def _picture(cohort: Cohort, seen: pd.DataFrame, found: Ranges, at: int) -> npt.NDArray[np.uint8] | None:
+def _picture(
+    cohort: Cohort, seen: pd.DataFrame, found: Ranges, at: int, readers: Readers
+) -> npt.NDArray[np.uint8] | None:
     """One image as `[S, S, 3]`; None where it cannot be read any more."""
     row, contract = int(seen["row"].iloc[at]), Preprocessing(round(SIDE / 1.25), 3)
     path, frame = cohort.image_path(row), cohort.frame(row)
     if frame is None:
-        frames = all_frames(path)
+        frames = all_frames(path, readers)
         frame = frames[len(frames) // 2]
-    image = next(iter(read_as(path, [frame], reading_of(str(cohort.modality[row]), cohort.spec.ranges))))
+    image = next(iter(read_as(path, [frame], reading_of(str(cohort.modality[row]), cohort.spec.ranges), readers)))
     try:
         if isinstance(image, BolusError):
             return None

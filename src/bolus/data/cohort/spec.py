@@ -44,6 +44,8 @@ class CohortSpec(BaseModel):
     `ranges` maps a modality to the values shown as black and white, and wins over everything that a file says.
     `cohort_ranges` is what `bolus check` found to cover the images whose range is the cohort's, so that it stays as it
     is when images are added. Patients of two cohorts with one `namespace` and one identifier are the same person.
+    `readers` maps the suffix of file names, in any case, to the function that reads such files: an import path or an
+    entry point, see `bolus.data.readers.own`. Opening a cohort imports none of them; reading its images does.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +58,15 @@ class CohortSpec(BaseModel):
     ranges: dict[str, tuple[float, float]] = {}
     cohort_ranges: dict[str, tuple[float, float]] = {}
     namespace: str = ""
+    readers: dict[str, str] = {}  # suffix, such as .mha, or "*" for all other files -> package.module:name
+
+    @field_validator("readers")
+    @classmethod
+    def _suffixes(cls, readers: dict[str, str]) -> dict[str, str]:
+        for suffix in readers:
+            if suffix != "*" and (not suffix.startswith(".") or len(suffix) == 1 or {"/", "\\"} & set(suffix)):
+                raise ValueError(f"expected a suffix with its point, such as .mha, or *, found {suffix!r}")
+        return {suffix.lower(): name for suffix, name in readers.items()}
 
     @field_validator("ranges", "cohort_ranges")
     @classmethod

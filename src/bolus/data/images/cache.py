@@ -30,6 +30,7 @@ from bolus.data.images.shards import Manifest, ShardWriter, read_manifest, remov
 from bolus.data.images.sources import UNOPENED, Sources, find_sources, identify, in_threads
 from bolus.data.pixels.greys import reading_of, refuse_unknown, resolve_ranges
 from bolus.data.readers.frames import read_as, reason_without_name
+from bolus.data.readers.own import Readers, group_by_reader, open_readers
 from bolus.data.text.laterality import SIDES
 from bolus.errors import BolusError, CohortError, UsageError, name_rows
 
@@ -194,8 +195,8 @@ def build_store(
 
     Raises:
         CohortError: more than half of the images cannot be read (a file with several frames weighs as one image), a
-            side is mirrored and a row's laterality is none, or the cohort states a range of a modality that none of its
-            images has.
+            side is mirrored and a row's laterality is none, the cohort states a range of a modality that none of its
+            images has, or it names a reader that cannot be imported.
         UsageError: a file stands where the cache folder should be.
     """
     rows = np.arange(len(cohort), dtype=np.int64) if rows is None else rows
@@ -206,12 +207,13 @@ def build_store(
         stated=tuple({*preprocessing.stated, *stated}),
     )
     sides = None if preprocessing.mirror is None else cohort.sides
+    readers = open_readers(cohort.spec.readers)
     found: list[_Found] = []
     for contract, places in preprocessing.groups(cohort.modality[rows]):
-        for reading, some in _readings(cohort.modality[rows[places]], preprocessing.stated):
+        for reading, reader, some in _readings(cohort, rows[places], preprocessing.stated, readers):
             onwards = _onwards(on_progress, sum(each.decoded for each in found))
-            here = rows[places[some]]
-            found.append(_find(cohort, contract, reading, folder or cache_folder(), here, onwards))
+            here, decoding = rows[places[some]], _Decoding(contract, reading, reader, readers)
+            found.append(_find(cohort, decoding, folder or cache_folder(), here, onwards))
     rows = np.concatenate([each.rows for each in found])
     lacking = np.concatenate([each.entries < 0 for each in found])
     starts = np.cumsum([0, *(len(each.rows) for each in found)]).tolist()
@@ -225,7 +227,10 @@ def build_store(
         lacking,
         quarantined,
         lambda: likely_cause(
-            [cohort.image_path(row) for row in absent.tolist()], cohort.root, cohort.encoded("patient")[absent]
+            [cohort.image_path(row) for row in absent.tolist()],
+            cohort.root,
+            cohort.encoded("patient")[absent],
+            suffixes=readers,
         ),
     )
     store = _open(cohort, preprocessing, found, quarantined)
@@ -264,27 +269,38 @@ def _onwards(on_progress: Progress | None, before: int) -> Progress | None:
     return None if on_progress is None else lambda done, total: on_progress(before + done, before + total)
 
 
-def _readings(modality: npt.NDArray[np.str_], stated: Collection[str]) -> list[tuple[str, npt.NDArray[np.int64]]]:
-    """How files of these modalities are read, and where: each place once; one reading where there is no place."""
-    names, code = np.unique(modality, return_inverse=True)
+@dataclass(frozen=True)
+class _Decoding:
+    """How the files of one cache folder are read: the contract, the reading, the reader among all readers."""
+
+    contract: Preprocessing
+    reading: str
+    reader: str
+    readers: Readers
+
+
+def _readings(
+    cohort: Cohort, rows: npt.NDArray[np.int64], stated: Collection[str], readers: Readers
+) -> list[tuple[str, str, npt.NDArray[np.int64]]]:
+    """How the files of these rows are read, by which reader, and where: each place once; one where there is none."""
+    names, code = np.unique(cohort.modality[rows], return_inverse=True)
     readings = np.array([reading_of(str(name), stated) for name in names] or ["file"])
-    return [
-        (str(each), np.flatnonzero(np.isin(code, np.flatnonzero(readings == each)))) for each in np.unique(readings)
-    ]
+    files = cohort.table[cohort.roles["image"]].iloc[rows].to_numpy() if readers else rows
+    found = []
+    for reading in np.unique(readings):
+        some = np.flatnonzero(np.isin(code, np.flatnonzero(readings == reading)))
+        found += [(str(reading), reader, some[those]) for reader, those in group_by_reader(files[some], readers)]
+    return found
 
 
 def _find(
-    cohort: Cohort,
-    preprocessing: Preprocessing,
-    reading: str,
-    folder: Path,
-    rows: npt.NDArray[np.int64],
-    on_progress: Progress | None,
+    cohort: Cohort, decoding: _Decoding, folder: Path, rows: npt.NDArray[np.int64], on_progress: Progress | None
 ) -> _Found:
-    """The images of rows that have this one contract and reading, decoded where they are not in its folder yet."""
+    """The images of rows that are all decoded so, decoded where they are not in its folder yet."""
+    preprocessing = decoding.contract
     if folder.is_file():
         raise UsageError(f"cache: expected a folder, found the file {folder.name}")
-    folder = folder / preprocessing.folder(reading)
+    folder = folder / preprocessing.folder(decoding.reading, decoding.reader)
     folder.mkdir(parents=True, exist_ok=True)
     remove_orphans(folder)
     sources = find_sources(cohort, rows)
@@ -295,7 +311,7 @@ def _find(
     absent = np.flatnonzero(known & (entries < 0))
     unread: dict[int, str] = {}
     if len(absent):
-        unread = _decode(sources, digest, absent, preprocessing, reading, folder, on_progress)
+        unread = _decode(sources, digest, absent, decoding, folder, on_progress)
         manifest = read_manifest(folder, preprocessing.stored_shape)
         entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
     unread |= {item: unopened[sources.file[item]] for item in np.flatnonzero(~known).tolist()}
@@ -344,8 +360,7 @@ def _decode(
     sources: Sources,
     digest: npt.NDArray[np.uint64],
     absent: npt.NDArray[np.int64],
-    preprocessing: Preprocessing,
-    reading: str,
+    decoding: _Decoding,
     folder: Path,
     on_progress: Progress | None,
 ) -> dict[int, str]:
@@ -360,18 +375,19 @@ def _decode(
     def decode_file(items: list[int]) -> dict[int, str]:
         path, failed = Path(sources.paths[sources.file[items[0]]]), {}
         frames = [int(frame) if frame >= 0 else None for frame in sources.frame[items]]
-        for item, image in zip(items, read_as(path, frames, reading), strict=True):
+        images = read_as(path, frames, decoding.reading, decoding.readers)
+        for item, image in zip(items, images, strict=True):
             try:
                 if isinstance(image, BolusError):
                     raise image
-                writer.add(digest[item], int(sources.frame[item]), shrink(image, preprocessing))
+                writer.add(digest[item], int(sources.frame[item]), shrink(image, decoding.contract))
             except BolusError as error:
                 failed[item] = reason_without_name(error, path)
         return failed
 
     done, failed, groups = 0, dict[int, str](), list(files.values())
     with (
-        ShardWriter(folder, preprocessing.stored_shape) as writer,
+        ShardWriter(folder, decoding.contract.stored_shape) as writer,
         closing(in_threads(decode_file, groups)) as results,
     ):
         for items, reasons in zip(groups, results, strict=True):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.images.sources import in_threads
 from bolus.data.readers.frames import all_frames
+from bolus.data.readers.own import open_readers
 from bolus.errors import CohortError, name_rows
 
 Draw = Callable[[int], np.random.Generator]
@@ -102,7 +103,7 @@ def open_samples(cohort: Cohort, unit: str) -> Samples:
 
     Raises:
         CohortError: as `take_samples`; or one file on several rows without a series, which is neither a clip a row
-            nor rows of one clip.
+            nor rows of one clip; or a reader that cannot be imported.
         UsageError: an unknown unit.
     """
     if unit != "clip" or ("series" in cohort.roles and not rows_are_files(cohort)):
@@ -113,8 +114,8 @@ def open_samples(cohort: Cohort, unit: str) -> Samples:
                 f"{name_rows(np.flatnonzero(cohort.shared_file))}: frames of one file on several rows; give the column "
                 "that says which clip a row belongs to the role series, or each file one row"
             )
-        paths = [cohort.image_path(row) for row in range(len(cohort))]
-        counts = np.fromiter(in_threads(lambda path: len(all_frames(path)), paths), np.int64, len(paths))
+        paths, readers = [cohort.image_path(row) for row in range(len(cohort))], open_readers(cohort.spec.readers)
+        counts = np.fromiter(in_threads(lambda path: len(all_frames(path, readers)), paths), np.int64, len(paths))
         cohort.expanded = cohort.expand(counts)
     return cohort.expanded.samples("clip")
 

@@ -29,6 +29,9 @@ LETTERS = Mend("with other capital and small letters", "spell the paths in the t
 class Folders:
     """Folders that are listed once each, however many files are looked for in them.
 
+    Args:
+        extensions: in small letters, with their point, the longer before those that they end with.
+
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +42,8 @@ class Folders:
         ['with other capital and small letters', 'with the extension .tif added']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, extensions: Sequence[str] = EXTENSIONS) -> None:
+        self.extensions = tuple(extensions)
         self._names: dict[Path, dict[str, bool]] = {}  # of a folder: name -> whether it is a folder
         self._alike: dict[Path, dict[str, str]] = {}  # of a folder: spelling without case -> name
         self._stems: dict[Path, dict[str, str]] = {}  # likewise of images, without extension
@@ -61,7 +65,7 @@ class Folders:
                 name = self._spelled(folder, part, last=place == len(parts) - 1)
                 if name is None:
                     return None
-                mends += [mend for mend in _compare(part, name) if mend not in mends]
+                mends += [mend for mend in _compare(part, name, self.extensions) if mend not in mends]
             folder = folder / str(name)
         return tuple(mends) if parts else None
 
@@ -104,9 +108,11 @@ class Folders:
         if folder not in self._alike:
             names = self._list(folder)
             self._alike[folder] = {_key(name): name for name in names}
-            self._stems[folder] = {_key(_split(name)[0]): name for name, is_folder in names.items() if not is_folder}
+            self._stems[folder] = {
+                _key(_split(name, self.extensions)[0]): name for name, is_folder in names.items() if not is_folder
+            }
         name = self._alike[folder].get(_key(part))
-        return self._stems[folder].get(_key(_split(part)[0])) if name is None and last else name
+        return self._stems[folder].get(_key(_split(part, self.extensions)[0])) if name is None and last else name
 
 
 def exists(path: Path) -> bool:
@@ -121,9 +127,9 @@ def exists(path: Path) -> bool:
         return False
 
 
-def _compare(asked: str, there: str) -> list[Mend]:
+def _compare(asked: str, there: str, extensions: Sequence[str]) -> list[Mend]:
     """What is different between two spellings."""
-    (stem, extension), (true_stem, true_extension) = _split(asked), _split(there)
+    (stem, extension), (true_stem, true_extension) = _split(asked, extensions), _split(there, extensions)
     composed = [unicodedata.normalize("NFC", each) for each in (stem, true_stem)]
     mends = []
     if composed[0] != composed[1]:
@@ -145,13 +151,13 @@ def _compare(asked: str, there: str) -> list[Mend]:
     return mends
 
 
-def _split(name: str) -> tuple[str, str]:
+def _split(name: str, extensions: Sequence[str] = EXTENSIONS) -> tuple[str, str]:
     """A name without the extension of an image, and that extension.
 
     >>> _split("brain.nii.gz"), _split("1.2.840"), _split("a.PNG")
     (('brain', '.nii.gz'), ('1.2.840', ''), ('a', '.PNG'))
     """
-    extension = next((each for each in EXTENSIONS if name.lower().endswith(each)), "")
+    extension = next((each for each in extensions if name.lower().endswith(each)), "")
     return name[: len(name) - len(extension)], name[len(name) - len(extension) :]
 
 

@@ -13,6 +13,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.readers.frames import reason_without_name
 from bolus.data.readers.masks import read_labels
 from bolus.data.readers.nifti import read_affine
+from bolus.data.readers.own import NONE, Readers
 from bolus.data.readers.readers import naming, quiet
 from bolus.errors import BolusError
 
@@ -62,7 +63,11 @@ def mask_files(cohort: Cohort, rows: Iterable[int]) -> dict[tuple[Path, Path], l
 
 
 def read_masks(
-    image: Path, mask: Path, frames: Sequence[int | None], natives: Sequence[Native | None]
+    image: Path,
+    mask: Path,
+    frames: Sequence[int | None],
+    natives: Sequence[Native | None],
+    readers: Readers = NONE,
 ) -> list[RowMask]:
     """The masks of the rows of one image file and one mask file, held against what is known of the images.
 
@@ -75,14 +80,15 @@ def read_masks(
         mask: the mask file.
         frames: of each row, as `Cohort.frame`.
         natives: of each row's image; None where it cannot be read.
+        readers: of one's own, of images and masks.
     """
     try:
-        labels = read_labels(mask)
-        affine = _affine(mask)
+        labels = read_labels(mask, readers=readers)
+        affine = _affine(mask, readers)
     except BolusError as error:
         return [RowMask(None, f"the mask: {reason_without_name(error, mask)}")] * len(frames)
     try:
-        beside = _affine(image)
+        beside = _affine(image, readers)
     except BolusError:  # which is said of the image
         beside = None
     span = (np.min_scalar_type(int(labels.min(initial=0))), np.min_scalar_type(int(labels.max(initial=0))))
@@ -121,9 +127,9 @@ def _match(
     return RowMask(np.ascontiguousarray(labels), "", native.spacing, placed, native.aspect)
 
 
-def _affine(path: Path) -> Affine | None:
+def _affine(path: Path, readers: Readers) -> Affine | None:
     """Where a NIfTI file says that its voxels lie; None of another kind of file."""
-    with quiet(), naming(path) as kind:
+    with quiet(), naming(path, readers) as kind:
         return read_affine(path) if kind == "NIfTI" else None
 
 

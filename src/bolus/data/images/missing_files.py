@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bolus.data.images.file_names import Folders, Mend, exists
+from bolus.data.images.file_names import EXTENSIONS, Folders, Mend, exists
 from bolus.data.text.spelling import shape_of
 
 LOOKED_AT = 200  # missing files at most
@@ -37,7 +37,9 @@ class _Plain(NamedTuple):
     start: str
 
 
-def likely_cause(paths: Sequence[Path], root: Path, patients: npt.ArrayLike | None = None) -> str:
+def likely_cause(
+    paths: Sequence[Path], root: Path, patients: npt.ArrayLike | None = None, *, suffixes: Iterable[str] = ()
+) -> str:
     """What most of the missing files are found with and what to do, in one sentence that names no file.
 
     Of folders that --root takes, those above the root are named, and one below it where it holds files of two patients
@@ -47,6 +49,7 @@ def likely_cause(paths: Sequence[Path], root: Path, patients: npt.ArrayLike | No
         paths: of image files; those that exist after all are left aside.
         root: the folder that the table's paths are relative to.
         patients: `[paths]`, whose each is, as any codes; None where that is not known.
+        suffixes: of files for which there are readers of one's own.
 
     Returns:
         The sentence, without a capital letter and a full stop; empty where no cause is seen.
@@ -67,7 +70,7 @@ def likely_cause(paths: Sequence[Path], root: Path, patients: npt.ArrayLike | No
     if not root.is_dir():
         return "the folder that the paths are relative to does not exist: give one that does with --root"
     sampled, plain = len(sample) < len(distinct), [_plain(text) for text in texts]
-    found = _find_each(plain, root.resolve(), [whose[path] for path in absent])
+    found = _find_each(plain, root.resolve(), [whose[path] for path in absent], suffixes)
     if not found:
         return _by_look(plain, sampled)
     mends, number = Counter(found).most_common(1)[0]
@@ -91,9 +94,12 @@ def where_sought(text: str, root: Path) -> str:
     return f"{tried}{'...' if len(text) > len(shape) else ''} (a for letters, 9 for digits)"
 
 
-def _find_each(paths: Sequence[_Plain], root: Path, patients: Sequence[object]) -> list[tuple[Mend, ...]]:
+def _find_each(
+    paths: Sequence[_Plain], root: Path, patients: Sequence[object], suffixes: Iterable[str]
+) -> list[tuple[Mend, ...]]:
     """The mends of each path that is found with any."""
-    folders = Folders()
+    own = sorted((each for each in suffixes if each.startswith(".")), key=len, reverse=True)
+    folders = Folders((*own, *EXTENSIONS))
     found: list[tuple[Mend, ...]] = []
     homes: list[tuple[Path, tuple[Mend, ...], object]] = []
     for path, patient in zip(paths, patients, strict=True):

@@ -124,12 +124,18 @@ class Preprocessing:
         text = f"{FORMAT}-{self.cached_size}-{self.channels}-{self.fit}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
-    def folder(self, reading: str) -> str:
+    def folder(self, reading: str, reader: str = "") -> str:
         """Name of the cache folder of files that are read in this way, as `data.pixels.greys.reading_of` names it.
+
+        Args:
+            reading: as that function names it.
+            reader: the identity of a reader of one's own, `data.readers.own`; empty for bolus's own.
 
         >>> Preprocessing(64).folder("file") == Preprocessing(64).key, Preprocessing(64).folder("values")[16:]
         (True, '-values')
         """
+        if reader:
+            reading = f"{reading} by {reader}"
         if reading in ("file", "values"):
             return self.key if reading == "file" else f"{self.key}-values"
         return f"{self.key}-{hashlib.blake2b(reading.encode(), digest_size=4).hexdigest()}"

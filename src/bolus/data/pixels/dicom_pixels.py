@@ -8,17 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
-from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import (
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000TransferSyntaxes,
-    JPEGExtended12Bit,
-    JPEGLSTransferSyntaxes,
-    RLELossless,
-)
 
 from bolus.errors import ImageError, MissingDecoderError
 
@@ -44,6 +33,9 @@ def decode(path: Path, header: Any, frame: int | None, implicit: bool | None) ->
         ImageError: no pixels, damaged, or in a transfer syntax that is not read.
         MissingDecoderError: the message says what to install.
     """
+    from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.uid import JPEGExtended12Bit
+
     syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
     if syntax is not None:
         try:
@@ -70,6 +62,10 @@ def decode(path: Path, header: Any, frame: int | None, implicit: bool | None) ->
 
 def _decode_whole(path: Path, frame: int | None, options: dict[str, Any]) -> Values:
     """The same with the whole file in memory; where no transfer syntax is declared, the encoding shows it."""
+    import pydicom
+    from pydicom.pixels import pixel_array
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
     dataset = pydicom.dcmread(path, force=True)
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ImageError("a DICOM file without pixels, or cut off before them")
@@ -111,6 +107,7 @@ def take_bits(words: Values, header: Any) -> tuple[Values, list[str]]:
         ImageError: a High Bit above the lowest bits in compressed pixels, or in YBR.
 
     Example:
+        >>> import pydicom
         >>> header = pydicom.Dataset()
         >>> header.BitsAllocated, header.BitsStored, header.HighBit = 16, 12, 15
         >>> take_bits(np.array([0x1230, 0xFFFF], np.uint16), header)[0].tolist() == [0x123, 0xFFF]
@@ -118,6 +115,8 @@ def take_bits(words: Values, header: Any) -> tuple[Values, list[str]]:
         >>> take_bits(np.array([0x1230, -16], np.int16), header)[0].tolist() == [0x123, -1]
         True
     """
+    from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, RLELossless
+
     syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
     stored, allocated = int(header.get("BitsStored") or 0), int(header.get("BitsAllocated") or 0)
     high = header.get("HighBit")
@@ -158,6 +157,7 @@ def find_padding(header: Any, words: Values, values: Values) -> tuple[Mask | Non
         Bool of the same shape, or None where there is no such pixel; and notes.
 
     Example:
+        >>> import pydicom
         >>> header = pydicom.Dataset()
         >>> header.BitsStored, header.PixelRepresentation, header.PixelPaddingValue = 16, 1, -2000
         >>> values = np.array([-2000, -1000, 40], np.int16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -163,6 +163,23 @@ def check_frame(frame: int, number: int) -> int:
     if not 0 <= frame < number:
         raise ImageError(f"expected a frame from 0 to {number - 1}, found {frame}")
     return frame
+
+
+def take_frame(whole: Image, frame: int | None) -> Image:
+    """One frame of a clip or volume; all of it where `frame` is None; an ImageError if there is no such frame.
+
+    >>> take_frame(Image(np.zeros((1, 3, 4, 4), np.float32), None, Range(0, 1, "unit"), 8, False), 2).array.shape
+    (1, 4, 4)
+    """
+    if frame is None:
+        return whole
+    clip = whole.array.ndim == 4
+    check_frame(frame, whole.array.shape[1] if clip else 1)
+    if not clip:
+        return whole
+    spacing = None if whole.spacing is None else whole.spacing[1:]
+    padding = None if whole.padding is None or not whole.padding[frame].any() else whole.padding[frame]
+    return replace(whole, array=np.ascontiguousarray(whole.array[:, frame]), spacing=spacing, padding=padding)
 
 
 def own_range(values: npt.NDArray[Any]) -> Range:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.pixels import apply_color_lut
 
 from bolus.errors import ImageError
 
@@ -84,6 +83,8 @@ def expand_palette(header: Any, stored: Values) -> tuple[Values, int, list[str]]
     least = -(2 ** (depth - 1)) if signed else 0
     index = _places(stored, first_mapped(first, entries, (least, least + 2**depth - 1)), entries)
     if "RedPaletteColorLookupTableData" not in header:
+        from pydicom.pixels import apply_color_lut
+
         as_written = int(header.RedPaletteColorLookupTableDescriptor[1])  # which pydicom subtracts again
         array = np.moveaxis(apply_color_lut((index + as_written).astype(np.int32), header), -1, 0)[:3]
         return array, max(bits, int(array.max()).bit_length()), [_EXPANDED]

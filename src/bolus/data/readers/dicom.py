@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 
 from bolus.data.pixels.dicom_pixels import decode, find_padding, take_bits
 from bolus.data.pixels.image import Image, Range, Rule, check_frame, own_range
 from bolus.data.pixels.lookup import expand_palette, look_up
 from bolus.data.pixels.range_rules import CLINICAL_RANGE, PERCENTILES, RangeRule, rule_of
 from bolus.data.pixels.square import find_aspect, oblong_notes
-from bolus.errors import ImageError, UsageError
+from bolus.errors import ImageError, MissingDecoderError, UsageError, require
 
 Values = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -81,6 +80,7 @@ def read_dicom(
         >>> read_dicom(path, voi=True).range
         Range(low=-200.0, high=1399.0, rule='window')
     """
+    pydicom = require("pydicom", "DICOM files", MissingDecoderError)
     header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     implicit = getattr(header.get_item("Rows"), "is_implicit_VR", None)  # known of an element not yet looked at
     photometric = str(header.get("PhotometricInterpretation", "")).upper()

@@ -7,13 +7,11 @@ import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from bolus.data.pixels.greys import wants_values
-from bolus.data.pixels.image import Image, check_frame
+from bolus.data.pixels.image import Image, take_frame
+from bolus.data.readers.own import NONE, Readers, suffix_of
 from bolus.data.readers.readers import count_frames, iterate_frames, read_image
 from bolus.data.readers.video import is_video
 from bolus.errors import BolusError, ImageError
@@ -27,21 +25,27 @@ _PATH = re.compile(r"\S*(?:\S[/\\]|[/\\]\S|\0)\S*?(?=[,;:]?(?:\s|$))")  # also o
 _alone = threading.Lock()
 
 
-def read_frames(path: Path, frames: Sequence[int | None], *, voi: bool | None = None) -> Generator[Image | BolusError]:
+def read_frames(
+    path: Path, frames: Sequence[int | None], *, voi: bool | None = None, readers: Readers = NONE
+) -> Generator[Image | BolusError]:
     """The images of one file in the order asked for, or for each why it cannot be read.
 
     The pixels are those of `read_image(path, frame=frame)`, but what it finds over all that it read, the range of a
     series or the like, may be that of the whole file. Files with several frames are decoded once, whole; except
     for pages of a TIFF, which are found at once and may differ in depth, for files that would fill the memory, and for
     files of which some frame is damaged. A video is decoded once, and held in memory only frame by frame where frames
-    are asked for in order.
+    are asked for in order. A reader of one's own reads a file once.
 
     Args:
         path: the file.
         frames: numbers from 0; None for a file that is one image.
         voi: as `read_image`.
+        readers: as `read_image`.
     """
     numbers = [frame for frame in frames if frame is not None]
+    if suffix_of(path.name, readers) is not None:
+        yield from _read_own(path, frames, voi, readers)
+        return
     if len(numbers) > 1 and _is_video(path):
         yield from _read_video(path, frames)
         return
@@ -53,30 +57,33 @@ def read_frames(path: Path, frames: Sequence[int | None], *, voi: bool | None = 
                 if whole is None or frame is None:
                     yield read_image(path, frame=frame, voi=voi)
                 else:
-                    yield _take(whole, frame)
+                    yield take_frame(whole, frame)
             except BolusError as error:
                 yield error
 
 
-def read_as(path: Path, frames: Sequence[int | None], reading: str) -> Iterator[Image | BolusError]:
+def read_as(
+    path: Path, frames: Sequence[int | None], reading: str, readers: Readers = NONE
+) -> Iterator[Image | BolusError]:
     """The images of one file as `read_frames` gives them, without window and VOI LUT where the reading wants values.
 
     Args:
         path: the file.
         frames: as of `read_frames`, at least one.
         reading: as of `bolus.data.pixels.greys.reading_of`.
+        readers: as `read_image`.
     """
-    images = read_frames(path, frames)
+    images = read_frames(path, frames, readers=readers)
     first = next(images)
     if isinstance(first, Image) and wants_values(first, reading):
         images.close()  # and with it the lock that a large file holds
-        yield from read_frames(path, frames, voi=False)
+        yield from read_frames(path, frames, voi=False, readers=readers)
         return
     yield first
     yield from images
 
 
-def all_frames(path: Path) -> list[int | None]:
+def all_frames(path: Path, readers: Readers = NONE) -> list[int | None]:
     """What to ask `read_frames` for to have all of a file: frame numbers, or one None for an image.
 
     Where frames cannot be counted, that is None too, and reading it will say why.
@@ -86,7 +93,7 @@ def all_frames(path: Path) -> list[int | None]:
     (15, [None])
     """
     try:
-        number = count_frames(path)
+        number = count_frames(path, readers)
     except BolusError:
         number = 1
     return [None] if number == 1 else list(range(number))
@@ -106,6 +113,24 @@ def reason_without_name(error: BolusError, path: Path) -> str:
     for spelling in sorted(spellings, key=len, reverse=True):
         reason = reason.replace(spelling, "\0")
     return _PATH.sub("the file", reason)
+
+
+def _read_own(
+    path: Path, frames: Sequence[int | None], voi: bool | None, readers: Readers
+) -> Iterator[Image | BolusError]:
+    """Frames of a file that is read whole by a reader of one's own."""
+    size = path.stat().st_size if path.is_file() else 0
+    with _alone if 2 * size > LARGE else nullcontext():  # 16 bits take twice as much in memory, packed files more
+        try:
+            whole = read_image(path, voi=voi, readers=readers)
+        except BolusError as error:
+            yield from [error] * len(frames)
+            return
+        for frame in frames:
+            try:
+                yield take_frame(whole, frame)
+            except BolusError as error:
+                yield error
 
 
 def _read_video(path: Path, frames: Sequence[int | None]) -> Iterator[Image | BolusError]:
@@ -161,14 +186,3 @@ def _read_whole(path: Path, voi: bool | None) -> Image | None:
         return read_image(path, voi=voi)
     except BolusError:
         return None
-
-
-def _take(whole: Image, frame: int) -> Image:
-    """One frame of a clip or volume, or the only one."""
-    clip = whole.array.ndim == 4
-    check_frame(frame, whole.array.shape[1] if clip else 1)
-    if not clip:
-        return whole
-    spacing = None if whole.spacing is None else whole.spacing[1:]
-    padding = None if whole.padding is None or not whole.padding[frame].any() else whole.padding[frame]
-    return replace(whole, array=np.ascontiguousarray(whole.array[:, frame]), spacing=spacing, padding=padding)

@@ -13,9 +13,10 @@ from PIL import ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from bolus.data.pixels.image import check_frame
+from bolus.data.pixels.image import check_frame, take_frame
 from bolus.data.pixels.square import Fit, canvas
 from bolus.data.readers.nifti import read_nifti
+from bolus.data.readers.own import NONE, Readers
 from bolus.data.readers.raster import find_pages
 from bolus.data.readers.readers import naming, quiet
 from bolus.errors import ImageError, UsageError
@@ -27,7 +28,7 @@ _EXACT = 2**24  # up to here float32 holds every integer
 _TIE = 1e-5  # shares of two classes that differ by less are equal: the rounding of float32 sums
 
 
-def read_labels(path: Path, *, frame: int | None = None) -> IntArray:
+def read_labels(path: Path, *, frame: int | None = None, readers: Readers = NONE) -> IntArray:
     """The label map in a PNG, TIFF, BMP or NIfTI file: the numbers that are stored, never what they are shown as.
 
     A palette image gives its indices, an image of 1, 2 or 4 bits the numbers 0 to 1, 3 or 15. Orientation is as in
@@ -37,6 +38,7 @@ def read_labels(path: Path, *, frame: int | None = None) -> IntArray:
     Args:
         path: the file.
         frame: which page or axial slice, from 0.
+        readers: of one's own, as `read_image`; the labels are their first channel.
 
     Returns:
         int64 `[H, W]`, or `[T, H, W]` of several pages or slices.
@@ -56,7 +58,9 @@ def read_labels(path: Path, *, frame: int | None = None) -> IntArray:
         [[0, 2], [1, 0]]
     """
     path = Path(path)
-    with quiet(), naming(path) as kind:
+    with quiet(), naming(path, readers) as kind:
+        if kind in readers:
+            return _as_integers(take_frame(readers[kind].read(path), frame).array[0])
         if kind == "DICOM":
             raise ImageError(f"a DICOM file as a mask: DICOM segmentation objects (SEG) are not read yet; {_SAVE_AS}")
         if kind == "JPEG":

@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 
 from bolus.data.pixels.image import Image, check_frame, own_range
 from bolus.data.pixels.square import find_aspect, oblong_notes
-from bolus.errors import ImageError
+from bolus.errors import ImageError, MissingDecoderError, require
 
 
 def read_nifti(path: Path, *, frame: int | None = None) -> Image:
@@ -38,7 +37,7 @@ def read_nifti(path: Path, *, frame: int | None = None) -> Image:
         ImageError: more than three axes, voxels that are not one finite number each, or a degenerate affine.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, nibabel
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     volume = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(4, 3, 2), np.diag([1, 1, 5, 1]))
         ...     nibabel.save(volume, Path(folder) / "a.nii")
@@ -66,7 +65,7 @@ def read_affine(path: Path) -> npt.NDArray[np.float64]:
         ValueError: a damaged header; a degenerate affine gives NaN.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, nibabel
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     volume = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.diag([-1, 1, 5, 1]))
         ...     nibabel.save(volume, Path(folder) / "a.nii")
@@ -74,6 +73,8 @@ def read_affine(path: Path) -> npt.NDArray[np.float64]:
         [1.0, 0.0, 0.0, -3.0]
     """
     with _opened(path) as volume:
+        import nibabel
+
         shape = (*volume.shape, 1, 1)[:3]
         affine = np.asarray(volume.affine, np.float64)
         orientation = nibabel.io_orientation(affine)
@@ -87,6 +88,7 @@ def read_affine(path: Path) -> npt.NDArray[np.float64]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The volume in a file, whose voxels are not read yet."""
+    nibabel = require("nibabel", "NIfTI files", MissingDecoderError)
     with path.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as stream:
@@ -101,6 +103,8 @@ def _to_mm(header: Any) -> float:
 
 
 def _axial(volume: Any, frame: int | None) -> Image:
+    import nibabel
+
     shape = (*volume.shape, 1, 1)[: max(3, len(volume.shape))]
     if any(length != 1 for length in shape[3:]):
         raise ImageError(f"expected a volume of three axes, found shape {volume.shape}: split it into one file each")
@@ -140,6 +144,8 @@ def _axial(volume: Any, frame: int | None) -> Image:
 
 def _sides_disagree(header: Any) -> bool:
     """Whether both affines of a header are set, and one is the mirror image of the other, or runs right to left."""
+    import nibabel
+
     try:
         affines = [header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]]
     except ValueError:  # a quaternion that is none

@@ -16,16 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import PIL.Image
-import pydicom
 
-from bolus.data.pixels.image import Image, Range
+from bolus.data.pixels.image import Image, Range, take_frame
 from bolus.data.readers.dicom import read_dicom
 from bolus.data.readers.nifti import read_nifti
+from bolus.data.readers.own import NONE, Readers, suffix_of
 from bolus.data.readers.raster import find_pages, read_raster
 from bolus.data.readers.video import count_video_frames, is_video, iterate_video, read_video
-from bolus.errors import ImageError, UsageError
+from bolus.errors import ImageError, MissingDecoderError, UsageError, require
 
 
 def read_image(
@@ -34,6 +33,7 @@ def read_image(
     window: tuple[float, float] | None = None,
     frame: int | None = None,
     voi: bool | None = None,
+    readers: Readers = NONE,
 ) -> Image:
     """Read one image file; safe to call from many threads.
 
@@ -50,6 +50,7 @@ def read_image(
         frame: which frame, page or slice, from 0; only this one is decoded where the format allows.
         voi: of DICOM, whether the window, VOI LUT or SIGMOID of the file is used. None: as is usual for the modality,
             see `bolus.data.readers.dicom.read_dicom`; True: it is; False: it is not.
+        readers: of one's own, see `bolus.data.readers.own`; they win over all of this.
 
     Raises:
         ImageError: no such file, no image, damaged, or of a kind that cannot be read rightly (16-bit colour PNG and
@@ -68,8 +69,10 @@ def read_image(
     path = Path(path)
     if window is not None and not (math.isfinite(window[0]) and math.isfinite(window[1]) and window[1] > 0):
         raise UsageError(f"window: expected (center, width) with width > 0, found {window}")
-    with quiet(), naming(path) as kind:
-        if kind == "DICOM":
+    with quiet(), naming(path, readers) as kind:
+        if kind in readers:
+            image = take_frame(readers[kind].read(path, window=voi is not False), frame)
+        elif kind == "DICOM":
             image = read_dicom(path, window=window, frame=frame, voi=voi)
         elif kind == "NIfTI":
             image = read_nifti(path, frame=frame)
@@ -77,16 +80,16 @@ def read_image(
             image = read_video(path, frame=frame)
         else:
             image = read_raster(path, kind, frame=frame)
-    if window is not None and image.range.rule != "window":
+    if window is not None and (kind in readers or image.range.rule != "window"):
         image.range = Range(window[0] - window[1] / 2, window[0] + window[1] / 2, "window")
     return image
 
 
-def count_frames(path: Path) -> int:
+def count_frames(path: Path, readers: Readers = NONE) -> int:
     """How many frames, pages or axial slices `read_image` finds in a file, from its header; no pixel is decoded.
 
     A video that announces none, or in which an edit list may cut some off (MP4, MOV), has its packets counted, for
-    which the whole file is read.
+    which the whole file is read; so has a file for which there is a reader of one's own.
 
     Raises:
         ImageError: as `read_image`, as far as a header shows it.
@@ -96,8 +99,12 @@ def count_frames(path: Path) -> int:
         >>> count_frames(Path(get_testdata_file("rtdose.dcm", download=False)))
         15
     """
-    with quiet(), naming(path) as kind:
+    with quiet(), naming(path, readers) as kind:
+        if kind in readers:
+            array = readers[kind].read(path).array
+            return array.shape[1] if array.ndim == 4 else 1
         if kind == "DICOM":
+            pydicom = require("pydicom", "DICOM files", MissingDecoderError)
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames"])
             return max(1, int(header.get("NumberOfFrames") or 1))
         if kind == "NIfTI":
@@ -120,6 +127,7 @@ def iterate_frames(path: Path) -> Generator[Image]:
 
 
 def _count_slices(path: Path) -> int:
+    nibabel = require("nibabel", "NIfTI files", MissingDecoderError)
     with path.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as stream:
@@ -132,11 +140,14 @@ def _count_slices(path: Path) -> int:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[str]:
-    """What a file is; whatever a decoder throws at it becomes an ImageError with its name, without its folders."""
+def naming(path: Path, readers: Readers = NONE) -> Iterator[str]:
+    """What a file is; whatever a decoder throws at it becomes an ImageError with its name, without its folders.
+
+    Where there is a reader of one's own for a file, it is of the kind of that suffix.
+    """
     kind = "image"
     try:
-        kind = _kind(path)
+        kind = suffix_of(path.name, readers) or _kind(path)
         yield kind
     except ImageError as error:
         raise type(error)(f"{path.name}: {error}") from error
@@ -149,6 +160,9 @@ def naming(path: Path) -> Iterator[str]:
         for spelling in {str(path), repr(str(path))[1:-1], str(path.resolve())}:
             reason = reason.replace(spelling, path.name)
         reason = reason.splitlines()[0][:200]
+        if kind in readers:
+            said = f"{type(error).__name__}: {reason}"
+            raise ImageError(f"{path.name}: the reader {readers[kind].name} failed: {said}") from error
         raise ImageError(f"{path.name}: damaged, or not a {kind} file that can be read: {reason}") from error
 
 
@@ -178,7 +192,10 @@ def _kind(path: Path) -> str:
     # An old DICOM file begins with no mark; an instance UID as the name leaves a number where a suffix would be.
     if path.suffix.lower() in ("", ".dcm", ".dicom") or path.suffix[1:].isdigit():
         return "DICOM"
-    raise ImageError("expected a DICOM, NIfTI, PNG, JPEG, TIFF, BMP or video file, found none of these")
+    raise ImageError(
+        "expected a DICOM, NIfTI, PNG, JPEG, TIFF, BMP or video file, found none of these; "
+        "readers in cohort.yaml name functions that read other files"
+    )
 
 
 def _is_nifti(head: bytes) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import av
 import numpy as np
 
 from bolus.data.pixels.image import Image, Range, check_frame
 from bolus.data.pixels.square import find_aspect, oblong_notes
-from bolus.errors import ImageError
+from bolus.errors import ImageError, MissingDecoderError, require
+
+if TYPE_CHECKING:
+    import av
 
 _MATROSKA, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # the first element, and that of all the rest
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide")  # of which one begins an MP4 or MOV file
@@ -43,6 +45,7 @@ def count_video_frames(path: Path) -> int:
     Raises:
         ImageError: no video in the file, or none of its frames is there.
     """
+    av = _pyav()
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container)
@@ -102,6 +105,7 @@ def iterate_video(path: Path) -> Iterator[Image]:
     Raises:
         ImageError: no video in the file, torn, or damaged.
     """
+    av = _pyav()
     times, number = _check_whole(path), 0
     later = set(times)
     try:
@@ -122,10 +126,15 @@ def iterate_video(path: Path) -> Iterator[Image]:
         raise ImageError(f"expected {len(times)} frames, as the file announces, found {number} that can be decoded")
 
 
+def _pyav() -> Any:
+    return require("av", "video files", MissingDecoderError)
+
+
 def _check_whole(path: Path) -> list[int | None]:
     """The times of all frames that will be shown, in order, as far as known; an ImageError where some are not there."""
     if _is_short(path):
         raise ImageError("the file is torn: it ends before its own end")
+    av = _pyav()
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container)
@@ -156,7 +165,7 @@ def _announced(container: Any, stream: Any) -> int:
 
 def _video_stream(container: Any) -> Any:
     """The first video stream that is not a cover picture."""
-    attached = av.stream.Disposition.attached_pic
+    attached = _pyav().stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & attached]
     if not streams:
         raise ImageError("expected a video, found a file without one")

@@ -79,7 +79,7 @@ def make_net(path: str, arguments: Mapping[str, Any], in_channels: int) -> nn.Mo
         EncoderError: no such factory, arguments that it does not take, or something that is no module.
         RecipeError: a path that cannot be imported.
     """
-    factory = find_own(path, GROUP)
+    factory = find_own(path, GROUP, nn.Module)
     if factory is None or not callable(factory):
         raise EncoderError(f"{path}: expected a factory that returns a torch module, found {type(factory).__name__}")
     given = dict(arguments)

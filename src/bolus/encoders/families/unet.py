@@ -21,7 +21,7 @@ from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
 
 from bolus.encoders.features import FeatureShape
-from bolus.errors import EncoderError, UsageError
+from bolus.errors import EncoderError, UsageError, require
 
 SLOPE = 0.01  # of the LeakyReLUs, in PCL's code
 FINEST = 4  # an encoder without levels is upsampled by twos while a pixel of the map is at least so many of the image
@@ -220,9 +220,9 @@ class _Up(nn.Module):
 
     def __init__(self, before: int, width: int, *, factor: int, skip: int = 0) -> None:
         super().__init__()
-        from monai.networks.blocks.upsample import UpSample
-
-        self.upsample = UpSample(2, before, width, scale_factor=factor, mode="deconv")
+        self.upsample = require("monai.networks.blocks.upsample", "decoders of masks").UpSample(
+            2, before, width, scale_factor=factor, mode="deconv"
+        )
         self.convolutions = _two_convolutions(width + skip, width)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
@@ -246,12 +246,11 @@ def _fit(x: Tensor, height: int, width: int) -> Tensor:
 
 def _two_convolutions(before: int, width: int, *, norm: bool = True) -> nn.Sequential:
     """Twice a 3 x 3 convolution, with BatchNorm and LeakyReLU, or with ReLU alone."""
-    from monai.networks.blocks.convolutions import Convolution
-
+    convolution = require("monai.networks.blocks.convolutions", "U-Nets and decoders of masks").Convolution
     act = ("leakyrelu", {"negative_slope": SLOPE}) if norm else "relu"
     return nn.Sequential(
         *(
-            Convolution(2, channels, width, act=act, norm="batch" if norm else None, bias=not norm)
+            convolution(2, channels, width, act=act, norm="batch" if norm else None, bias=not norm)
             for channels in (before, width)
         )
     )

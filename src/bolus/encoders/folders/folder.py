@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CONFIG_MAPPING
 
+from bolus import __version__
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.families.hub import is_named, make_backbone
 from bolus.errors import EncoderError
@@ -71,7 +71,7 @@ def save_encoder(
         },
         "preprocessing": dict(preprocessing),
         "lineage": [{"salt": each["salt"], "keys": sorted(each["keys"])} for each in lineage],
-        "versions": {"bolus": version("bolus"), "torch": torch.__version__},
+        "versions": {"bolus": __version__, "torch": torch.__version__},
     }
     try:
         json.dumps(description, allow_nan=False)

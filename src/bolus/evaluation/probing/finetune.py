@@ -58,11 +58,13 @@ class Finetuned:
 def mild(augment: AugmentSpec) -> AugmentSpec:
     """A pretraining augmentation toned down for fine-tuning: no crop below 0.7 of the area, half the rest, no blur.
 
+    Noise is left out, and so are augmentations of one's own.
+
     >>> toned = mild(AugmentSpec(preset="xray"))
     >>> toned.crop_scale, toned.rotation, toned.blur, toned.flip_horizontal
     ((0.7, 1.0), 5.0, 0.0, 0.0)
     """
-    full = resolve(augment)
+    full = resolve(augment.model_copy(update={"own": ()}))
     assert full.crop_scale is not None
     low, high = full.crop_scale
     half = {
@@ -70,7 +72,8 @@ def mild(augment: AugmentSpec) -> AugmentSpec:
         for key in ("rotation", "brightness", "contrast", "saturation", "hue")
         if (value := getattr(full, key)) is not None
     }
-    return full.model_copy(update={**half, "crop_scale": (min(high, max(low, 0.7)), high), "blur": 0.0, "noise": 0.0})
+    none = {"blur": 0.0, "noise": 0.0}
+    return full.model_copy(update={**half, **none, "crop_scale": (min(high, max(low, 0.7)), high)})
 
 
 def target_loss(raw: Tensor, target: Tensor, *, task: str, class_weights: Tensor | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from bolus.data.images.mask_rows import MOST_LABELS, UNPLACED, Native, RowMask, 
 from bolus.data.images.sources import in_threads
 from bolus.data.pixels.image import Image
 from bolus.data.readers.frames import read_frames
+from bolus.data.readers.own import Readers, open_readers
 from bolus.data.readers.readers import read_image
 from bolus.errors import BolusError, CohortError, EvaluationError, UsageError, name_rows
 from bolus.evaluation.statistics.metrics import IntArray
@@ -69,12 +70,12 @@ def read_annotations(cohort: Cohort, classes: Mapping[int, str] | None = None) -
     wanted = check_classes(classes)
     given = cohort.values("mask").notna().to_numpy()
     rows = np.flatnonzero(given & np.isin(cohort.split, ("train", "test"))).tolist()
-    files = mask_files(cohort, rows)
+    files, readers = mask_files(cohort, rows), open_readers(cohort.spec.readers)
 
     def read(item: tuple[tuple[Path, Path], list[int]]) -> list[RowMask]:
         (image, mask), of_file = item
         frames = [cohort.frame(row) for row in of_file]
-        return read_masks(image, mask, frames, _natives(image, frames))
+        return read_masks(image, mask, frames, _natives(image, frames, readers), readers)
 
     found: dict[int, RowMask] = {}
     for of_file, masks in zip(files.values(), in_threads(read, list(files.items())), strict=True):
@@ -170,18 +171,18 @@ def why_without(cohort: Cohort, side: str, usable: Iterable[int]) -> str:
     )
 
 
-def _natives(path: Path, frames: Sequence[int | None]) -> list[Native | None]:
+def _natives(path: Path, frames: Sequence[int | None], readers: Readers) -> list[Native | None]:
     """What is known of the images of one file; None where one cannot be read."""
     if frames != [None]:
         try:
-            whole = read_image(path)
+            whole = read_image(path, readers=readers)
         except BolusError:
-            several = read_frames(path, frames)
+            several = read_frames(path, frames, readers=readers)
             return [None if isinstance(each, BolusError) else _native(each, len(frames)) for each in several]
         found = _native(whole, whole.array.shape[1] if whole.array.ndim == 4 else 1)
         return [found if frame is not None and 0 <= frame < found.slices else None for frame in frames]
     try:
-        image = read_image(path)
+        image = read_image(path, readers=readers)
     except BolusError:
         return [None]
     return [_native(image, 1) if image.array.ndim == 3 else None]

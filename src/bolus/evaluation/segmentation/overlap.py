@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bolus.errors import UsageError
+from bolus.errors import UsageError, require
 
 FloatArray = npt.NDArray[np.float64]
 Labels = npt.NDArray[Any]
@@ -112,8 +112,8 @@ def volume_hd95(
     predicted, truth = predicted.reshape(shape), truth.reshape(shape)
 
     import torch
-    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 
+    hausdorff = require("monai.metrics.hausdorff_distance", "surface distances")
     distances = np.full(num_classes - 1, np.nan)
     for label in range(1, num_classes):
         one, other = predicted == label, truth == label
@@ -121,7 +121,7 @@ def volume_hd95(
             region, target = torch.from_numpy(one)[None, None], torch.from_numpy(other)[None, None]
             with warnings.catch_warnings():  # MONAI warns of an argument that MONAI itself passes
                 warnings.filterwarnings("ignore", "(?s).*always_return_as_numpy", FutureWarning)
-                found = compute_hausdorff_distance(region, target, True, percentile=95, spacing=used)
+                found = hausdorff.compute_hausdorff_distance(region, target, True, percentile=95, spacing=used)
             distances[label - 1] = float(found)
     return distances
 

@@ -21,7 +21,7 @@ from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import ImageStore
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.families.unet import MaskDecoder
-from bolus.errors import EvaluationError, UsageError
+from bolus.errors import EvaluationError, UsageError, require
 from bolus.evaluation.segmentation.options import SegmentSpec
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.optimization import build_optimizer, lr_factor
@@ -171,9 +171,8 @@ def mask_loss() -> nn.Module:
     MONAI's, a function of logits `[N, K, S, S]` and classes `[N, 1, S, S]`. Dice is over all pixels of the batch
     together, so that a slice without a class is no case of its own, and then the mean over the classes.
     """
-    from monai.losses.dice import DiceCELoss
-
-    loss: nn.Module = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    dice = require("monai.losses.dice", "decoders of masks")
+    loss: nn.Module = dice.DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
     return loss
 
 
