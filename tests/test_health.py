@@ -19,13 +19,12 @@ from bolus.recipe import Recipe
 from bolus.training.health import (
     HealthFinding,
     alignment,
-    check_probe,
     collapse,
     effective_rank,
-    knn_scores,
     uniformity,
     watch,
 )
+from bolus.training.online_probe import check_probe, knn_scores
 
 
 def test_isotropic_features_are_not_collapsed_and_a_constant_is() -> None:
@@ -138,4 +137,4 @@ def test_two_validation_patients_are_too_few(
 
 def watch_with(cohort: Cohort, recipe: Recipe, folder: Path) -> list[HealthFinding]:
     store = build_store(cohort, Preprocessing(24), folder=folder / "cache")
-    return watch(build_encoder(recipe.encoder, seed=0), store, cohort.samples("image"), recipe)
+    return watch(build_encoder(recipe.encoder, seed=0), store, cohort.samples("image"), recipe).findings

@@ -552,7 +552,7 @@ def test_validation_images_of_another_modality_are_not_watched(run: Run, two: Pa
     store = open_store(judged, cohort, cache=tmp_path / "cache")
     assert isinstance(judged.encoder, ModalityEncoders)
     only = ModalityEncoders({"MR": judged.encoder.of("MR")})
-    findings = watch(only, store, samples, run.recipe)
+    findings = watch(only, store, samples, run.recipe).findings
     assert {"spread", "alignment"} <= {finding.name for finding in findings}
 
 

@@ -1,4 +1,4 @@
-"""Twins of three seeds: one column, and a note where the others lie outside its interval."""
+"""Twins of three seeds: one column, and a note where they differ by more than chance over patients."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_twins_that_differ_are_noted_and_rows_stay_as_they_were() -> None:
     (note,) = (note for note in apart.notes if "seeds" in note)
     column = next(r for r in apart.results if r.encoder == "random-init" and r.metric == "auroc")
     assert note.startswith("random-init encoders of 3 seeds give auroc 0.")
-    assert f"to {column.ci_high:.3f}: a difference from random-init" in note
+    assert f"to {column.ci_high:.3f}: they differ" in note
     assert [r.to_json() for r in alike.results] == [r.to_json() for r in apart.results]
 
 
 def test_twins_are_not_asked_for_where_nothing_could_be_decided_or_no_result_is_comparable() -> None:
     for changes in ({"num_test": 24}, {"fractions": (0.5,)}):
-        report, asked = judged((3.0, 3.0), **changes)  # type: ignore[arg-type]
+        report, asked = judged((3.0, 3.0), **changes)
         assert asked == 0
         assert not any("seeds" in note for note in report.notes)
 
@@ -95,7 +95,7 @@ def test_an_evaluation_hands_its_twins_to_the_note(
 ) -> None:
     monkeypatch.setattr(
         "bolus.evaluation.probing.probe.note_on_twins",
-        lambda question, twins, results, probes: [f"{len(twins())} more, of {twins()[0].shape[0]} samples"],
+        lambda question, twins, results, scores, judging: [f"{len(twins())} more, of {twins()[0].shape[0]} samples"],
     )
     found = evaluate(
         encoder, tiny_cohort, target="sick", probes=("knn",), draws=20, out=tmp_path / "out", cache=tmp_path / "cache"

@@ -8,7 +8,7 @@ from bolus.encoders.building import build_encoder
 from bolus.encoders.modalities import ModalityEncoders, build_encoders
 from bolus.errors import EncoderError
 from bolus.evaluation.statistics.results import START
-from bolus.recipe import EncoderSpec
+from bolus.recipe import EncoderSpec, Recipe
 
 
 def open_start(judged: Judged) -> tuple[Encoder | ModalityEncoders | None, str]:
@@ -23,17 +23,29 @@ def open_start(judged: Judged) -> tuple[Encoder | ModalityEncoders | None, str]:
     """
     if judged.run is None:
         return None, ""
-    recipe, encoder = judged.run.recipe, judged.encoder
+    try:
+        return build_start(judged.run.recipe, judged.encoder), ""
+    except EncoderError as error:
+        return None, f"{START}: the encoder that the run started from cannot be opened, and is left out ({error})"
+
+
+def build_start(recipe: Recipe, encoder: Encoder | ModalityEncoders) -> Encoder | ModalityEncoders | None:
+    """The pretrained weights that a recipe starts from, alone, in evaluation mode on the CPU; None for random weights.
+
+    Args:
+        recipe: of the run.
+        encoder: of the run, which says whether modalities have encoders of their own.
+
+    Raises:
+        EncoderError: the weights cannot be opened.
+    """
     names = encoder.names if isinstance(encoder, ModalityEncoders) else [None]
     specs = {name: _plain(recipe.encoder if name is None else recipe.encoder_of(name)) for name in names}
     if not all(spec.pretrained for spec in specs.values()):
-        return None, ""
-    try:
-        if None in specs:
-            return build_encoder(specs[None], seed=0).eval(), ""
-        return build_encoders({str(name): spec for name, spec in specs.items()}, seed=0).eval(), ""
-    except EncoderError as error:
-        return None, f"{START}: the encoder that the run started from cannot be opened, and is left out ({error})"
+        return None
+    if None in specs:
+        return build_encoder(specs[None], seed=0).eval()
+    return build_encoders({str(name): spec for name, spec in specs.items()}, seed=0).eval()
 
 
 def _plain(spec: EncoderSpec) -> EncoderSpec:

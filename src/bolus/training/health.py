@@ -6,6 +6,7 @@ looking at a run does not change it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,19 +18,17 @@ from torch.nn import functional as F
 
 from bolus.data.batches.augment import augment
 from bolus.data.batches.batch import seed_for
-from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import ImageStore
 from bolus.data.images.clips import pick_frames
 from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders
-from bolus.errors import RecipeError, suggest
-from bolus.evaluation.probing.heads import neighbours, normalise
-from bolus.evaluation.statistics.metrics import auroc, spearman
+from bolus.progress import Meter
 from bolus.recipe import ImagesSpec, Recipe
+from bolus.training.online_probe import Probed, probe_vectors
 
 WATCHED = 1024  # samples at most
-NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
@@ -95,47 +94,22 @@ def uniformity(z_ND: Tensor) -> float:
     return float(torch.pdist(F.normalize(z_ND, dim=1)).pow(2).mul(-2).exp().mean().log())
 
 
-def knn_scores(
-    z_ND: npt.NDArray[np.float32], y_NK: npt.NDArray[np.float64], patients: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Mean target of the nearest neighbours by cosine among *other* patients, `[N, K]`; NaN targets do not vote.
+@dataclass(frozen=True)
+class Look:
+    """One look at a run.
 
-    >>> z = np.array([[1, 0], [1, 0.1], [0, 1]], np.float32)
-    >>> knn_scores(z, np.array([[1.0], [0.0], [np.nan]]), np.array([0, 1, 2])).ravel().tolist()
-    [0.0, 1.0, 0.5]
+    Args:
+        findings: every measure.
+        probed: what the online probe said of each sample; None where nothing was probed.
     """
-    z = normalise(np.asarray(z_ND, dtype=np.float64))
-    scores = np.full(y_NK.shape, np.nan)
-    for column in range(y_NK.shape[1]):
-        known = np.flatnonzero(~np.isnan(y_NK[:, column]))
-        if not len(known):
-            continue
-        nearest, weight = neighbours(z, z[known], NEIGHBOURS, differ=(patients, patients[known]))
-        voted, votes = weight > 0, y_NK[known, column][nearest]
-        scores[:, column] = np.where(voted, votes, 0).sum(1) / np.maximum(voted.sum(1), 1)
-    return scores
 
-
-def check_probe(cohort: Cohort, recipe: Recipe) -> str | None:
-    """The role that the online probe will watch: the recipe's `training.probe`, else the first label; None for neither.
-
-    Raises:
-        RecipeError: `training.probe` is no role of the cohort, or its values are neither labels nor numbers.
-    """
-    role = recipe.training.probe
-    if role is None:
-        return next((role for role in cohort.roles if role.startswith("label:")), None)
-    if role not in cohort.roles:
-        raise RecipeError(f"training.probe: no column has the role {role!r}; {suggest(role, cohort.roles)}")
-    has_values = bool(cohort.values(role).notna().any())
-    if has_values and not role.startswith("label:") and cohort.encoded(role).dtype != np.float64:
-        raise RecipeError(f"training.probe: {role} holds categories; expected a label:NAME, or a role with numbers")
-    return role
+    findings: list[HealthFinding]
+    probed: Probed | None = None
 
 
 def watch(
     encoder: Encoder | ModalityEncoders, store: ImageStore, samples: Samples, recipe: Recipe, *, idle: bool = False
-) -> list[HealthFinding]:
+) -> Look:
     """Every measure on the validation patients (on nobody's labels but theirs); a few seconds.
 
     Without validation patients the geometry is measured on training images, and the sentence says so. What the data
@@ -149,7 +123,7 @@ def watch(
         idle: no objective had anything to learn from, so that a spread says nothing of the training.
 
     Raises:
-        RecipeError: as `check_probe`.
+        RecipeError: as `online_probe.check_probe`.
     """
     readable, split = samples.readable(store.readable), samples.cohort.split[samples.first_row]
     if isinstance(encoder, ModalityEncoders):  # of other modalities none was trained on
@@ -159,18 +133,25 @@ def watch(
     pool = held_out if len(held_out) >= 2 else np.flatnonzero((split == "train") & readable)
     if len(pool) < 2:
         sentence = f"Too few readable {samples.unit}s to say how the run is doing."
-        return [HealthFinding("images", float(len(pool)), True, sentence)]
+        return Look([HealthFinding("images", float(len(pool)), True, sentence)])
     rng = np.random.default_rng(seed_for(recipe.training.seed, "health"))
     positions = np.sort(rng.permutation(pool)[:WATCHED])
     vectors = embed_samples(encoder, store, samples, positions)
     if not np.isfinite(vectors).all():
-        return [HealthFinding("finite", 0.0, False, "Embeddings are not finite: the weights have diverged.")]
+        return Look([HealthFinding("finite", 0.0, False, "Embeddings are not finite: the weights have diverged.")])
     z = torch.from_numpy(vectors)
     findings = _geometry(z, where, idle)
     findings.append(_alignment(encoder, store, samples, positions[:256], recipe, where))
+    probed = None
     if where == "validation":
-        findings += _probe(vectors, samples.cohort, samples.first_row[positions], recipe)
-    return findings
+        probed = probe_vectors(vectors, samples.cohort, samples.first_row[positions], recipe)
+    return Look(findings + ([_probe_finding(probed)] if probed is not None else []), probed)
+
+
+def tell(meter: Meter, findings: Iterable[HealthFinding]) -> None:
+    """Say each finding; `!` stands before what gives cause for concern."""
+    for finding in findings:
+        meter.say(("  " if finding.good else "! ") + finding.sentence)
 
 
 def _geometry(z: Tensor, where: str, idle: bool) -> list[HealthFinding]:
@@ -252,34 +233,13 @@ def _two_views(
     return first, second
 
 
-def _probe(
-    vectors: npt.NDArray[np.float32], cohort: Cohort, rows: npt.NDArray[np.int64], recipe: Recipe
-) -> list[HealthFinding]:
-    role = check_probe(cohort, recipe)
-    if role is None:
-        return []
-    few = HealthFinding(f"knn {role}", float("nan"), True, f"Too few labelled validation patients to watch {role}.")
-    if not cohort.values(role).iloc[rows].notna().any():
-        return [few]
-    patients = cohort.encoded("patient")[rows]
-    if role.startswith("label:"):
-        labels = cohort.labels(role.removeprefix("label:"))
-        y, measure, chance, unit = labels.matrix[rows].astype(np.float64), auroc, 0.5, "AUROC"
-        if labels.exclusive and len(labels.classes) == 2:
-            y = y[:, 1:]
-    else:
-        y, measure, chance, unit = cohort.encoded(role)[rows][:, None], spearman, 0.0, "Spearman correlation"
-    scores = knn_scores(vectors, y, patients)
-    values = []
-    for target, score in zip(y.T, scores.T, strict=True):
-        known = ~np.isnan(target)
-        # Fewer than three patients, on either side of a class, say nothing.
-        sides = [known & (target == side) for side in (0, 1)] if measure is auroc else [known]
-        if min(len(set(patients[side])) for side in sides) >= 3:
-            values.append(float(measure(target[known], score[known])))
-    value = float(np.nanmean(values)) if values and not np.isnan(values).all() else float("nan")
+def _probe_finding(probed: Probed) -> HealthFinding:
+    role, value, chance = probed.role, probed.value, probed.chance
     if np.isnan(value):
-        return [few]
-    sentence = f"Neighbours among other validation patients predict {role} with {unit} {value:.2f} (chance {chance:g})"
+        return HealthFinding(f"knn {role}", value, True, f"Too few labelled validation patients to watch {role}.")
+    measure = probed.measure
+    sentence = (
+        f"Neighbours among other validation patients predict {role} with {measure} {value:.2f} (chance {chance:g})"
+    )
     sentence += "." if value > chance else ": nothing of it is seen yet."
-    return [HealthFinding(few.name, value, value > chance, sentence)]
+    return HealthFinding(f"knn {role}", value, value > chance, sentence)

@@ -35,9 +35,11 @@ from bolus.run import Run
 from bolus.training.assembly import Model, build_model, check_precision, resolve
 from bolus.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from bolus.training.conflicts import weigh_conflicts
-from bolus.training.health import check_probe, watch
+from bolus.training.health import HealthFinding, tell, watch
 from bolus.training.loaders import build_loader, data_hash, open_images, total_steps, unread_loader
+from bolus.training.online_probe import check_probe
 from bolus.training.processes import any_process, broadcast_parameters, gather, launched, same_everywhere
+from bolus.training.start_probe import against_start, patience, watch_start
 from bolus.training.window import Window, find_idle
 
 
@@ -88,6 +90,7 @@ def pretrain(
     loader = build_loader(samples.cohort, samples, store, recipe, model.needs, state)
 
     step, spent, warnings = 0, 0.0, []
+    begun_with: list[HealthFinding] = []  # of pretrained weights, before the first step
     looked: list[dict[str, Any]] = []  # at conflicts, since the last look at the run's health
     facts = {
         "num_training_samples": len(loader.positions),
@@ -118,6 +121,7 @@ def pretrain(
             run.create(cohort, recipe, store.quarantined, {**facts, "ancestors": ancestors})
         run.rewind(step)
         looked = run.since_health("conflicts")
+        begun_with = watch_start(run, model.encoder, store, samples, recipe) if step == 0 else []
 
     total, steps_per_epoch = total_steps(recipe, loader), loader.batches_per_epoch / spec.accumulate
     peak = peak_lr(recipe.optimizer, recipe.sampling.batch_size * spec.accumulate)
@@ -130,6 +134,7 @@ def pretrain(
     with explain_memory(recipe), Meter(recipe.name, total, done=step, quiet=quiet) as meter:
         for warning in warnings:
             meter.say(f"! {warning}")
+        tell(meter, begun_with)
         while step < total and not stopped:
             lr = peak * lr_factor(recipe.schedule, step, total_steps=total, steps_per_epoch=steps_per_epoch)
             for group in model.optimizer.param_groups:
@@ -164,13 +169,15 @@ def pretrain(
                 looked.append(model.combiner.conflicts.to_json())
                 run.append({"kind": "conflicts", "step": step, **looked[-1]})
             if looks and state.is_main_process:
-                found = find_idle(run.metrics())
+                lines = run.metrics()
+                found = find_idle(lines)
                 seen = watch(model.encoder, store, samples, recipe, idle=len(found) == len(model.objectives))
-                findings = [*found, *seen, *weigh_conflicts(looked)]
+                gained, compared = against_start(seen.probed, lines, looks=patience(total, health_steps), seed=spec.seed)
+                findings = [*found, *seen.findings, *gained, *weigh_conflicts(looked)]
                 looked = []
-                run.append({"kind": "health", "step": step, "findings": [finding.to_json() for finding in findings]})
-                for finding in findings:
-                    meter.say(("  " if finding.good else "! ") + finding.sentence)
+                found_json = [finding.to_json() for finding in findings]
+                run.append({"kind": "health", "step": step, "findings": found_json, **compared})
+                tell(meter, findings)
             if saves:
                 saved = time.monotonic()
                 if state.is_main_process:

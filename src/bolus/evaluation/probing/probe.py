@@ -20,10 +20,11 @@ from bolus.evaluation.probing.fitting import PROBES, fit_majority
 from bolus.evaluation.probing.heads import Head
 from bolus.evaluation.probing.options import Probing
 from bolus.evaluation.probing.question import Question, ask
+from bolus.evaluation.probing.twins import note_on_twins
 from bolus.evaluation.settings import Judging, Origin
 from bolus.evaluation.statistics.bootstrap import cluster_codes
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
-from bolus.evaluation.statistics.results import MAJORITY, Result
+from bolus.evaluation.statistics.results import MAJORITY, RANDOM, Result
 from bolus.evaluation.statistics.verdict import summarise
 
 Trainer: TypeAlias = Callable[[str, Question, IntArray, IntArray, IntArray, int], tuple[FloatArray, Sequence[str]]]
@@ -112,6 +113,7 @@ def probe(
     judging: Judging | None = None,
     origin: Origin | None = None,
     trained: Mapping[str, Trainer] | None = None,
+    twins: Callable[[], Sequence[NDArray[Any]]] = tuple,
 ) -> ProbeReport:
     """Probe the first encoder for a target, and compare it with the others and with the majority on the same patients.
 
@@ -135,6 +137,7 @@ def probe(
         judging: its seed is of the draws of patients, and of the validation patients where the split has none.
         origin: copied into the results.
         trained: probe name -> what fits and predicts, called for every encoder on the same draws.
+        twins: gives embeddings `[n, D]` of other draws of the random-init column, for a note only (`note_on_twins`).
 
     Returns:
         The report: results on all test samples, then on each range. Metrics that the test set cannot define (one class
@@ -193,6 +196,8 @@ def probe(
     notes = [*question.notes, *([] if 1.0 in fractions else ["no head was kept: fractions do not include 1.0"])]
     notes += notes_of_fits(fits)
     results = compare(question, fits, judged, [*list(embeddings)[1:], MAJORITY], probing.probes, judging=judging)
+    column = {key.probe: fit.scores[0] for key, fit in fits.items() if key.encoder == RANDOM and key.fraction == 1}
+    notes += note_on_twins(question, twins, results, column, judging=judging)
     return ProbeReport(
         [origin.sign(each, judged) for each in results], pd.concat(frames, ignore_index=True), heads, notes
     )

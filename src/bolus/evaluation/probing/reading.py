@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from bolus.evaluation.probing.options import EMBEDDED, FinetuneSpec, Probing
 from bolus.evaluation.probing.probe import ProbeReport, probe
 from bolus.evaluation.probing.task import Classify, Regress, TargetTask
 from bolus.evaluation.probing.trainers import trainers_of
+from bolus.evaluation.probing.twins import embed_twins
 from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.metrics import IntArray
@@ -216,7 +217,7 @@ def _judge(task: TargetTask, prepared: Prepared[Ahead]) -> Evaluation:
     targets, notes = prepared.asked.targets, prepared.asked.notes
     prefix = f"{task.horizon}:" if task.horizon else ""
     encoders = prepared.encoders()
-    embeddings = embed_all(encoders, prepared)
+    embeddings, twins = embed_all(encoders, prepared), cache(partial(embed_twins, prepared))
     name = f"{task.name}-{prefix.replace(':', '-')}{shown(task.target)}"
     folder = prepared.folder(name, task.probing.probes)
     weights = digest_of_encoder(judged.encoder)
@@ -261,6 +262,7 @@ def _judge(task: TargetTask, prepared: Prepared[Ahead]) -> Evaluation:
             judging=judging,
             origin=prepared.origin,
             trained=trained,
+            twins=twins,
         )
         heads = {kind: head.signed(weights, fitted[question.name]) for kind, head in report.heads.items()}
         reports[question.name] = replace(report, heads=heads)
