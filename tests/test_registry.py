@@ -26,6 +26,7 @@ TABLE = {
     "score:age": np.arange(40.0, 60.0),
     "score:grade": np.arange(20) % 4.0,
     "label:diagnosis": np.arange(20) % 2,
+    "visit": np.arange(20) % 3.0,
 }
 
 

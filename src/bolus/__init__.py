@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bolus.objectives.contrasts.varcov import varcov_loss as varcov_loss
     from bolus.objectives.dense.filtering import grad_filter as grad_filter
     from bolus.objectives.infonce import infonce as infonce
+    from bolus.objectives.scores.chronocon import chronocon_loss as chronocon_loss
     from bolus.objectives.scores.rank_n_contrast import rank_n_contrast_loss as rank_n_contrast_loss
     from bolus.objectives.scores.score import score_contrast_loss as score_contrast_loss
     from bolus.objectives.scores.supremix import supremix_loss as supremix_loss
@@ -55,6 +56,7 @@ _HOMES = {
     "SegmentSpec": "bolus.evaluation.segmentation.options",
     "ablate": "bolus.ablation.running",
     "check": "bolus.data.checks.checking",
+    "chronocon_loss": "bolus.objectives.scores.chronocon",
     "dry_run": "bolus.training.rehearsal",
     "embed": "bolus.embedding.table",
     "evaluate": "bolus.evaluation.probing.reading",

@@ -50,6 +50,7 @@ class _Kinds(Mapping[str, type[Objective]]):
 
 OBJECTIVES: Mapping[str, type[Objective]] = _Kinds(
     {
+        "chronocon": "bolus.objectives.scores.chronocon:ChronoCon",
         "contrast": "bolus.objectives.contrasts.contrast:Contrast",
         "pixel_contrast": "bolus.objectives.dense.pixel:PixelContrast",
         "predict": "bolus.objectives.scores.predict:Predict",

@@ -172,7 +172,9 @@ def pretrain(
                 lines = run.metrics()
                 found = find_idle(lines)
                 seen = watch(model.encoder, store, samples, recipe, idle=len(found) == len(model.objectives))
-                gained, compared = against_start(seen.probed, lines, looks=patience(total, health_steps), seed=spec.seed)
+                gained, compared = against_start(
+                    seen.probed, lines, looks=patience(total, health_steps), seed=spec.seed
+                )
                 findings = [*found, *seen.findings, *gained, *weigh_conflicts(looked)]
                 looked = []
                 found_json = [finding.to_json() for finding in findings]

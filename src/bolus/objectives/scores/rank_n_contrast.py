@@ -68,9 +68,28 @@ def rank_n_contrast_loss(
 def _by_row(z: Tensor, y: Tensor, temperature: float, similarity: str, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     """The loss of every row that takes part, 0 where it has no other row, and which have one."""
     check_rows(z, y, valid, temperature)
+    terms, sizes = ranked_terms(z, y, temperature, similarity, valid)
+    num_others = (sizes > 0).sum(1)
+    return (terms.sum(1) / num_others.clamp(min=1)).to(at_least_float32(z[:0]).dtype), num_others > 0
+
+
+def ranked_terms(
+    z: Tensor, y: Tensor, temperature: float, similarity: str, valid: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """For every row i that takes part and every other row j, `log(sum over k in S_ij of e^s_ik) - s_ij`.
+
+    Args as `rank_n_contrast_loss`.
+
+    Returns:
+        Terms, float64 `[M, M]`, 0 where a pair takes no part, and how many rows S_ij has, 0 there; the others of a row
+        stand farthest first.
+
+    >>> terms, sizes = ranked_terms(torch.eye(3), torch.tensor([0.0, 1.0, 3.0]), 1.0, "cosine", None)
+    >>> sizes.tolist()
+    [[1, 2, 0], [1, 2, 0], [1, 2, 0]]
+    """
     if similarity not in SIMILARITIES:
         raise UsageError(f"unknown similarity {similarity!r}; {suggest(similarity, SIMILARITIES)}")
-    dtype = at_least_float32(z[:0]).dtype
     labels = y.detach().to(z.device, torch.float64)
     labels = labels[:, None] if y.ndim == 1 else labels
     valid = torch.ones(len(z), dtype=torch.bool) if valid is None else valid
@@ -86,9 +105,7 @@ def _by_row(z: Tensor, y: Tensor, temperature: float, similarity: str, valid: Te
         # Far below any similarity, yet finite: a row without another has sums of nothing, and a gradient through them.
         s = s.gather(1, order).masked_fill(absent, torch.finfo(s.dtype).min / 4)
         terms = s.logcumsumexp(1).gather(1, last) - s
-        num_others = (~absent).sum(1)
-        values = terms.masked_fill(absent, 0.0).sum(1) / num_others.clamp(min=1)
-    return values.to(dtype), num_others > 0
+    return terms.masked_fill(absent, 0.0), (last + 1).masked_fill(absent, 0)
 
 
 def _similarities(z: Tensor, similarity: str) -> Tensor:

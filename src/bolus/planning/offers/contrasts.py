@@ -14,9 +14,10 @@ from bolus.planning.offers.offers import ENOUGH, PAIRED, Evidence, Offer, Verdic
 
 
 def offer_contrasts(evidence: Evidence) -> list[Offer]:
-    """SimCLR, MLVICX, COMPRER's pairs and GCL's meta labels, in the order of a recipe; pixels come last."""
+    """SimCLR, MLVICX, COMPRER's pairs, ChronoCon and GCL's meta labels, in the order of a recipe; pixels come last."""
     paired = [_between_modalities(evidence), _temporal(evidence), _bilateral(evidence)]
-    offers = [_views(evidence), _levels(evidence), *paired, _patient(evidence, paired)]
+    ordered = _chronocon(evidence, paired[1])
+    offers = [_views(evidence), _levels(evidence), *paired, ordered, _patient(evidence, paired)]
     offers += [_position(evidence), _meta(evidence, "phase", "images of one phase, such as end-diastole")]
     offers += [_meta(evidence, "region", "images of one region")]
     return [*offers, *_pixels(evidence, offers)]
@@ -75,6 +76,24 @@ def _temporal(evidence: Evidence) -> Offer:
     role = next((role for role in roles if evidence.pairs(same=same, differ=[role]).patients > 1), roles[0])
     entry = {"kind": "contrast", "weight": PAIRED, "relation": {"same": same, "differ": [role]}, **CLIP}
     return _paired(evidence, about, entry, same, role, f"of another {role}")
+
+
+def _chronocon(evidence: Evidence, temporal: Offer) -> Offer:
+    """The order of a patient's visits: possible wherever visits are, recommended nowhere."""
+    about = Offer("chronocon", "ChronoCon", "the order of one person's visits", "impossible", ())
+    roles = [role for role in ("visit", "time") if evidence.num_values(role) > 1]
+    if not roles or temporal.entry is None:
+        return because(about, "impossible", *temporal.reasons)
+    role = temporal.entry["relation"]["differ"][0]
+    same = list(temporal.entry["relation"]["same"])
+    found = evidence.pairs(same=same, differ=[role])
+    reason = (
+        "Only for a disease that only progresses, which no column can say; elsewhere it teaches a false order. "
+        "Patients of three visits teach it most."
+    )
+    counts = f"{found.patients:,} of {evidence.patients():,} training patients have {evidence.noun} of another {role}."
+    entry = {"kind": "chronocon", "weight": PAIRED, "by": role, "same": same}
+    return because(about, "possible", counts, reason, entry=entry)
 
 
 def _bilateral(evidence: Evidence) -> Offer:
