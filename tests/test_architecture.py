@@ -24,7 +24,7 @@ LEVELS = [
     ["data/pixels"],
     ["data/readers"],
     ["data/images"],
-    ["data/batches", "data/checks"],
+    ["data/batches", "data/checks", "scanning"],
     ["phantom"],
     ["encoders", "optimization"],
     ["objectives"],

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bolus.prediction import predict as predict
     from bolus.recipe import Recipe as Recipe
     from bolus.run import Run as Run
+    from bolus.scanning.scanning import scan as scan
     from bolus.training.gradients import grad_mitigator as grad_mitigator
     from bolus.training.loop import pretrain as pretrain
     from bolus.training.rehearsal import dry_run as dry_run
@@ -75,6 +76,7 @@ _HOMES = {
     "pretrain": "bolus.training.loop",
     "rank_n_contrast_loss": "bolus.objectives.scores.rank_n_contrast",
     "read_image": "bolus.data.readers.readers",
+    "scan": "bolus.scanning.scanning",
     "score_contrast_loss": "bolus.objectives.scores.score",
     "supremix_loss": "bolus.objectives.scores.supremix",
     "top_k": "bolus.evaluation.retrieval.retrieve",

@@ -30,6 +30,7 @@ from bolus.cli.options import (
     check_ending,
     refuse_swapped,
 )
+from bolus.cli.scan import scan
 from bolus.cli.speaking import say, show, talkative, tell
 from bolus.errors import BolusError, UsageError
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 PLANNED = "plan"  # in place of the name of a recipe
 
-VERBS = ("check", "plan", "pretrain", "evaluate", "embed", "predict", "ablate", "recipes", "demo")
+VERBS = ("scan", "check", "plan", "pretrain", "evaluate", "embed", "predict", "ablate", "recipes", "demo")
 """In the order of the help: that of the work."""
 
 
@@ -235,6 +236,7 @@ def embed(
 
 app.add_typer(evaluate)
 app.command()(ablate)
+app.command()(scan)
 
 
 @app.command()

@@ -96,11 +96,14 @@ class Times:
         days: float64 `[rows]`: numbers as days, dates as days since the earliest one; NaN missing or unknown.
         bad: bool `[rows]`, which rows hold something that is neither.
         why: what is wrong with these rows, in words; empty where nothing more can be said.
+        first: the day that 0 stands for, in days since the first day of year 1, which is day 1; NaN where the column
+            holds numbers of days, or nothing.
     """
 
     days: FloatArray
     bad: npt.NDArray[np.bool_]
     why: str = ""
+    first: float = np.nan
 
 
 def to_days(series: pd.Series[Any], unit: str | None = None) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
@@ -130,39 +133,44 @@ def read_times(series: pd.Series[Any], unit: str | None = None) -> Times:
         'day and month of each can change places; write them as 2024-01-31'
     """
     if pd.api.types.is_datetime64_any_dtype(series):
-        since = (series - series.min()).dt.total_seconds().to_numpy(np.float64)
-        return Times(np.asarray(since / 86400, np.float64), np.zeros(len(series), np.bool_))
+        earliest = series.min()
+        since = (series - earliest).dt.total_seconds().to_numpy(np.float64)
+        first = np.nan if pd.isna(earliest) else earliest.toordinal() + _part_of_day(earliest)
+        return Times(np.asarray(since / 86400, np.float64), np.zeros(len(series), np.bool_), "", first)
     codes, values = pd.factorize(series)
     texts = [identifier_text(value) for value in values.tolist()]
     blank = np.array([*(not text for text in texts), True], np.bool_)[codes]
     weights = np.bincount(codes[~blank], minlength=len(texts)).astype(np.float64)
-    found, why = _read([text if weight else "" for text, weight in zip(texts, weights, strict=True)], weights, unit)
+    found, why, first = _read(
+        [text if weight else "" for text, weight in zip(texts, weights, strict=True)], weights, unit
+    )
     days = np.append(found, np.nan)[codes]
-    return Times(days, np.isnan(days) & ~blank, why)
+    return Times(days, np.isnan(days) & ~blank, why, first)
 
 
-def _read(texts: Sequence[str], weights: FloatArray, unit: str | None) -> tuple[FloatArray, str]:
-    """The days of each different text, NaN where it cannot be read, and why; weights count rows, 0 of no text."""
+def _read(texts: Sequence[str], weights: FloatArray, unit: str | None) -> tuple[FloatArray, str, float]:
+    """The days of each different text, NaN where it cannot be read; why; and the first day, of dates.
+
+    Weights count rows, 0 of no text.
+    """
     there = weights > 0
     nothing = np.full(len(texts), np.nan)
     if not there.any():
-        return nothing, ""
+        return nothing, "", np.nan
     numbers = pd.to_numeric(pd.Series(texts, dtype="str"), errors="coerce").to_numpy(np.float64, na_value=np.nan)
     numbers = np.where(np.isfinite(numbers) & there, numbers, np.nan)
     given = numbers[~np.isnan(numbers)]
     plain = len(given) == there.sum()
     years = unit is None and len(given) and bool(((given % 1 == 0) & (given >= YEARS[0]) & (given <= YEARS[1])).all())
     if plain and years:
-        return nothing, (
-            "they look like years, which are no days; say in cohort.yaml what they are, units: {time: years} or "
-            "units: {time: days}"
-        )
+        why = "they look like years, which are no days; say in cohort.yaml what they are"
+        return nothing, f"{why}, units: {{time: years}} or units: {{time: days}}", np.nan
     per = DAYS_OF.get((unit or "days").strip().lower(), np.nan)
     if len(given) and np.isnan(per):
         known = ", ".join(name for name in DAYS_OF if name.endswith("s"))
-        return nothing, f"the unit of time is {unit!r}, and known are {known}"
+        return nothing, f"the unit of time is {unit!r}, and known are {known}", np.nan
     if plain and (per != 1 or (np.abs(given) < FIRST_DATE).all()):
-        return numbers * per, ""
+        return numbers * per, "", np.nan
     dates = _dates(YEAR_FIRST, texts, there & ~(np.abs(numbers) < FIRST_DATE))
     digits = np.array([len(text) in (8, 14) and text.isdecimal() for text in texts], np.bool_)
     fits = {
@@ -174,26 +182,27 @@ def _read(texts: Sequence[str], weights: FloatArray, unit: str | None) -> tuple[
     return _choose(fits, texts, weights)
 
 
-def _choose(fits: dict[str, FloatArray], texts: Sequence[str], weights: FloatArray) -> tuple[FloatArray, str]:
-    """The reading that fits most rows, and why it does not fit the others."""
+def _choose(fits: dict[str, FloatArray], texts: Sequence[str], weights: FloatArray) -> tuple[FloatArray, str, float]:
+    """The reading that fits most rows, why it does not fit the others, and its first day."""
     there = weights > 0
     rows = {name: float(weights[~np.isnan(days)].sum()) for name, days in fits.items()}
     name = max(rows, key=lambda each: rows[each])  # the first of them
     if not rows[name]:
         short = any(_TWO_DIGITS.match(text) for text in texts)
-        return np.full(len(texts), np.nan), "years need four digits" if short else ""
+        return np.full(len(texts), np.nan), "years need four digits" if short else "", np.nan
     days = fits[name]
     bad = there & np.isnan(days)
     apart = fits[MONTH_FIRST.name][there] - days[there]
     if name == DAY_FIRST.name and not np.isnan(apart).any() and apart.any():
-        return np.full(len(texts), np.nan), "day and month of each can change places; write them as 2024-01-31"
-    days = days if name == _NUMBERS else days - np.nanmin(days)
+        return np.full(len(texts), np.nan), "day and month of each can change places; write them as 2024-01-31", np.nan
+    first = np.nan if name == _NUMBERS else float(np.nanmin(days))
+    days = days if name == _NUMBERS else days - first
     if not bad.any():
-        return days, ""
+        return days, "", first
     shapes = {shape_of(text) for text, known in zip(texts, ~np.isnan(days), strict=True) if known}
     if name != _NUMBERS and all(shape_of(text) in shapes for text, odd in zip(texts, bad, strict=True) if odd):
-        return days, f"there is no such day or time; most rows are {name}"
-    return days, f"most rows are {name}, and a column is read in one way"
+        return days, f"there is no such day or time; most rows are {name}", first
+    return days, f"most rows are {name}, and a column is read in one way", first
 
 
 def _dates(reading: Reading, texts: Sequence[str], where: npt.NDArray[np.bool_]) -> FloatArray:
@@ -228,6 +237,10 @@ def _day(year: str, month: str, day: str) -> float:
         return float(datetime.date(int(year), number, int(day)).toordinal())
     except ValueError:
         return np.nan
+
+
+def _part_of_day(moment: pd.Timestamp) -> float:
+    return float((moment - moment.normalize()).total_seconds()) / 86400
 
 
 def _clock(text: str) -> float:
