@@ -108,7 +108,10 @@ def compare_cells(
     own = {arm: seeds[: [*((arm, seed) in kept for seed in seeds), False].index(False)] for arm in order}
     own = {arm: found for arm, found in own.items() if found}
     most = max(map(len, own.values()), default=0)
-    both = [(arm, other) for other in others for arm in own if other in own and arm != other]
+    place = {other: number for number, other in enumerate(others)}  # of two of these, the later is compared
+    both = [
+        (arm, other) for other in others for arm in own if other in own and place.get(arm, len(others)) > place[other]
+    ]
     pairs = [(arm, other) for arm, other in both if len(own[arm]) == len(own[other]) == most]
     lines = []
     for name, asked in questions.items():

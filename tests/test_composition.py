@@ -44,10 +44,11 @@ PAPERS: dict[str, dict[str, Any]] = {
     "score": {"kind": "supremix", "window": 2.0, "dim": 8, "hidden": 16},  # SupReMix
     "learner": {"kind": "score_contrast", "threshold": 0.2, "weight": 0.2},  # LEARNER
     "ranks": {"kind": "rank_n_contrast"},  # Rank-N-Contrast
+    "order": {"kind": "chronocon", "same": ["patient", "laterality"]},  # ChronoCon
     "global": {"kind": "varcov", "source": "pooled", "width": 16},  # MLVICX
     "levels": {"kind": "varcov", "source": "levels", "width": 16, "level_channels": 8, "grid": 2, "weight": 0.1},
 }
-HEADLESS = {"learner", "ranks"}  # which work on the encoder's own embedding
+HEADLESS = {"learner", "ranks", "order"}  # which work on the encoder's own embedding
 RECIPE: dict[str, Any] = {
     "name": "all",
     "encoder": {"backbone": "r18w32", "stem_pool": False},

@@ -245,6 +245,6 @@ def test_shipped_recipes_build() -> None:
     for name in recipe_names():
         recipe = Recipe.load(name)
         small = [f"objectives.{key}.width=8" for key, spec in recipe.objectives.items() if spec.kind == "varcov"]
-        table = {"score:any": np.arange(5.0)}
+        table = {"score:any": np.arange(5.0), "visit": np.arange(5.0)}
         shape = replace(SHAPE, inputs={"XR": (1, 32)})
         assert list(build_objectives(recipe.override(small), shape, table, seed=0)) == list(recipe.objectives)

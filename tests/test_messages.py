@@ -269,7 +269,7 @@ def test_the_check_says_why_files_are_missing(tiny_cohort: Path) -> None:
 # Batches that leave nothing to compare
 
 SHAPE = FeatureShape(dim=6, grid_channels=6, grid_stride=32, inputs={"XR": (1, 32)})
-NUMBERS = {"score:any": np.arange(5.0)}
+NUMBERS = {"score:any": np.arange(5.0), "visit": np.arange(5.0)}
 PER_SAMPLE = {"predict", "reconstruct"}
 
 
@@ -303,6 +303,7 @@ def test_every_kind_says_how_many_samples_it_needs() -> None:
 
 
 COMPARING: list[dict[str, Any]] = [
+    {"kind": "chronocon"},
     {"kind": "contrast"},
     {"kind": "contrast", "relation": "region", "form": "in"},
     {"kind": "contrast", "relation": {"same": "region", "differ": "visit"}},
@@ -328,7 +329,8 @@ def test_with_fewer_samples_than_needed_nothing_beats_a_collapse_and_with_enough
         """How much lower the loss of random features is than that of equal ones, for random columns."""
         found = []
         for _ in range(200):
-            columns = {"sample": torch.arange(num_samples), "modality": torch.zeros(num_samples, dtype=torch.int64)}
+            columns = {"sample": torch.arange(num_samples)}
+            columns |= {role: torch.zeros(num_samples, dtype=torch.int64) for role in ("modality", "patient")}
             for role in ("region", "visit"):
                 columns[role] = torch.randint(2, (num_samples,), generator=generator)
             columns["score:any"] = torch.randint(4, (num_samples,), generator=generator).double()
