@@ -308,6 +308,7 @@ def test_every_option_that_the_source_names_is_one_of_a_verb() -> None:
 
 
 ARGUMENTS: dict[tuple[str, ...], str] = {
+    ("scan",): "img --pattern {patient} --key OUT/key -o OUT/c/c.yaml",
     ("check",): "table.yaml -o OUT/c.yaml",
     ("plan",): "table.yaml -o OUT/r.yaml",
     ("pretrain",): f"table.yaml --recipe simclr --out OUT/run {' '.join(SMALL)}",

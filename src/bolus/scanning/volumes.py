@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from bolus.data.readers.nifti import read_affine
 from bolus.data.readers.readers import naming, quiet
-from bolus.errors import ImageError
+from bolus.errors import ImageError, require
 
 CLOSE = 1e-3  # of a voxel's size: affines that differ by less are one
 
@@ -43,13 +42,14 @@ def read_volume(path: Path) -> Volume:
         ImageError: no NIfTI, a damaged header, or fewer voxels than the header says.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, nibabel
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "a.nii.gz"
         ...     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.diag([-1, 2, 5, 1])), path)
         ...     read_volume(path)[:2]
         ((4, 3, 2), (1.0, 2.0, 5.0))
     """
+    nibabel = require("nibabel", "NIfTI files")
     with quiet(), naming(path) as kind:
         if kind != "NIfTI":
             raise ImageError(f"expected NIfTI, found {kind}")

@@ -14,12 +14,10 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-import pydicom
-from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.filereader import read_sequence
-
+from bolus.errors import MissingPackageError, require
 from bolus.scanning.dicom.elements import Elements, EmptyError, NotDicomError, TornError, read_elements
 
+PURPOSE = "DICOM files"
 TEXTS = {
     "media_class": 0x00020002,
     "sop_class": 0x00080016,
@@ -98,6 +96,8 @@ def read_header(path: str) -> Record:
         return {"found": "absent"}
     except OSError:
         return {"found": "unopened"}
+    except MissingPackageError:
+        raise
     except Exception:  # whatever pydicom raises of bytes that mean nothing
         return {"found": "damaged"}
 
@@ -113,7 +113,7 @@ def _fields(elements: Elements) -> Record:
             text = raw.decode("ascii")
         else:
             encodings = encodings or _encodings(values.get(_CHARSET))
-            text = decode_bytes(raw, encodings, set("\\\r\n\t\f"))
+            text = require("pydicom.charset", PURPOSE).decode_bytes(raw, encodings, set("\\\r\n\t\f"))
         record[field] = text.strip("\0 \r\n\t")
     record.setdefault("sop_class", record.pop("media_class", None))  # all that a DICOMDIR says of itself
     for field, tag in NUMBERS.items():
@@ -129,7 +129,7 @@ def _fields(elements: Elements) -> Record:
 
 def _encodings(raw: bytes | None) -> list[str]:
     names = [name.strip("\0 ") for name in (raw or b"").decode("ascii", "replace").split("\\")]
-    found: list[str] = convert_encodings(names)
+    found: list[str] = require("pydicom.charset", PURPOSE).convert_encodings(names)
     return found
 
 
@@ -152,6 +152,7 @@ def _items(elements: Elements, tag: int) -> list[Any]:
     raw = elements.values.get(tag)
     if not raw:
         return []
+    read_sequence = require("pydicom.filereader", PURPOSE).read_sequence
     return list(read_sequence(BytesIO(raw), elements.implicit, elements.little, len(raw), ["iso8859"]))
 
 
@@ -163,7 +164,8 @@ def read_headers(paths: Sequence[str]) -> dict[str, list[Any]]:
 
 def main() -> None:
     """Answer each line of the input with one of the output, until it ends."""
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    config = require("pydicom.config", PURPOSE)
+    config.settings.reading_validation_mode = config.IGNORE
     warnings.simplefilter("ignore")
     try:
         for line in sys.stdin:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
-import pydicom
 
 from bolus.data.readers.readers import quiet
+from bolus.errors import require
 from bolus.scanning.dicom.kinds import SEGMENTATION
 from bolus.scanning.files import LeftOut
 
@@ -55,7 +55,7 @@ def make_masks(
         folder: that takes the masks.
         left_out: takes segmentations that are of no use, with the reason.
     """
-    found = Masks()
+    found, pydicom = Masks(), require("pydicom", "DICOM files")
     for path in files:
         try:
             with quiet():
