@@ -103,6 +103,8 @@ def test_wrong_targets_are_named() -> None:
         Predict(SHAPE, {"label:sick": np.array([1, 1, -1])}, targets=["label:sick"])
     with pytest.raises(RecipeError, match="different roles"):
         Predict(SHAPE, AGES, targets=["score:age", "score:age"])
+    with pytest.raises(RecipeError, match="hidden: 8 is the width of a layer in a head, and without dim there is none"):
+        ScoreContrast(SHAPE, AGES, hidden=8)
 
 
 # SupReMix

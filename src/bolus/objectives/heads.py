@@ -61,6 +61,27 @@ class ProjectionHead(nn.Module):
         return x.reshape(*leading, self.out_dim)
 
 
+def optional_head(in_dim: int, dim: int | None, hidden: int | None) -> ProjectionHead | None:
+    """A head of two layers, or None where an objective works on the encoder's own feature.
+
+    Args:
+        in_dim: width of the encoder's feature.
+        dim: width of the embedding; None for no head.
+        hidden: width of the layer between; None for that of the feature.
+
+    Raises:
+        RecipeError: `hidden` without `dim`, or a width below 1.
+
+    >>> optional_head(8, None, None) is None, optional_head(8, 4, None).out_dim
+    (True, 4)
+    """
+    if dim is None:
+        if hidden is not None:
+            raise RecipeError(f"hidden: {hidden} is the width of a layer in a head, and without dim there is none")
+        return None
+    return ProjectionHead(in_dim, [in_dim if hidden is None else hidden, dim], last_norm=False)
+
+
 def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
     assert isinstance(norm, nn.BatchNorm1d)
     if norm.training and len(x) < 2:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.data.readers.nifti import read_affine
+from bolus.data.readers.nifti import read_affine, read_header
 from bolus.data.readers.readers import naming, quiet
 from bolus.errors import ImageError, require
 
@@ -53,12 +53,7 @@ def read_volume(path: Path) -> Volume:
     with quiet(), naming(path) as kind:
         if kind != "NIfTI":
             raise ImageError(f"expected NIfTI, found {kind}")
-        with path.open("rb") as stream:
-            packed = stream.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if packed else path.open("rb") as stream:
-            second = stream.read(8)[4:] == b"n+2\0"
-            stream.seek(0)
-            header = (nibabel.Nifti2Header if second else nibabel.Nifti1Header).from_fileobj(stream)
+        header, packed = read_header(path)
         whole = tuple(int(length) for length in header.get_data_shape())
         needed = int(header["vox_offset"]) + math.prod(whole) * header.get_data_dtype().itemsize
         if not _is_whole(path, packed, needed):

@@ -85,17 +85,34 @@ def read_affine(path: Path) -> npt.NDArray[np.float64]:
         return found
 
 
+def read_header(path: Path) -> tuple[Any, bool]:
+    """The header of a NIfTI-1 or NIfTI-2 file as nibabel has it, and whether the file is packed by gzip.
+
+    Raises:
+        ValueError: a damaged header; other errors of nibabel and gzip likewise.
+    """
+    with _unpacked(path) as (nibabel, stream, version, packed):
+        return getattr(nibabel, f"Nifti{version}Header").from_fileobj(stream), packed
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The volume in a file, whose voxels are not read yet."""
+    with _unpacked(path) as (nibabel, stream, version, _):
+        image = getattr(nibabel, f"Nifti{version}Image")
+        yield image.from_file_map({"image": nibabel.FileHolder(fileobj=stream)}, mmap=False)
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[tuple[Any, Any, int, bool]]:
+    """Nibabel, the unpacked bytes of a file, the version of NIfTI, and whether the file is packed."""
     nibabel = require("nibabel", "NIfTI files", MissingDecoderError)
     with path.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as stream:
         second = stream.read(8)[4:] == b"n+2\0"
         stream.seek(0)
-        version = nibabel.Nifti2Image if second else nibabel.Nifti1Image
-        yield version.from_file_map({"image": nibabel.FileHolder(fileobj=stream)}, mmap=False)
+        yield nibabel, stream, 2 if second else 1, packed
 
 
 def _to_mm(header: Any) -> float:

@@ -20,7 +20,7 @@ import PIL.Image
 
 from bolus.data.pixels.image import Image, Range, take_frame
 from bolus.data.readers.dicom import read_dicom
-from bolus.data.readers.nifti import read_nifti
+from bolus.data.readers.nifti import read_header, read_nifti
 from bolus.data.readers.own import NONE, Readers, suffix_of
 from bolus.data.readers.raster import find_pages, read_raster
 from bolus.data.readers.video import count_video_frames, is_video, iterate_video, read_video
@@ -128,12 +128,7 @@ def iterate_frames(path: Path) -> Generator[Image]:
 
 def _count_slices(path: Path) -> int:
     nibabel = require("nibabel", "NIfTI files", MissingDecoderError)
-    with path.open("rb") as stream:
-        packed = stream.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if packed else path.open("rb") as stream:
-        second = stream.read(8)[4:] == b"n+2\0"
-        stream.seek(0)
-        header = (nibabel.Nifti2Header if second else nibabel.Nifti1Header).from_fileobj(stream)
+    header, _ = read_header(path)
     axes = nibabel.io_orientation(header.get_best_affine())[:, 0]
     shape = (*header.get_data_shape(), 1, 1, 1)[:3]
     return max([int(length) for length, axis in zip(shape, axes, strict=True) if axis == 2], default=1)

@@ -15,10 +15,10 @@ from torch import Tensor
 from bolus.data.batches.batch import Batch
 from bolus.data.batches.relation import Needs, Relation
 from bolus.encoders.features import Features, FeatureShape
-from bolus.errors import RecipeError, UsageError, suggest
+from bolus.errors import RecipeError, UsageError
 from bolus.objectives.base import Loss, Objective, TrainingTable, check_rows
-from bolus.objectives.heads import ProjectionHead, at_least_float32
-from bolus.objectives.scores.rank_n_contrast import SIMILARITIES, ranked_terms
+from bolus.objectives.heads import at_least_float32, optional_head
+from bolus.objectives.scores.rank_n_contrast import check_similarity, ranked_terms
 
 ORDERED = ("visit", "time")
 
@@ -62,34 +62,28 @@ def chronocon_loss(
         >>> round(chronocon_loss(z, torch.tensor([0, 2, 1]), torch.zeros(3, dtype=torch.int64)).item(), 4)
         1.9692
     """
-    return _both_ways(z, t, group, temperature, similarity)[0]
-
-
-def _both_ways(z: Tensor, t: Tensor, group: Tensor, temperature: float, similarity: str) -> tuple[Tensor, int, int]:
-    """The loss, the rows that have a term other than 0, and how many such terms there are."""
     check_rows(z, t, None, temperature)
     if t.ndim != 1 or group.shape != t.shape:
         raise UsageError(f"t and group: expected [{len(z)}] both, found {list(t.shape)} and {list(group.shape)}")
-    times = t.detach().to(z.device, torch.float64)
-    group = group.to(z.device)
-    together = (group[:, None] == group) & (group[:, None] != -1)
-    value, anchors, count = z[:0].double().sum(), torch.zeros(len(z), dtype=torch.bool), 0
+    return _both_ways(z, t, (group[:, None] == group) & (group[:, None] != -1), temperature, similarity)[0]
+
+
+def _both_ways(z: Tensor, t: Tensor, together: Tensor, temperature: float, similarity: str) -> tuple[Tensor, int, int]:
+    """The loss, the rows that have a term other than 0, and how many such terms there are.
+
+    Args as `chronocon_loss`; `together`: bool `[N, N]`, which rows are of one group.
+    """
+    times, together = t.detach().to(z.device, torch.float64), together.to(z.device)
+    value, count = z[:0].double().sum(), 0
+    anchors = torch.zeros(len(z), dtype=torch.bool, device=z.device)
     for later in (times >= times[:, None], times <= times[:, None]):
-        pairs = together & later
-        terms, sizes = ranked_terms(z, times, temperature, similarity, pairs)
+        terms, sizes, rows = ranked_terms(z, times, temperature, similarity, together & later)
         telling = sizes > 1
         number = int(telling.sum())
         value = value + terms.masked_fill(~telling, 0.0).sum() / max(number, 1)  # of one row, S has a term of 0
         count += number
-        anchors |= _anchors(pairs, times).cpu()
+        anchors[rows] |= telling.any(1)
     return value.to(at_least_float32(z[:0]).dtype), int(anchors.sum()), count
-
-
-def _anchors(pairs: Tensor, times: Tensor) -> Tensor:
-    """Which rows have two others or more in a direction, and so a term that is not 0, bool `[N]`."""
-    others = pairs & times.isfinite()
-    others = others & ~torch.eye(len(times), dtype=torch.bool, device=times.device)
-    return (others.sum(1) > 1) & times.isfinite()
 
 
 class ChronoCon(Objective):
@@ -135,12 +129,7 @@ class ChronoCon(Objective):
         hidden: int | None = None,
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise RecipeError(f"temperature: expected a positive number, found {temperature}")
-        if similarity not in SIMILARITIES:
-            raise RecipeError(f"unknown similarity {similarity!r}; {suggest(similarity, SIMILARITIES)}")
-        if hidden is not None and dim is None:
-            raise RecipeError(f"hidden: {hidden} is the width of a layer in a head, and without dim there is none")
+        check_similarity(temperature, similarity)
         there = [role for role in ORDERED if role in table]
         if by is None and not there:
             raise RecipeError(
@@ -149,11 +138,10 @@ class ChronoCon(Objective):
         self.by = by or there[0]
         if "patient" not in same:
             raise RecipeError(f"same: expected the patient among the roles, found {', '.join(same) or 'none'}")
-        self.relation = Relation(same=tuple(same), differ=(self.by,))
+        self.together, others = Relation(same=tuple(same)), Relation(same=tuple(same), differ=(self.by,))
         self.temperature, self.similarity = temperature, similarity
-        self.needs = Needs(views=1, roles=frozenset(self.relation.roles), relations=(self.relation,), samples=2)
-        widths: Sequence[int] = [] if dim is None else [shape.dim if hidden is None else hidden, dim]
-        self.head = ProjectionHead(shape.dim, widths, last_norm=False) if widths else None
+        self.needs = Needs(views=1, roles=frozenset(others.roles), relations=(others,), samples=2)
+        self.head = optional_head(shape.dim, dim, hidden)
 
     def embed(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """`z` `[V, N, D]`, of any length."""
@@ -161,18 +149,9 @@ class ChronoCon(Objective):
 
     def loss(self, embedded: dict[str, Tensor], batch: Batch) -> Loss:
         """Over the V * N rows, view-major; counts the rows that have an order to learn, and the terms."""
-        z_VND = embedded["z"]
-        t, group = batch.columns[self.by].to(torch.float64), _groups(batch, self.relation.same)
+        z_VND, num_views = embedded["z"], len(embedded["z"])
+        t, together = batch.columns[self.by].repeat(num_views), self.together.mask(batch.columns)
         value, anchors, terms = _both_ways(
-            z_VND.flatten(0, 1), t.repeat(len(z_VND)), group.repeat(len(z_VND)), self.temperature, self.similarity
+            z_VND.flatten(0, 1), t, together.repeat(num_views, num_views), self.temperature, self.similarity
         )
         return Loss(value, anchors, {"terms": terms})
-
-
-def _groups(batch: Batch, roles: Sequence[str]) -> Tensor:
-    """One code for each combination of the roles, -1 where one is missing, int64 `[N]`."""
-    columns = [batch.columns[role] for role in roles]
-    known = torch.stack([each.isfinite() if each.is_floating_point() else each != -1 for each in columns]).all(0)
-    both = torch.stack([each.to(torch.float64).nan_to_num() for each in columns], dim=1)
-    codes = torch.unique(both, dim=0, return_inverse=True)[1]
-    return torch.where(known, codes, -1)

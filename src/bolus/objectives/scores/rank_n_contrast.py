@@ -17,7 +17,7 @@ from bolus.data.batches.relation import Needs
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError, UsageError, suggest
 from bolus.objectives.base import Loss, Objective, TrainingTable, check_rows, scores_among, standardisation
-from bolus.objectives.heads import ProjectionHead, at_least_float32
+from bolus.objectives.heads import at_least_float32, optional_head
 
 SIMILARITIES = ("l2", "cosine")
 
@@ -68,23 +68,23 @@ def rank_n_contrast_loss(
 def _by_row(z: Tensor, y: Tensor, temperature: float, similarity: str, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     """The loss of every row that takes part, 0 where it has no other row, and which have one."""
     check_rows(z, y, valid, temperature)
-    terms, sizes = ranked_terms(z, y, temperature, similarity, valid)
+    terms, sizes, _ = ranked_terms(z, y, temperature, similarity, valid)
     num_others = (sizes > 0).sum(1)
     return (terms.sum(1) / num_others.clamp(min=1)).to(at_least_float32(z[:0]).dtype), num_others > 0
 
 
 def ranked_terms(
     z: Tensor, y: Tensor, temperature: float, similarity: str, valid: Tensor | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """For every row i that takes part and every other row j, `log(sum over k in S_ij of e^s_ik) - s_ij`.
 
     Args as `rank_n_contrast_loss`.
 
     Returns:
-        Terms, float64 `[M, M]`, 0 where a pair takes no part, and how many rows S_ij has, 0 there; the others of a row
-        stand farthest first.
+        Terms, float64 `[M, M]`, 0 where a pair takes no part; how many rows S_ij has, 0 there; the others of a row
+        stand farthest first. And the positions of the M rows, int64.
 
-    >>> terms, sizes = ranked_terms(torch.eye(3), torch.tensor([0.0, 1.0, 3.0]), 1.0, "cosine", None)
+    >>> terms, sizes, rows = ranked_terms(torch.eye(3), torch.tensor([0.0, 1.0, 3.0]), 1.0, "cosine", None)
     >>> sizes.tolist()
     [[1, 2, 0], [1, 2, 0], [1, 2, 0]]
     """
@@ -105,7 +105,7 @@ def ranked_terms(
         # Far below any similarity, yet finite: a row without another has sums of nothing, and a gradient through them.
         s = s.gather(1, order).masked_fill(absent, torch.finfo(s.dtype).min / 4)
         terms = s.logcumsumexp(1).gather(1, last) - s
-    return terms.masked_fill(absent, 0.0), (last + 1).masked_fill(absent, 0)
+    return terms.masked_fill(absent, 0.0), (last + 1).masked_fill(absent, 0), rows
 
 
 def _similarities(z: Tensor, similarity: str) -> Tensor:
@@ -141,6 +141,22 @@ def _ranked(labels: Tensor, absent: Tensor, rounding: float) -> tuple[Tensor, Te
     place = torch.arange(len(d), device=d.device).expand_as(order)
     last = torch.where(ends, place, len(d)).flip(1)
     return order, (last.cummin(1).values if len(d) else last).flip(1)
+
+
+def check_similarity(temperature: float, similarity: str) -> None:
+    """Refuse recipe keys that `ranked_terms` does not take.
+
+    Raises:
+        RecipeError: a temperature that is not positive, or an unknown similarity.
+
+    >>> check_similarity(1.0, "cosin")
+    Traceback (most recent call last):
+    bolus.errors.RecipeError: unknown similarity 'cosin'; did you mean 'cosine'?
+    """
+    if not temperature > 0:
+        raise RecipeError(f"temperature: expected a positive number, found {temperature}")
+    if similarity not in SIMILARITIES:
+        raise RecipeError(f"unknown similarity {similarity!r}; {suggest(similarity, SIMILARITIES)}")
 
 
 class RankNContrast(Objective):
@@ -183,20 +199,14 @@ class RankNContrast(Objective):
         hidden: int | None = None,
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise RecipeError(f"temperature: expected a positive number, found {temperature}")
-        if similarity not in SIMILARITIES:
-            raise RecipeError(f"unknown similarity {similarity!r}; {suggest(similarity, SIMILARITIES)}")
-        if hidden is not None and dim is None:
-            raise RecipeError(f"hidden: {hidden} is the width of a layer in a head, and without dim there is none")
+        check_similarity(temperature, similarity)
         self.targets = scores_among(table, targets)
         self.temperature, self.similarity = temperature, similarity
         scales = [standardisation(table, role)[1] for role in self.targets] if len(self.targets) > 1 else [1.0]
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor(scales, dtype=torch.float64))
         self.needs = Needs(views=1, roles=frozenset(self.targets), samples=2)
-        widths: Sequence[int] = [] if dim is None else [shape.dim if hidden is None else hidden, dim]
-        self.head = ProjectionHead(shape.dim, widths, last_norm=False) if widths else None
+        self.head = optional_head(shape.dim, dim, hidden)
 
     def embed(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """`z` `[V, N, D]`, of any length."""

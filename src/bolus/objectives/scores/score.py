@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from bolus.data.batches.relation import Needs, Relation
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError, UsageError, suggest
 from bolus.objectives.base import Loss, Objective, TrainingTable, scores_among
-from bolus.objectives.heads import ProjectionHead, at_least_float32
+from bolus.objectives.heads import at_least_float32, optional_head
 from bolus.objectives.infonce import infonce
 
 WEIGHTINGS: dict[str, Callable[[Tensor], Tensor] | None] = {
@@ -165,7 +165,8 @@ class ScoreContrast(Objective):
         hidden: width of that head's hidden layer; by default the encoder's.
 
     Raises:
-        RecipeError: no score or several where none is named, a score without spread, numbers out of range.
+        RecipeError: no score or several where none is named, a score without spread, numbers out of range, `hidden`
+            without `dim`, which would do nothing.
 
     Example:
         >>> objective = ScoreContrast(FeatureShape(6, 6, 32), {"score:severity": np.arange(4.0)}, threshold=0.0)
@@ -204,8 +205,7 @@ class ScoreContrast(Objective):
         differ = ("patient",) if inter_patient_only else ()
         near = Relation(differ=differ, near=(self.target, threshold * float(np.ptp(known))))
         self.needs = Needs(views=1, roles=frozenset(roles), relations=(near,), samples=3)
-        widths: Sequence[int] = [] if dim is None else [shape.dim if hidden is None else hidden, dim]
-        self.head = ProjectionHead(shape.dim, widths, last_norm=False) if widths else None
+        self.head = optional_head(shape.dim, dim, hidden)
 
     def embed(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """`u` `[V, N, D]`."""
