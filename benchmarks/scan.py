@@ -100,9 +100,9 @@ def make_files(folder: Path, number: int) -> list[str]:
     paths = []
     for place in range(number):
         series, patient = place // A_SERIES, place // (A_SERIES * SERIES_OF_PATIENT)
-        made = whole.replace(b"5555555555", b"%010d" % place).replace(b"6666666666", b"%010d" % series)
+        made = whole.replace(b"11111", b"%05d" % (place % A_SERIES)).replace(b"2222.2", b"%06.1f" % (place % A_SERIES))
+        made = made.replace(b"5555555555", b"%010d" % place).replace(b"6666666666", b"%010d" % series)
         made = made.replace(b"7777777777", b"%010d" % patient).replace(b"PAT0000001", b"PAT%07d" % patient)
-        made = made.replace(b"11111", b"%05d" % (place % A_SERIES)).replace(b"2222.2", b"%06.1f" % (place % A_SERIES))
         below = folder / f"{place // 1000:04d}"
         below.mkdir(exist_ok=True)
         (below / f"{place:07d}").write_bytes(made[:-8] + place.to_bytes(8, "little"))

@@ -65,10 +65,15 @@ ARMS: dict[str, Arm] = {
 def steps_for(recipe: Recipe, work: Path, cell: Cell) -> list[str]:
     """As many steps as the passes of the tier allow, in batches so many times as large as the recipe's."""
     tier = STUDY.tiers[cell["tier"]]
-    times, sampling = tier.get("batches", 1), recipe.sampling
+    return steps_of(recipe, tier.get("passes", PASSES), tier.get("batches", 1))
+
+
+def steps_of(recipe: Recipe, passes: int, times: float = 1) -> list[str]:
+    """The steps of so many encoder passes, in batches so many times as large as the recipe's."""
+    sampling = recipe.sampling
     batch, people = int(times * sampling.batch_size), sampling.participants
     larger = [f"sampling.participants={int(times * people)}"] if people is not None else []
-    steps = tier.get("passes", PASSES) // (batch * recipe.images.views)
+    steps = passes // (batch * recipe.images.views)
     return [f"sampling.batch_size={batch}", *larger, f"training.max_steps={steps}"]
 
 

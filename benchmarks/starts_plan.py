@@ -24,7 +24,7 @@ from bolus.evaluation.statistics.metrics import auroc, mae
 from comprer_odir import CLASSES
 from judging import Array, Question, both_ways, compare_cells, draw_labels, measure, probe
 from planned_cohorts import parts_on
-from starts import KEYS, START, classes_of, hits, opened
+from starts import KEYS, START, classes_of, hits, opened, steps_of
 from study import Arm, Cell, Finished, Grid, Lines, Study, main
 
 PASSES = 12_000
@@ -53,7 +53,7 @@ ARMS: dict[str, Arm] = {
 
 def steps_for(recipe: Any, work: Path, cell: Cell) -> list[str]:
     """As many steps as the passes allow."""
-    return [f"training.max_steps={PASSES // (recipe.sampling.batch_size * recipe.images.views)}"]
+    return steps_of(recipe, PASSES)
 
 
 def parts(cohort: Cohort, known: Array) -> tuple[Array, Array, Array]:

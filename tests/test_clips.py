@@ -35,7 +35,7 @@ from bolus.errors import CohortError, ImageError
 from bolus.recipe import AugmentSpec, EncoderSpec, Recipe
 from bolus.run import Run
 from bolus.training.assembly import build_model, resolve
-from bolus.training.health import watch
+from bolus.training.health.health import watch
 from bolus.training.loaders import build_loader, contract_of, data_hash, open_images, unread_loader
 from bolus.training.loop import pretrain
 from bolus.training.processes import launched

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from bolus.training.conflicts import weigh_conflicts
 from bolus.training.gradients import Conflicts
-from bolus.training.health import HealthFinding
+from bolus.training.health.conflicts import weigh_conflicts
+from bolus.training.health.health import HealthFinding
 
 
 def look(vectors: dict[str, list[float]], *, pixel: str = "", goals: bool = False) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from bolus.data.images.cache import Preprocessing, build_store
 from bolus.encoders.building import build_encoder
 from bolus.errors import RecipeError
 from bolus.recipe import Recipe
-from bolus.training.health import (
+from bolus.training.health.health import (
     HealthFinding,
     alignment,
     collapse,
@@ -24,7 +24,7 @@ from bolus.training.health import (
     uniformity,
     watch,
 )
-from bolus.training.online_probe import check_probe, knn_scores
+from bolus.training.health.online_probe import check_probe, knn_scores
 
 
 def test_isotropic_features_are_not_collapsed_and_a_constant_is() -> None:

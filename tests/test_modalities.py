@@ -38,7 +38,7 @@ from bolus.prediction import predict
 from bolus.recipe import EncoderSpec, Recipe
 from bolus.run import Run
 from bolus.training.assembly import build_model, resolve
-from bolus.training.health import watch
+from bolus.training.health.health import watch
 from bolus.training.loaders import build_loader, contract_of, open_images
 from bolus.training.loop import pretrain
 from bolus.training.processes import launched

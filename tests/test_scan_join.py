@@ -1,4 +1,4 @@
-"""`bolus.scanning.joining`: which row of a table belongs to which image, counted both ways."""
+"""`bolus.scanning.joining.joining`: which row of a table belongs to which image, counted both ways."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bolus.errors import CohortError, UsageError
 from bolus.scanning.bids.finder import find_bids
 from bolus.scanning.days import to_dates
 from bolus.scanning.found import Found
-from bolus.scanning.joining import join
-from bolus.scanning.matching import match_rows
+from bolus.scanning.joining.joining import join
+from bolus.scanning.joining.matching import match_rows
 
 TAKE = {"label:finding": "Finding"}
 

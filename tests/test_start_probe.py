@@ -14,10 +14,11 @@ from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.recipe import EncoderSpec
 from bolus.run import Run
-from bolus.training import health, loop, start_probe
+from bolus.training import loop
+from bolus.training.health import health, start_probe
+from bolus.training.health.online_probe import Probed
+from bolus.training.health.start_probe import against_start, patience
 from bolus.training.loop import pretrain
-from bolus.training.online_probe import Probed
-from bolus.training.start_probe import against_start, patience
 
 N = 200
 Y = np.arange(N, dtype=np.float64)[:, None] % 2.0

@@ -10,6 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bolus.errors import UsageError
+
+
+def check_ending(path: Path, option: str, *endings: str) -> None:
+    """Raise UsageError where a file to write is called like one of another kind, such as the table.
+
+    >>> check_ending(Path("table.csv"), "-o", ".yaml", ".yml")
+    Traceback (most recent call last):
+    bolus.errors.UsageError: -o: expected a file name that ends in .yaml or .yml, found 'table.csv'
+    """
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"{option}: expected a file name that ends in {' or '.join(endings)}, found {path.name!r}")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from bolus.embedding.vectors import embed_samples
 from bolus.errors import EvaluationError, UsageError, name_rows, suggest
 from bolus.evaluation.probing.heads import Head
 from bolus.evaluation.targets import file_name, shown
-from bolus.files import replacing
+from bolus.files import check_ending, replacing
 
 SUFFIXES = (".csv", ".parquet")
 _OF_PAIRS = ("change:", "amount_of_change:")
@@ -62,8 +62,8 @@ def predict(
         EvaluationError: no such head, or one that was fitted on embeddings of another encoder.
         EncoderError, CohortError: encoder or cohort cannot be opened, or most of its images cannot be read.
     """
-    if out is not None and Path(out).suffix.lower() not in SUFFIXES:
-        raise UsageError(f"out: expected a file name that ends in {' or '.join(SUFFIXES)}, found {Path(out).name!r}")
+    if out is not None:
+        check_ending(Path(out), "out", *SUFFIXES)
     check_precision(precision)
     opened = Cohort.open(cohort)
     if out is not None:

@@ -27,12 +27,12 @@ from bolus.cli.options import (
     PrecisionOption,
     SizeOption,
     TableOptions,
-    check_ending,
     refuse_swapped,
 )
 from bolus.cli.scan import scan
 from bolus.cli.speaking import say, show, talkative, tell
 from bolus.errors import BolusError, UsageError
+from bolus.files import check_ending
 
 if TYPE_CHECKING:
     from bolus.data.cohort.cohort import Cohort

@@ -100,17 +100,6 @@ def refuse_swapped(encoder: str, cohort: Path) -> None:
         raise UsageError(f"expected the encoder first, and then the cohort; write {cohort} {encoder}")
 
 
-def check_ending(path: Path, option: str, *endings: str) -> None:
-    """Raise UsageError where a file to write is called like one of another kind, such as the table.
-
-    >>> check_ending(Path("table.csv"), "-o", ".yaml", ".yml")
-    Traceback (most recent call last):
-    bolus.errors.UsageError: -o: expected a file name that ends in .yaml or .yml, found 'table.csv'
-    """
-    if path.suffix.lower() not in endings:
-        raise UsageError(f"{option}: expected a file name that ends in {' or '.join(endings)}, found {path.name!r}")
-
-
 def once(found: list[tuple[str, str]], option: str) -> dict[str, str]:
     """Pairs as a mapping, each name once.
 

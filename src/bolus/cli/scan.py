@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from bolus.cli.commands import grouped
-from bolus.cli.options import check_ending, names, once, pairs
+from bolus.cli.options import names, once, pairs
 from bolus.cli.speaking import say, talkative, tell
 from bolus.errors import UsageError
+from bolus.files import check_ending
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="DICOM files, a BIDS data set, or a tree")]
 

@@ -18,8 +18,7 @@ from bolus.data.images.cache import ImageStore
 from bolus.device import Precision, check_precision, device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
 from bolus.embedding.vectors import embed_samples
-from bolus.errors import UsageError
-from bolus.files import replacing
+from bolus.files import check_ending, replacing
 from bolus.progress import Meter
 
 SUFFIXES = (".parquet", ".pq")
@@ -60,8 +59,8 @@ def embed(
             itself as `out`.
         CohortError: the cohort cannot be opened, or most of its images cannot be read.
     """
-    if out is not None and Path(out).suffix.lower() not in SUFFIXES:
-        raise UsageError(f"out: expected a file name that ends in {' or '.join(SUFFIXES)}, found {Path(out).name!r}")
+    if out is not None:
+        check_ending(Path(out), "out", *SUFFIXES)
     check_precision(precision)
     cohort = Cohort.open(cohort)
     if out is not None:

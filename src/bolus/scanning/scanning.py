@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from bolus.data.images.clips import rows_are_files
 from bolus.data.readers.readers import count_frames
 from bolus.errors import BolusError, CohortError, UsageError
 from bolus.files import replacing, write_json
-from bolus.scanning.joining import join as join_table
+from bolus.scanning.joining.joining import join as join_table
 from bolus.scanning.parts import Asked, find_parts
 from bolus.scanning.people import links_of, make_private, write_left_out
 from bolus.scanning.privacy import Key, default_key
@@ -67,7 +68,7 @@ def scan(
         guess: take the side from descriptions where no field says it.
         keep_modalities: CR and DX are two modalities.
         keep_captures: derived secondary captures are images.
-        join: table beside the images: `bolus.scanning.joining`.
+        join: table beside the images: `bolus.scanning.joining.joining`.
         on: its keys.
         within: days between a row of it and an image.
         take: role -> column of it, or of the tables of a BIDS data set.
@@ -134,8 +135,6 @@ def _before(out: Path) -> Cohort | None:
 
 def _key_of(stated: str | Path | None, out: Path, before: Cohort | None) -> Path:
     """The key file; that of the last scan, where rows are added."""
-    import json
-
     if stated is not None:
         return Path(stated)
     if before is not None and _report_path(out).is_file():

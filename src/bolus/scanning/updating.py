@@ -18,7 +18,7 @@ def add_rows(old: pd.DataFrame, new: pd.DataFrame) -> tuple[pd.DataFrame, list[s
         >>> old = pd.DataFrame({"image": ["a"], "patient": ["p"], "label": ["x"]})
         >>> made, notes = add_rows(old, pd.DataFrame({"image": ["a", "b"], "patient": ["p", "q"]}))
         >>> made.fillna("").values.tolist(), notes
-        ([['a', 'p', 'x'], ['b', 'q', '']], ['1 rows were added to 1; none was lost.'])
+        ([['a', 'p', 'x'], ['b', 'q', '']], ['1 rows were added to 1; rows lost: 0.'])
     """
     keys = ["image", *(["order"] if "order" in new and "order" in old else [])]
     numbers = [name for name in new.columns if name in old and new[name].dtype.kind in "fi"]
@@ -40,5 +40,6 @@ def add_rows(old: pd.DataFrame, new: pd.DataFrame) -> tuple[pd.DataFrame, list[s
         new = new.merge(old[[*keys, *only]].drop_duplicates(keys), on=keys, how="left")
     whole = pd.concat([kept, new], ignore_index=True)
     whole = whole[[*old.columns, *(name for name in whole.columns if name not in old.columns)]]
-    notes.append(f"{len(whole) - len(old):,} rows were added to {len(old):,}; none was lost.")
+    lost = len(old) - len(old[keys].merge(whole[keys].drop_duplicates(), on=keys))
+    notes.append(f"{len(whole) - len(old) + lost:,} rows were added to {len(old):,}; rows lost: {lost:,}.")
     return whole, notes

@@ -34,12 +34,12 @@ from bolus.recipes.keys import Overrides
 from bolus.run import Run
 from bolus.training.assembly import Model, build_model, check_precision, resolve
 from bolus.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
-from bolus.training.conflicts import weigh_conflicts
-from bolus.training.health import HealthFinding, tell, watch
+from bolus.training.health.conflicts import weigh_conflicts
+from bolus.training.health.health import HealthFinding, tell, watch
+from bolus.training.health.online_probe import check_probe
+from bolus.training.health.start_probe import against_start, patience, watch_start
 from bolus.training.loaders import build_loader, data_hash, open_images, total_steps, unread_loader
-from bolus.training.online_probe import check_probe
 from bolus.training.processes import any_process, broadcast_parameters, gather, launched, same_everywhere
-from bolus.training.start_probe import against_start, patience, watch_start
 from bolus.training.window import Window, find_idle
 
 

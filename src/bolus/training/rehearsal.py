@@ -20,9 +20,9 @@ from bolus.data.images.clips import open_samples
 from bolus.recipe import Recipe
 from bolus.recipes.keys import Overrides
 from bolus.training.assembly import build_model, check_precision, resolve
+from bolus.training.health.online_probe import check_probe
 from bolus.training.loaders import build_loader, contract_of, total_steps, unread_loader
 from bolus.training.loop import apply_gradients, explain_memory, training_step
-from bolus.training.online_probe import check_probe
 from bolus.training.processes import launched
 
 

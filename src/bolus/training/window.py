@@ -14,7 +14,7 @@ from bolus.data.batches.loading import Fetched
 from bolus.errors import NonFiniteLossError
 from bolus.run import Run
 from bolus.training.checkpoint import last_checkpoint
-from bolus.training.health import HealthFinding
+from bolus.training.health.health import HealthFinding
 
 
 @dataclass

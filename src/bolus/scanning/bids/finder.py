@@ -20,8 +20,8 @@ from bolus.scanning.days import number_visits, to_dates
 from bolus.scanning.dicom.words import region_of
 from bolus.scanning.files import LeftOut, walk
 from bolus.scanning.found import Found
+from bolus.scanning.joining.taken import check_take, check_taken
 from bolus.scanning.same_files import drop_same
-from bolus.scanning.taken import check_take, check_taken
 from bolus.scanning.volumes import Volume, take_frames
 
 ROLES = {

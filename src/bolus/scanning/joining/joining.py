@@ -20,9 +20,9 @@ from bolus.data.text.spelling import text_of
 from bolus.errors import CohortError, UsageError
 from bolus.scanning.days import day_numbers, to_dates
 from bolus.scanning.found import Found
-from bolus.scanning.keys import find_keys, image_keys, key_texts
-from bolus.scanning.matching import Matches, match_rows
-from bolus.scanning.taken import check_take, check_taken
+from bolus.scanning.joining.keys import find_keys, image_keys, key_texts
+from bolus.scanning.joining.matching import Matches, match_rows
+from bolus.scanning.joining.taken import check_take, check_taken
 
 
 def join(

@@ -26,7 +26,7 @@ from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders
 from bolus.progress import Meter
 from bolus.recipe import ImagesSpec, Recipe
-from bolus.training.online_probe import Probed, probe_vectors
+from bolus.training.health.online_probe import Probed, probe_vectors
 
 WATCHED = 1024  # samples at most
 

@@ -20,8 +20,8 @@ from bolus.encoders.modalities import ModalityEncoders, each_encoder
 from bolus.evaluation.starts import build_start
 from bolus.recipe import Recipe
 from bolus.run import Run
-from bolus.training.health import HealthFinding, watch
-from bolus.training.online_probe import Probed
+from bolus.training.health.health import HealthFinding, watch
+from bolus.training.health.online_probe import Probed
 
 # Looks in a row below the start before a run is called behind it, or a third of the run if that is less.
 PATIENCE: Final = 3

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bolus.training.health import HealthFinding
+from bolus.training.health.health import HealthFinding
 
 FIGHT = -0.1  # mean cosine of gradients below which two objectives pull apart
 OFTEN = 0.75  # likewise the share of looks with a cosine below 0 above which they do

@@ -1,0 +1,1 @@
+"""Columns of a table beside the images, joined to their rows."""

@@ -1,0 +1,1 @@
+"""Whether a training is well: findings, probes while it runs, gradients that disagree."""
