@@ -84,19 +84,18 @@ class Scan:
         )
 
 
-def next_commands(cohort: Path, unit: str, roles: Mapping[str, str]) -> tuple[str, ...]:
+def next_commands(cohort: Path, roles: Mapping[str, str]) -> tuple[str, ...]:
     """The command lines from a cohort to a judged encoder.
 
     Args:
         cohort: cohort.yaml.
-        unit: `image`, `slice` or `clip`.
         roles: role -> column, empty of one that no question is to be about.
 
     Example:
         >>> roles = {"image": "image", "label:sick": "sick"}
-        >>> for line in next_commands(Path("cohort.yaml"), "slice", roles): print(line)
+        >>> for line in next_commands(Path("cohort.yaml"), roles): print(line)
         bolus check cohort.yaml -o cohort.yaml
-        bolus plan cohort.yaml --unit slice -o recipe.yaml
+        bolus plan cohort.yaml -o recipe.yaml
         bolus pretrain cohort.yaml --recipe recipe.yaml --out runs/a
         bolus evaluate classify runs/a cohort.yaml --target sick
     """
@@ -105,7 +104,7 @@ def next_commands(cohort: Path, unit: str, roles: Mapping[str, str]) -> tuple[st
     recipe, run = (shlex.quote(str(folder / name)) for name in (f"{stem}recipe.yaml", f"runs/{stem}a"))
     return (
         f"bolus check {here} -o {here}",
-        f"bolus plan {here} --unit {unit} -o {recipe}",
+        f"bolus plan {here} -o {recipe}",
         f"bolus pretrain {here} --recipe {recipe} --out {run}",
         f"bolus evaluate {_question(roles, run, here)}",
     )

@@ -109,11 +109,11 @@ def scan(
         roles = {**before.spec.roles, **roles}
         new = len(table) - len(before.table)
     table = _finish(table, roles, numbered="visit" in found.roles)
-    opened = _write(table, roles, out, before, root=None if plain else links_of(secret))
+    opened = _write(table, roles, out, before, root=None if plain else links_of(secret), unit=unit)
     secret.save()
     write_left_out(left_out, secret)
     shutil.rmtree(secret.beside("reading"), ignore_errors=True)
-    made = _report(opened, out, secret, found.notes + tuple(notes), left_out, unit=unit, new=new,
+    made = _report(opened, out, secret, found.notes + tuple(notes), left_out, new=new,
                    paths="plain" if plain else "links", ids="kept" if keep_ids else "hashed")  # fmt: skip
     write_json(_report_path(out), made.facts())
     return made
@@ -164,7 +164,9 @@ def _finish(table: pd.DataFrame, roles: dict[str, str], *, numbered: bool) -> pd
     return table[[*front, *(name for name in table if name not in front)]]
 
 
-def _write(table: pd.DataFrame, roles: dict[str, str], out: Path, before: Cohort | None, root: Path | None) -> Cohort:
+def _write(
+    table: pd.DataFrame, roles: dict[str, str], out: Path, before: Cohort | None, *, root: Path | None, unit: str | None
+) -> Cohort:
     """The table and cohort.yaml, which is opened once before it counts; what a person wrote into an older one stays."""
     out.parent.mkdir(parents=True, exist_ok=True)
     place = out.with_suffix(".csv") if before is None else out.parent / before.spec.table
@@ -174,6 +176,12 @@ def _write(table: pd.DataFrame, roles: dict[str, str], out: Path, before: Cohort
     spec = spec.model_copy(update={"roles": roles, "root": str(root) if root is not None else spec.root})
     with replacing(place) as temporary:
         table.to_csv(temporary, index=False)
+    chosen = unit or spec.unit or _unit_of(_opened(spec, out))
+    return _opened(spec.model_copy(update={"unit": chosen}), out)
+
+
+def _opened(spec: CohortSpec, out: Path) -> Cohort:
+    """The cohort of a cohort.yaml that is written here."""
     with replacing(out) as temporary:
         data = spec.model_dump(mode="json", exclude_defaults=True)
         temporary.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -182,9 +190,8 @@ def _write(table: pd.DataFrame, roles: dict[str, str], out: Path, before: Cohort
 
 def _report(
     cohort: Cohort, out: Path, key: Key, notes: tuple[str, ...], left_out: Mapping[str, list[Path]], *,
-    unit: str | None, new: int, paths: str, ids: str,
+    new: int, paths: str, ids: str,
 ) -> Scan:  # fmt: skip
-    chosen = unit or _unit_of(cohort)
     visit = next((role for role in ("visit", "time") if role in cohort.roles), None)
     visits = 0
     if visit is not None:
@@ -206,8 +213,8 @@ def _report(
         modalities={str(name): int(number) for name, number in modalities.items()},
         left_out={reason: len(each) for reason, each in left_out.items() if each},
         notes=notes,
-        unit=chosen,
-        commands=next_commands(out, chosen, roles),
+        unit=cohort.spec.unit or "image",
+        commands=next_commands(out, roles),
         key=key.path,
         paths=paths,
         ids=ids,

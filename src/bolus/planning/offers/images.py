@@ -24,10 +24,10 @@ ALONE = frozenset({"cr", "dx", "dr", "mg", "xr", "px", "xray", "xrays", "op", "f
 
 
 def suggest_unit(cohort: Cohort) -> tuple[str, str]:
-    """The unit that the columns suggest, and a few files where each row has its own; and why.
+    """The unit that cohort.yaml states, else the one that the columns and a few files suggest; and why.
 
     Args:
-        cohort: whose columns.
+        cohort: with its columns.
 
     Returns:
         `image`, `slice` or `clip`, and a sentence.
@@ -39,6 +39,8 @@ def suggest_unit(cohort: Cohort) -> tuple[str, str]:
         >>> suggest_unit(Cohort(frame, CohortSpec(table="t.csv")))
         ('slice', 'Rows have places in their volumes.')
     """
+    if cohort.spec.unit is not None:
+        return cohort.spec.unit, "cohort.yaml says so."
     roles, several = set(cohort.roles), len(set(cohort.modality.tolist())) > 1
     numbers = _frames(cohort) if rows_are_files(cohort) else []
     if sum(number > 1 for number in numbers) > len(numbers) / 2:
