@@ -18,6 +18,7 @@ from bolus.data.cohort.cohort import Cohort
 from dicom_tree import PLANTED as PLANTED_IN_DICOM
 from dicom_tree import write_export
 from image_trees import write_video
+from test_docs import README, commands
 
 Call = Callable[..., tuple[int, str]]
 PLANTED = re.compile("|".join([r"MRN77|mrn77|ZEBULON|sub-\d|201[015]-|201[01]0\d1\d", *PLANTED_IN_DICOM]))
@@ -156,6 +157,13 @@ def test_labels_are_joined_with_their_images(scanned: Callable[..., tuple[str, l
     assert table["label:finding"].value_counts().to_dict() == {"well": 24, "sick": 24}
     assert set(table["time"]) == {0, 365}
     assert (table.groupby("patient")["label:finding"].nunique() == 1).all()
+
+
+def test_readme_shows_what_a_scan_prints(scanned: Callable[..., tuple[str, list[list[str]]]]) -> None:
+    """The commands that are copied from there are those that the last test of this file runs."""
+    shown = [[*verb.split(), *words] for verb, words in commands(README)]
+    first = shown.index(["scan", "EXPORT", "-o", "cohort.yaml"])
+    assert shown[first + 1 : first + 5] == scanned("dicom")[1]
 
 
 @pytest.mark.slow
