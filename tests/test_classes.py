@@ -20,7 +20,7 @@ from bolus.data.text.spelling import MISSING, clean_text, spell_number
 from bolus.errors import CohortError, EvaluationError, UsageError
 from bolus.evaluation.elsewhere.matching import match_targets
 from bolus.evaluation.targets import find_targets
-from bolus.prediction import find_head
+from bolus.prediction.prediction import find_head
 
 KINDS = ("csv", "tsv", "parquet")
 ROLES = {"label:x": "x"}

@@ -34,7 +34,7 @@ from bolus.evaluation.probing.reading import evaluate
 from bolus.evaluation.segmentation.segment import evaluate_segment
 from bolus.objectives.contrasts.contrast import Contrast
 from bolus.objectives.dense.pixel import PixelContrast
-from bolus.prediction import predict
+from bolus.prediction.prediction import predict
 from bolus.recipe import EncoderSpec, Recipe
 from bolus.run import Run
 from bolus.training.assembly import build_model, resolve

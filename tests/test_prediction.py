@@ -18,7 +18,7 @@ from bolus.errors import EncoderError, EvaluationError, UsageError
 from bolus.evaluation.probing.heads import Head
 from bolus.evaluation.probing.reading import evaluate
 from bolus.evaluation.statistics.metrics import auroc
-from bolus.prediction import find_head, predict
+from bolus.prediction.prediction import find_head, predict
 from bolus.recipe import EncoderSpec
 
 

@@ -124,6 +124,14 @@ def scanned(
     return scan
 
 
+def texts_of(path: Path) -> bytes:
+    """What a file holds; of weights only names and remarks: four letters are somewhere in so many numbers."""
+    with path.open("rb") as file:
+        if path.suffix == ".safetensors":
+            return file.read(int.from_bytes(file.read(8), "little"))
+        return file.read()
+
+
 def commands_in(shown: str) -> list[list[str]]:
     return [shlex.split(line) for line in re.findall(r"^ *bolus (.*)$", shown, flags=re.MULTILINE)]
 
@@ -182,4 +190,4 @@ def test_all_commands_as_they_are_printed(
     assert list(Path("runs").rglob("*.jsonl"))
     for path in Path().rglob("*"):
         if path.is_file():
-            assert not IN_FILES.search(path.read_bytes()), path.name
+            assert not IN_FILES.search(texts_of(path)), path.name

@@ -999,12 +999,12 @@ def test_the_command_line_segments(
     assert {r.target for r in results} == {"mask", "mask=organ", "mask=lesion"}
     assert {r.labelled_patients for r in results} == {1, 2}
     assert len(list((cohort.parent / "o").glob("overlay-*.png"))) == 1
-    assert "wrote results, volumes and overlays to" in out
+    assert "wrote results, volumes, overlays and a segmenter to" in out
     words[words.index("--overlays") + 1] = "0"
     words[words.index("1,2")] = "1"
     code, out = call(monkeypatch, capfd, *words, "-o", cohort.parent / "o", "--cache", cohort.parent / "c")
     assert code == 0, out
-    assert "wrote results and volumes to" in out
+    assert "wrote results, volumes and a segmenter to" in out
     assert "1 labelled patient: undecided" in out
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from bolus.objectives.scores.supremix import supremix_loss as supremix_loss
     from bolus.phantom import make_phantom as make_phantom
     from bolus.planning.planner import plan as plan
-    from bolus.prediction import predict as predict
+    from bolus.prediction.prediction import predict as predict
     from bolus.recipe import Recipe as Recipe
     from bolus.run import Run as Run
     from bolus.scanning.scanning import scan as scan
@@ -72,7 +72,7 @@ _HOMES = {
     "load_encoder": "bolus.encoders.folders.folder",
     "make_phantom": "bolus.phantom",
     "plan": "bolus.planning.planner",
-    "predict": "bolus.prediction",
+    "predict": "bolus.prediction.prediction",
     "pretrain": "bolus.training.loop",
     "rank_n_contrast_loss": "bolus.objectives.scores.rank_n_contrast",
     "read_image": "bolus.data.readers.readers",

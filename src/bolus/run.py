@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import platform
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bolus.data.cohort.cohort import Cohort
-from bolus.data.cohort.split import patient_keys
+from bolus.data.cohort.split import hash_patients
 from bolus.data.images.cache import Quarantined
 from bolus.errors import BolusError, TrainingError
 from bolus.files import strict_json, write_json, write_text
@@ -195,7 +194,7 @@ class Run:
         cohort.save(self.folder / "cohort.yaml")
         lines = [json.dumps({"row": item.row + 1, "reason": item.reason}) + "\n" for item in quarantined]
         write_text(self.folder / "quarantine.jsonl", "".join(lines))
-        salt, train = secrets.token_hex(16), cohort.split == "train"
+        trained_on = hash_patients(cohort.patients[cohort.split == "train"])
         self._write(
             {
                 "status": "running",
@@ -207,8 +206,8 @@ class Run:
                 **facts,
                 "versions": versions(),
                 "platform": platform.platform(),
-                "salt": salt,
-                "training_patients": sorted(patient_keys(cohort.patients[train], salt)),
+                "salt": trained_on["salt"],
+                "training_patients": trained_on["keys"],
             }
         )
 

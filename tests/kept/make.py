@@ -68,7 +68,7 @@ def make(name: str, backbone: str) -> None:
     import torch
 
     import bolus
-    from bolus.prediction import Head
+    from bolus.prediction.prediction import Head
 
     place, cohort, cache = Path(name), Path("cohort/cohort.yaml"), Path(tempfile.mkdtemp())
     shutil.rmtree(place, ignore_errors=True)

@@ -245,21 +245,24 @@ def predict(
     encoder: EncoderArgument,
     cohort: CohortArgument,
     head: Annotated[str, typer.Option(help="a target of the run's evaluations, or a head file or folder")] = "",
-    out: Annotated[Path, typer.Option("-o", "--out", help="CSV or Parquet file to write")] = Path("predictions.csv"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="CSV or Parquet file to write; of masks, a folder")] = Path(
+        "predictions.csv"
+    ),
     size: SizeOption = None,
     precision: PrecisionOption = "fp32",
+    written_as: Annotated[str, typer.Option("--format", help="masks of DICOM images: nifti or dicom-seg")] = "nifti",
     *,
     table: TableOptions,
     cache: CacheOption = None,
 ) -> None:
-    """Apply a saved head, one line for each row of the table, or for each clip; labels are not needed."""
+    """Apply a saved head, one line for each row of the table, or for each clip; a segmenter draws masks."""
     if not head:
         raise UsageError("--head is needed: a target that was evaluated, or a head file")
     refuse_swapped(encoder, cohort)
 
-    from bolus.prediction import predict as run_predict
+    from bolus.prediction.prediction import predict as run_predict
 
-    asked: dict[str, Any] = {"size": size, "cache": cache, "precision": precision}
+    asked: dict[str, Any] = {"size": size, "cache": cache, "precision": precision, "written_as": written_as}
     frame = run_predict(encoder, table.open(cohort), head=head, out=out, **asked)
     predicted, remarks = int(frame["reason"].isna().sum()), frame.attrs["remarks"]
     facts = {"out": str(out), "rows": len(frame), "predictions": predicted, "notes": remarks}

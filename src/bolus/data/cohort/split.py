@@ -6,6 +6,7 @@ patients are added. Identifiers are compared as `data.text.identifiers` spells t
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection
 from hashlib import blake2b
 from typing import Any, TypeAlias
@@ -147,6 +148,16 @@ def patient_keys(patients: Labels, salt: str) -> set[str]:
     """
     _, texts = _identify(patients)
     return set(_keys(texts, salt))
+
+
+def hash_patients(patients: Labels) -> dict[str, Any]:
+    """A fresh `salt`, and the `keys` of the patients under it in order: what files say of whom something has seen.
+
+    >>> sorted(hash_patients(np.array(["a", "b", "a"])))
+    ['keys', 'salt']
+    """
+    salt = secrets.token_hex(16)
+    return {"salt": salt, "keys": sorted(patient_keys(patients, salt))}
 
 
 def overlap(keys: Collection[str], patients: Labels, salt: str) -> npt.NDArray[np.bool_]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,51 @@ def read_header(path: Path) -> tuple[Any, bool]:
     """
     with _unpacked(path) as (nibabel, stream, version, packed):
         return getattr(nibabel, f"Nifti{version}Header").from_fileobj(stream), packed
+
+
+def write_labels_like(image: Path, labels: Mapping[int, npt.NDArray[np.int64]], out: Path) -> None:
+    """Write a label map with the voxels, axes and affines of a NIfTI file: what `read_nifti` reads, put back.
+
+    Args:
+        image: the file whose geometry is taken; only its header is read.
+        labels: axial slice, as `read_nifti` counts them -> whole numbers from 0, `[H, W]`; other slices are 0.
+        out: .nii or .nii.gz.
+
+    Raises:
+        ImageError: slices of another size than the image's, or that it does not have.
+
+    Example:
+        >>> import tempfile, nibabel
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     image, mask = Path(folder) / "a.nii", Path(folder) / "m.nii.gz"
+        ...     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.diag([-1, 1, 5, 1])), image)
+        ...     write_labels_like(image, {1: np.eye(3, 4, dtype=np.int64)}, mask)
+        ...     read_nifti(mask).array[0, 1].tolist(), read_affine(mask).tolist() == read_affine(image).tolist()
+        ([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]], True)
+    """
+    with _opened(image) as volume:
+        import nibabel
+
+        shape = (*volume.shape, 1, 1)[:3]
+        orientation = nibabel.io_orientation(volume.affine)
+        axial = tuple(shape[int(np.flatnonzero(orientation[:, 0] == axis)[0])] for axis in (2, 1, 0))
+        highest = max((int(each.max()) for each in labels.values()), default=0)
+        array = np.zeros(axial, np.min_scalar_type(highest))
+        for number, each in labels.items():
+            if each.shape != axial[1:] or not 0 <= number < axial[0]:
+                raise ImageError(f"slice {number}: expected one of {axial[0]}, {list(axial[1:])}, found {each.shape}")
+            array[number] = each
+        ras = array.transpose(2, 1, 0)[::-1, ::-1]
+        back = nibabel.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], orientation)
+        header = volume.header.copy()
+        header.set_data_dtype(array.dtype)
+        header.set_slope_inter(1, 0)
+        for name in ("cal_min", "cal_max", "intent_code"):
+            header[name] = 0
+        header["descrip"] = header["aux_file"] = b""
+        voxels = np.ascontiguousarray(nibabel.apply_orientation(ras, back)).reshape(volume.shape)
+        made = type(volume)(voxels, None, header)
+    made.to_filename(out)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.special import expit, softmax
 
-from bolus.data.cohort.split import Labels, overlap, patient_keys
+from bolus.data.cohort.split import Labels, hash_patients, overlap
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders
 from bolus.errors import EvaluationError
@@ -79,9 +78,8 @@ class Head:
             weights: `digest_of_encoder` of the encoder whose embeddings it was fitted on.
             patients: `[rows]` identifiers of the training and validation patients; only keyed hashes are kept.
         """
-        salt = secrets.token_hex(16)
-        keys = tuple(sorted(patient_keys(patients, salt)))
-        return replace(self, encoder=weights, salt=salt, patients=keys)
+        known = hash_patients(patients)
+        return replace(self, encoder=weights, salt=known["salt"], patients=tuple(known["keys"]))
 
     def fits(self, encoder: Encoder | ModalityEncoders) -> bool | None:
         """Whether it was fitted on embeddings of these very weights; None where the head does not say."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
-from bolus.data.cohort.split import patient_keys
+from bolus.data.cohort.split import hash_patients
 from bolus.device import Precision
 from bolus.errors import UsageError
 from bolus.evaluation.notebook import as_html
@@ -225,7 +224,7 @@ def _judge(task: TargetTask, prepared: Prepared[Ahead]) -> Evaluation:
     kept: list[Path] = []
 
     def keep(name: str, trained: Finetuned) -> None:
-        lineage = [_training_of(cohort), *judged.lineage]
+        lineage = [hash_patients(cohort.patients[cohort.split == "train"]), *judged.lineage]
         kept.append(folder / f"finetuned-{file_name(name)}")
         trained = replace(trained, head=trained.head.signed(digest_of_encoder(trained.encoder), fitted[name]))
         trained.save(kept[-1], preprocessing=prepared.store.preprocessing.to_json(), lineage=lineage)
@@ -311,9 +310,3 @@ def _fitted_on(cohort: Cohort, rows: npt.NDArray[np.int64], question: Target, ta
     used = has_target(question.y[rows].astype(np.float64), task) & (cohort.split[rows] != "test")
     patients: pd.Series[Any] = cohort.patients.iloc[rows[used]]
     return patients
-
-
-def _training_of(cohort: Cohort) -> dict[str, Any]:
-    """Whom a fine-tuned encoder was trained on, for its lineage."""
-    salt = secrets.token_hex(16)
-    return {"salt": salt, "keys": sorted(patient_keys(cohort.patients[cohort.split == "train"], salt))}

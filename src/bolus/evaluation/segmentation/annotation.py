@@ -32,6 +32,7 @@ class Annotations:
         unread: rows that have a mask, but no image that can be read.
         notes: what a reader must know, in sentences.
         aspect: row -> `Image.aspect`, of the same rows as `codes`.
+        labels: of the foreground classes, what the masks hold for them.
     """
 
     names: tuple[str, ...]
@@ -40,6 +41,7 @@ class Annotations:
     unread: frozenset[int]
     notes: tuple[str, ...] = ()
     aspect: Mapping[int, float] = field(default_factory=dict)
+    labels: tuple[int, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -75,7 +77,7 @@ def read_annotations(cohort: Cohort, classes: Mapping[int, str] | None = None) -
     def read(item: tuple[tuple[Path, Path], list[int]]) -> list[RowMask]:
         (image, mask), of_file = item
         frames = [cohort.frame(row) for row in of_file]
-        return read_masks(image, mask, frames, _natives(image, frames, readers), readers)
+        return read_masks(image, mask, frames, find_natives(image, frames, readers), readers)
 
     found: dict[int, RowMask] = {}
     for of_file, masks in zip(files.values(), in_threads(read, list(files.items())), strict=True):
@@ -95,12 +97,13 @@ def read_annotations(cohort: Cohort, classes: Mapping[int, str] | None = None) -
     code = np.empty(len(known), dtype=np.min_scalar_type(len(known) - 1))
     code[order] = np.arange(len(known))
     codes = {row: code[np.searchsorted(known, item.labels)] for row, item in found.items() if item.labels is not None}
-    names = tuple(wanted[label] for label in known[order][1:].tolist())
+    meant = tuple(known[order][1:].tolist())
+    names = tuple(wanted[label] for label in meant)
     spacing = {row: item.spacing for row, item in found.items() if item.spacing is not None}
     unplaced = [int(cohort.origin[row]) for row, item in found.items() if not item.placed]
     notes = (f"masks of {name_rows(sorted(unplaced))} are {UNPLACED}",) if unplaced else ()
     aspect = {row: found[row].aspect for row in codes}
-    return Annotations(names, codes, spacing, frozenset(found) - frozenset(codes), notes, aspect)
+    return Annotations(names, codes, spacing, frozenset(found) - frozenset(codes), notes, aspect, meant)
 
 
 def check_classes(classes: Mapping[int, str] | None) -> dict[int, str]:
@@ -171,7 +174,7 @@ def why_without(cohort: Cohort, side: str, usable: Iterable[int]) -> str:
     )
 
 
-def _natives(path: Path, frames: Sequence[int | None], readers: Readers) -> list[Native | None]:
+def find_natives(path: Path, frames: Sequence[int | None], readers: Readers) -> list[Native | None]:
     """What is known of the images of one file; None where one cannot be read."""
     if frames != [None]:
         try:

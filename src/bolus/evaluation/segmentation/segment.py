@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
+from bolus.data.cohort.split import hash_patients
 from bolus.data.images.cache import ImageStore
 from bolus.data.readers.masks import to_square
 from bolus.encoders.modalities import one_encoder
@@ -35,6 +36,7 @@ from bolus.evaluation.segmentation.notes import (
 )
 from bolus.evaluation.segmentation.options import SegmentSpec
 from bolus.evaluation.segmentation.overlays import draw_overlay
+from bolus.evaluation.segmentation.saved import save_segmenter
 from bolus.evaluation.segmentation.segmenter import draw_labelled, fit_segmenter
 from bolus.evaluation.segmentation.stacks import Volume, find_volumes
 from bolus.evaluation.segmentation.task import TARGET, Segment
@@ -91,7 +93,8 @@ class Segmentation:
     def text(self) -> str:
         """The summary and the notes."""
         notes = [f"note: {note}" for note in self.notes]
-        what = "results, volumes and overlays" if any(self.folder.glob("overlay-*.png")) else "results and volumes"
+        pictures = ", overlays" if any(self.folder.glob("overlay-*.png")) else ""
+        what = f"results, volumes{pictures} and a segmenter"
         return "\n".join([self.summary(), "", *notes, f"wrote {what} to {self.folder}"])
 
 
@@ -133,8 +136,10 @@ def evaluate_segment(
         classes: label -> name; None: the labels in the masks of the training patients. 0 is the background.
         seed: of draws of patients, training, the random-init twin, and the bootstrap.
         draws: bootstrap resamples of the test patients.
-        out: folder for results.jsonl, volumes.parquet (no patient identifiers), notes.json and overlays, which replace
-            those of an earlier evaluation; where None a folder of this question in the run's `evaluations/`.
+        out: folder for results.jsonl, volumes.parquet (no patient identifiers), notes.json, overlays and, in
+            `segmenter-mask/`, the segmenter (judged encoder, most labelled patients, first draw) for `bolus predict`,
+            which replace those of an earlier evaluation; where None a folder of this question in the run's
+            `evaluations/`.
         size: input pixels of an encoder that does not state them.
         cache: cache folder; the user's where None.
         overlays: write so many pictures at most, a test volume each: its middle slice with the outlines of truth and
@@ -222,6 +227,8 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
                 except EvaluationError as error:
                     raise EvaluationError(f"{where}: {error}") from error
                 shown = (number, repeat, name) == (numbers[-1], 0, next(iter(encoders)))
+                if shown:
+                    kept = trained, rows
                 found = score_volumes(trained, volumes, in_mm=in_mm, on_volume=draw if shown else None)
                 scores[name, number].append(found)
                 about: dict[str, int | str] = {"labelled_patients": number, "repeat": repeat, "encoder": name}
@@ -247,6 +254,13 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
     evaluation = Segmentation(results, pd.concat(tables, ignore_index=True), folder, notes)
     files: dict[str, Callable[[Path], object]] = {"volumes.parquet": evaluation.volumes.to_parquet}
     files |= {name: partial(_save_picture, picture) for name, picture in pictures}
+    save_segmenter(
+        kept[0],
+        folder / f"segmenter-{TARGET}",
+        labels=dict(zip(annotations.labels, annotations.names, strict=True)),
+        patients=cohort.patients.iloc[kept[1]],
+        lineage=[hash_patients(cohort.patients[cohort.split == "train"]), *prepared.judged.lineage],
+    )
     write_evaluation(folder, results, notes, {TARGET: []}, files=files, stale=["overlay-row*.png"])
     return evaluation
 

@@ -19,8 +19,10 @@ from bolus.embedding.table import free_names
 from bolus.embedding.vectors import embed_samples
 from bolus.errors import EvaluationError, UsageError, name_rows, suggest
 from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.segmentation.saved import DECODER
 from bolus.evaluation.targets import file_name, shown
 from bolus.files import check_ending, replacing
+from bolus.prediction.masks import MaskFormat, predict_masks
 
 SUFFIXES = (".csv", ".parquet")
 _OF_PAIRS = ("change:", "amount_of_change:")
@@ -35,20 +37,24 @@ def predict(
     size: int | None = None,
     cache: Path | None = None,
     precision: Precision = "fp32",
+    written_as: MaskFormat = "nifti",
 ) -> pd.DataFrame:
-    """Predict for every row of a cohort, in its order, with a head that an evaluation saved.
+    """Predict for every row of a cohort, in its order, with a head or a segmenter that an evaluation saved.
 
-    Labels are not needed. Clips come as one line each, with the columns of their first row.
+    Labels are not needed. Clips come as one line each, with the columns of their first row. What a segmenter gives,
+    files of masks, is said at `bolus.prediction.masks.predict_masks`.
 
     Args:
         source: run folder, encoder folder or hub name, which must be there even where it is not used: a head that lies
             with its own encoder (`finetuned-NAME`) is used with that one, and a remark says so.
         cohort: cohort.yaml, a table with conventional column names, or an open cohort.
         head: the name of a target in the evaluations of the run, a head file, or a folder with an encoder and a head.
-        out: a .csv or .parquet file to write, whole or not at all.
+        out: a .csv or .parquet file to write, whole or not at all; for a segmenter, the folder of its masks.
         size: input pixels of an encoder that does not state them.
         cache: cache folder; the user's where None.
-        precision: of embedding: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
+        precision: of embedding: `bf16` or `fp16` compute under autocast, which on an accelerator is faster; masks are
+            computed in `fp32`.
+        written_as: masks of DICOM images as `nifti` or `dicom-seg`.
 
     Returns:
         `row` (from 1), the table's own columns (where a name is taken, with `table_` before it until it is free), then
@@ -58,17 +64,26 @@ def predict(
 
     Raises:
         UsageError: another suffix of `out`, the table itself as `out`, a head of pairs of samples, a name that several
-            heads have, another precision, or a size for an encoder that states its own.
+            heads have, another precision, or a size for an encoder that states its own; a segmenter without a folder
+            to write to.
         EvaluationError: no such head, or one that was fitted on embeddings of another encoder.
         EncoderError, CohortError: encoder or cohort cannot be opened, or most of its images cannot be read.
     """
+    check_precision(precision)
+    path = find_head(source, head)
+    if path.name == DECODER:
+        if size is not None or precision != "fp32":
+            raise UsageError("a segmenter states its size, and computes in fp32: leave out size and precision")
+        if out is None or Path(out).suffix.lower() in SUFFIXES:
+            raise UsageError(f"-o: masks need a folder, found {'none' if out is None else Path(out).name}")
+        return predict_masks(path.parent, Cohort.open(cohort), out=Path(out), written_as=written_as, cache=cache)
+    if written_as != "nifti":
+        raise UsageError(f"--format {written_as} is for masks, and {path.name} is a head of one value an image")
     if out is not None:
         check_ending(Path(out), "out", *SUFFIXES)
-    check_precision(precision)
     opened = Cohort.open(cohort)
     if out is not None:
         opened.refuse_to_overwrite(Path(out))
-    path = find_head(source, head)
     found = Head.load(path)
     if found.target.startswith(_OF_PAIRS):
         raise UsageError(f"the head of {found.target!r} reads the difference of two samples, not single images")
@@ -124,9 +139,9 @@ def find_head(source: str | Path, head: str | Path) -> Path:
 
     Args:
         source: a run folder, where a name is looked up: `evaluations/*/head-NAME-linear.safetensors`, and
-            `evaluations/*/finetuned-NAME/head.safetensors`, of which `finetuned-NAME` means the latter only; or any
-            encoder, where `head` must be a path.
-        head: a name, a file, or a folder with one head in it.
+            `evaluations/*/finetuned-NAME/head.safetensors`, of which `finetuned-NAME` means the latter only, and
+            `evaluations/*/segmenter-NAME/decoder.safetensors`; or any encoder, where `head` must be a path.
+        head: a name, a file, or a folder with one head or segmenter in it.
 
     Raises:
         EvaluationError: nothing there.
@@ -139,7 +154,7 @@ def find_head(source: str | Path, head: str | Path) -> Path:
     path = Path(head)
     if path.is_file():
         return path
-    inside = sorted(path.glob("head*.safetensors"))
+    inside = sorted([*path.glob("head*.safetensors"), *path.glob(DECODER)])
     if len(inside) == 1:
         return inside[0]
     if inside:
@@ -150,7 +165,8 @@ def find_head(source: str | Path, head: str | Path) -> Path:
             f"no head {name!r}: no such file, and {source} has no evaluations to look it up in; "
             "bolus evaluate saves heads"
         )
-    heads = sorted([*folder.glob("*/head-*.safetensors"), *folder.glob("*/finetuned-*/head.safetensors")])
+    kinds = ("head-*.safetensors", "finetuned-*/head.safetensors", f"segmenter-*/{DECODER}")
+    heads = sorted(path for kind in kinds for path in folder.glob(f"*/{kind}"))
     name = file_name(shown(name))
     fitting = [each for each in heads if name in _names_of(each)] or [
         each for each in heads if _asks(each, shown(str(head)))
@@ -176,8 +192,8 @@ def _asks(path: Path, target: str) -> bool:
 
 def _names_of(path: Path) -> tuple[str, ...]:
     """The target as the head's file or, beside an encoder, its folder spells it; that folder's name, too."""
-    if path.name == "head.safetensors":
-        return path.parent.name.removeprefix("finetuned-"), path.parent.name
+    if path.name in ("head.safetensors", DECODER):
+        return path.parent.name.partition("-")[2], path.parent.name
     return (path.name.removeprefix("head-").removesuffix(".safetensors").removesuffix("-linear"),)
 
 

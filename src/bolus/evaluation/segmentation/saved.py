@@ -1,0 +1,101 @@
+"""A trained segmenter as a folder: its encoder, its decoder, and what its classes are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from bolus.data.cohort.split import Labels, hash_patients, overlap
+from bolus.embedding.opening import Judged, open_encoder
+from bolus.encoders.families.unet import MaskDecoder
+from bolus.encoders.folders.folder import save_encoder
+from bolus.encoders.modalities import one_encoder
+from bolus.errors import EvaluationError
+from bolus.evaluation.segmentation.segmenter import Segmenter
+from bolus.files import replacing
+
+DECODER = "decoder.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class SavedSegmenter:
+    """A segmenter that was read back, in evaluation mode.
+
+    Args:
+        judged: its encoder with its preprocessing, and whom both were trained on.
+        decoder: on its features.
+        labels: of the foreground classes 1..K-1, the numbers that masks have.
+        names: of these classes.
+        salt: of
+        patients: keys of the patients whose masks it was trained on.
+    """
+
+    judged: Judged
+    decoder: MaskDecoder
+    labels: tuple[int, ...]
+    names: tuple[str, ...]
+    salt: str
+    patients: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """K, with the background."""
+        return len(self.labels) + 1
+
+    def knows(self, patients: Labels) -> NDArray[np.bool_]:
+        """Rows of patients whose masks it was trained on: bool `[rows]`."""
+        return overlap(self.patients, patients, self.salt)
+
+
+def save_segmenter(
+    segmenter: Segmenter,
+    folder: Path,
+    *,
+    labels: Mapping[int, str],
+    patients: Labels,
+    lineage: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write an encoder folder with `decoder.safetensors` in it, which comes last.
+
+    Args:
+        segmenter: what `fit_segmenter` made.
+        folder: made where it is missing.
+        labels: of the foreground classes, in their order: the number that masks have -> its name.
+        patients: whose masks it was trained on, one or more rows each; only keyed hashes are kept.
+        lineage: as `save_encoder`.
+    """
+    (folder / DECODER).unlink(missing_ok=True)
+    save_encoder(segmenter.encoder, folder, preprocessing=segmenter.store.preprocessing.to_json(), lineage=lineage)
+    about = {"labels": list(labels), "names": list(labels.values()), **hash_patients(patients)}
+    weights = segmenter.decoder.state_dict()
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    with replacing(folder / DECODER) as temporary:
+        save_file(state, temporary, metadata={"bolus_segmenter": json.dumps(about)})
+
+
+def load_segmenter(folder: str | Path) -> SavedSegmenter:
+    """Read what `save_segmenter` wrote.
+
+    Raises:
+        EvaluationError: no such folder, or a decoder that is damaged or of another encoder.
+        EncoderError: its encoder cannot be opened.
+    """
+    path = Path(folder) / DECODER
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["bolus_segmenter"])
+        judged = open_encoder(path.parent)
+        decoder = MaskDecoder(one_encoder(judged.encoder, wanted_by="segmentation").shape, len(about["labels"]) + 1)
+        decoder.load_state_dict(load_file(path))
+        names, salt, keys = tuple(map(str, about["names"])), str(about["salt"]), tuple(about["keys"])
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError, RuntimeError) as error:
+        raise EvaluationError(f"{path} is not the decoder of a segmenter beside it: {type(error).__name__}") from error
+    return SavedSegmenter(judged, decoder.eval(), tuple(map(int, about["labels"])), names, salt, keys)

@@ -1,0 +1,1 @@
+"""What a saved head or segmenter says of new images."""
