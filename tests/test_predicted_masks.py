@@ -1,0 +1,228 @@
+"""Masks of new images by a saved segmenter: where they lie, what is said of images without one, and SEG.
+
+The segmenter of most tests takes what is bright for class 7, so that the right mask is known of every pixel.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import highdicom
+import nibabel
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+
+from bolus.data.batches.augment import plain
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.images.cache import Preprocessing, build_store
+from bolus.data.readers.dicom_stack import find_stack
+from bolus.encoders.building import build_encoder
+from bolus.errors import EvaluationError, ImageError, UsageError
+from bolus.evaluation.segmentation.options import SegmentSpec
+from bolus.evaluation.segmentation.saved import DECODER, load_segmenter, save_segmenter
+from bolus.evaluation.segmentation.segmenter import Segmenter, fit_segmenter
+from bolus.prediction.prediction import predict
+from bolus.recipe import EncoderSpec
+from dicom_tree import CR, CT, Tree, person, radiograph, slice_tags
+
+SIZE = 16
+Call = Callable[..., tuple[int, str]]
+
+
+def blocks(seed: int, slices: int = 1) -> NDArray[np.bool_]:
+    """`[slices, 16, 16]`, quarters that are bright or dark, no slice without one of each."""
+    rng = np.random.default_rng(seed)
+    quarters = np.stack([rng.permutation([True, False, False, bool(seed % 2)]) for _ in range(slices)])
+    return quarters.reshape(slices, 2, 2).repeat(8, 1).repeat(8, 2)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A segmenter of labels 7 and 3, trained for two steps."""
+    folder = tmp_path / "training"
+    folder.mkdir()
+    rows = []
+    for n in range(4):
+        PillowImage.fromarray((blocks(n)[0] * 200).astype(np.uint8)).save(folder / f"{n}.png")
+        rows.append([f"{n}.png", f"P-{n}", "train"])
+    pd.DataFrame(rows, columns=["image", "patient", "split"]).to_csv(folder / "table.csv", index=False)
+    cohort = Cohort.open(folder / "table.csv")
+    store = build_store(cohort, Preprocessing(SIZE, 1), folder=tmp_path / "cache")
+    encoder = build_encoder(EncoderSpec(backbone="unet2"), seed=5)
+    labels = {n: np.zeros((store.preprocessing.cached_size,) * 2, np.int64) for n in range(4)}
+    spec = SegmentSpec(steps=2, batch_size=2)
+    trained = fit_segmenter(encoder, store, cohort.samples("image"), labels, np.arange(4), num_classes=3, spec=spec)
+    out = tmp_path / "segmenter-mask"
+    save_segmenter(trained, out, labels={7: "organ", 3: "lesion"}, patients=cohort.patients[:2], lineage=[])
+    expected = trained.predict(np.arange(4))
+    read = load_segmenter(out)
+    again = Segmenter(read.judged.encoder, read.decoder, store, cohort.samples("image"), 3)  # type: ignore[arg-type]
+    assert torch.equal(again.predict(np.arange(4)), expected)
+    assert read.knows(cohort.patients).tolist() == [True, True, False, False]
+    return out
+
+
+@pytest.fixture
+def bright(monkeypatch: pytest.MonkeyPatch) -> None:
+    def predict_bright(self: Segmenter, positions: NDArray[np.int64], *, batch_size: int = 64) -> torch.Tensor:
+        stored = self.store.gather(self.samples.first_row[positions]).unit(torch.device("cpu"))
+        x = plain(stored, size=SIZE)[:, 0]
+        return torch.stack([1 - x, x, torch.zeros_like(x)], dim=1)
+
+    monkeypatch.setattr(Segmenter, "predict", predict_bright)
+
+
+def ask(saved: Path, table: Path, out: Path, **given: Any) -> pd.DataFrame:
+    return predict(saved, table, head=saved, out=out, cache=out.parent / "cache", **given)
+
+
+def write_table(folder: Path, rows: list[list[Any]], *names: str) -> Path:
+    pd.DataFrame(rows, columns=["image", "patient", *names]).to_csv(folder / "t.csv", index=False)
+    return folder / "t.csv"
+
+
+@pytest.mark.usefixtures("bright")
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR", "PIL"])
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_mask_has_the_voxels_and_the_affine_of_its_nifti_image(
+    axes: str, kind: Any, saved: Path, tmp_path: Path
+) -> None:
+    """Bright voxels, seen in the file's own array, are the mask's, in any order of axes and a turned affine."""
+    affine = np.array([[1.5, 0.1, 0, 11], [-0.1, 1.5, 0.2, -7], [0, 0, 4.0, 3], [0, 0, 0, 1]])
+    ras = kind((blocks(3, slices=5).transpose(2, 1, 0) * 200).astype(np.int16), affine)
+    codes = (nibabel.orientations.axcodes2ornt(each) for each in ("RAS", axes))
+    image = ras.as_reoriented(nibabel.orientations.ornt_transform(*codes))
+    image.header.set_slope_inter(1, 0)
+    image.to_filename(tmp_path / "a.nii.gz")
+    table = write_table(tmp_path, [["a.nii.gz", "p", n] for n in range(4)], "order")
+    frame = ask(saved, table, tmp_path / "masks")
+    assert frame["mask"].tolist() == ["mask-row1.nii.gz"] * 4
+    expected = np.asanyarray(ras.dataobj) > 0
+    expected[:, :, 4] = False  # no row is of this slice
+    assert frame["pixels:organ"].tolist() == expected.sum((0, 1))[:4].tolist()
+    expected = nibabel.apply_orientation(expected, nibabel.io_orientation(np.linalg.inv(image.affine) @ ras.affine))
+    mask = nibabel.load(tmp_path / "masks" / "mask-row1.nii.gz")
+    assert np.array_equal(np.asanyarray(mask.dataobj), expected * 7)
+    assert np.array_equal(mask.affine, nibabel.load(tmp_path / "a.nii.gz").affine)
+    assert mask.header["sform_code"] == image.header["sform_code"]
+    assert mask.get_data_dtype() == np.uint8
+
+
+def write_series(root: Path, **more: Any) -> tuple[Path, dict[float, NDArray[np.bool_]]]:
+    """Five slices, listed in disorder; where -> what is bright there."""
+    tree, truth, rows = Tree(root), {}, []
+    for number, place in enumerate((9.0, -3.0, 5.0, 1.0, 13.0)):
+        truth[place] = blocks(7 + number)[0]
+        tags = slice_tags("20200101", number + 1, place, FrameOfReferenceUID="1.2.9", StudyTime="", **more)
+        tags |= {"PixelSpacing": [0.5, 0.75], "ImagePositionPatient": [-20, 30, place], "SliceThickness": 4}
+        path = tree.write(f"p/s/ct/{number}", CT, {**person(1), **tags}, (truth[place] * 2000).astype(np.uint16))
+        rows.append([str(path.relative_to(root)), "p", "CT", "s", number])
+    return write_table(root, rows, "modality", "series", "order"), truth
+
+
+@pytest.mark.usefixtures("bright")
+def test_a_dicom_series_has_one_mask_where_its_pixels_lie(saved: Path, tmp_path: Path) -> None:
+    table, truth = write_series(tmp_path / "export")
+    frame = ask(saved, table, tmp_path / "masks")
+    assert frame["mask"].tolist() == ["mask-row1.nii.gz"] * 5
+    mask = nibabel.load(tmp_path / "masks" / "mask-row1.nii.gz")
+    assert mask.shape == (16, 16, 5)
+    assert np.allclose(mask.header.get_zooms(), (0.75, 0.5, 4.0))
+    for (place, bright_there), (row, column) in itertools.product(truth.items(), [(0, 0), (3, 9), (12, 5), (15, 15)]):
+        lps = np.array([-20 + 0.75 * column, 30 + 0.5 * row, place, 1.0])  # PS3.3, equation C.7.6.2.1-1
+        at = np.linalg.inv(mask.affine) @ (lps * [-1, -1, 1, 1])
+        assert np.allclose(at, np.round(at), atol=1e-6)
+        assert np.asanyarray(mask.dataobj)[tuple(np.round(at[:3]).astype(int))] == 7 * bright_there[row, column]
+
+
+@pytest.mark.usefixtures("bright")
+def test_a_seg_refers_to_its_images(saved: Path, tmp_path: Path) -> None:
+    table, truth = write_series(tmp_path / "export")
+    frame = ask(saved, table, tmp_path / "masks", written_as="dicom-seg")
+    assert frame["mask"].tolist() == ["mask-row1.dcm"] * 5
+    assert any("identifiers" in remark for remark in frame.attrs["remarks"])
+    seg = highdicom.seg.segread(tmp_path / "masks" / "mask-row1.dcm")
+    assert [seg.get_segment_description(n).segment_label for n in (1, 2)] == ["organ", "lesion"]
+    images = [pydicom.dcmread(path) for path in sorted((tmp_path / "export").rglob("*")) if path.is_file() and
+              path.suffix != ".csv"]  # fmt: skip
+    found = seg.get_pixels_by_source_instance([image.SOPInstanceUID for image in images], segment_numbers=[1])
+    for pixels, image in zip(found, images, strict=True):
+        assert np.array_equal(pixels[..., 0] > 0, truth[float(image.ImagePositionPatient[2])])
+
+
+@pytest.mark.usefixtures("bright")
+def test_images_without_a_place_have_a_picture_each(saved: Path, tmp_path: Path) -> None:
+    tree, truth, rows = Tree(tmp_path / "e"), blocks(4, slices=3), []
+    for n in range(2):
+        tags = {**person(n), **radiograph("CR", "20200101", "PA", "CHEST")}
+        path = tree.write(f"p{n}/s/cr/{n}", CR, tags, (truth[n] * 4000).astype(np.uint16))
+        rows.append([str(path.relative_to(tmp_path / "e")), f"p{n}", "CR"])
+    PillowImage.fromarray((truth[2] * 255).astype(np.uint8)).save(tmp_path / "e" / "MRN-1.png")
+    table = write_table(tmp_path / "e", [*rows, ["MRN-1.png", "q", "XC"], ["MRN-2.png", "q", "XC"]], "modality")
+    frame = ask(saved, table, tmp_path / "masks")
+    assert frame["mask"].tolist()[:3] == ["mask-row1.png", "mask-row2.png", "mask-row3.png"]
+    for name, bright_there in zip(frame["mask"][:3], truth, strict=True):
+        assert np.array_equal(np.asarray(PillowImage.open(tmp_path / "masks" / name)), 7 * bright_there)
+    assert frame["mask"].isna().tolist() == frame["reason"].notna().tolist() == [False, False, False, True]
+    assert "1 rows have no mask, see their reason (row 4)." in frame.attrs["remarks"]
+    written = pd.read_csv(tmp_path / "masks" / "masks.csv")
+    assert written["row"].tolist() == [1, 2, 3, 4]
+    assert written["pixels:lesion"].tolist()[:3] == [0, 0, 0]
+    seg = ask(saved, table, tmp_path / "segs", written_as="dicom-seg")
+    assert seg["mask"].tolist()[:3] == ["mask-row1.dcm", "mask-row2.dcm", "mask-row3.png"]
+
+
+def test_slices_that_are_no_stack_lie_by_themselves(tmp_path: Path) -> None:
+    tree, dark = Tree(tmp_path), np.zeros((4, 4), np.uint16)
+    places = {"uneven": (0.0, 2.0, 5.0), "same": (1.0, 1.0, 1.0), "none": (None, None)}
+    for name, series in places.items():
+        paths = [
+            tree.write(f"p/s/{name}/{n}", CT, slice_tags("20200101", n, place), dark) for n, place in enumerate(series)
+        ]
+        with pytest.raises(ImageError):
+            find_stack(paths)
+        if name != "none":
+            assert find_stack(paths[:1])[1][2, 3] == series[0]
+    turned = tree.write(
+        "p/s/t/0", CT, slice_tags("20200101", 0, 2.0, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), dark
+    )
+    with pytest.raises(ImageError, match="turned"):
+        find_stack([tree.files["p/s/uneven/0"], turned])
+
+
+def test_what_cannot_be_is_refused_and_nothing_is_left(saved: Path, tmp_path: Path) -> None:
+    table, _ = write_series(tmp_path / "export")
+    for given, said in (
+        ({"size": 20}, "states its size"),
+        ({"precision": "bf16"}, "fp32"),
+        ({"written_as": "mha"}, "nifti or dicom-seg"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            ask(saved, table, tmp_path / "masks", **given)
+    with pytest.raises(UsageError, match="need a folder"):
+        ask(saved, table, tmp_path / "masks.csv")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").write_text("kept")
+    with pytest.raises(UsageError, match="new or empty"):
+        ask(saved, table, tmp_path / "full")
+    assert not (tmp_path / "masks").exists()
+    (saved / DECODER).write_bytes(b"torn")
+    with pytest.raises(EvaluationError, match="not the decoder"):
+        ask(saved, table, tmp_path / "masks")
+    assert not list(tmp_path.glob(".masks*"))
+
+
+def test_masks_from_the_command_line(saved: Path, tmp_path: Path, call_bolus: Call) -> None:
+    table, _ = write_series(tmp_path / "export")
+    code, said = call_bolus("predict", saved, table, "--head", saved, "-o", tmp_path / "masks")
+    assert code == 0, said
+    assert "5 predictions for 5 rows in" in said
+    assert (tmp_path / "masks" / "masks.csv").is_file()
