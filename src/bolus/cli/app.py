@@ -215,6 +215,7 @@ def embed(
     cohort: CohortArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file to write")] = Path("embeddings.parquet"),
     keep_context: Annotated[bool, typer.Option(help="apply the run's context blocks")] = True,
+    with_map: Annotated[bool, typer.Option("--map", help="add x, y and nearest neighbours, for an explorer")] = False,
     size: SizeOption = None,
     precision: PrecisionOption = "fp32",
     *,
@@ -228,7 +229,7 @@ def embed(
     from bolus.embedding.table import embed as run_embed
 
     asked: dict[str, Any] = {"size": size, "cache": cache, "precision": precision}
-    frame = run_embed(encoder, opened, out=out, keep_context=keep_context, **asked)
+    frame = run_embed(encoder, opened, out=out, keep_context=keep_context, with_map=with_map, **asked)
     width, remarks = len(frame["embedding"].iloc[0]) if len(frame) else 0, frame.attrs["remarks"]
     facts = {"out": str(out), "rows": len(frame), "width": width, "notes": remarks}
     tell(facts, f"{len(frame)} embeddings of width {width} in {out}", *(f"note: {remark}" for remark in remarks))

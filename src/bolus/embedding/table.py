@@ -17,6 +17,7 @@ from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.images.cache import ImageStore
 from bolus.device import Precision, check_precision, device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
+from bolus.embedding.projection import find_map, find_neighbours
 from bolus.embedding.vectors import embed_samples
 from bolus.files import check_ending, replacing
 from bolus.progress import Meter
@@ -33,6 +34,7 @@ def embed(
     size: int | None = None,
     cache: Path | None = None,
     precision: Precision = "fp32",
+    with_map: bool = False,
     quiet: bool = True,
 ) -> pd.DataFrame:
     """Embed every readable image or clip of a cohort; quarantined rows are absent, and remarked on in the metadata.
@@ -45,6 +47,8 @@ def embed(
         size: input pixels of an encoder that does not state them.
         cache: cache folder; the user's where None.
         precision: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
+        with_map: add `x` and `y`, places on a map of the embeddings, and `neighbors`, the 15 nearest others by cosine:
+            `{"ids": lines from 0, "distances": 1 - cosine}`, as embedding-atlas reads them.
         quiet: show no progress.
         out: a Parquet file to write; its schema metadata holds encoder, recipe and preprocessing.
 
@@ -77,14 +81,29 @@ def embed(
     if samples.unit == "clip":
         facts["rows"] = samples.num_rows[positions]
     frame = cohort.table.iloc[rows].reset_index(drop=True)
-    frame.columns = pd.Index(free_names(list(map(str, frame.columns)), {*facts, "embedding"}))
+    added, said = _map_of(vectors) if with_map else ({}, [])
+    frame.columns = pd.Index(free_names(list(map(str, frame.columns)), {*facts, *added, "embedding"}))
     for place, (name, values) in enumerate(facts.items()):
         frame.insert(place, name, values)
+    frame = frame.assign(**added)
     if out is not None:
         _write(Path(out), frame, vectors, judged, store)
     frame = frame.assign(embedding=list(vectors))
-    frame.attrs["remarks"] = remarks_on(judged, store)
+    frame.attrs["remarks"] = [*remarks_on(judged, store), *said]
     return frame
+
+
+def _map_of(vectors: npt.NDArray[np.float32]) -> tuple[dict[str, Any], list[str]]:
+    """The columns of a map, and what to know of it."""
+    places, method = find_map(vectors)
+    others = zip(*(each.tolist() for each in find_neighbours(vectors)), strict=True)
+    columns = {
+        "x": places[:, 0],
+        "y": places[:, 1],
+        "neighbors": [{"ids": ids, "distances": distances} for ids, distances in others],
+    }
+    means = "; sizes of groups and distances between them mean nothing" if method == "t-SNE" else ""
+    return columns, [f"The map is by {method}{means}."]
 
 
 def free_names(names: list[str], taken: set[str]) -> list[str]:
