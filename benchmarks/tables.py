@@ -418,6 +418,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "verdicts-coverage": coverage_table,
     "opening": opening_table,
     "starts": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("linear"))),
+    "starts-summary": lambda: markdown(*starts_pages.summary_of(starts_pages.lines_of("linear"))),
     "starts-chest": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("linear", "starts-chest"))),
     "mlvicx": mlvicx_table,
     "mlvicx-differences": mlvicx_differences,
