@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
+
+from bolus.data.images.cache import ImageStore
+from bolus.data.readers.masks import to_square
+from bolus.evaluation.segmentation.stacks import Volume
 
 # Blue and orange are told apart by the colour-blind too; class after class takes the next tone, then the first again.
 TRUTH = ((86, 180, 233), (0, 114, 178), (190, 225, 255), (60, 90, 220))
 PREDICTED = ((230, 159, 0), (213, 94, 0), (255, 220, 150), (160, 80, 20))
 BOTH = (255, 255, 255)  # of one class
 ENLARGED = 4  # screen pixels for one of the image, so that an outline does not hide what it is about
+
+
+def draw_middle(store: ImageStore, volume: Volume, predicted: NDArray[Any]) -> NDArray[np.uint8]:
+    """`draw_overlay` of the middle slice of a volume, in the square that the encoder sees; `predicted`: `[T, H, W]`."""
+    middle = len(volume.rows) // 2
+    image = store.gather(volume.rows[middle : middle + 1]).unit()[0].numpy()
+    both, aspect = (volume.truth[middle], predicted[middle]), volume.aspect_of(middle)
+    fit, size = store.preprocessing.fit, image.shape[-1]
+    truth, guess = (to_square(each, fit=fit, size=size, aspect=aspect) for each in both)
+    return draw_overlay(image, truth, guess)
+
+
+def save_picture(picture: NDArray[np.uint8], path: Path) -> None:
+    """As PNG, whatever the path ends in."""
+    PIL.Image.fromarray(picture).save(path, format="PNG")
 
 
 def draw_overlay(image: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.uint8]:

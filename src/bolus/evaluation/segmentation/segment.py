@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.cohort.split import hash_patients
-from bolus.data.images.cache import ImageStore
 from bolus.data.readers.masks import to_square
 from bolus.encoders.modalities import one_encoder
 from bolus.errors import EvaluationError
@@ -35,10 +34,10 @@ from bolus.evaluation.segmentation.notes import (
     notes_on_data,
 )
 from bolus.evaluation.segmentation.options import SegmentSpec
-from bolus.evaluation.segmentation.overlays import draw_overlay
+from bolus.evaluation.segmentation.overlays import draw_middle, save_picture
 from bolus.evaluation.segmentation.saved import save_segmenter
 from bolus.evaluation.segmentation.segmenter import draw_labelled, fit_segmenter
-from bolus.evaluation.segmentation.stacks import Volume, find_volumes
+from bolus.evaluation.segmentation.stacks import find_volumes
 from bolus.evaluation.segmentation.task import TARGET, Segment
 from bolus.evaluation.segmentation.volume_scores import (
     SegmenterKey,
@@ -203,7 +202,7 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
 
     def draw(number: int, predicted: IntArray) -> None:
         if number < task.overlays:
-            picture = _draw(store, volumes[number], predicted)
+            picture = draw_middle(store, volumes[number], predicted)
             pictures.append((f"overlay-row{first[number]}.png", picture))
 
     with Meter("training segmenters, step", len(scores) * task.repeats * spec.steps, quiet=judging.quiet) as meter:
@@ -253,7 +252,7 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
     notes = [*said, *notes, *prepared.notes]
     evaluation = Segmentation(results, pd.concat(tables, ignore_index=True), folder, notes)
     files: dict[str, Callable[[Path], object]] = {"volumes.parquet": evaluation.volumes.to_parquet}
-    files |= {name: partial(_save_picture, picture) for name, picture in pictures}
+    files |= {name: partial(save_picture, picture) for name, picture in pictures}
     save_segmenter(
         kept[0],
         folder / f"segmenter-{TARGET}",
@@ -300,19 +299,3 @@ def _labelled_rows(cohort: Cohort, annotations: Annotations, readable: NDArray[n
             f"{'has' if found == 1 else 'have'} a mask and an image; {why_without(cohort, 'train', rows.tolist())}"
         )
     return rows
-
-
-def _draw(store: ImageStore, volume: Volume, predicted: IntArray) -> NDArray[np.uint8]:
-    """A picture of the middle slice of a volume."""
-    middle = len(volume.rows) // 2
-    image = store.gather(volume.rows[middle : middle + 1]).unit()[0].numpy()
-    both, aspect = (volume.truth[middle], predicted[middle]), volume.aspect_of(middle)
-    fit, size = store.preprocessing.fit, image.shape[-1]
-    truth, guess = (to_square(each, fit=fit, size=size, aspect=aspect) for each in both)
-    return draw_overlay(image, truth, guess)
-
-
-def _save_picture(picture: NDArray[np.uint8], path: Path) -> None:
-    import PIL.Image
-
-    PIL.Image.fromarray(picture).save(path, format="PNG")
