@@ -89,7 +89,7 @@ def at_desk(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     keys = ("training.epochs=1", "training.health_epochs=null", "images.size=16", "sampling.batch_size=32")
     monkeypatch.setitem(demonstration.OVERRIDES, "mlvicx", (*demonstration.OVERRIDES["mlvicx"], *keys))
     train, ablate, segment, draw = bolus.pretrain, bolus.ablate, bolus.evaluate_segment, bolus.make_phantom
-    scan, few = bolus.scan, {"spec": bolus.SegmentSpec(steps=1), "repeats": 1}
+    scan, few = bolus.scan, bolus.SegmentSpec(steps=1)
 
     def small_pretrain(cohort: Any, *, recipe: Any, overrides: Any = (), **rest: Any) -> Any:
         given = [f"{key}={value}" for key, value in overrides.items()] if isinstance(overrides, dict) else overrides
@@ -99,11 +99,11 @@ def at_desk(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def small_ablate(cohort: Any, *, recipe: Any, **rest: Any) -> Any:
         keys = [word for word in furniture.smaller("ablate", ["--recipe", recipe]) if "." in word]
-        return ablate(cohort, recipe=recipe, overrides=keys, seeds=1, passes=64, labelled=(1,), **few, **rest)
+        return ablate(cohort, recipe=recipe, overrides=keys, seeds=1, passes=64, labelled=(1,), repeats=1, steps=1, **rest)
 
     monkeypatch.setattr(bolus, "pretrain", small_pretrain)
     monkeypatch.setattr(bolus, "ablate", small_ablate)
-    monkeypatch.setattr(bolus, "evaluate_segment", lambda *words, **rest: segment(*words, **rest, **few))
+    monkeypatch.setattr(bolus, "evaluate_segment", lambda *words, **rest: segment(*words, spec=few, repeats=1, **rest))
     monkeypatch.setattr(bolus, "make_phantom", lambda folder, **_: draw(folder, num_patients=40, size=16))
     monkeypatch.setattr(bolus, "scan", lambda folder, _: scan(folder, "scanned.yaml"))  # the cohort keeps its labels
     return place

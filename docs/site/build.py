@@ -1,13 +1,17 @@
-"""Copy what the site shows to build/docs, links turned to where the pages are there, and write the page of the API.
+"""Build the documentation as a site, build/docs/site, without a network; any warning fails it.
 
-The pages lie in docs/ so that they can be read where the code is; the site also has README, CONTRIBUTING and CHANGELOG.
-`make docs` runs this and then zensical, which fails on a page, link or anchor that is not there.
+The pages lie in docs/ so that they can be read where the code is. They are copied with their links turned to where the
+pages are on the site, which also has README, CONTRIBUTING, CHANGELOG and a page of the API. Then zensical builds; it
+fails on a link or an anchor that leads nowhere.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import bolus
@@ -74,11 +78,10 @@ def api() -> str:
     return "\n".join(parts)
 
 
-def main() -> None:
-    """Write the pages anew; the last build beside them stays until zensical replaces it."""
-    pages = BUILD / "pages"
+def write_pages() -> None:
+    """All pages anew, in build/docs/pages, and beside them what zensical reads."""
+    pages, places = BUILD / "pages", shown()
     shutil.rmtree(pages, ignore_errors=True)
-    places = shown()
     for path, place in places.items():
         target = pages / place
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,5 +93,16 @@ def main() -> None:
     shutil.copyfile(Path(__file__).with_name("zensical.toml"), BUILD / "zensical.toml")
 
 
+def main() -> int:
+    """Build; the exit code is that of zensical, or 1 where it, or the reader of docstrings, printed a warning."""
+    write_pages()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "NO_COLOR": "1"}
+    words = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
+    done = subprocess.run(words, cwd=BUILD, env=environment, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    print(said)
+    return done.returncode or int(re.search("warning|griffe", said, flags=re.IGNORECASE) is not None)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
