@@ -1,9 +1,9 @@
 """Cardiac segmentation from few labelled patients.
 
-Slices of cardiac MRI with two phases, and masks for some patients. Meta labels cost nothing: the patient, the phase, the place
-in the volume. GCL learns from all of them, at the level of images and of pixels. The question: how good is a segmentation
-from the masks of one, two or six patients, beside the same network from random weights? The images are synthetic: an organ
-with bright spots, in two sizes for the two phases.
+Slices of cardiac MRI with two phases, and masks for some patients. Meta labels cost nothing: the patient, the phase,
+the place in the volume. GCL learns from all of them, at the level of images and of pixels. The question: how good is
+a segmentation from the masks of one, two or six patients, beside the same network from random weights? The images are
+synthetic: an organ with bright spots, in two sizes for the two phases.
 """
 
 # %%
@@ -57,8 +57,9 @@ print("share of pairs of gradients that pull apart, at the end:", round(last["sh
 # %%
 # ## Masks from few patients
 #
-# A decoder is put on the encoder and both are trained on the slices of 1, 2 and 6 patients, for the same number of steps. The
-# metric is Dice on test patients, averaged over the classes.
+# A decoder is put on the encoder and both are trained on the slices of 1, 2 and 6 patients, for the same number of
+# steps. The metric is Dice on test patients, averaged over the classes. Two draws of labelled patients leave wide
+# intervals; take more draws and steps on your own data.
 
 found = bolus.evaluate_segment(
     run.folder, cohort, labelled=(1, 2, 6), repeats=2, spec=bolus.SegmentSpec(steps=40), quiet=True

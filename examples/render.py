@@ -2,7 +2,7 @@
 
 python examples/render.py [xray] [fundus] [cardiac]    # two minutes each on two idle cores
 
-An example is a script. `# %%` begins a step: comments, which become text, then code. What a step prints stands below it.
+An example is a script. `# %%` begins a step: comments, which become text, then code. What a step prints stands below.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ NAMES = ("xray", "fundus", "cardiac")
 
 
 def steps(script: str) -> tuple[str, list[tuple[str, str]]]:
-    """The title with its introduction, and every step as text and code.
+    r"""The title with its introduction, and every step as text and code.
 
-    >>> steps('"Title.\\n\\nWords."\\n\\n# %%\\n# Two lines\\n# of text.\\n\\nx = 1\\n')
-    ('"Title.\\n\\nWords."', [('Two lines\\nof text.', 'x = 1')])
+    >>> steps('"Title.\n\nWords."\n\n# %%\n# Two lines\n# of text.\n\nx = 1\n')
+    ('"Title.\n\nWords."', [('Two lines\nof text.', 'x = 1')])
     """
     opening, *cells = re.split(r"^# %%\n", script, flags=re.MULTILINE)
     found = []
@@ -42,7 +42,9 @@ def page(name: str, printed: list[str]) -> str:
     """The page of an example; where `printed` is empty, without what its steps print."""
     opening, cells = steps((HERE / f"{name}.py").read_text(encoding="utf-8"))
     title, _, introduction = opening.strip('"').strip().partition("\n\n")
-    link = f"The script: [examples/{name}.py](../../examples/{name}.py). Written with its output by `examples/render.py`."
+    link = (
+        f"The script: [examples/{name}.py](../../examples/{name}.py). Written with its output by `examples/render.py`."
+    )
     parts = [f"# {title.rstrip('.')}", introduction, link]
     for number, (said, code) in enumerate(cells):
         parts += [said, f"```python\n{code}\n```"]

@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 import yaml
-from torch import nn
 
 import bolus
 from bids_tree import write_small_bids
@@ -29,7 +28,12 @@ LESS = {
         "training.precision=fp32",
     ),
     "comprer_bilateral": ("sampling={participants: 4, batch_size: 16}", "encoder.backbone=r18w32"),
-    "mlvicx": ("encoder.backbone=r18w32", "objectives.global.width=16", "objectives.levels.width=16", "objectives.levels.level_channels=8"),
+    "mlvicx": (
+        "encoder.backbone=r18w32",
+        "objectives.global.width=16",
+        "objectives.levels.width=16",
+        "objectives.levels.level_channels=8",
+    ),
     "vicreg": ("encoder.backbone=r18w32", "objectives.global.width=16"),
     **dict.fromkeys(("gcl", "gcl_patient", "gcl_position", "gcl_phase", "pcl"), ("encoder.backbone=unet8",)),
 }
@@ -134,7 +138,9 @@ def smaller(verb: str, words: list[str]) -> list[str]:
     if verb.startswith("evaluate"):
         return ["--epochs", "1"] if "finetune" in " ".join(words) else []
     if verb == "plan":
-        return [] if "encoder." in " ".join(words) else ["encoder.backbone=r18w32", "encoder.pretrained=false"]  # no weights
+        return (
+            [] if "encoder." in " ".join(words) else ["encoder.backbone=r18w32", "encoder.pretrained=false"]
+        )  # no weights
     if verb not in ("pretrain", "ablate"):
         return []
     recipe = words[words.index("--recipe") + 1] if "--recipe" in words else ""

@@ -67,10 +67,13 @@ def test_the_page_of_the_api_has_every_public_name() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("zensical") is None, reason="the extra docs is not installed")
 def test_the_site_builds_without_a_warning_and_fetches_nothing() -> None:
-    done = subprocess.run([sys.executable, str(SITE / "build.py")], capture_output=True, text=True, check=False,
-                          env={**os.environ, "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"})  # fmt: skip
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    words = [sys.executable, str(SITE / "build.py")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, **nowhere})
     assert done.returncode == 0, done.stdout + done.stderr
     for path in (ROOT / "build" / "docs" / "site").rglob("*.html"):
         loaded = re.findall(r'<(?:script|img|iframe)[^>]* src="(https?:[^"]+)"', path.read_text(encoding="utf-8"))
-        loaded += re.findall(r'<link[^>]* rel="stylesheet"[^>]* href="(https?:[^"]+)"', path.read_text(encoding="utf-8"))
+        loaded += re.findall(
+            r'<link[^>]* rel="stylesheet"[^>]* href="(https?:[^"]+)"', path.read_text(encoding="utf-8")
+        )
         assert loaded == [], path.name

@@ -99,7 +99,9 @@ def at_desk(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def small_ablate(cohort: Any, *, recipe: Any, **rest: Any) -> Any:
         keys = [word for word in furniture.smaller("ablate", ["--recipe", recipe]) if "." in word]
-        return ablate(cohort, recipe=recipe, overrides=keys, seeds=1, passes=64, labelled=(1,), repeats=1, steps=1, **rest)
+        return ablate(
+            cohort, recipe=recipe, overrides=keys, seeds=1, passes=64, labelled=(1,), repeats=1, steps=1, **rest
+        )
 
     monkeypatch.setattr(bolus, "pretrain", small_pretrain)
     monkeypatch.setattr(bolus, "ablate", small_ablate)

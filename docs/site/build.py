@@ -21,8 +21,8 @@ BUILD = ROOT / "build" / "docs"
 TOP = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 API = """# Python API
 
-Every verb of the command line is a function, every loss a function of tensors. Written from the docstrings, whose examples
-are run by the tests.
+Every verb of the command line is a function, every loss a function of tensors. Written from the docstrings, whose
+examples are run by the tests.
 """
 CHAPTERS = {
     "Verbs": (

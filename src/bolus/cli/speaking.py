@@ -68,10 +68,7 @@ def tell(facts: Mapping[str, Any], *lines: str) -> None:
 
 
 def spare_letters() -> None:
-    """From here on, a letter that the terminal does not have is written as an escape, and stops nothing.
-
-    A column called `größe` is `gr\\xf6\\xdfe` in a terminal of ASCII.
-    """
+    """From here on, a letter that the terminal does not have is written as an escape, and stops nothing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's, or a test's, takes any letter
             stream.reconfigure(errors="backslashreplace")
