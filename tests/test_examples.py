@@ -26,7 +26,8 @@ def render(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_a_page_shows_the_steps_of_its_script(name: str, render: ModuleType) -> None:
     assert render.NAMES == NAMES
     page = (render.PAGES / f"{name}.md").read_text(encoding="utf-8")
-    said = re.sub(r"^```\n.*?^```\n\n?", "", page, flags=re.DOTALL | re.MULTILINE)  # what was printed
+    fence = re.compile(r"^```(\w*)\n.*?^```\n", flags=re.DOTALL | re.MULTILINE)
+    said = fence.sub(lambda block: block[0] if block[1] else "", page)  # without what was printed
     assert said.split() == render.page(name, []).split(), f"run examples/render.py {name}"
     for picture in re.findall(r"\]\(([\w-]+\.png)\)", page):
         assert (render.PAGES / picture).is_file()
