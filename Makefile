@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-all check format clean
+.PHONY: install demo test test-all check format docs wheelhouse clean
 
 install: $(STAMP)
 
@@ -34,5 +34,21 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The documentation as a site, in build/docs/site; needs no network once its tools are there, and fails on warnings.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/site/build.py
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+# Everything that a machine without a network needs: docs/offline.md.
+INDEX ?=
+EXTRAS ?= imagenet
+wheelhouse:
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir wheelhouse .
+	$(PYTHON) -m pip download --quiet --only-binary :all: --constraint constraints.txt --dest wheelhouse \
+		--find-links wheelhouse $(INDEX) "bolus[$(EXTRAS)]"
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build wheelhouse $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

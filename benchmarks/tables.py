@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from grid import RESULTS, read_cells
 from rejudged import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -393,10 +394,12 @@ SUMMARY: tuple[
 )
 
 
-def summary_table() -> str:
-    """One question a paper: its arm against its ancestor and against random weights."""
+def summary_table(only: str = "") -> str:
+    """One question a paper, or of one paper: its arm against its ancestor and against random weights."""
     rows = []
     for paper, question, file, where, arm, ancestor in SUMMARY:
+        if only not in ("", paper):
+            continue
         found = []
         for other in (ancestor, "random init"):
             (line,) = (
@@ -410,8 +413,11 @@ def summary_table() -> str:
     return markdown(["paper", "question", "minus its ancestor [95 %]", "minus random weights [95 %]"], rows)
 
 
+METHODS = ("MLVICX", "COMPRER", "SupReMix", "LEARNER", "GCL")  # with a page in docs/methods
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary_table,
+    **{f"method-{paper.lower()}": partial(summary_table, paper) for paper in METHODS},
     "recount": recount_table,
     "verdicts": null_table,
     "verdicts-fractions": fractions_table,

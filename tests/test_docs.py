@@ -27,7 +27,7 @@ from bolus.recipe import Recipe, recipe_names
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
 README, GUIDE = PAGES["README.md"], PAGES["docs/guide.md"]
 SHOWING = ("README.md", "docs/guide.md", "docs/extending.md")  # commands to copy

@@ -190,7 +190,7 @@ class Run:
                 `num_training_samples`, and `ancestors`, the lineage of the encoder that it starts from.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        write_text(self.folder / "recipe.yaml", recipe.to_yaml())
         cohort.save(self.folder / "cohort.yaml")
         lines = [json.dumps({"row": item.row + 1, "reason": item.reason}) + "\n" for item in quarantined]
         write_text(self.folder / "quarantine.jsonl", "".join(lines))

@@ -30,7 +30,7 @@ from bolus.cli.options import (
     refuse_swapped,
 )
 from bolus.cli.scan import scan
-from bolus.cli.speaking import say, show, talkative, tell
+from bolus.cli.speaking import say, show, spare_letters, talkative, tell
 from bolus.errors import BolusError, UsageError
 from bolus.files import check_ending
 
@@ -296,6 +296,7 @@ def recipes(
 def main() -> None:
     """Entry point: errors a person can mend are one message and an exit code, not a traceback."""
     logging.captureWarnings(True)
+    spare_letters()
     try:
         app()
     except BolusError as error:

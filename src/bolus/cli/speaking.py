@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -59,9 +61,26 @@ def tell(facts: Mapping[str, Any], *lines: str) -> None:
     if manner.json:
         from bolus.files import strict_json
 
-        typer.echo(strict_json(facts))
+        said = strict_json(facts)
+        typer.echo(said if _showable(said) else json.dumps(json.loads(said)))
     else:
         say(*lines)
+
+
+def spare_letters() -> None:
+    """From here on, a letter that the terminal does not have is written as an escape, and stops nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's, or a test's, takes any letter
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _showable(text: str) -> bool:
+    """Whether standard output has every letter of a text."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def talkative() -> bool:

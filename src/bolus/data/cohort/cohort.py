@@ -29,6 +29,7 @@ from bolus.data.cohort.values import Values
 from bolus.data.cohort.violations import find_violations
 from bolus.data.cohort.volumes import slice_positions, volume_codes
 from bolus.errors import CohortError, LeakageError, UsageError, name_rows, suggest, yaml_problem
+from bolus.files import write_text
 
 CohortLike: TypeAlias = "str | Path | pd.DataFrame | Cohort"
 """What a cohort is opened from: a cohort.yaml, a table or DataFrame with conventional column names, or an open one."""
@@ -145,7 +146,7 @@ class Cohort(Values):
             if self.spec.root is not None:  # without one it is the table's folder, wherever this file stands
                 data["root"] = str(self.root.resolve())
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_text(path, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
     def refuse_to_overwrite(self, path: Path) -> None:
         """Raise UsageError where a file that is to be written is the table itself."""

@@ -1,0 +1,64 @@
+"""Terminals that are narrow, without colour, or without letters beyond ASCII: every verb says what it has to say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bolus
+
+ENVIRONMENTS = {
+    "ascii": {"PYTHONIOENCODING": "ascii", "COLUMNS": "40"},
+    "C": {"LC_ALL": "C", "LANG": "C", "COLUMNS": "40"},  # Python takes UTF-8 there
+    "no colour": {"NO_COLOR": "1", "COLUMNS": "40"},
+}
+CALLS = {
+    "check": ["check", "table.csv", "--role", "label:größe=größe", "-o", "c.yaml"],
+    "check --json": ["check", "table.csv", "--role", "label:größe=größe", "-o", "c.yaml", "--json"],
+    "plan": ["plan", "table.csv", "--role", "label:größe=größe", "-o", "r.yaml", "encoder.backbone=r18w32",
+             "encoder.pretrained=false"],
+    "an error": ["check", "table.csv", "--role", "label:größe=grösse"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table with letters beyond ASCII in a name of a column and in its values."""
+    import numpy as np
+    from PIL import Image as PillowImage
+
+    place = tmp_path_factory.mktemp("terminals")
+    lines = ["image,patient,größe"]
+    for number in range(24):
+        pixels = np.random.default_rng(number).integers(0, 255, (16, 16)).astype(np.uint8)
+        PillowImage.fromarray(pixels).save(place / f"{number}.png")
+        lines.append(f"{number}.png,P{number:02d},{('groß', 'klein →')[number % 2]}")
+    (place / "table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("call", "environment"),
+    [*((call, "ascii") for call in CALLS), ("check", "C"), ("an error", "C"), ("check", "no colour")],
+)
+def test_a_verb_speaks_in_any_terminal(call: str, environment: str, folder: Path) -> None:
+    source = str(Path(bolus.__file__).parents[1])
+    variables = {**os.environ, "PYTHONPATH": source, "BOLUS_CACHE": str(folder / "cache"), **ENVIRONMENTS[environment]}
+    words = [sys.executable, "-m", "bolus.cli", *CALLS[call]]
+    done = subprocess.run(words, cwd=folder, env=variables, capture_output=True, check=False)
+    encoding = "ascii" if environment == "ascii" else "utf-8"
+    out, error = done.stdout.decode(encoding), done.stderr.decode(encoding)  # nothing that the terminal does not have
+    assert done.returncode == (1 if call == "an error" else 0), out + error
+    assert "Traceback" not in error
+    assert "\x1b[3" not in out + error, "no colour"
+    if call == "check --json":
+        assert "größe" in json.dumps(json.loads(out), ensure_ascii=False)
+    elif call == "check":
+        assert max(map(len, out.splitlines()[4:8])) <= 80
+    elif call == "an error":
+        assert ("grösse" if encoding == "utf-8" else "gr\\xf6sse") in error
