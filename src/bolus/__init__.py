@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bolus.data.cohort.cohort import Cohort as Cohort
     from bolus.data.pixels.image import Image as Image
     from bolus.data.readers.readers import read_image as read_image
+    from bolus.embedding.fresh import preprocess as preprocess
+    from bolus.embedding.opening import open_encoder as open_encoder
     from bolus.embedding.table import embed as embed
     from bolus.encoders.folders.folder import load_encoder as load_encoder
     from bolus.errors import BolusError as BolusError
@@ -71,8 +73,10 @@ _HOMES = {
     "infonce": "bolus.objectives.infonce",
     "load_encoder": "bolus.encoders.folders.folder",
     "make_phantom": "bolus.phantom",
+    "open_encoder": "bolus.embedding.opening",
     "plan": "bolus.planning.planner",
     "predict": "bolus.prediction",
+    "preprocess": "bolus.embedding.fresh",
     "pretrain": "bolus.training.loop",
     "rank_n_contrast_loss": "bolus.objectives.scores.rank_n_contrast",
     "read_image": "bolus.data.readers.readers",
