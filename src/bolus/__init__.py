@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bolus.evaluation.retrieval.retrieve import top_k as top_k
     from bolus.evaluation.segmentation.options import SegmentSpec as SegmentSpec
     from bolus.evaluation.segmentation.segment import evaluate_segment as evaluate_segment
+    from bolus.exporting.deploying import export as export
     from bolus.objectives.contrasts.varcov import varcov_loss as varcov_loss
     from bolus.objectives.dense.filtering import grad_filter as grad_filter
     from bolus.objectives.infonce import infonce as infonce
@@ -68,6 +69,7 @@ _HOMES = {
     "evaluate_elsewhere": "bolus.evaluation.elsewhere.elsewhere",
     "evaluate_retrieve": "bolus.evaluation.retrieval.retrieve",
     "evaluate_segment": "bolus.evaluation.segmentation.segment",
+    "export": "bolus.exporting.deploying",
     "grad_filter": "bolus.objectives.dense.filtering",
     "grad_mitigator": "bolus.training.gradients",
     "infonce": "bolus.objectives.infonce",

@@ -1,4 +1,4 @@
-"""New images, as an encoder sees them: the same bits that `bolus embed` shows it, without a table and without a cache."""
+"""New images as an encoder sees them: the same bits that `bolus embed` shows it, without a table or a cache."""
 
 from __future__ import annotations
 
