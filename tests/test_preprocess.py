@@ -174,7 +174,7 @@ def opened(frame: pd.DataFrame, folder: Path, **contract: Any) -> tuple[Judged, 
     asked = Preprocessing(SIZE, **contract)
     rows = open_samples(cohort, "clip" if asked.frames else "image").cohort
     saved = json.loads(json.dumps(build_store(rows, asked).preprocessing.to_json()))
-    spec = EncoderSpec(backbone="r18w32", stem_pool=False, in_channels=asked.channels)
+    spec = EncoderSpec(backbone="unet4", in_channels=asked.channels)
     return Judged("small", build_encoder(spec, seed=0).eval(), Preprocessing(**saved), None), cohort
 
 

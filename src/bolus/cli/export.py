@@ -35,8 +35,8 @@ def export(
     asked: dict[str, Any] = {"keep_context": keep_context, "size": size, "lineage": lineage}
     found = run_export(encoder, to=to, out=out, head=head, cohort=cohort, **asked)  # type: ignore[arg-type]
     lines = [
-        f"{'' if name == 'all' else f'{name}: '}largest difference from bolus {difference:.1e} of the largest value, on "
-        f"{found.rows[name]}"
+        f"{'' if name == 'all' else f'{name}: '}largest difference from bolus {difference:.1e} of the largest value "
+        f"({found.rows[name]})"
         for name, difference in found.differences.items()
     ]
     facts = {"out": str(out), "to": to, "differences": found.differences, "rows": found.rows, "notes": found.notes}

@@ -87,7 +87,7 @@ class _Reading(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """Predictions of embeddings `[B, D]`."""
         if self.constant:
-            raw = self.intercept.expand(len(pooled), -1)
+            raw = self.intercept.expand(pooled.shape[0], -1)
         else:
             raw = F.linear((pooled - self.mean) / self.scale, self.coef, self.intercept)
             if not self.regress:
