@@ -519,7 +519,9 @@ def load(folder: Path) -> None:
     """Take contract and model from a folder."""
     global HERE, LEVELS, HU_IF_BELOW  # noqa: PLW0603
     HERE = folder
+    CONTRACT.clear()
     CONTRACT.update(json.loads((folder / "contract.json").read_text(encoding="utf-8")))
+    RULES.clear()
     RULES.update(CONTRACT["grey"]["rules_of_modalities"])
     LEVELS, HU_IF_BELOW = np.array(CONTRACT["grey"]["quantile_levels"]), float(CONTRACT["grey"]["hu_if_below"])
 

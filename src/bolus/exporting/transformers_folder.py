@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING, AutoModel
+from transformers.utils import logging
 
 from bolus.data.images.preprocessing import Preprocessing
 from bolus.encoders.backbone import Encoder
@@ -49,10 +51,10 @@ def save_transformers(encoder: Encoder, contract: Preprocessing, folder: Path) -
     """
     backbone: Any = encoder.backbone
     state = {name: value.detach().cpu().contiguous().clone() for name, value in backbone.state_dict().items()}
-    backbone.save_pretrained(folder, state_dict=state)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads(encoder.config.to_json_string())
     config.pop("_name_or_path", None)
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", {**config, "architectures": [type(backbone).__name__]})
     mean, std = ([float(value) for value in part.flatten().expand(encoder.num_channels)]
                  for part in (encoder.mean, encoder.std))  # fmt: skip
     side = {"height": contract.size, "width": contract.size}
@@ -85,8 +87,13 @@ def open_transformers(folder: Path, encoder: Encoder) -> tuple[Runner, str]:
     kind: Any = MODEL_FOR_BACKBONE_MAPPING[type(encoder.config)]
     cls = encoder.family is not None and encoder.family.tokens is not None
     pooled = cls or encoder.config.model_type == "resnet"
-    model: Any = AutoModel.from_pretrained(str(folder)) if pooled else kind.from_pretrained(str(folder))
-    model.eval()
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model: Any = (AutoModel if pooled else kind).from_pretrained(str(folder)).eval()
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     arguments = {} if pooled or encoder.family is None else dict(encoder.family.arguments)
 
     def run(inputs: tuple[Tensor, ...]) -> Outputs:
