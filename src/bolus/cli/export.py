@@ -24,6 +24,9 @@ def export(
     ] = None,
     keep_context: Annotated[bool, typer.Option(help="apply the run's context blocks")] = True,
     size: SizeOption = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="upload to the Hugging Face hub; a new one is private")
+    ] = None,
     lineage: Annotated[bool, typer.Option("--lineage", help="also keyed hashes of the training patients")] = False,
 ) -> None:
     """Write the encoder, its contract and card for other programs, compared with bolus on real rows."""
@@ -32,7 +35,7 @@ def export(
 
     from bolus.exporting.deploying import export as run_export
 
-    asked: dict[str, Any] = {"keep_context": keep_context, "size": size, "lineage": lineage}
+    asked: dict[str, Any] = {"keep_context": keep_context, "size": size, "lineage": lineage, "push": push}
     found = run_export(encoder, to=to, out=out, head=head, cohort=cohort, **asked)  # type: ignore[arg-type]
     lines = [
         f"{'' if name == 'all' else f'{name}: '}largest difference from bolus {difference:.1e} of the largest value "

@@ -22,6 +22,7 @@ from bolus.exporting import programs
 from bolus.exporting.card import write_card
 from bolus.exporting.contract import VECTORS, alone, describe, write_contract, write_vectors
 from bolus.exporting.models import Deployed
+from bolus.exporting.pushing import check_name, push_folder
 from bolus.exporting.rows import Shown, made_rows, rows_of
 from bolus.exporting.transformers_folder import open_transformers, refuse_wrapped, save_transformers
 from bolus.files import write_text
@@ -62,6 +63,7 @@ def export(
     keep_context: bool = True,
     size: int | None = None,
     lineage: bool = False,
+    push: str | None = None,
 ) -> Exported:
     """Write an encoder for other programs, and compare what they make of it with bolus.
 
@@ -75,6 +77,7 @@ def export(
         keep_context: apply the run's MLVICX context blocks.
         size: input pixels of an encoder that does not state them.
         lineage: also write the keyed hashes of the training patients.
+        push: OWNER/NAME on the Hugging Face hub, where the folder is uploaded once it stands; a new one is private.
 
     Returns:
         The folder, and how far it is from bolus.
@@ -84,6 +87,7 @@ def export(
             the largest value, and no folder is left.
         EvaluationError: no such head, or one of another encoder.
         UsageError: another format, a head where none goes along, or a folder that is not empty.
+        BolusError: the hub cannot be reached; the folder stands.
         CohortError: the cohort that was given cannot be opened.
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed: `pip install bolus[onnx]`.
     """
@@ -94,6 +98,8 @@ def export(
         raise UsageError("a head goes along in onnx and torch; hf holds the encoder alone")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UsageError(f"{out} is there already; choose a folder that is empty or new")
+    if push is not None:
+        check_name(push)
     given = None if cohort is None else Cohort.open(cohort)
     judged, found, notes = _open(source, head, keep_context, size)
     table, why = (given, "") if given is not None else _own_cohort(judged)
@@ -119,6 +125,8 @@ def export(
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    if push is not None:
+        notes.append(f"pushed to {push_folder(out, push)}")
     return Exported(out, to, differences, rows, tuple(notes))
 
 
