@@ -38,6 +38,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "a U-Net": {"backbone": "unet4"},
 }
 
+NET = """
+from torch import nn
+
+
+def net(in_channels):
+    return nn.Sequential(nn.Conv2d(in_channels, 8, 3, stride=4, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+"""
+
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +135,26 @@ def test_each_modality_has_a_folder(tmp_path: Path) -> None:
     for folder, name in (("0-CFP", "CFP"), ("1-OCT", "OCT")):
         assert json.loads((tmp_path / "out" / folder / CONTRACT).read_text())["modality"] == name
         assert script(tmp_path / "out" / folder, "--test").returncode == 0
+
+
+def test_one_encoder_that_sees_several_sizes_is_a_model_for_each(tmp_path: Path) -> None:
+    source = saved(tmp_path / "e", SMALL["a U-Net"], modalities={"MR": Preprocessing(48).to_json()})
+    found = bolus.export(source, to="torch", out=tmp_path / "out")
+    shapes = {}
+    for folder in found.folder.iterdir():
+        if folder.is_dir():
+            shapes[folder.name] = json.loads((folder / CONTRACT).read_text())["inputs"]["images"]["shape"]
+    assert shapes == {"0-MR": ["batch", 1, 48, 48], "1-others": ["batch", 1, 32, 32]}
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch"])
+def test_a_net_of_ones_own_goes_too(to: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "exported_net.py").write_text(NET)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = saved(tmp_path / "e", {"backbone": "exported_net:net"})
+    assert bolus.export(source, to=to, out=tmp_path / "out").differences["all"] < 1e-5
+    with pytest.raises(EncoderError, match="is not an architecture of transformers"):
+        bolus.export(source, to="hf", out=tmp_path / "hf")
 
 
 @pytest.mark.parametrize("backbone", ["r18w32", "vit_tiny", "convnext_atto"])

@@ -290,6 +290,8 @@ OTHERS = {
     "--help": "every command has it, of typer",
     "--yes": "an example of a pair of flags in a docstring",
     "--no": "an example of a pair of flags in a docstring",
+    "--side": "of the script in an ONNX export, which stands without bolus",
+    "--test": "likewise",
 }
 """Options that the source names and no verb declares."""
 

@@ -55,7 +55,7 @@ def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "
         classes = f" ({', '.join(head['classes'])})" if head["task"] == "classify" else ""
         lines += [f"- Head: {head['task']} {head['target']}{classes}", *(f"  - {note}" for note in head["notes"])]
     lines += ["", "## Training data", "", *_data(run)]
-    lines += ["", "## Evaluation", "", *_results(run, judged.name)]
+    lines += ["", "## Evaluation", "", *_results(run)]
     lines += [
         "",
         "## Intended use and limits",
@@ -93,9 +93,10 @@ def _data(run: Run | None) -> list[str]:
     ]
 
 
-def _results(run: Run | None, name: str) -> list[str]:
+def _results(run: Run | None) -> list[str]:
     """Every estimate of this encoder with all labels, and how many are not shown."""
     found: list[dict[str, Any]] = []
+    name = "" if run is None else run.folder.name or run.folder.resolve().name
     for path in sorted(run.folder.glob("evaluations/*/results.jsonl")) if run is not None else []:
         read = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         found += [
