@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bolus.embedding.opening import Judged
@@ -84,12 +85,15 @@ def _data(run: Run | None) -> list[str]:
         return ["Not known here: this was exported from an encoder and not from a run."]
     record, recipe = run.record, run.recipe
     objectives = ", ".join(f"{name} ({spec.kind}, weight {spec.weight:g})" for name, spec in recipe.objectives.items())
+    start = recipe.encoder.backbone
+    if Path(start).is_absolute() or "\\" in start or start.startswith("."):
+        start = "an encoder of a folder"  # whose path is nobody's business
     what = "clips" if recipe.images.unit == "clip" else "images"
     return [
         f"- {record['num_training_samples']} {what} of {len(record['training_patients'])} patients",
         f"- {record['num_rows']} rows in the table, {record['num_quarantined']} of them quarantined",
         f"- Split {record['split_hash']}, recipe {recipe.name} {record['recipe_hash']}: {objectives}",
-        f"- Start: {recipe.encoder.backbone}{', pretrained' if recipe.encoder.pretrained else ', random weights'}",
+        f"- Start: {start}{', pretrained' if recipe.encoder.pretrained else ', random weights'}",
     ]
 
 
@@ -106,11 +110,12 @@ def _results(run: Run | None) -> list[str]:
     if not found:
         return ["None was found beside the run: `bolus evaluate` before you use it."]
     lines = ["| task | target | read by | metric | estimate [95 %] | samples | patients |", f"|{'---|' * 7}"]
-    for each in found[:MOST]:
+    made: list[str] = []
+    for each in found:
         low, value, high = (decimals(each[key]) for key in ("ci_low", "estimate", "ci_high"))
         cells = (each["task"], each["target"], each.get("probe", ""), each["metric"], f"{value} [{low}, {high}]",
                  each["num_samples"], each["num_patients"])  # fmt: skip
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    if len(found) > MOST:
-        lines.append(f"\n{len(found) - MOST} more stand in the evaluations of the run.")
-    return lines
+        made.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    made = list(dict.fromkeys(made))  # the same question may have been asked twice
+    more = [f"\n{len(made) - MOST} more stand in the evaluations of the run."] if len(made) > MOST else []
+    return [*lines, *made[:MOST], *more]
