@@ -292,6 +292,22 @@ def opening_table() -> str:
     return markdown(["rows", "spelling", "patients", "open and validate", "split", "peak of the process"], rows)
 
 
+def export_table() -> str:
+    """Exported encoders against bolus, and fresh images embedded without torch and bolus."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for line in read_cells(RESULTS / "export.jsonl"):
+        found.setdefault(line["cell"]["model"], {})[line["cell"]["to"]] = line["result"]
+    fresh = found.pop("fresh")
+    rows = [
+        [model, *(f"{each['difference']:.1e}" if "difference" in each else "refused" for each in trips.values())]
+        for model, trips in found.items()
+    ]
+    rows += [
+        [f"{each['images']} new images by the script", f"{each['difference']:.1e}", "", ""] for each in fresh.values()
+    ]
+    return markdown(["encoder", "onnx", "torch", "hf"], rows)
+
+
 def vit_step_table() -> str:
     """A step of a large vision transformer with and without activation checkpointing."""
     rows = []
@@ -453,6 +469,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "meta_labels": meta_labels_table,
     "meta_labels-filter": filter_table,
     "losses": losses_table,
+    "export": export_table,
 }
 
 

@@ -32,6 +32,7 @@ LEVELS = [
     ["embedding"],
     ["evaluation"],
     ["prediction"],
+    ["exporting"],
     ["training"],
     ["planning"],
     ["ablation"],

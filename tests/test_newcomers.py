@@ -290,6 +290,8 @@ OTHERS = {
     "--help": "every command has it, of typer",
     "--yes": "an example of a pair of flags in a docstring",
     "--no": "an example of a pair of flags in a docstring",
+    "--side": "of the script in an ONNX export, which stands without bolus",
+    "--test": "likewise",
 }
 """Options that the source names and no verb declares."""
 
@@ -314,6 +316,7 @@ ARGUMENTS: dict[tuple[str, ...], str] = {
     ("pretrain",): f"table.yaml --recipe simclr --out OUT/run {' '.join(SMALL)}",
     ("embed",): "run table.yaml -o OUT/e.parquet",
     ("predict",): "run table.yaml --head HEAD -o OUT/p.csv",
+    ("export",): "run --to torch -o OUT/x",
     ("recipes",): "",
     ("demo",): "--out OUT/demo",
     ("ablate",): "table.yaml --recipes simclr,vicreg --target sick --probes linear --seeds 1 --passes 16 --out OUT/ab "

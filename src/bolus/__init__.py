@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bolus.data.cohort.cohort import Cohort as Cohort
     from bolus.data.pixels.image import Image as Image
     from bolus.data.readers.readers import read_image as read_image
+    from bolus.embedding.fresh import preprocess as preprocess
+    from bolus.embedding.opening import open_encoder as open_encoder
     from bolus.embedding.table import embed as embed
     from bolus.encoders.folders.folder import load_encoder as load_encoder
     from bolus.errors import BolusError as BolusError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from bolus.evaluation.retrieval.retrieve import top_k as top_k
     from bolus.evaluation.segmentation.options import SegmentSpec as SegmentSpec
     from bolus.evaluation.segmentation.segment import evaluate_segment as evaluate_segment
+    from bolus.exporting.deploying import export as export
     from bolus.objectives.contrasts.varcov import varcov_loss as varcov_loss
     from bolus.objectives.dense.filtering import grad_filter as grad_filter
     from bolus.objectives.infonce import infonce as infonce
@@ -66,13 +69,16 @@ _HOMES = {
     "evaluate_elsewhere": "bolus.evaluation.elsewhere.elsewhere",
     "evaluate_retrieve": "bolus.evaluation.retrieval.retrieve",
     "evaluate_segment": "bolus.evaluation.segmentation.segment",
+    "export": "bolus.exporting.deploying",
     "grad_filter": "bolus.objectives.dense.filtering",
     "grad_mitigator": "bolus.training.gradients",
     "infonce": "bolus.objectives.infonce",
     "load_encoder": "bolus.encoders.folders.folder",
     "make_phantom": "bolus.phantom",
+    "open_encoder": "bolus.embedding.opening",
     "plan": "bolus.planning.planner",
     "predict": "bolus.prediction.prediction",
+    "preprocess": "bolus.embedding.fresh",
     "pretrain": "bolus.training.loop",
     "rank_n_contrast_loss": "bolus.objectives.scores.rank_n_contrast",
     "read_image": "bolus.data.readers.readers",

@@ -19,6 +19,7 @@ from rich.console import Console
 from bolus.cli.ablate import ablate
 from bolus.cli.commands import Verbs, grouped
 from bolus.cli.evaluate import app as evaluate
+from bolus.cli.export import export
 from bolus.cli.options import (
     CacheOption,
     CohortArgument,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 PLANNED = "plan"  # in place of the name of a recipe
 
-VERBS = ("scan", "check", "plan", "pretrain", "evaluate", "embed", "predict", "ablate", "recipes", "demo")
+VERBS = ("scan", "check", "plan", "pretrain", "evaluate", "embed", "predict", "export", "ablate", "recipes", "demo")
 """In the order of the help: that of the work."""
 
 
@@ -237,6 +238,7 @@ def embed(
 
 app.add_typer(evaluate)
 app.command()(ablate)
+app.command()(export)
 app.command()(scan)
 
 

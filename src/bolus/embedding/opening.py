@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,10 @@ import numpy.typing as npt
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store
 from bolus.data.images.clips import open_samples
+from bolus.data.images.given import Called, Given, listed, read_given
 from bolus.data.pixels.range_rules import describe_rule
+from bolus.device import Precision
+from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import external_encoder
 from bolus.encoders.folders.folder import lineage_of, load_encoder
@@ -21,6 +25,8 @@ from bolus.encoders.folders.modality_folder import is_modality_folder, load_enco
 from bolus.encoders.modalities import ModalityEncoders
 from bolus.errors import EncoderError, UsageError
 from bolus.run import Run
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,62 @@ class Judged:
     run: Run | None
     lineage: Sequence[Mapping[str, Any]] = ()
     training: tuple[ImageStore, Samples, npt.NDArray[np.int64]] | None = None
+
+    def embed(
+        self,
+        images: Given | Sequence[Any],
+        *,
+        modality: str | Sequence[str] | None = None,
+        series: Sequence[Any] | None = None,
+        laterality: str | Sequence[str | None] | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+        readers: Mapping[str, str] | None = None,
+        precision: Precision = "fp32",
+    ) -> npt.NDArray[np.float32]:
+        """Embeddings of images that are given, computed on the device of the encoder; nothing is written.
+
+        What the encoder sees is what `bolus.preprocess` gives, bit for bit what `bolus embed` shows it of the same
+        rows; the sums of one batch and another may differ in their last bits.
+
+        Args:
+            images: one image, or several; as of `bolus.data.images.given.read_given`.
+            modality: as of `bolus.data.images.given.Called`, and so are the next four.
+            series: names, one for each image.
+            laterality: sides.
+            ranges: modality -> (black, white).
+            readers: suffix -> function.
+            precision: as of `bolus.embed`.
+
+        Returns:
+            float32 `[n, D]`, in the order given.
+
+        Raises:
+            ImageError, EncoderError, UsageError: as `read_given`; EncoderError also for a modality that has no
+                encoder.
+
+        Example:
+            >>> from bolus.encoders.building import build_encoder
+            >>> from bolus.recipe import EncoderSpec
+            >>> encoder = build_encoder(EncoderSpec(backbone="r18w32"), seed=0).eval()
+            >>> judged = Judged("tiny", encoder, Preprocessing(32), None)
+            >>> judged.embed(np.zeros((40, 30), np.uint8)).shape
+            (1, 256)
+        """
+        called = Called(modality, series, laterality, ranges, readers)
+        store, samples = self.read(images, called)
+        return embed_samples(self.encoder, store, samples, np.arange(len(samples)), precision=precision)
+
+    def read(self, images: Given | Sequence[Any], called: Called | None = None) -> tuple[ImageStore, Samples]:
+        """Images that are given, as this encoder expects them; as `read_given`, and what is remarkable is logged.
+
+        Raises:
+            EncoderError: also of a modality for which there is no encoder, where each has its own.
+        """
+        store, samples = read_given(listed(images), self.preprocessing, called)
+        refuse_unseen(self, samples.cohort)
+        for remark in store.remarks:
+            _log.warning("%s", remark)
+        return store, samples
 
     def random_twin(self, seed: int) -> Encoder | ModalityEncoders:
         """The same architecture with fresh weights: what the pixels alone give away."""
@@ -122,6 +184,20 @@ def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> 
         EncoderError: images of a modality for which there is no encoder, where each modality has its own.
     """
     known = judged.preprocessing.ranges
+    refuse_unseen(judged, cohort)
+    contract = judged.preprocessing.seen_by(cohort.modality)
+    store = build_store(cohort, contract, folder=cache)
+    unknown = set(store.preprocessing.ranges) - {*known, *cohort.spec.ranges}
+    ranges = judged.preprocessing.lend(unknown, cohort.modality)
+    if len(known) != 1 or len(set(cohort.modality)) != 1:
+        ranges = {name: cohort.spec.cohort_ranges[name] for name in unknown & set(cohort.spec.cohort_ranges)}
+    if not ranges:
+        return store
+    return build_store(cohort, replace(contract, ranges={**known, **ranges}), folder=cache)
+
+
+def refuse_unseen(judged: Judged, cohort: Cohort) -> None:
+    """Raise EncoderError for images of a modality that has no encoder, where each has its own."""
     if isinstance(judged.encoder, ModalityEncoders):
         unseen = sorted(set(cohort.modality.tolist()) - set(judged.encoder.names))
         if unseen:
@@ -131,17 +207,6 @@ def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> 
                 f"{' (no column has the role modality)' if 'modality' not in cohort.roles else ''}; leave those rows "
                 "out, or open one encoder for all rows: a folder in that of the encoders"
             )
-    contract = judged.preprocessing.seen_by(cohort.modality)
-    store = build_store(cohort, contract, folder=cache)
-    unknown = set(store.preprocessing.ranges) - {*known, *cohort.spec.ranges}
-    if len(known) == 1 and len(set(cohort.modality)) == 1:
-        (only,) = known.values()
-        ranges = dict.fromkeys(unknown, only)
-    else:
-        ranges = {name: cohort.spec.cohort_ranges[name] for name in unknown & set(cohort.spec.cohort_ranges)}
-    if not ranges:
-        return store
-    return build_store(cohort, replace(contract, ranges={**known, **ranges}), folder=cache)
 
 
 def remarks_on(judged: Judged, store: ImageStore) -> list[str]:

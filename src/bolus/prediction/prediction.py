@@ -87,7 +87,7 @@ def predict(
     found = Head.load(path)
     if found.target.startswith(_OF_PAIRS):
         raise UsageError(f"the head of {found.target!r} reads the difference of two samples, not single images")
-    judged, own = _encoder_for(path, source, size)
+    judged, own = encoder_for(path, source, size)
     width = judged.encoder.shape.dim
     if width != len(found.mean):
         raise EvaluationError(
@@ -213,7 +213,7 @@ def _columns(head: Head, scores: npt.NDArray[np.float64], readable: npt.NDArray[
     return pd.DataFrame({"predicted": pd.Series(predicted, dtype="string"), **shown})
 
 
-def _encoder_for(head: Path, source: str | Path, size: int | None) -> tuple[Judged, bool]:
+def encoder_for(head: Path, source: str | Path, size: int | None) -> tuple[Judged, bool]:
     """The encoder that a head goes with, and whether it is one that lies beside the head and not the source."""
     if not (head.parent / "encoder.json").is_file() or head.parent.resolve() == Path(source).resolve():
         return open_encoder(source, size=size), False

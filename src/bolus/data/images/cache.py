@@ -424,11 +424,8 @@ def _open(
     )  # fmt: skip
     if len(np.unique(cohort.origin[np.concatenate([each.rows for each in found])])) == len(cohort.table):
         refuse_unknown(cohort.spec.ranges, resolved.names, cohort.modality)
-    width = resolved.high - resolved.low
-    slope, shift = records["gain"] / width, (records["bias"] - resolved.low) / width
     gain, bias = np.ones(len(cohort), np.float32), np.zeros(len(cohort), np.float32)
-    gain[rows] = np.where(grey["inverted"], -slope, slope)
-    bias[rows] = np.where(grey["inverted"], 1.0 - shift, shift)
+    gain[rows], bias[rows] = resolved.lines(records["gain"], records["bias"], grey["inverted"])
     shard, offset = np.full(len(cohort), -1, np.int64), np.zeros(len(cohort), np.int64)
     offset[rows] = np.concatenate([each.manifest.offset[some] for each, some in zip(found, there, strict=True)])
     arrays: list[npt.NDArray[Any]] = []

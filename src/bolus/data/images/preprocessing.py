@@ -7,7 +7,7 @@ whole series or cohort was read, or that somebody states later, costs no second 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -107,6 +107,21 @@ class Preprocessing:
         """The one contract of these modalities, or this whole one where they have several."""
         groups = self.groups(modality)
         return groups[0][0] if len(groups) == 1 else self
+
+    def lend(self, unknown: Collection[str], modality: npt.NDArray[np.str_]) -> dict[str, Bounds]:
+        """Ranges for modalities that have none here: the only one there is, for images of one modality; else none.
+
+        Args:
+            unknown: the modalities.
+            modality: `[n]`, of all images.
+
+        >>> only = Preprocessing(64, ranges={"XR": (0, 4095)})
+        >>> only.lend(["image"], np.array(["image"])), only.lend(["DX"], np.array(["DX", "CR"]))
+        ({'image': (0, 4095)}, {})
+        """
+        if len(self.ranges) != 1 or len(set(modality.tolist())) != 1:
+            return {}
+        return dict.fromkeys(unknown, next(iter(self.ranges.values())))
 
     @property
     def cached_size(self) -> int:

@@ -119,6 +119,21 @@ class Ranges:
     rules: dict[str, tuple[RangeRule, float, float]]
     beyond: npt.NDArray[np.bool_]
 
+    def lines(
+        self, gain: npt.NDArray[Any], bias: npt.NDArray[Any], inverted: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Stored integers to [0, 1], bright is high, as one line for each image: gain and bias, float32 `[n]`.
+
+        Args:
+            gain: float64 `[n]`, of a stored step, in the unit of the values.
+            bias: float64 `[n]`, the value of a stored 0.
+            inverted: `[n]`, bright is low.
+        """
+        width = self.high - self.low
+        slope, shift = gain / width, (bias - self.low) / width
+        slope, shift = np.where(inverted, -slope, slope), np.where(inverted, 1.0 - shift, shift)
+        return slope.astype(np.float32), shift.astype(np.float32)
+
 
 def resolve_ranges(
     grey: npt.NDArray[Any],

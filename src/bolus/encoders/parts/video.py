@@ -170,12 +170,13 @@ def fold_frames(images: Tensor, frame_mask: Tensor | None, *, channels: int) -> 
     if frame_mask is not None:
         if num_frames is None:
             raise EncoderError(f"expected no frame_mask for single images, found {list(frame_mask.shape)}")
-        if frame_mask.shape != (len(images), num_frames) or frame_mask.dtype != torch.bool:
+        if frame_mask.shape != (images.shape[0], num_frames) or frame_mask.dtype != torch.bool:
             raise EncoderError(
                 f"expected a frame_mask [{len(images)}, {num_frames}] of torch.bool, as the clips say, "
                 f"found {list(frame_mask.shape)} of {frame_mask.dtype}"
             )
-        assert bool(frame_mask.any(dim=1).all()), "a clip without a real frame is no sample"
+        # A traced program cannot look at values.
+        assert torch.compiler.is_exporting() or bool(frame_mask.any(dim=1).all()), "a clip without a real frame"
     return (images if num_frames is None else images.transpose(1, 2).flatten(0, 1)), num_frames
 
 

@@ -1,0 +1,1 @@
+"""An encoder in formats that other programs open, each compared with bolus before it stands."""

@@ -1,0 +1,121 @@
+"""The card of an export: what a person must know before using it, with counts and intervals, and nobody's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bolus.embedding.opening import Judged
+from bolus.evaluation.statistics.results import decimals
+from bolus.run import Run
+
+MOST = 30  # lines of the table of results
+
+_USE = {
+    "hf": "Open it with transformers: {reading}. Pixels must be normalised by mean and std of `contract.json`.\n\n"
+    "`AutoImageProcessor` does the size, the scale of eight bits and the normalisation, and no more: of images of more "
+    "bits, windows, oblong pictures and reductions in two steps it knows nothing. For the same pixels as in training "
+    "use `bolus.preprocess`, or build what `contract.json` says.",
+    "onnx": "`python embed_without_bolus.py IMAGE... -o embeddings.csv` needs numpy, Pillow, pydicom (for DICOM) and "
+    "onnxruntime. `--test` compares with the test vectors. In a program of your own, give `model.onnx` what "
+    "`contract.json` says.",
+    "torch": "`torch.export.load('model.pt2').module()(images)` with float32 images in [0, 1], as `bolus.preprocess` "
+    "or `contract.json` makes them; it gives a tuple.",
+}
+
+
+def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "") -> str:
+    """Markdown for README.md.
+
+    Args:
+        judged: what is exported.
+        described: the contract with its `check`.
+        reading: of transformers, how features are read.
+    """
+    run, to = judged.run, str(described["to"])
+    shape = " x ".join(str(part) for part in described["inputs"]["images"]["shape"][1:])
+    check = described["check"]
+    lines = [
+        f"# {_title(described)}",
+        "",
+        f"An encoder of medical images, exported by bolus {described['bolus']} to {to}. Not a medical device.",
+        "",
+        "## Use",
+        "",
+        _USE[to].format(reading=f"`{reading}`"),
+        "",
+        f"- Input: float32 in [0, 1], batch x {shape}; how files become that: `contract.json`, docs/deploying.md",
+        f"- Output: {', '.join(f'`{name}` {_shape(size)}' for name, size in described['outputs'].items())}",
+        f"- Largest difference from bolus on {check['rows']}: {check['largest_difference']:.1e} of the largest value",
+        "- `test_vectors/`: made pictures, what the encoder must see of them, and what it must answer",
+    ]
+    if "head" in described:
+        head = described["head"]
+        classes = f" ({', '.join(head['classes'])})" if head["task"] == "classify" else ""
+        lines += [f"- Head: {head['task']} {head['target']}{classes}", *(f"  - {note}" for note in head["notes"])]
+    lines += ["", "## Training data", "", *_data(run)]
+    lines += ["", "## Evaluation", "", *_results(run)]
+    lines += [
+        "",
+        "## Intended use and limits",
+        "",
+        "- For research, and as a part of systems that are judged as a whole on patients of the place of use.",
+        "- Images of other devices, protocols, ages or diseases may be embedded badly without any sign of it.",
+        "- Intervals above are over the test patients of one cohort; another hospital is another question.",
+        "- Embeddings are data of patients: they can be matched with images and may give away sex, age and site.",
+        "- The keyed hashes of the training patients are "
+        + ("in contract.json." if "lineage" in described else "left out; the run folder holds them."),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _title(described: Mapping[str, Any]) -> str:
+    modality = described["modality"]
+    return f"Encoder{f' of {modality}' if modality else ''}"
+
+
+def _shape(size: Sequence[Any]) -> str:
+    return " x ".join(str(part) for part in size)
+
+
+def _data(run: Run | None) -> list[str]:
+    if run is None:
+        return ["Not known here: this was exported from an encoder and not from a run."]
+    record, recipe = run.record, run.recipe
+    objectives = ", ".join(f"{name} ({spec.kind}, weight {spec.weight:g})" for name, spec in recipe.objectives.items())
+    start = recipe.encoder.backbone
+    if Path(start).is_absolute() or "\\" in start or start.startswith("."):
+        start = "an encoder of a folder"  # whose path is nobody's business
+    what = "clips" if recipe.images.unit == "clip" else "images"
+    return [
+        f"- {record['num_training_samples']} {what} of {len(record['training_patients'])} patients",
+        f"- {record['num_rows']} rows in the table, {record['num_quarantined']} of them quarantined",
+        f"- Split {record['split_hash']}, recipe {recipe.name} {record['recipe_hash']}: {objectives}",
+        f"- Start: {start}{', pretrained' if recipe.encoder.pretrained else ', random weights'}",
+    ]
+
+
+def _results(run: Run | None) -> list[str]:
+    """Every estimate of this encoder with all labels, and how many are not shown."""
+    found: list[dict[str, Any]] = []
+    name = "" if run is None else run.folder.name or run.folder.resolve().name
+    for path in sorted(run.folder.glob("evaluations/*/results.jsonl")) if run is not None else []:
+        read = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found += [
+            each for each in read
+            if each["encoder"] == name and not each["baseline"] and each["fraction"] == 1.0 and not each["subset"]
+        ]  # fmt: skip
+    if not found:
+        return ["None was found beside the run: `bolus evaluate` before you use it."]
+    lines = ["| task | target | read by | metric | estimate [95 %] | samples | patients |", f"|{'---|' * 7}"]
+    made: list[str] = []
+    for each in found:
+        low, value, high = (decimals(each[key]) for key in ("ci_low", "estimate", "ci_high"))
+        cells = (each["task"], each["target"], each.get("probe", ""), each["metric"], f"{value} [{low}, {high}]",
+                 each["num_samples"], each["num_patients"])  # fmt: skip
+        made.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    made = list(dict.fromkeys(made))  # the same question may have been asked twice
+    more = [f"\n{len(made) - MOST} more stand in the evaluations of the run."] if len(made) > MOST else []
+    return [*lines, *made[:MOST], *more]

@@ -1,0 +1,148 @@
+"""The contract as a file that programs in any language read, and pictures to test them on.
+
+docs/deploying.md says in words what every key means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+import bolus
+from bolus.data.images.preprocessing import Preprocessing
+from bolus.data.pixels.quantiles import LEVELS
+from bolus.data.pixels.range_rules import HAS_AIR, NUMBERS, RULES
+from bolus.embedding.fresh import preprocess
+from bolus.embedding.opening import Judged
+from bolus.encoders.backbone import Encoder
+from bolus.errors import BolusError
+from bolus.evaluation.probing.heads import Head
+from bolus.files import write_json
+
+FORMAT = 1  # of contract.json
+CONTRACT, VECTORS = "contract.json", "test_vectors"
+
+
+def describe(encoder: Encoder, contract: Preprocessing, *, to: str, modality: str | None, head: Head | None,
+             outputs: Sequence[str], lineage: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:  # fmt: skip
+    """The contract of an export as JSON values, without what its check found.
+
+    Args:
+        encoder: that is exported.
+        contract: of its images.
+        to: the format.
+        modality: that it is for, where each has its own; None: for all.
+        head: that goes along.
+        outputs: names, in order.
+        lineage: of the training patients' keyed hashes; left out where empty.
+    """
+    side = ["batch", contract.channels, *([contract.frames] if contract.frames else []), contract.size, contract.size]
+    shapes = {"embedding": ["batch", encoder.shape.dim]}
+    if head is not None:
+        shapes["prediction"] = ["batch", head.num_classes] if head.num_classes > 2 else ["batch"]
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        "bolus": bolus.__version__,
+        "to": to,
+        "modality": modality,
+        "inputs": {"images": {"shape": side, "dtype": "float32", "range": [0.0, 1.0]}},
+        "outputs": {name: shapes[name] for name in outputs},
+        "preprocessing": {**contract.to_json(), "cached_size": contract.cached_size, "enlarge": 1.25},
+        "normalisation": {
+            "mean": encoder.mean.flatten().tolist(),
+            "std": encoder.std.flatten().tolist(),
+            "grey_repeated_to": encoder.num_channels if contract.channels < encoder.num_channels else None,
+            "inside_the_model": to != "hf",
+        },
+        "grey": {
+            "rules_of_modalities": RULES,
+            "numbers_of_rules": {rule: list(numbers) for rule, numbers in NUMBERS.items()},
+            "hu_if_below": HAS_AIR,
+            "quantile_levels": LEVELS.tolist(),
+        },
+    }
+    if contract.frames:
+        found["inputs"]["frame_mask"] = {"shape": ["batch", contract.frames], "dtype": "bool"}
+    if head is not None:
+        found["head"] = {
+            "target": head.target,
+            "task": head.task,
+            "classes": list(head.class_names) or [str(code) for code in range(head.num_classes)],
+            "notes": list(head.notes),
+        }
+    if lineage:
+        found["lineage"] = [dict(each) for each in lineage]
+    return found
+
+
+def write_vectors(folder: Path, judged: Judged, modality: str | None, head: Head | None) -> list[dict[str, Any]]:
+    """Made pictures as files, what the encoder sees of them and what bolus makes of that; no patient's pixels.
+
+    Args:
+        folder: made.
+        judged: one encoder with its contract.
+        modality: that the pictures are called; None: as the contract's first range is called, if it has one.
+        head: that goes along.
+
+    Returns:
+        For the contract: of each its `inputs` (files, in order), `modality`, `laterality`, `tensor` (float32, as .npy),
+        `embedding` and, with a head, `prediction`.
+    """
+    contract = judged.preprocessing
+    folder.mkdir()
+    vectors = []
+    for name, deep in (("eight", False), ("sixteen", True)):
+        called = modality or (next(iter(sorted(contract.ranges)), None) if deep or contract.stated else None)
+        pictures = _pictures(contract, deep)
+        paths = [folder / f"{name}-{number}.png" for number in range(len(pictures))]
+        for path, pixels in zip(paths, pictures, strict=True):
+            PIL.Image.fromarray(pixels).save(path)
+        given: Any = paths if contract.frames else paths[0]
+        try:
+            tensor = preprocess([given], judged, modality=called, laterality=contract.mirror)
+        except BolusError:  # sixteen bits, of which this contract has no range
+            for path in paths:
+                path.unlink()
+            continue
+        vector = judged.embed([given], modality=called, laterality=contract.mirror)
+        names = [f"{VECTORS}/{path.name}" for path in paths]
+        line: dict[str, Any] = {"inputs": names, "modality": called, "laterality": contract.mirror}
+        for kind, values in (("tensor", tensor.numpy()), ("embedding", vector)):
+            np.save(folder / f"{name}-{kind}.npy", values)
+            line[kind] = f"{VECTORS}/{name}-{kind}.npy"
+        if head is not None:
+            np.save(folder / f"{name}-prediction.npy", head.predict(vector))
+            line["prediction"] = f"{VECTORS}/{name}-prediction.npy"
+        vectors.append(line)
+    return vectors
+
+
+def write_contract(folder: Path, found: Mapping[str, Any]) -> None:
+    """contract.json."""
+    write_json(folder / CONTRACT, found)
+
+
+def alone(judged: Judged, encoder: Encoder, contract: Preprocessing) -> Judged:
+    """One encoder of several, with its own contract."""
+    return replace(judged, encoder=encoder, preprocessing=contract)
+
+
+def _pictures(contract: Preprocessing, deep: bool) -> list[np.ndarray[Any, Any]]:
+    """Oblong pictures of blocks and ramps, one or a frame each."""
+    rng = np.random.default_rng(11)
+    high = 65535 if deep else 255
+    if deep and contract.ranges:
+        high = int(min(65535, max(255, 1.2 * max(bounds[1] for bounds in contract.ranges.values()))))
+    made = []
+    for _ in range(max(1, (contract.frames or 1) - 1)):  # of clips one frame fewer, so that the mask counts
+        blocks = np.kron(rng.random((7, 5)), np.ones((13, 17)))
+        ramp = np.linspace(0, 1, blocks.shape[1])
+        values = (high * (0.7 * blocks + 0.3 * ramp)).astype(np.uint16 if deep else np.uint8)
+        colour = contract.channels == 3 and not deep
+        made.append(np.stack([values, values[::-1], values[:, ::-1]], axis=2) if colour else values)
+    return made

@@ -1,0 +1,241 @@
+"""A run or encoder goes out: written, opened again by the other program, and compared with bolus before it stands."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from bolus.data.cohort.cohort import Cohort, CohortLike
+from bolus.data.images.preprocessing import Preprocessing
+from bolus.embedding.opening import Judged, open_encoder
+from bolus.encoders.backbone import Encoder
+from bolus.encoders.modalities import ModalityEncoders, part_folders
+from bolus.errors import BolusError, EncoderError, EvaluationError, UsageError, suggest
+from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.segmentation.saved import DECODER
+from bolus.exporting import programs
+from bolus.exporting.card import write_card
+from bolus.exporting.contract import VECTORS, alone, describe, write_contract, write_vectors
+from bolus.exporting.models import Deployed
+from bolus.exporting.pushing import check_name, push_folder
+from bolus.exporting.rows import Shown, made_rows, rows_of
+from bolus.exporting.transformers_folder import open_transformers, refuse_wrapped, save_transformers
+from bolus.files import write_text
+from bolus.prediction.prediction import encoder_for, find_head
+
+Format = Literal["hf", "onnx", "torch"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+TOLERANCE = 1e-4  # of the largest value
+SCRIPT = "embed_without_bolus.py"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export that stands.
+
+    Args:
+        folder: of it; of several modalities, a folder each in it.
+        to: the format.
+        differences: modality, or `all` -> the largest difference from bolus, as a share of the largest value.
+        rows: modality, or `all` -> what it was compared on.
+        notes: what a person must know, in sentences.
+    """
+
+    folder: Path
+    to: str
+    differences: dict[str, float]
+    rows: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def export(
+    source: str | Path,
+    *,
+    to: Format,
+    out: str | Path,
+    head: str | Path | None = None,
+    cohort: CohortLike | None = None,
+    keep_context: bool = True,
+    size: int | None = None,
+    lineage: bool = False,
+    push: str | None = None,
+) -> Exported:
+    """Write an encoder for other programs, and compare what they make of it with bolus.
+
+    Args:
+        source: run folder, encoder folder or hub name.
+        to: `hf`, a folder of transformers, for plain architectures of that library; `onnx`, one file for any number of
+            images; `torch`, a program of torch.export.
+        out: folder to make; it is there once all is well.
+        head: of an evaluation, as `bolus.predict` takes it, which goes along in `onnx` and `torch`.
+        cohort: on rows of which it is checked; by default the run's own, and made images where there is none.
+        keep_context: apply the run's MLVICX context blocks.
+        size: input pixels of an encoder that does not state them.
+        lineage: also write the keyed hashes of the training patients.
+        push: OWNER/NAME on the Hugging Face hub, where the folder is uploaded once it stands; a new one is private.
+
+    Returns:
+        The folder, and how far it is from bolus.
+
+    Raises:
+        EncoderError: the encoder cannot be opened, or not be exported so; or the export differs by more than 1e-4 of
+            the largest value, and no folder is left.
+        EvaluationError: no such head, or one of another encoder.
+        UsageError: another format, a head where none goes along, or a folder that is not empty.
+        BolusError: the hub cannot be reached; the folder stands.
+        CohortError: the cohort that was given cannot be opened.
+        MissingPackageError: onnx, onnxscript or onnxruntime is not installed: `pip install bolus[onnx]`.
+    """
+    out = Path(out)
+    if to not in FORMATS:
+        raise UsageError(f"to: expected one of {', '.join(FORMATS)}, found {to!r}; {suggest(str(to), FORMATS)}")
+    if to == "hf" and head is not None:
+        raise UsageError("a head goes along in onnx and torch; hf holds the encoder alone")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"{out} is there already; choose a folder that is empty or new")
+    if push is not None:
+        check_name(push)
+    given = None if cohort is None else Cohort.open(cohort)
+    judged, found, notes = _open(source, head, keep_context, size)
+    table, why = (given, "") if given is not None else _own_cohort(judged)
+    parts = _parts(judged)
+    names = part_folders([name for name in parts if name is not None])
+    temporary = out.with_name(f".{out.name}.exporting")
+    shutil.rmtree(temporary, ignore_errors=True)
+    differences, rows = {}, {}
+    try:
+        temporary.mkdir(parents=True)
+        for name, (encoder, contract) in parts.items():
+            place = temporary if name is None else temporary / names[name]
+            place.mkdir(exist_ok=True)
+            part = alone(judged, encoder, contract)
+            shown = rows_of(part, table, name, contract, why)
+            difference = _write(part, place, to, name, found, shown, judged.lineage if lineage else ())
+            differences[name or "all"], rows[name or "all"] = difference, shown.origin
+        if names:
+            listed = [f"- `{folder}/`: {name}" for name, folder in names.items()]
+            write_text(temporary / "README.md", "\n".join(["# Encoders of several modalities", "", *listed]) + "\n")
+        if out.is_dir():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if push is not None:
+        notes.append(f"pushed to {push_folder(out, push)}")
+    return Exported(out, to, differences, rows, tuple(notes))
+
+
+def _open(
+    source: str | Path, head: str | Path | None, keep_context: bool, size: int | None
+) -> tuple[Judged, Head | None, list[str]]:
+    """The encoder, the head and what is remarkable of the two."""
+    if head is None:
+        return open_encoder(source, keep_context=keep_context, size=size), None, []
+    path = find_head(source, head)
+    if path.name == DECODER:
+        raise UsageError(
+            "a segmenter does not go along: bolus predict draws its masks; leave --head out, or name a head"
+        )
+    found = Head.load(path)
+    judged, own = encoder_for(path, source, size)
+    if found.fits(judged.encoder) is False or judged.encoder.shape.dim != len(found.mean):
+        raise EvaluationError(f"the head of {found.target!r} was fitted on embeddings of other weights than these")
+    if not own and not keep_context:
+        raise UsageError("a head reads the embeddings that it was fitted on: leave --no-keep-context out")
+    notes = [f"The head goes with its own encoder, {path.parent}, not with {source}."] if own else []
+    return (judged if judged.run or not own else replace(judged, run=open_encoder(source).run)), found, notes
+
+
+def _own_cohort(judged: Judged) -> tuple[Cohort | None, str]:
+    """The cohort of the run, or why it is not at hand."""
+    if judged.run is None:
+        return None, "no cohort was given"
+    try:
+        return Cohort.open(judged.run.folder / "cohort.yaml"), ""
+    except BolusError:
+        return None, "the run's cohort cannot be opened here"
+
+
+def _parts(judged: Judged) -> dict[str | None, tuple[Encoder, Preprocessing]]:
+    """What becomes a model of its own: each encoder, and each size that one encoder sees."""
+    encoder, contract = judged.encoder, judged.preprocessing
+    if isinstance(encoder, ModalityEncoders):
+        return {name: (encoder.of(name), contract.of(name)) for name in encoder.names}
+    if contract.modalities:
+        own: dict[str | None, tuple[Encoder, Preprocessing]] = {
+            name: (encoder, contract.of(name)) for name in contract.modalities
+        }
+        return {**own, "others": (encoder, replace(contract, modalities={}))}
+    return {None: (encoder, contract)}
+
+
+def _write(
+    part: Judged,
+    folder: Path,
+    to: Format,
+    modality: str | None,
+    head: Head | None,
+    shown: Shown,
+    lineage: Sequence[Any],
+) -> float:
+    """One model with its contract, card and test vectors; the largest difference from bolus."""
+    encoder = part.encoder
+    assert isinstance(encoder, Encoder)
+    encoder.eval().cpu()
+    model, reading = Deployed(encoder, head), ""
+    known = None if modality == "others" else modality
+    described = describe(
+        encoder, part.preprocessing, to=to, modality=known, head=head, outputs=model.outputs, lineage=lineage
+    )
+    if to == "hf":
+        refuse_wrapped(encoder, part.preprocessing)
+        save_transformers(encoder, part.preprocessing, folder)
+        run, reading = open_transformers(folder, encoder)
+    else:
+        example = made_rows(part.preprocessing, 2).inputs
+        program = programs.trace(model, example)
+        if to == "torch":
+            programs.save_program(program, folder / programs.PROGRAM)
+            run = programs.open_program(folder / programs.PROGRAM)
+        else:
+            described["opset"] = programs.OPSET
+            programs.save_onnx(program, folder / programs.ONNX, model.outputs, described)
+            run = programs.open_onnx(folder / programs.ONNX)
+            script = Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8")
+            write_text(folder / SCRIPT, script)
+    difference = _compare(encoder, head, run, shown)
+    described["test_vectors"] = write_vectors(folder / VECTORS, part, known, head)
+    described["check"] = {"rows": shown.origin, "largest_difference": difference, "tolerance": TOLERANCE}
+    write_contract(folder, described)
+    write_text(folder / "README.md", write_card(part, described, reading=reading))
+    return difference
+
+
+def _compare(encoder: Encoder, head: Head | None, run: programs.Runner, shown: Shown) -> float:
+    """The largest difference from bolus, of the largest value, over all outputs; of one image alone as of several.
+
+    Raises:
+        EncoderError: it is above the tolerance, or not a number.
+    """
+    with torch.inference_mode():
+        pooled = encoder(shown.images, frame_mask=shown.frame_mask).pooled.float().numpy()
+    expected = [pooled, *([] if head is None else [head.predict(pooled)])]
+    worst = 0.0
+    for some in (slice(None), slice(0, 1)):
+        found = run(tuple(part[some].contiguous().clone() for part in shown.inputs))
+        for ours, theirs in zip(expected, found, strict=True):
+            largest = float(np.abs(ours).max())
+            away = float(np.abs(ours[some] - theirs).max()) if theirs.shape == ours[some].shape else np.inf
+            worst = max(worst, away / largest if largest > 0 else away) if np.isfinite(away) else np.inf
+    if not worst <= TOLERANCE:
+        raise EncoderError(
+            f"the export differs from bolus by {worst:.1e} of the largest value on {shown.origin}, and at most "
+            f"{TOLERANCE:g} is allowed; nothing was written"
+        )
+    return worst
