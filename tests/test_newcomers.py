@@ -314,6 +314,7 @@ ARGUMENTS: dict[tuple[str, ...], str] = {
     ("pretrain",): f"table.yaml --recipe simclr --out OUT/run {' '.join(SMALL)}",
     ("embed",): "run table.yaml -o OUT/e.parquet",
     ("predict",): "run table.yaml --head HEAD -o OUT/p.csv",
+    ("report",): "run -o OUT/r.html",
     ("recipes",): "",
     ("demo",): "--out OUT/demo",
     ("ablate",): "table.yaml --recipes simclr,vicreg --target sick --probes linear --seeds 1 --passes 16 --out OUT/ab "

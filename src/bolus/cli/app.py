@@ -29,6 +29,7 @@ from bolus.cli.options import (
     TableOptions,
     refuse_swapped,
 )
+from bolus.cli.report import report as report_runs
 from bolus.cli.scan import scan
 from bolus.cli.speaking import say, show, talkative, tell
 from bolus.errors import BolusError, UsageError
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 PLANNED = "plan"  # in place of the name of a recipe
 
-VERBS = ("scan", "check", "plan", "pretrain", "evaluate", "embed", "predict", "ablate", "recipes", "demo")
+VERBS = ("scan", "check", "plan", "pretrain", "evaluate", "embed", "predict", "ablate", "report", "recipes", "demo")
 """In the order of the help: that of the work."""
 
 
@@ -237,6 +238,7 @@ def embed(
 app.add_typer(evaluate)
 app.command()(ablate)
 app.command()(scan)
+app.command("report")(report_runs)
 
 
 @app.command()
