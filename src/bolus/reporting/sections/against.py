@@ -67,11 +67,10 @@ def _compared(found: dict[str, tuple[Evidence, Question]]) -> list[Block]:
         if None in (gap["estimate"], gap["ci_low"], gap["ci_high"]):
             continue
         low, high = sorted((sign * gap["ci_low"], sign * gap["ci_high"]))
-        rows.append(
-            Interval(f"{name} − {names[0]}", sign * gap["estimate"], low, high, f"{name}: {_value(first, name)}", series,
-                     gap["detectable"],
-                     f"{decimals(sign * gap['estimate'], '+')} [{decimals(low, '+')}, {decimals(high, '+')}]")
-        )  # fmt: skip
+        gain = sign * gap["estimate"]
+        shown = f"{decimals(gain, '+')} [{decimals(low, '+')}, {decimals(high, '+')}]"
+        tip = f"{name}: {_value(first, name)}"
+        rows.append(Interval(f"{name} − {names[0]}", gain, low, high, tip, series, gap["detectable"], shown))
         text = verdict(line, after_holm(line.verdict, corrected[name], len(names) - 1))
         said.append(sentence(f"{plain(first.target, 60)}: {name} against {names[0]}: {text}", standing_of(text)))
     if not rows:

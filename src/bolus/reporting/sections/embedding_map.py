@@ -61,7 +61,7 @@ def embedding_map(evidence: list[Evidence]) -> Section:
     return Section(
         "map",
         "What the encoder takes for alike",
-        "Every point is an image; near points look alike to the encoder. Colour them by a column; hide what is in the way.",
+        "Every point is an image; near points look alike to the encoder. Colour them by a column; hide some.",
         by_run={each.name: _of_run(each, f"map{number}", most) for number, each in enumerate(evidence)},
     )
 

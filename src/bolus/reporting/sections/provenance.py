@@ -33,7 +33,7 @@ def _of_run(evidence: Evidence) -> list[Block]:
     facts = {
         "Recipe": f"{recipe.name} {recipe.source}".strip() + f", {record['recipe_hash']}",
         "Objectives": objectives,
-        "Encoder": f"{_plain_name(encoder.backbone)}, began with {'pretrained' if encoder.pretrained else 'random'} weights",
+        "Encoder": f"{_plain_name(encoder.backbone)}, from {'pretrained' if encoder.pretrained else 'random'} weights",
         "Images": f"{recipe.images.size} x {recipe.images.size} pixels, {recipe.images.unit}",
         "Batch and seed": f"{recipe.sampling.batch_size} samples, seed {recipe.training.seed}",
         "Steps": f"{record['steps']:,}" if "steps" in record else "not ended",
