@@ -10,6 +10,7 @@ from typing import Any
 
 from bolus import __version__
 from bolus.reporting.blocks import Section
+from bolus.reporting.wording import straight
 
 REFRESH = 10  # seconds after which a watched page loads itself again
 
@@ -49,10 +50,20 @@ def render(title: str, sections: Sequence[Section], *, pictures: bool = False, r
         autoescape=True,
         loader=FunctionLoader(_template),
         undefined=StrictUndefined,
+        finalize=_straight,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    read = set[str]()
+
+    def fresh(reading: str) -> bool:
+        """Whether it was not said before; what was is not printed again."""
+        new = reading not in read
+        read.add(reading)
+        return new
+
     facts: dict[str, Any] = {
+        "fresh": fresh,
         "title": title,
         "sections": sections,
         "style": Markup(style),
@@ -63,6 +74,13 @@ def render(title: str, sections: Sequence[Section], *, pictures: bool = False, r
         "pictures": pictures,
     }
     return environment.get_template("page.html").render(facts)
+
+
+def _straight(value: Any) -> Any:
+    """Whatever a template shows that is not markup, without marks of direction, and not without end."""
+    from markupsafe import Markup
+
+    return straight(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _template(name: str) -> str:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 
 LONGEST = 80  # characters of a value that are shown
+MOST = 2000  # characters of any text
 
 # Marks that change the direction of text beyond the value they stand in: Unicode Standard Annex 9, table 3.
 _TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -26,6 +27,16 @@ def plain(value: object, longest: int = LONGEST) -> str:
     text = "".join(" " if unicodedata.category(each)[0] in "CZ" else each for each in text)
     text = " ".join(text.split())
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def straight(text: str) -> str:
+    r"""Text as it is, without marks of direction, and cut where nobody would read on: the last guard of a page.
+
+    >>> straight("a\u202eb\n")
+    'ab\n'
+    """
+    text = _TURNS.sub("", text)
+    return text if len(text) <= MOST else f"{text[:MOST]}…"
 
 
 def counted(number: int, noun: str) -> str:

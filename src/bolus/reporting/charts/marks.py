@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bolus.reporting.wording import plain
+from bolus.reporting.wording import plain, straight
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -21,6 +21,7 @@ SHAPES = {
     7: ((-0.6, -1.3), (0.6, -1.3), (0.6, 1.3), (-0.6, 1.3)),
 }  # fmt: skip
 """Of the series after the first, which has circles: corners around the middle, of a mark of radius 1."""
+TIP = 240  # characters of what is said of a mark
 NUM_SERIES = 1 + len(SHAPES)
 """Shapes, and colours that the stylesheet has."""
 
@@ -41,12 +42,16 @@ def tag(name: str, *children: Markup | str | None, **attributes: object) -> Mark
 
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
     shown = "".join(f' {key}="{escape(_value(value))}"' for key, value in given.items())
-    inside = "".join(str(escape(child)) for child in children if child is not None)
+    inside = "".join(
+        str(child if isinstance(child, Markup) else escape(straight(child))) for child in children if child is not None
+    )
     return Markup(f"<{name}{shown}>{inside}</{name}>")
 
 
 def _value(value: object) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.2f}".rstrip("0").rstrip(".")
+    return str(value)
 
 
 def chart(children: Sequence[Markup], *, width: float, height: float, label: str) -> Markup:
@@ -77,7 +82,7 @@ def dot(x: float, y: float, series: int, tip: str, *, radius: float = 3.5) -> Ma
         tip: what is said of it.
         radius: of the circle; the others are as large.
     """
-    kind = f"mark f{series % NUM_SERIES}"
+    kind, tip = f"mark f{series % NUM_SERIES}", plain(tip, TIP)
     if series % NUM_SERIES == 0:
         return tag("circle", cx=x, cy=y, r=radius, class_=kind, data_tip=tip)
     points = " ".join(f"{x + radius * dx:.1f},{y + radius * dy:.1f}" for dx, dy in SHAPES[series % NUM_SERIES])

@@ -219,6 +219,7 @@ def _draw(
         "div",
         tag("div", layout, colour, class_="controls"),
         tag("ul", class_="legend keys", aria_label="Show or hide"),
+        tag("svg", tag("circle", cx=6, cy=6, r=5), viewBox="0 0 12 12", class_="sample", aria_hidden="true"),
         drawn,
         tag("p", helped, id=f"{key}-help", class_="help"),
         tag("p", READING, class_="reading"),

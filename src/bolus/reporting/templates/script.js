@@ -11,7 +11,9 @@
     tip.style.top = (above > 4 ? above : box.bottom + 8) + "px";
   }
   function hide() { tip.hidden = true; }
-  addEventListener("scroll", hide, { passive: true });
+  let keyed = false; // a mark that was reached by keys keeps what is said of it while the page scrolls to it
+  addEventListener("scroll", function () { if (!keyed) hide(); }, { passive: true });
+  addEventListener("pointermove", function (event) { if (event.movementX || event.movementY) keyed = false; }, { passive: true });
   addEventListener("keydown", function (event) { if (event.key === "Escape") hide(); });
 
   // Marks say what they are under a pointer, and one after the other by the arrow keys.
@@ -22,6 +24,7 @@
       if (!found.length) return;
       if (at >= 0) leave();
       at = (to + found.length) % found.length;
+      keyed = true;
       say(found[at]);
     }
     svg.addEventListener("keydown", function (event) {
@@ -32,7 +35,7 @@
       else return;
       event.preventDefault();
     });
-    svg.addEventListener("blur", function () { leave(); hide(); at = -1; });
+    svg.addEventListener("blur", function () { leave(); hide(); at = -1; keyed = false; });
   }
   function marked(svg) {
     let active = null;
@@ -45,9 +48,9 @@
     }
     svg.addEventListener("pointerover", function (event) {
       const mark = event.target.closest("[data-tip]");
-      if (mark && mark.dataset.tip) say(mark);
+      if (mark && mark.dataset.tip && !keyed) say(mark);
     });
-    svg.addEventListener("pointerout", function () { leave(); hide(); });
+    svg.addEventListener("pointerout", function () { if (!keyed) { leave(); hide(); } });
     walk(svg, function () { return Array.from(svg.querySelectorAll(".mark[data-tip]")); }, say, leave);
   }
   document.querySelectorAll("svg.chart").forEach(marked);
@@ -57,6 +60,7 @@
     const data = JSON.parse(box.querySelector("script").textContent);
     const svg = box.querySelector("svg.map"), keys = box.querySelector(".keys");
     const points = Array.from(svg.querySelectorAll("circle"));
+    const sample = box.querySelector("svg.sample");
     const [layout, colour] = box.querySelectorAll("select");
     const names = Object.keys(data.layouts);
     let hidden = new Set(), near = [];
@@ -85,13 +89,8 @@
       if (chosen.codes.includes(-1)) codes.push(-1);
       codes.forEach(function (code) {
         const item = document.createElement("li"), button = document.createElement("button");
-        const mark = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-        const dot = document.createElementNS("http://www.w3.org/2000/svg", "circle");
-        mark.setAttribute("viewBox", "0 0 12 12");
-        mark.setAttribute("aria-hidden", "true");
-        dot.setAttribute("cx", 6); dot.setAttribute("cy", 6); dot.setAttribute("r", 5);
+        const mark = sample.cloneNode(true), dot = mark.querySelector("circle");
         dot.setAttribute("class", kind(code, chosen.ordered));
-        mark.append(dot);
         const name = document.createElement("bdi");
         const number = chosen.codes.filter(function (each) { return each === code; }).length;
         name.textContent = (code < 0 ? "not known" : chosen.classes[code]) + " (" + number + ")";
@@ -122,8 +121,8 @@
       near.push(point);
       show(text, point.getBoundingClientRect());
     }
-    svg.addEventListener("pointerover", function (event) { if (event.target.matches("circle")) say(event.target); });
-    svg.addEventListener("pointerout", function () { leave(); hide(); });
+    svg.addEventListener("pointerover", function (event) { if (event.target.matches("circle") && !keyed) say(event.target); });
+    svg.addEventListener("pointerout", function () { if (!keyed) { leave(); hide(); } });
     walk(svg, function () { return points.filter(function (point) { return !point.classList.contains("gone"); }); }, say, leave);
     layout.addEventListener("change", paint);
     if (colour) colour.addEventListener("change", function () { list(); paint(); });
