@@ -324,8 +324,12 @@ def test_colours_are_no_names(desk: Path) -> None:
     assert set(found) == {"split", "site", "label:sick", "score:severity"}, "attribute:who has a value a patient"
     assert found["score:severity"].ordered
     assert set(found["split"].classes) == {"train", "test", "val"}
-    frame = cohort.table.assign(site=["rare"] * 2 + ["usual"] * 70)
-    few = Cohort.open(frame, roles={"site": "site"})
+    days = [f"2024-01-{1 + row % 9:02d}" for row in range(72)]
+    frame = cohort.table.assign(site=["rare"] * 2 + ["usual"] * 70, seen=days, age=np.linspace(30, 97, 72))
+    few = Cohort.open(frame, roles={"site": "site", "attribute:seen": "seen", "attribute:age": "age"})
+    named = {each.name: each.classes for each in columns_of(few, np.arange(len(few)))}
+    assert "attribute:seen" not in named
+    assert (named["attribute:age"][0], named["attribute:age"][-1]) == ("below 43.4", "83.6 and above")
     site = next(each for each in columns_of(few, np.arange(len(few))) if each.name == "site")
     assert site.classes == ("usual", "other")
 

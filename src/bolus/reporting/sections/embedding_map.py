@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.roles import PATHS
+from bolus.evaluation.audit.subgroups import cut_bands
 from bolus.evaluation.probing.heads import neighbours, normalise
 from bolus.reporting.blocks import Block, Drawing, Missing, Section, Sentences, sentence
 from bolus.reporting.charts.marks import NUM_SERIES, tag
@@ -30,6 +31,7 @@ FEWEST_PATIENTS = 3
 BANDS = 5  # of a number
 HIDDEN = {*PATHS, "patient", "series", "order"}
 """Roles that name files and people, or count within them."""
+_DATE = re.compile(r"\b(19|20)\d{2}[-./]?\d{2}[-./]?\d{2}|\b\d{1,2}[-./]\d{1,2}[-./](19|20)?\d{2}\b")
 READING = (
     "Distances on the map are distorted: PCA keeps only the two directions of most spread, t-SNE only who is near "
     "whom. The size of a clump, the gap between two and an empty space mean little in t-SNE. A colour that is mixed "
@@ -95,7 +97,8 @@ def columns_of(cohort: Cohort, rows: npt.NDArray[np.int64]) -> list[Column]:
     """What a reader may colour by: split and every role but those that name files and people.
 
     A value that fewer than 3 patients have is `other`, and a role of which most rows would be `other` is left out, so
-    that no name of a person becomes a colour. Numbers are in bands; dates are days since the cohort's first.
+    that no name of a person becomes a colour; so is one that holds dates. Numbers are in bands whose outer ones are
+    open; the role time is in days since the cohort's first.
 
     Args:
         cohort: of the rows.
@@ -119,6 +122,8 @@ def _categories(name: str, values: pd.Series[Any], patients: npt.NDArray[Any]) -
     frame = pd.DataFrame({"value": texts, "patient": patients}).dropna()
     by_value = frame.groupby("value")["patient"].nunique().sort_values(ascending=False, kind="stable")
     named = [str(each) for each in by_value[by_value >= FEWEST_PATIENTS].index]
+    if any(_DATE.search(each) for each in named):
+        return None
     rest = int((~frame["value"].isin(named)).sum())
     if not named or rest > len(frame) / 2:
         return None
@@ -138,13 +143,11 @@ def _bands(name: str, values: npt.NDArray[np.float64], patients: npt.NDArray[Any
     if len(distinct) <= BANDS:
         texts = pd.Series([f"{each:g}" if np.isfinite(each) else None for each in values], dtype="string")
         return _categories(name, texts, patients)
-    edges = np.unique(np.quantile(values[known], np.linspace(0, 1, BANDS + 1)))
-    codes = np.where(known, np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2), -1)
-    few = [len(np.unique(patients[codes == code])) < FEWEST_PATIENTS for code in range(len(edges) - 1)]
-    if any(few):
-        return None
-    classes = tuple(f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges))
-    return Column(name, classes, codes.astype(np.int64), ordered=True)
+    inner = np.quantile(values[known], np.linspace(0, 1, BANDS + 1)[1:-1])
+    edges = np.unique([float(f"{each:.3g}") for each in inner])
+    codes, classes = cut_bands(values, edges.tolist())  # the outer bands are open: no single value is named
+    few = [len(np.unique(patients[codes == code])) < FEWEST_PATIENTS for code in range(len(classes))]
+    return None if any(few) else Column(name, classes, codes, ordered=True)
 
 
 def _layouts(vectors: npt.NDArray[np.float32]) -> tuple[dict[str, npt.NDArray[np.int64]], float]:
