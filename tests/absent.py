@@ -9,7 +9,8 @@ import bolus
 
 OPTIONAL = (
     "av", "nibabel", "monai", "pydicom", "pylibjpeg", "openjpeg", "highdicom", "efficientnet_lite_pytorch",
-    "matplotlib", "timm", "torchvision", "torchjd", "hypothesis", "pytorch_metric_learning", "pytest",
+    "matplotlib", "tensorboard", "mlflow", "wandb", "trackio", "timm", "torchvision", "torchjd", "hypothesis",
+    "pytorch_metric_learning", "pytest",
 )  # fmt: skip
 
 _HIDE = """
