@@ -18,6 +18,7 @@ from bolus.evaluation.statistics.verdict import after_holm
 from bolus.reporting.blocks import Block, Figure, Missing, Sentences, sentence, standing_of
 from bolus.reporting.charts.forest import Interval, draw_forest
 from bolus.reporting.evidence import Evidence, Question
+from bolus.reporting.sections.predictions.predicted import is_joined, patients_of
 from bolus.reporting.wording import counted, metric_name, plain
 
 TASKS = ("classify", "regress", "change", "segment")
@@ -35,7 +36,7 @@ def against_each_other(evidence: list[Evidence]) -> list[Block]:
     for each in evidence:
         for question in each.asked(*TASKS) if each.cohort is not None else []:
             first = question.results[0]
-            if first.split_hash == each.run.record["split_hash"]:
+            if all(is_joined(each, question, target) for target in question.targets):
                 asked.setdefault((first.task, first.target, first.split_hash), {}).setdefault(
                     each.name, (each, question)
                 )
@@ -93,9 +94,7 @@ def _compared(found: dict[str, tuple[Evidence, Question]]) -> list[Block]:
 
 
 def _answers(evidence: Evidence, question: Question) -> list[Answer]:
-    cohort, first = evidence.cohort, question.results[0]
-    assert cohort is not None
-    codes = np.asarray(cohort.encoded("patient"))
+    first, codes = question.results[0], patients_of(evidence)
 
     def patient(rows: pd.Series[Any]) -> IntArray:
         return np.asarray(codes[rows.to_numpy(np.int64) - 1])

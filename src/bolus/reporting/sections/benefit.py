@@ -147,22 +147,36 @@ def tip(result: Result) -> str:
 
 
 def _forests(question: Question, others: Sequence[str]) -> list[Markup]:
-    """Differences of one target, or of several from each baseline by itself; by metric, as units differ."""
-    several, groups = len(question.targets) > 1, dict[tuple[str, str], list[Interval]]()
-    for target in question.targets:
-        for each in leading(question.of(target)):
-            if each.baseline and each.probe == question.of(target)[0].probe:
-                value, low, high = as_gain(each)
-                name = plain(each.target, 40) if several else f"− {each.baseline}"
-                shown = f"{decimals(value, '+')} [{decimals(low, '+')}, {decimals(high, '+')}]"
-                series = series_of(each.baseline, others)
-                interval = Interval(name, value, low, high, tip(each), series, each.detectable, shown)
-                groups.setdefault((measure(each), each.baseline if several else ""), []).append(interval)
-    return [
-        draw_forest(rows, title=f"Gain in {metric}{f' over {plain(other, 40)}' if other else ''}",
-                    x_name=f"gain in {metric}", level=0.0, sides=("worse", "better"))
-        for (metric, other), rows in groups.items()
-    ]  # fmt: skip
+    """Differences by metric, as units differ: of one target, or of several from each baseline by itself."""
+    shown = [
+        each
+        for target in question.targets
+        for each in leading(question.of(target))
+        if each.baseline and each.probe == question.of(target)[0].probe
+    ]
+    by_metric: dict[str, list[Result]] = {}
+    for each in shown:
+        by_metric.setdefault(measure(each), []).append(each)
+    panels = []
+    for metric, results in by_metric.items():
+        several = len({each.target for each in results}) > 1
+        for other in dict.fromkeys(each.baseline for each in results) if several else [""]:
+            rows = [_gain(each, others, several) for each in results if other in ("", each.baseline)]
+            of = "" if several or len(by_metric) == 1 else f" for {plain(results[0].target, 40)}"
+            over = f" over {plain(other, 40)}" if other else ""
+            panels.append(
+                draw_forest(rows, title=f"Gain in {metric}{over}{of}", x_name=f"gain in {metric}", level=0.0,
+                            sides=("worse", "better"))
+            )  # fmt: skip
+    return panels
+
+
+def _gain(result: Result, others: Sequence[str], several: bool) -> Interval:
+    value, low, high = as_gain(result)
+    name = plain(result.target, 40) if several else f"− {result.baseline}"
+    shown = f"{decimals(value, '+')} [{decimals(low, '+')}, {decimals(high, '+')}]"
+    series = series_of(result.baseline, others)
+    return Interval(name, value, low, high, tip(result), series, result.detectable, shown)
 
 
 def _table(question: Question) -> Table:

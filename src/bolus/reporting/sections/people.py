@@ -13,6 +13,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.reporting.blocks import Block, Drawing, Missing, Section, Sentences, Table, sentence
 from bolus.reporting.charts.marks import tag
 from bolus.reporting.evidence import Evidence, Question
+from bolus.reporting.sections.predictions.predicted import is_joined
 from bolus.reporting.wording import counted, plain
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _flow(evidence: Evidence) -> list[Block]:
     sides = []
     for split, name in SPLITS.items():
         here = readable & (cohort.split == split)
-        said = [line for each in evidence.questions for line in _with_target(each, split, cohort, record["split_hash"])]
+        said = [line for each in evidence.questions for line in _with_target(evidence, each, split, cohort)]
         sides.append(_box(name, int(here.sum()), len(np.unique(patients[here])), list(dict.fromkeys(said)), "side"))
     flow = tag("ol", *boxes, tag("li", tag("ol", *sides, class_="sides"), class_="split"), class_="flow")
     return [*blocks, Drawing(flow), _missing(cohort, readable)]
@@ -81,13 +82,15 @@ def _box(name: str, rows: int, patients: int, more: list[str] | None = None, kin
     )
 
 
-def _with_target(question: Question, split: str, cohort: Cohort, split_hash: str) -> list[str]:
+def _with_target(evidence: Evidence, question: Question, split: str, cohort: Cohort) -> list[str]:
     """How many rows of a side have a target that was asked for; nothing where the files do not say."""
     frame = question.predictions
-    if frame is None or split == "train" or question.results[0].split_hash != split_hash or "later_row" in frame:
+    if frame is None or split == "train" or "later_row" in frame:
         return []
     found = []
     for target, lines in frame[frame["split"] == split].groupby("target", sort=False):
+        if not is_joined(evidence, question, str(target)):
+            continue
         rows = np.unique(lines["row"].to_numpy()) - 1
         rows = rows[rows < len(cohort)]
         number = len(np.unique(cohort.encoded("patient")[rows]))

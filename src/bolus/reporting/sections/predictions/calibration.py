@@ -14,6 +14,7 @@ from bolus.reporting.charts.marks import legend
 from bolus.reporting.sections.predictions.predicted import Predicted
 from bolus.reporting.wording import counted
 
+FEWEST_EVENTS = 10  # test samples of the rarer class
 FEWEST = 20  # samples in a bin, about
 MOST_BINS = 10
 THRESHOLDS = np.linspace(0.02, 0.98, 49)
@@ -30,8 +31,14 @@ READING = (
 def calibration(found: Predicted) -> list[Block]:
     """The calibration and the decision curve of a class."""
     y, p = found.y, found.scores
-    if not (0 < y.mean() < 1) or p.min() < 0 or p.max() > 1:
-        return [Missing("All test samples are of one class, or the scores are no probabilities: nothing to calibrate.")]
+    rarer = int(min(y.sum(), len(y) - y.sum()))
+    if rarer < FEWEST_EVENTS:
+        of = counted(rarer, "test sample")
+        return [
+            Missing(f"Nothing is said of calibration: only {of} of the rarer class, where {FEWEST_EVENTS} are needed.")
+        ]
+    if p.min() < 0 or p.max() > 1:
+        return [Missing("Nothing is said of calibration: the scores are no probabilities.")]
     groups = _bins(p)
     points, ends, tips, rows = [], [], [], []
     for members in groups:
@@ -55,15 +62,17 @@ def calibration(found: Predicted) -> list[Block]:
     everyone = [(float(t), prevalence - (1 - prevalence) * float(t / (1 - t))) for t in THRESHOLDS]
     bottom = -0.15 * prevalence
     curves.append(Curve("act on all", 3, [(t, value) for t, value in everyone if value >= bottom], dots=False))
-    top = 1.1 * max(value for curve in curves for _, value in curve.points)
+    top = 1.1 * prevalence  # that of a prediction without a mistake, and a little more
     decision = draw_curves(
         curves, title="Decision curve: net benefit", x_name="threshold", x_range=(0.0, 1.0), y_range=(bottom, top),
         level=(0.0, "act on none"),
     )  # fmt: skip
-    said = f"On average {100 * p.mean():.1f} % was predicted and {100 * prevalence:.1f} % came true; "
+    said = f"On average {100 * p.mean():.1f} % was predicted and {100 * prevalence:.1f} % came true"
     slope, low, high = _slope(y, p, found.weights)
-    said += f"the calibration slope is {decimals(slope)} [{decimals(low)}, {decimals(high)}] (1 is right, "
-    said += "below 1 predictions are too extreme, above 1 too timid)."
+    if np.isfinite(slope):
+        said += f"; the calibration slope is {decimals(slope)} [{decimals(low)}, {decimals(high)}] (1 is right, "
+        said += "below 1 predictions are too extreme, above 1 too timid)"
+    said += "." if found.joined else ". Intervals are over samples here: whose they are is not known."
     head = ["Predicted", "Mean", "Came true [95 % interval]", "Samples"]
     table = Table(head, rows, "Calibration in numbers", folded=True)
     key = legend([(curve.name, curve.series) for curve in curves])

@@ -43,9 +43,8 @@ def failures(evidence: list[Evidence], pictures: Pictures | None = None) -> Sect
 
 def _of_run(evidence: Evidence, pictures: Pictures | None) -> list[Block]:
     blocks: list[Block] = []
-    for task, question, each in each_predicted(evidence):
-        same = question.results[0].split_hash == evidence.run.record["split_hash"]
-        blocks += _of_target(each, task, _Neighbours(evidence) if same else None, evidence, pictures if same else None)
+    for each in each_predicted(evidence):
+        blocks += _of_target(each, _Neighbours(evidence) if each.joined else None, evidence, pictures)
     for question in evidence.asked("segment"):
         blocks += _of_volumes(question)
     if not blocks:
@@ -89,8 +88,9 @@ class _Neighbours:
 
 
 def _of_target(
-    found: Predicted, task: str, near: _Neighbours | None, evidence: Evidence, pictures: Pictures | None
+    found: Predicted, near: _Neighbours | None, evidence: Evidence, pictures: Pictures | None
 ) -> list[Block]:
+    task = found.task
     errors = _errors(found, task)
     order = np.argsort(-errors, kind="stable")[:HARDEST].tolist()
     rows = found.rows[order].tolist()
@@ -101,10 +101,14 @@ def _of_target(
         said = [f"{other}{_truth(truth.get(other), task)}" for other in alike.get(row, [])]
         shown = f"{found.scores[at]:.2f}" if task == "classify" else f"{found.scores[at]:.4g}"
         lines.append([f"{row}", f"{found.y[at]:.4g}", shown, *([", ".join(said)] if alike else [])])
+    other = "" if found.joined else ", of another table than the run's"
     head = ["Row", "Truth", "Probability of 1" if task == "classify" else "Prediction"]
     head += ["Nearest rows of other patients (truth, of test rows)"] if alike else []
-    blocks: list[Block] = [Heading(plain(found.target, 60)), Table(head, lines, f"The {len(lines)} hardest test rows")]
-    if pictures is not None:
+    blocks: list[Block] = [
+        Heading(plain(found.target, 60)),
+        Table(head, lines, f"The {len(lines)} hardest test rows{other}"),
+    ]
+    if pictures is not None and found.joined:
         wanted = rows[:PICTURED]
         shown_of = pictures(evidence, [*wanted, *(other for row in wanted for other in alike.get(row, [])[:3])])
         if shown_of:

@@ -22,9 +22,9 @@ def trust(evidence: list[Evidence]) -> Section:
 
 def _of_run(evidence: Evidence) -> list[Block]:
     blocks: list[Block] = []
-    for task, _, each in each_predicted(evidence):
+    for each in each_predicted(evidence):
         blocks.append(Heading(f"{plain(each.target, 60)}, {counted(len(each.y), 'test sample')}"))
-        blocks += agreement(each) if task == "regress" else calibration(each)
+        blocks += agreement(each) if each.task == "regress" else calibration(each)
     for question in evidence.asked("segment"):
         blocks += volumes(question)
     if not blocks:
