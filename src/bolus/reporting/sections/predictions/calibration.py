@@ -19,8 +19,8 @@ FEWEST = 20  # samples in a bin, about
 MOST_BINS = 10
 THRESHOLDS = np.linspace(0.02, 0.98, 49)
 READING = (
-    "Left: samples in groups of equal size by predicted probability; on the dotted line, predictions come true as "
-    "often as they say. The band is a 95 % interval over patients. Right: net benefit of acting on everyone above a "
+    "First: samples in groups of equal size by predicted probability; on the dotted line, predictions come true as "
+    "often as they say. The band is a 95 % interval over patients. Second: net benefit of acting on everyone above a "
     "threshold (Vickers and Elkin, 2006), beside acting on all and on none; the threshold is the risk at which "
     "treating and not treating are equally bad, which a clinician states, not the data. A curve is only good where it"
     " lies above both. Both hold for the prevalence of these test patients; elsewhere probabilities must be "
