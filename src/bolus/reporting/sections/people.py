@@ -72,7 +72,7 @@ def _flow(evidence: Evidence) -> list[Block]:
 
 
 def _box(name: str, rows: int, patients: int, more: list[str] | None = None, kind: str = "") -> Markup:
-    listed = [tag("li", tag("bdi", plain(each, 120))) for each in more or []]
+    listed = [tag("li", tag("bdi", plain(each, 300))) for each in more or []]
     return tag(
         "li",
         tag("strong", name),
