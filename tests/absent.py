@@ -9,7 +9,8 @@ import bolus
 
 OPTIONAL = (
     "av", "nibabel", "monai", "pydicom", "pylibjpeg", "openjpeg", "highdicom", "efficientnet_lite_pytorch",
-    "matplotlib", "onnx", "onnxruntime", "onnxscript", "timm", "torchvision", "torchjd", "hypothesis",
+    "matplotlib", "onnx", "onnxruntime", "onnxscript", "tensorboard", "mlflow", "wandb", "trackio", "timm",
+    "torchvision", "torchjd", "hypothesis",
     "pytorch_metric_learning", "pytest",
 )  # fmt: skip
 

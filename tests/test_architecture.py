@@ -36,6 +36,7 @@ LEVELS = [
     ["training"],
     ["planning"],
     ["ablation"],
+    ["reporting"],
     ["cli"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

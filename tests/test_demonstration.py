@@ -22,6 +22,7 @@ def test_the_demo_leaves_what_it_says(recipe: str, tmp_path: Path, monkeypatch: 
     said = "\n".join(lines)
     assert run.status == "finished"
     assert "disease, linear:" in said
+    assert f"Look at it: {(tmp_path / 'demo' / 'report.html').as_uri()}" in said
     assert "severity, linear:" in said
     assert ("visit: earlier to later" in said) == (recipe == "comprer")
     for name in (
@@ -30,6 +31,7 @@ def test_the_demo_leaves_what_it_says(recipe: str, tmp_path: Path, monkeypatch: 
         "check.json",
         "run/encoder/encoder.json" if recipe == "mlvicx" else "run/encoder/encoders.json",
         "embeddings.parquet",
+        "report.html",
     ):
         assert (tmp_path / "demo" / name).exists(), name
     weights = run.record["weights"]

@@ -30,7 +30,7 @@ PAGES = {
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
 README, GUIDE = PAGES["README.md"], PAGES["docs/guide.md"]
-SHOWING = ("README.md", "docs/guide.md", "docs/extending.md")  # commands to copy
+SHOWING = ("README.md", "docs/guide.md", "docs/extending.md", "docs/report.md")  # commands to copy
 
 
 def blocks(page: str, language: str) -> list[str]:

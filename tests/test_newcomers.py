@@ -317,6 +317,7 @@ ARGUMENTS: dict[tuple[str, ...], str] = {
     ("embed",): "run table.yaml -o OUT/e.parquet",
     ("predict",): "run table.yaml --head HEAD -o OUT/p.csv",
     ("export",): "run --to torch -o OUT/x",
+    ("report",): "run -o OUT/r.html",
     ("recipes",): "",
     ("demo",): "--out OUT/demo",
     ("ablate",): "table.yaml --recipes simclr,vicreg --target sick --probes linear --seeds 1 --passes 16 --out OUT/ab "

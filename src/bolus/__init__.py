@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from bolus.planning.planner import plan as plan
     from bolus.prediction.prediction import predict as predict
     from bolus.recipe import Recipe as Recipe
+    from bolus.reporting.writing import report as report
     from bolus.run import Run as Run
     from bolus.scanning.scanning import scan as scan
     from bolus.training.gradients import grad_mitigator as grad_mitigator
@@ -82,6 +83,7 @@ _HOMES = {
     "pretrain": "bolus.training.loop",
     "rank_n_contrast_loss": "bolus.objectives.scores.rank_n_contrast",
     "read_image": "bolus.data.readers.readers",
+    "report": "bolus.reporting.writing",
     "scan": "bolus.scanning.scanning",
     "score_contrast_loss": "bolus.objectives.scores.score",
     "supremix_loss": "bolus.objectives.scores.supremix",

@@ -205,6 +205,7 @@ class TrainingSpec(_Spec):
     health_epochs: float | None = Field(5.0, gt=0)  # how often; null: only at the end
     probe: str | None = None  # role of a label or score watched by the online probe, as label:NAME or score:NAME
     log_steps: int = Field(10, ge=1)
+    tracker: Literal["tensorboard", "mlflow", "wandb", "trackio"] | None = None  # beside metrics.jsonl
 
 
 class Recipe(_Spec):
@@ -370,6 +371,7 @@ class Recipe(_Spec):
         for augment in (data["images"]["augment"], *(each["augment"] for each in data["modalities"].values())):
             if augment is not None and not augment["own"]:
                 del augment["own"]
+        del data["training"]["tracker"]  # which says nothing of a run but who looks on
         canonical = json.dumps(data, sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 

@@ -29,7 +29,7 @@ from bolus.provenance import versions
 from bolus.recipe import Recipe
 
 # May differ between the parts of one run, because no weight depends on them.
-FREE = {"max_hours", "checkpoint_minutes", "checkpoint_steps", "health_epochs", "log_steps", "probe"}
+FREE = {"max_hours", "checkpoint_minutes", "checkpoint_steps", "health_epochs", "log_steps", "probe", "tracker"}
 
 
 class Record(dict[str, Any]):

@@ -30,6 +30,7 @@ from bolus.cli.options import (
     TableOptions,
     refuse_swapped,
 )
+from bolus.cli.report import report as report_runs
 from bolus.cli.scan import scan
 from bolus.cli.speaking import say, show, spare_letters, talkative, tell
 from bolus.errors import BolusError, UsageError
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
 
 PLANNED = "plan"  # in place of the name of a recipe
 
-VERBS = ("scan", "check", "plan", "pretrain", "evaluate", "embed", "predict", "export", "ablate", "recipes", "demo")
+VERBS = (
+    "scan", "check", "plan", "pretrain", "evaluate", "embed", "predict", "export",
+    "ablate", "report", "recipes", "demo",
+)  # fmt: skip
 """In the order of the help: that of the work."""
 
 
@@ -240,6 +244,7 @@ app.add_typer(evaluate)
 app.command()(ablate)
 app.command()(export)
 app.command()(scan)
+app.command("report")(report_runs)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from bolus.evaluation.retrieval.task import Retrieve
 from bolus.evaluation.settings import Judging
 from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
+from bolus.reporting.writing import report
 from bolus.run import Run
 from bolus.training.loop import pretrain
 
@@ -109,11 +110,16 @@ def demonstrate(
     for role in ACROSS[recipe]:
         for line in judge_retrieval(Retrieve(role), run.folder, cohort, judging).summary().splitlines():
             say(f"   {line}")
+
+    say("6. bolus report: all of it on one page, of rows and patients that are numbers")
+    page = report(run.folder, out=folder / "report.html", embeddings=[folder / "embeddings.parquet"])
     say(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. {folder} now holds:")
     say("   cohort/               images, table.csv, cohort.yaml, and truth.csv that nothing read")
     say("   check.json            what bolus check found")
     say("   run/                  recipe, metrics, checkpoint, encoder/, evaluations/")
     say("   embeddings.parquet    embeddings joined to the table")
+    say("   report.html           opens in a browser, without a network")
+    say(f"\nLook at it: {page.resolve().as_uri()}")
     say("\nNext, with your own table:")
     say("   bolus check table.csv --role patient=PATIENT_COLUMN -o cohort.yaml")
     say(f"   bolus pretrain cohort.yaml --recipe {recipe} --out runs/a --dry-run")

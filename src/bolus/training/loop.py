@@ -40,6 +40,7 @@ from bolus.training.health.online_probe import check_probe
 from bolus.training.health.start_probe import against_start, patience, watch_start
 from bolus.training.loaders import build_loader, data_hash, open_images, total_steps, unread_loader
 from bolus.training.processes import any_process, broadcast_parameters, gather, launched, same_everywhere
+from bolus.training.tracking import check_tracker, recording
 from bolus.training.window import Window, find_idle
 
 
@@ -81,6 +82,7 @@ def pretrain(
     if run.status == "finished":
         return run
     # Whatever is wrong with recipe and cohort shows before the first image is decoded.
+    check_tracker(spec.tracker)
     check_probe(cohort, recipe)
     samples = open_samples(cohort, recipe.images.unit)  # of clip files, their cohort has a row a frame
     check_precision(recipe, state.device)
@@ -131,7 +133,11 @@ def pretrain(
     window, stopped = Window(), False
     hours = spec.max_hours if spec.max_hours is not None else math.inf
 
-    with explain_memory(recipe), Meter(recipe.name, total, done=step, quiet=quiet) as meter:
+    with (
+        explain_memory(recipe),
+        recording(run, spec.tracker) as record,
+        Meter(recipe.name, total, done=step, quiet=quiet) as meter,
+    ):
         for warning in warnings:
             meter.say(f"! {warning}")
         tell(meter, begun_with)
@@ -162,12 +168,12 @@ def pretrain(
             if logs and state.is_main_process:
                 epoch, images = step / steps_per_epoch, loader.images_per_sample
                 line = window.line(step, epoch, lr, norm, state.num_processes, images)
-                run.append(line)
+                record(line)
                 speed, wait = line["images_per_second"], 100 * line["data_wait"]
                 meter.update(step, f"loss {line['loss']:.4f}, {speed:.0f} images/s, data wait {wait:.1f} %")
             if model.combiner.conflicts is not None and state.is_main_process:
                 looked.append(model.combiner.conflicts.to_json())
-                run.append({"kind": "conflicts", "step": step, **looked[-1]})
+                record({"kind": "conflicts", "step": step, **looked[-1]})
             if looks and state.is_main_process:
                 lines = run.metrics()
                 found = find_idle(lines)
@@ -178,7 +184,7 @@ def pretrain(
                 findings = [*found, *seen.findings, *gained, *weigh_conflicts(looked)]
                 looked = []
                 found_json = [finding.to_json() for finding in findings]
-                run.append({"kind": "health", "step": step, "findings": found_json, **compared})
+                record({"kind": "health", "step": step, "findings": found_json, **compared})
                 tell(meter, findings)
             if saves:
                 saved = time.monotonic()

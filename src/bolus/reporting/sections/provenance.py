@@ -1,0 +1,92 @@
+"""Provenance: which recipe, versions, split and machine, and the commands that make it again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import unquote
+
+from bolus.evaluation.probing.options import EMBEDDED
+from bolus.reporting.blocks import Block, Commands, Section, Table
+from bolus.reporting.evidence import Evidence, Question
+from bolus.reporting.sections.verdicts import AUDIT
+from bolus.reporting.wording import plain
+
+SHOWN = 160  # characters of a fact
+
+
+def provenance(evidence: list[Evidence]) -> Section:
+    """The section of all runs."""
+    return Section(
+        "provenance",
+        "Where it comes from",
+        "Recipe, versions and split, and the commands that make all of it again.",
+        by_run={each.name: _of_run(each) for each in evidence},
+    )
+
+
+def _of_run(evidence: Evidence) -> list[Block]:
+    record, recipe = evidence.run.record, evidence.run.recipe
+    encoder = recipe.encoder
+    objectives = ", ".join(f"{name} ({spec.kind}, weight {spec.weight:g})" for name, spec in recipe.objectives.items())
+    facts = {
+        "Recipe": f"{recipe.name} {recipe.source}".strip() + f", {record['recipe_hash']}",
+        "Objectives": objectives,
+        "Encoder": f"{_plain_name(encoder.backbone)}, from {'pretrained' if encoder.pretrained else 'random'} weights",
+        "Images": f"{recipe.images.size} x {recipe.images.size} pixels, {recipe.images.unit}",
+        "Batch and seed": f"{recipe.sampling.batch_size} samples, seed {recipe.training.seed}",
+        "Steps": f"{record['steps']:,}" if "steps" in record else "not ended",
+        "Split": str(record["split_hash"]),
+        "Data": str(record.get("data_hash", "-")),
+        "Weights": str(record.get("weights", "-")),
+        "Device": f"{record.get('device', '-')}, {record.get('processes', 1)} process(es)",
+        "Platform": str(record.get("platform", "-")),
+        "Versions": ", ".join(f"{name} {number}" for name, number in record["versions"].items()),
+    }
+    rows = [[name, plain(value, SHOWN)] for name, value in facts.items()]
+    folder, cohort = evidence.place, evidence.cohort_place
+    lines = [
+        f"bolus pretrain {cohort} --recipe {folder}/recipe.yaml --out NEW_FOLDER",
+        *dict.fromkeys(_command(evidence, each) for each in evidence.questions),
+        f"bolus embed {folder} {cohort} -o {folder}/embeddings.parquet",
+        f"bolus report {folder} -o report.html",
+    ]
+    return [Table(["What", "Which"], rows, "Provenance"), Commands("The same again", lines)]
+
+
+def _plain_name(backbone: str) -> str:
+    """A backbone; of a folder by its whole path, which may name people, the last part alone."""
+    return Path(backbone).name if Path(backbone).is_absolute() else backbone
+
+
+def _command(evidence: Evidence, question: Question) -> str:
+    """What asks the question again; options that no result keeps are left out."""
+    first = question.results[0]
+    where = f"{evidence.place} {evidence.cohort_place}"
+    target = _word(first.target.rpartition("change:")[2].partition("=")[0])
+    if first.task == "retrieve":
+        return f"bolus evaluate retrieve {where} --across {_word(first.target.partition(':')[0])}"
+    if first.task == "segment":
+        numbers = sorted({each.labelled_patients for each in question.results if each.labelled_patients is not None})
+        return f"bolus evaluate segment {where} --labelled-patients {','.join(map(str, numbers))}"
+    if first.task == AUDIT or question.folder.name.startswith(AUDIT):
+        kind = "regress" if f"{AUDIT}-regress" in question.folder.name else "classify"
+        return f"bolus evaluate {kind} {where} --target {target} --audit{_roles(question.folder.name)}"
+    shares = sorted({each.fraction for each in question.results})
+    more = f" --fractions {','.join(f'{each:g}' for each in shares)}" if shares != [1.0] else ""
+    probes = tuple(name for name in dict.fromkeys(each.probe for each in question.results) if name not in ("", "none"))
+    more += f" --probes {','.join(probes)}" if probes != EMBEDDED else ""
+    kind = "change" if "change" in first.target.partition(":")[0] else first.task
+    return f"bolus evaluate {kind} {where} --target {target}{more}"
+
+
+def _roles(folder: str) -> str:
+    """The roles that an audit was asked by, which only the name of its folder keeps; nothing where it chose them."""
+    found = re.search(r" by (.+?)(?: bands .*)?-[0-9a-f]{6}$", unquote(folder))
+    return f" --by {_word(found.group(1).replace(' ', ','))}" if found else ""
+
+
+def _word(text: str) -> str:
+    """One word of a shell, short and harmless."""
+    return shlex.quote(plain(text, 60))
