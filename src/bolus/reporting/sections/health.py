@@ -93,7 +93,7 @@ def _curves(evidence: list[Evidence]) -> list[Block]:
             ["Run and objective", "First line", "Last line"], _ends(evidence), "Losses in numbers", folded=True
         )
         blocks.append(Figure("Losses, by step", losses, LOSSES, key, table))
-    looks = _looks(evidence)
+    looks = _looks(evidence) if max(len(each.looks) for each in evidence) > 1 else []  # the words say all of one look
     if looks:
         blocks.append(Figure("What the embeddings do, by step", looks, GEOMETRY, key, _looks_table(evidence)))
     grids = [grid for each in evidence for grid in _conflicts(each, len(evidence) > 1)]
