@@ -25,6 +25,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 ELSEWHERE = {
     "docs/plans.md": "benchmarks/plans.py writes the page by these commands, on data that is not here",
     "docs/extending.md": "test_extending.py runs it",
+    "docs/report.md": "test_report.py writes the page of runs, an ablation and embeddings that it makes",
+    "docs/deploying.md": "test_export.py and test_preprocess.py run the verbs, of encoders that they make",
     "docs/examples/xray.md": "test_examples.py runs it",
     "docs/examples/fundus.md": "test_examples.py runs it",
     "docs/examples/cardiac.md": "test_examples.py runs it",
