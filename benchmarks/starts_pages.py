@@ -17,21 +17,26 @@ FIGURE = Path(__file__).resolve().parents[1] / "docs" / "starts.svg"
 NAMES = {"age": "age, MAE in years", "fellow eye": "fellow eye, Top-5"}
 
 
-def lines_of(probe: str, name: str = "starts") -> list[dict[str, Any]]:
-    """Lines of one probe; none where nothing was compared yet."""
+def lines_of(probe: str | None, name: str = "starts") -> list[dict[str, Any]]:
+    """Lines of one probe, or of a study that has but one; none where nothing was compared yet."""
     path = RESULTS / f"{name}.json"
     lines: list[dict[str, Any]] = json.loads(path.read_text())["results"] if path.is_file() else []
-    return [line for line in lines if line["probe"] == probe]
+    return [line for line in lines if line.get("probe") == probe]
 
 
-def rows_of(lines: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The start and each arm less the start: a row a question, a column an arm, * where several seeds decide."""
-    gaps = [line for line in lines if str(line.get("difference", "")).split(" (")[0].endswith(" - start")]
+def rows_of(lines: list[dict[str, Any]], base: str = "start") -> tuple[list[str], list[list[str]]]:
+    """The start and each arm less it: a row a question, a column an arm, * where several seeds decide.
+
+    Args:
+        lines: of a comparison.
+        base: the arm in place of the start.
+    """
+    gaps = [line for line in lines if str(line.get("difference", "")).split(" (")[0].endswith(f" - {base}")]
     arms = list(dict.fromkeys(line["difference"] for line in gaps))
-    header = ["question", "start", *(_heading(arm, gaps) for arm in arms)]
+    header = ["question", base, *(_heading(arm, gaps) for arm in arms)]
     rows = []
     for asked in dict.fromkeys(_asked(line) for line in lines):
-        start = next(line for line in lines if line.get("arm") == "start" and _asked(line) == asked)
+        start = next(line for line in lines if line.get("arm") == base and _asked(line) == asked)
         mine = {line["difference"]: line for line in gaps if _asked(line) == asked}
         rows.append([_named(asked), _value(start), *(_gap(mine[arm]) if arm in mine else "" for arm in arms)])
     return header, rows
@@ -63,7 +68,7 @@ def _named(asked: tuple[Any, ...]) -> str:
 
 def _heading(arm: str, gaps: list[dict[str, Any]]) -> str:
     seeds = max(line["seeds"] for line in gaps if line["difference"] == arm)
-    return f"{arm.split(' - ', maxsplit=1)[0]} minus start ({seeds} seed{'s' if seeds > 1 else ''})"
+    return f"{arm.split(' - ', maxsplit=1)[0]} minus {arm.split(' - ')[1].split(' (')[0]} ({seeds} seed{'s' if seeds > 1 else ''})"
 
 
 def _value(line: dict[str, Any]) -> str:

@@ -441,6 +441,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "opening": opening_table,
     "starts": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("linear"))),
     "starts-summary": lambda: markdown(*starts_pages.summary_of(starts_pages.lines_of("linear"))),
+    "starts-plan": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of(None, "starts-plan"), "planned")),
     "starts-chest": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("linear", "starts-chest"))),
     "mlvicx": mlvicx_table,
     "mlvicx-differences": mlvicx_differences,
