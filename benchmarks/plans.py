@@ -48,9 +48,10 @@ Written by `python benchmarks/plans.py`: the advice for five public cohorts, non
 synthetic cohort that `bolus demo` makes. The recipe that each command writes has these reasons as comments. The
 machine has no GPU, and `bolus[imagenet]` is installed.
 
-**What was tried for a pretrained start.** Learning rate, weights, batches and the use of two views were varied on odir from
-EfficientNet-lite0 and judged on validation patients ([table](results.md#what-training-adds-to-a-pretrained-start)). No variant
-was ahead of the plan in more than one of six questions, so it stayed as it was.
+**What was tried for a pretrained start.** Learning rate, weights, batches and the use of two views were varied on odir
+from EfficientNet-lite0 and judged on validation patients
+([table](results.md#what-training-adds-to-a-pretrained-start)). No variant was ahead of the plan in more than one of six
+questions, so it stayed as it was.
 """
 
 

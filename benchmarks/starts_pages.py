@@ -68,7 +68,8 @@ def _named(asked: tuple[Any, ...]) -> str:
 
 def _heading(arm: str, gaps: list[dict[str, Any]]) -> str:
     seeds = max(line["seeds"] for line in gaps if line["difference"] == arm)
-    return f"{arm.split(' - ', maxsplit=1)[0]} minus {arm.split(' - ')[1].split(' (')[0]} ({seeds} seed{'s' if seeds > 1 else ''})"
+    pair = arm.partition(" (")[0].replace(" - ", " minus ")
+    return f"{pair} ({seeds} seed{'s' if seeds > 1 else ''})"
 
 
 def _value(line: dict[str, Any]) -> str:
