@@ -64,6 +64,7 @@ def furnish(desk: Path) -> None:
     torch.save({"model": weights(), "args": argparse.Namespace()}, desk / "RETFound_cfp_weights.pth")
     keys = [*SMALL, "encoder.backbone=r18w32", "sampling.batch_size=16"]
     run = bolus.pretrain(desk / "cohort.yaml", recipe="simclr", out=desk / "runs" / "a", overrides=keys, quiet=True)
+    shutil.copytree(run.folder, desk / "runs" / "b")
     for label in ("pneumonia", "disease"):
         bolus.evaluate(run.folder, desk / "cohort.yaml", target=label, probes=("linear",), draws=20)
 

@@ -72,7 +72,7 @@ def reference(path: Path) -> tuple[np.ndarray, np.ndarray, bool] | None:
             for element in shared.get(name)[0] if shared.get(name) else []:
                 ds.add(element)
     array = apply_modality_lut(stored, ds)
-    if ds.Modality == "RTDOSE":  # PS3.3 C.8.8.3.2, which pydicom leaves to its user
+    if ds.get("Modality") == "RTDOSE":  # PS3.3 C.8.8.3.2, which pydicom leaves to its user
         array, low, high = (each * float(ds.DoseGridScaling) for each in (stored, low, high))
     if ds.get("ModalityLUTSequence"):
         low, high = 0.0, 2.0 ** ds.ModalityLUTSequence[0].LUTDescriptor[2] - 1

@@ -25,6 +25,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 ELSEWHERE = {
     "docs/plans.md": "benchmarks/plans.py writes the page by these commands, on data that is not here",
     "docs/extending.md": "test_extending.py runs it",
+    "docs/guide.md 8": "test_report.py writes the page of an ablation",
     "docs/report.md": "test_report.py writes the page of runs, an ablation and embeddings that it makes",
     "docs/deploying.md": "test_export.py and test_preprocess.py run the verbs, of encoders that they make",
     "docs/examples/xray.md": "test_examples.py runs it",
@@ -49,7 +50,7 @@ def units() -> Iterator[Any]:
         found = [(language, text) for language, text in FENCE.findall(page) if runs(language, text)]
         pieces = {f"{name} {at}": [block] for at, block in enumerate(found)} if name in BY_BLOCK else {name: found}
         for label, blocks in pieces.items():
-            if blocks:
+            if blocks and label not in ELSEWHERE:
                 yield pytest.param(blocks, id=label, marks=[pytest.mark.slow] if label in SLOW else [])
 
 
