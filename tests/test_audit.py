@@ -365,6 +365,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_phantom_is_audited_by_all_that_its_table_knows(encoder: Path, phantom: Path, tmp_path: Path) -> None:
     found = evaluate_audit(encoder, phantom, target="disease", draws=50, cache=tmp_path / "c", out=tmp_path / "out")
     assert isinstance(found, Audit)

@@ -208,6 +208,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     return hill, valley, folder / "cache"
 
 
+@pytest.mark.slow
 def test_two_phantoms_from_encoder_to_files(two: tuple[Path, Path, Path], tmp_path: Path) -> None:
     hill, valley, cache = two
     encoder = tiny_encoder(tmp_path / "e")

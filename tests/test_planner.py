@@ -405,6 +405,7 @@ def test_a_clip_of_many_frames_is_judged_once() -> None:
     assert found.resolutions == once.resolutions
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_plans_of_public_cohorts_are_those_of_the_docs(shared_data: Path) -> None:
     script = Path(__file__).resolve().parents[1] / "benchmarks" / "plans.py"
