@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bolus.embedding.projection import find_map, find_neighbours
+from bolus.embedding.projection import find_maps, find_others
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.recipe import EncoderSpec
@@ -18,7 +18,7 @@ from bolus.recipe import EncoderSpec
 @pytest.mark.parametrize("number", [1, 2, 7, 1030])
 def test_neighbours_are_those_of_a_loop(number: int) -> None:
     vectors = np.random.default_rng(number).normal(size=(number, 5)).astype(np.float32)
-    found, away = find_neighbours(vectors, 3)
+    found, away = find_others(vectors, 3)
     assert found.shape == away.shape == (number, min(3, number - 1))
     for row in (0, number // 2, number - 1):
         one = vectors[row].astype(np.float64)
@@ -35,16 +35,20 @@ def test_neighbours_are_those_of_a_loop(number: int) -> None:
 def test_a_map_is_finite_and_a_function_of_the_vectors(number: int, width: int) -> None:
     vectors = np.random.default_rng(0).normal(size=(number, width)).astype(np.float32)
     vectors[0] = 0
-    places, method = find_map(vectors)
-    assert places.shape == (number, 2)
-    assert np.isfinite(places).all()
-    assert method == ("t-SNE" if number >= 10 else "PCA")
-    assert np.array_equal(places, find_map(vectors)[0])
+    maps, held = find_maps(vectors)
+    assert [*maps] == (["PCA", "t-SNE"] if number >= 10 else ["PCA"])
+    again = find_maps(vectors)[0]
+    for method, places in maps.items():
+        assert places.shape == (number, 2)
+        assert np.isfinite(places).all()
+        assert np.array_equal(places, again[method])
+    assert 0 <= held <= 1 + 1e-9
 
 
 def test_equal_vectors_have_a_map() -> None:
-    places, _ = find_map(np.ones((20, 4), np.float32))
-    assert np.isfinite(places).all()
+    maps, held = find_maps(np.ones((20, 4), np.float32))
+    assert ([*maps], held) == (["PCA"], 0.0)
+    assert np.isfinite(maps["PCA"]).all()
 
 
 def test_the_file_has_what_an_explorer_reads(
@@ -61,4 +65,4 @@ def test_the_file_has_what_an_explorer_reads(
     assert {field.name for field in found.schema.field("neighbors").type} == {"ids", "distances"}
     frame = found.to_pandas()
     vectors = np.stack(frame["embedding"])
-    assert [each["ids"].tolist() for each in frame["neighbors"]] == find_neighbours(vectors)[0].tolist()
+    assert [each["ids"].tolist() for each in frame["neighbors"]] == find_others(vectors)[0].tolist()

@@ -10,9 +10,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from bolus.embedding.nearest import neighbours, normalise
 from bolus.errors import EvaluationError
 from bolus.evaluation.probing.fitting import Labelled, fit_knn, fit_linear, fit_majority
-from bolus.evaluation.probing.heads import Head, neighbours, normalise
+from bolus.evaluation.probing.heads import Head
 
 
 @pytest.mark.parametrize(("task", "num_classes"), [("classify", 2), ("classify", 4), ("regress", 0)])

@@ -17,7 +17,7 @@ from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.images.cache import ImageStore
 from bolus.device import Precision, check_precision, device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
-from bolus.embedding.projection import find_map, find_neighbours
+from bolus.embedding.projection import find_maps, find_others
 from bolus.embedding.vectors import embed_samples
 from bolus.files import check_ending, replacing
 from bolus.progress import Meter
@@ -95,11 +95,11 @@ def embed(
 
 def _map_of(vectors: npt.NDArray[np.float32]) -> tuple[dict[str, Any], list[str]]:
     """The columns of a map, and what to know of it."""
-    places, method = find_map(vectors)
-    others = zip(*(each.tolist() for each in find_neighbours(vectors)), strict=True)
+    method, places = [*find_maps(vectors)[0].items()][-1]
+    others = zip(*(each.tolist() for each in find_others(vectors)), strict=True)
     columns = {
-        "x": places[:, 0],
-        "y": places[:, 1],
+        "x": places[:, 0].astype(np.float32),
+        "y": places[:, 1].astype(np.float32),
         "neighbors": [{"ids": ids, "distances": distances} for ids, distances in others],
     }
     means = "; sizes of groups and distances between them mean nothing" if method == "t-SNE" else ""

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bolus.embedding.nearest import normalise
 from bolus.evaluation.change.pairs import Pairs
-from bolus.evaluation.probing.heads import normalise
 from bolus.evaluation.probing.probe import ProbeReport
 from bolus.evaluation.statistics.intervals import Estimate, estimate, paired_difference
 from bolus.evaluation.statistics.metrics import FloatArray, mae, spearman

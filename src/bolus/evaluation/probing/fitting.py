@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from bolus.embedding.nearest import neighbours, normalise
 from bolus.errors import EvaluationError, suggest
-from bolus.evaluation.probing.heads import Head, neighbours, normalise
+from bolus.evaluation.probing.heads import Head
 from bolus.evaluation.statistics.bootstrap import cluster_codes
 from bolus.evaluation.statistics.metrics import FloatArray, higher_is_better, metrics_of
 

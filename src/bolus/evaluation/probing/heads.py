@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from scipy.special import expit, softmax
 
 from bolus.data.cohort.split import Labels, hash_patients, overlap
+from bolus.embedding.nearest import neighbours
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders
 from bolus.errors import EvaluationError
@@ -170,39 +171,3 @@ class Head:
 def digest_of_encoder(encoder: Encoder | ModalityEncoders) -> str:
     """A hash of all weights, those of context blocks included, which stays the same in a file and on any device."""
     return digest_of({"encoder": encoder})
-
-
-def neighbours(
-    x_nd: FloatArray, train_md: FloatArray, k: int, *, differ: tuple[IntArray, IntArray] | None = None
-) -> tuple[IntArray, FloatArray]:
-    """The k nearest of normalised training rows by cosine, nearest first, and their weights 1 / distance: two `[n, k]`.
-
-    Args:
-        x_nd: `[n, D]` rows.
-        train_md: `[m, D]`, each of length 1.
-        k: how many; all where there are fewer.
-        differ: codes of the rows `[n]` and of the training rows `[m]`, such as patients: a training row of one's own
-            code is no neighbour, and has weight 0.
-
-    >>> index, weight = neighbours(np.array([[1.0, 1.0]]), np.eye(2), k=1)
-    >>> index.tolist(), weight.round(1).tolist()
-    ([[0]], [[3.4]])
-    """
-    k = min(k, len(train_md))
-    indices, weights = [np.empty((0, k), dtype=np.int64)], [np.empty((0, k))]
-    step = max(1, (1 << 22) // len(train_md))
-    for first in range(0, len(x_nd), step):
-        distance = 1 - normalise(x_nd[first : first + step]) @ train_md.T
-        if differ is not None:
-            distance[differ[0][first : first + step, None] == differ[1]] = np.inf
-        near = np.sort(np.argpartition(distance, k - 1, axis=1)[:, :k], axis=1)  # by row, so that ties are stable
-        order = np.argsort(np.take_along_axis(distance, near, 1), axis=1, kind="stable")
-        near = np.take_along_axis(near, order, 1)
-        indices.append(near)
-        weights.append(1 / np.maximum(np.take_along_axis(distance, near, 1), 1e-6))
-    return np.concatenate(indices), np.concatenate(weights)
-
-
-def normalise(x_nd: FloatArray) -> FloatArray:
-    """Rows of length one; a row of zeros stays."""
-    return np.asarray(x_nd / np.maximum(np.linalg.norm(x_nd, axis=1, keepdims=True), 1e-12))

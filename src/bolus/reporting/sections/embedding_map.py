@@ -13,8 +13,9 @@ import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.roles import PATHS
+from bolus.embedding.nearest import neighbours, normalise
+from bolus.embedding.projection import find_maps
 from bolus.evaluation.audit.subgroups import cut_bands
-from bolus.evaluation.probing.heads import neighbours, normalise
 from bolus.reporting.blocks import Block, Drawing, Missing, Section, Sentences, sentence
 from bolus.reporting.charts.marks import NUM_SERIES, tag
 from bolus.reporting.evidence import Embedded, Evidence
@@ -82,7 +83,8 @@ def _of_run(evidence: Evidence, key: str, most: int) -> list[Block]:
     if cohort is not None and int(shown.rows.max()) > len(cohort):
         cohort = None
     columns = [] if cohort is None else columns_of(cohort, shown.rows - 1)
-    layouts, explained = _layouts(shown.vectors)
+    maps, explained = find_maps(shown.vectors)
+    layouts = {name: _on_grid(places) for name, places in maps.items()}
     said = f"{counted(len(chosen), 'point')}" + (
         f" of {counted(total, 'image')}, drawn at random" if total > len(chosen) else ""
     )
@@ -148,22 +150,6 @@ def _bands(name: str, values: npt.NDArray[np.float64], patients: npt.NDArray[Any
     codes, classes = cut_bands(values, edges.tolist())  # the outer bands are open: no single value is named
     few = [len(np.unique(patients[codes == code])) < FEWEST_PATIENTS for code in range(len(classes))]
     return None if any(few) else Column(name, classes, codes, ordered=True)
-
-
-def _layouts(vectors: npt.NDArray[np.float32]) -> tuple[dict[str, npt.NDArray[np.int64]], float]:
-    """Name -> whole places `[n, 2]` on the map, and the share of the variance that PCA's hold."""
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
-    z = normalise(vectors.astype(np.float64))
-    width = min(50, *z.shape)
-    pca = PCA(width, random_state=0).fit(z)
-    reduced = pca.transform(z)
-    found = {"PCA": reduced[:, :2] if width > 1 else np.pad(reduced, ((0, 0), (0, 1)))}
-    if len(z) > 10:
-        perplexity = min(30.0, (len(z) - 1) / 3)
-        found["t-SNE"] = TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(reduced)
-    return {name: _on_grid(each) for name, each in found.items()}, float(pca.explained_variance_ratio_[:2].sum())
 
 
 def _on_grid(places: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

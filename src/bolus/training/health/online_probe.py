@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bolus.data.cohort.cohort import Cohort
+from bolus.embedding.nearest import neighbours, normalise
 from bolus.errors import RecipeError, suggest
-from bolus.evaluation.probing.heads import neighbours, normalise
 from bolus.evaluation.statistics.bootstrap import bootstrap_blocks
 from bolus.evaluation.statistics.intervals import Estimate
 from bolus.evaluation.statistics.metrics import FloatArray, Metric, auroc, spearman

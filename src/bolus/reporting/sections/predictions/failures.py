@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bolus.evaluation.probing.heads import neighbours, normalise
+from bolus.embedding.nearest import neighbours, normalise
 from bolus.evaluation.statistics.results import decimals
 from bolus.reporting.blocks import Block, Drawing, Heading, Missing, Section, Sentences, Table, sentence
 from bolus.reporting.charts.marks import tag
