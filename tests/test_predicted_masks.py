@@ -211,7 +211,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_left(saved: Path, tmp_path: Pa
         ask(saved, table, tmp_path / "masks.csv")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").write_text("kept")
-    with pytest.raises(UsageError, match="new or empty"):
+    with pytest.raises(UsageError, match="empty or new"):
         ask(saved, table, tmp_path / "full")
     assert not (tmp_path / "masks").exists()
     (saved / DECODER).write_bytes(b"torn")

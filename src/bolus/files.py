@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,42 @@ def replacing(path: Path) -> Iterator[Path]:
         put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which is new or empty, that takes its place in one step once it is written.
+
+    Where writing raises, the temporary folder goes and `folder` stays what it was.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     with making(Path(place, "a")) as temporary:
+    ...         _ = (temporary / "b.txt").write_text("whole")
+    ...     [path.name for path in Path(place).rglob("*")]
+    ['a', 'b.txt']
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if folder.is_dir():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new(folder: Path) -> None:
+    """Raise UsageError where a folder that is to be made is there already, with files in it.
+
+    >>> check_new(Path(__file__))
+    Traceback (most recent call last):
+    bolus.errors.UsageError: ...files.py is there already; choose a folder that is empty or new
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already; choose a folder that is empty or new")
 
 
 def put_in_place(temporary: Path, path: Path) -> None:

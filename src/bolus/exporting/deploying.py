@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from bolus.exporting.models import Deployed
 from bolus.exporting.pushing import check_name, push_folder
 from bolus.exporting.rows import Shown, made_rows, rows_of
 from bolus.exporting.transformers_folder import open_transformers, refuse_wrapped, save_transformers
-from bolus.files import write_text
+from bolus.files import check_new, making, write_text
 from bolus.prediction.prediction import encoder_for, find_head
 
 Format = Literal["hf", "onnx", "torch"]
@@ -97,8 +96,7 @@ def export(
         raise UsageError(f"to: expected one of {', '.join(FORMATS)}, found {to!r}; {suggest(str(to), FORMATS)}")
     if to == "hf" and head is not None:
         raise UsageError("a head goes along in onnx and torch; hf holds the encoder alone")
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UsageError(f"{out} is there already; choose a folder that is empty or new")
+    check_new(out)
     if push is not None:
         check_name(push)
     given = None if cohort is None else Cohort.open(cohort)
@@ -106,11 +104,8 @@ def export(
     table, why = (given, "") if given is not None else _own_cohort(judged)
     parts = _parts(judged)
     names = part_folders([name for name in parts if name is not None])
-    temporary = out.with_name(f".{out.name}.exporting")
-    shutil.rmtree(temporary, ignore_errors=True)
     differences, rows = {}, {}
-    try:
-        temporary.mkdir(parents=True)
+    with making(out) as temporary:
         for name, (encoder, contract) in parts.items():
             place = temporary if name is None else temporary / names[name]
             place.mkdir(exist_ok=True)
@@ -121,11 +116,6 @@ def export(
         if names:
             listed = [f"- `{folder}/`: {name}" for name, folder in names.items()]
             write_text(temporary / "README.md", "\n".join(["# Encoders of several modalities", "", *listed]) + "\n")
-        if out.is_dir():
-            out.rmdir()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     if push is not None:
         notes.append(f"pushed to {push_folder(out, push)}")
     return Exported(out, to, differences, rows, tuple(notes))

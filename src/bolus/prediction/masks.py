@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -14,9 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bolus.data.cohort.cohort import Cohort, Samples
-from bolus.data.cohort.split import overlap
-from bolus.data.images.cache import ImageStore
+from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.mask_rows import Native
 from bolus.data.readers.frames import reason_without_name
 from bolus.data.readers.masks import from_square
@@ -24,28 +20,18 @@ from bolus.data.readers.own import open_readers
 from bolus.data.readers.readers import naming, quiet
 from bolus.device import device
 from bolus.embedding.opening import open_store, remarks_on, samples_of
-from bolus.embedding.table import free_names
 from bolus.encoders.modalities import one_encoder
-from bolus.errors import ImageError, UsageError, name_rows
+from bolus.errors import ImageError, UsageError, name_rows, require
 from bolus.evaluation.segmentation.annotation import find_natives
 from bolus.evaluation.segmentation.saved import SavedSegmenter, load_segmenter
 from bolus.evaluation.segmentation.segmenter import Segmenter
+from bolus.files import check_new, making
 from bolus.prediction.dicom_seg import write_seg
 from bolus.prediction.mask_files import Group, write_masks
+from bolus.prediction.rows import beside_table, note_seen
 
 MaskFormat: TypeAlias = Literal["nifti", "dicom-seg"]
 TABLE = "masks.csv"
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """What is needed to draw masks: a segmenter on the images of a cohort."""
-
-    saved: SavedSegmenter
-    segmenter: Segmenter
-    cohort: Cohort
-    store: ImageStore
-    samples: Samples
 
 
 def predict_masks(
@@ -77,38 +63,38 @@ def predict_masks(
     """
     if written_as not in ("nifti", "dicom-seg"):
         raise UsageError(f"--format: expected nifti or dicom-seg, found {written_as!r}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out.name}: expected a new or empty folder for the masks, found files in its place")
-    read = _open(load_segmenter(folder), opened, cache)
-    readable = read.samples.readable(read.store.readable)
-    reasons = {item.row: item.reason for item in read.store.quarantined}
-    said = {row: reasons.get(row, "no image") for row in np.flatnonzero(~readable).tolist()}
-    names, counts = dict[int, str](), dict[int, NDArray[np.int64]]()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        written = Path(temporary) / out.name
-        written.mkdir()
-        for group in _groups(read.cohort, np.flatnonzero(readable)):
-            codes, unseen = _draw(read, group)
-            files, failed = _write(read, group.among(codes), codes, written, written_as) if codes else ({}, {})
-            names |= {row: path.name for row, path in files.items()}
-            counts |= {row: np.bincount(codes[row].ravel(), minlength=read.saved.num_classes)[1:] for row in files}
-            said |= unseen | failed
-        frame = _table(read, names, counts, said)
-        frame.to_csv(written / TABLE, index=False)
-        if out.exists():
-            out.rmdir()
-        written.replace(out)
-    frame.attrs["remarks"] = _remarks(read, said, written_as)
-    return frame
-
-
-def _open(saved: SavedSegmenter, opened: Cohort, cache: Path | None) -> _Read:
+    check_new(out)
+    if written_as == "dicom-seg":
+        require("highdicom", "DICOM segmentation objects (SEG)")
+    saved = load_segmenter(folder)
     samples = samples_of(saved.judged, opened)
-    store = open_store(saved.judged, samples.cohort, cache=cache)
+    cohort, store = samples.cohort, open_store(saved.judged, samples.cohort, cache=cache)
     encoder = one_encoder(saved.judged.encoder, wanted_by="segmentation").to(device())
     segmenter = Segmenter(encoder, saved.decoder.to(device()), store, samples, saved.num_classes)
-    return _Read(saved, segmenter, samples.cohort, store, samples)
+    readable, reasons = samples.readable(store.readable), {item.row: item.reason for item in store.quarantined}
+    said = {row: reasons.get(row, "no image") for row in np.flatnonzero(~readable).tolist()}
+    files, pixels = dict[int, str](), dict[int, NDArray[np.int64]]()
+    with making(out) as written:
+        for group in _groups(cohort, np.flatnonzero(readable)):
+            codes, unseen = _draw(segmenter, group)
+            made, failed = _write(saved, group.among(codes), codes, written, written_as, cohort.origin)
+            files |= {row: path.name for row, path in made.items()}
+            pixels |= {row: np.bincount(codes[row].ravel(), minlength=saved.num_classes)[1:] for row in made}
+            said |= unseen | failed
+        first = cohort.origin[samples.first_row]
+        frame = beside_table(
+            cohort.table.iloc[samples.first_row], first, _columns(len(samples), saved, files, pixels, said)
+        )
+        frame.to_csv(written / TABLE, index=False)
+    without = [f"{len(said)} rows have no mask, see their reason ({name_rows(cohort.origin[sorted(said)])})."]
+    named = ["SEG files hold names and identifiers of their patients, as DICOM asks."]
+    frame.attrs["remarks"] = [
+        *(without if said else []),
+        *note_seen(saved.judged, saved, cohort.patients),
+        *(named if written_as == "dicom-seg" else []),
+        *remarks_on(saved.judged, store),
+    ]
+    return frame
 
 
 def _groups(cohort: Cohort, rows: NDArray[np.int64]) -> list[Group]:
@@ -130,10 +116,11 @@ def _groups(cohort: Cohort, rows: NDArray[np.int64]) -> list[Group]:
     ]
 
 
-def _draw(read: _Read, group: Group) -> tuple[dict[int, NDArray[np.int64]], dict[int, str]]:
+def _draw(segmenter: Segmenter, group: Group) -> tuple[dict[int, NDArray[np.int64]], dict[int, str]]:
     """Row -> classes `[H, W]` of the image's own pixels; and rows that could not be drawn, with why."""
-    readers, preprocessing = open_readers(read.cohort.spec.readers), read.store.preprocessing
-    scores = read.segmenter.predict(np.array(group.rows))
+    preprocessing = segmenter.store.preprocessing
+    readers = open_readers(segmenter.samples.cohort.spec.readers)
+    scores = segmenter.predict(np.array(group.rows))
     natives: list[Native | None] = [None] * len(group.rows)
     for path in group.files:
         places = [place for place, each in enumerate(group.paths) if each == path]
@@ -150,61 +137,44 @@ def _draw(read: _Read, group: Group) -> tuple[dict[int, NDArray[np.int64]], dict
 
 
 def _write(
-    read: _Read, group: Group, codes: dict[int, NDArray[np.int64]], folder: Path, written_as: MaskFormat
+    saved: SavedSegmenter,
+    group: Group,
+    codes: dict[int, NDArray[np.int64]],
+    folder: Path,
+    written_as: MaskFormat,
+    origin: NDArray[np.int64],
 ) -> tuple[dict[int, Path], dict[int, str]]:
     """Row -> its file; and rows that no file could be written of, with why."""
+    if not codes:
+        return {}, {}
 
     def name(row: int, suffix: str) -> Path:
-        return folder / f"mask-row{read.cohort.origin[row] + 1}{suffix}"
+        return folder / f"mask-row{origin[row] + 1}{suffix}"
 
     try:
         if written_as == "dicom-seg" and group.kind == "DICOM":
             if any(frame is not None for frame in group.frames):
                 raise ImageError("no SEG of single frames of a file is written; --format nifti writes masks of them")
             stack = np.stack([codes[row] for row in group.rows])
-            write_seg(group.paths, stack, read.saved.names, out := name(group.rows[0], ".dcm"))
+            write_seg(group.paths, stack, saved.names, out := name(group.rows[0], ".dcm"))
             return dict.fromkeys(group.rows, out), {}
-        of_code = np.array([0, *read.saved.labels])
+        of_code = np.array([0, *saved.labels])
         return write_masks(group, {row: of_code[each] for row, each in codes.items()}, name), {}
     except ImageError as error:
         return {}, dict.fromkeys(group.rows, reason_without_name(error, group.paths[0]))
 
 
-def _table(
-    read: _Read, names: dict[int, str], counts: dict[int, NDArray[np.int64]], said: dict[int, str]
+def _columns(
+    number: int,
+    saved: SavedSegmenter,
+    files: dict[int, str],
+    pixels: dict[int, NDArray[np.int64]],
+    said: dict[int, str],
 ) -> pd.DataFrame:
-    """A line for each row of the table that was given."""
-    first = read.cohort.origin[read.samples.first_row]
-    number = range(len(read.samples))
-    columns: dict[str, Any] = {"mask": pd.array([names.get(each) for each in number], dtype="string")}
-    for place, name in enumerate(read.saved.names):
-        values = [counts[each][place] if each in names else None for each in number]
-        columns[f"pixels:{name}"] = pd.array(values, dtype="Int64")
-    columns["reason"] = pd.array([None if each in names else said.get(each) for each in number], dtype="string")
-    found = pd.DataFrame(columns)
-    table = read.cohort.table.iloc[read.samples.first_row].reset_index(drop=True)
-    table.columns = pd.Index(free_names(list(map(str, table.columns)), {"row", *found.columns}))
-    frame = pd.concat([pd.Series(first + 1, name="row"), table, found], axis=1)
-    return frame.iloc[np.argsort(first, kind="stable")].reset_index(drop=True)
-
-
-def _remarks(read: _Read, said: dict[int, str], written_as: str) -> list[str]:
-    """What a person must know, in sentences."""
-    patients, saved = read.cohort.patients, read.saved
-    trained = np.zeros(len(patients), dtype=bool)
-    for training in saved.judged.lineage:
-        trained |= overlap(set(training["keys"]), patients, training["salt"])
-    found: list[str] = []
-    if said:
-        found.append(
-            f"{len(said)} rows have no mask, see their reason ({name_rows(read.cohort.origin[sorted(said)])})."
-        )
-    for rows, what in (
-        (trained, "the encoder was trained on"),
-        (saved.knows(patients), "the segmenter learnt the masks of"),
-    ):
-        worse = "; on new patients it may do worse" if rows.any() else ""
-        found.append(f"{int(rows.sum())} of {len(rows)} rows belong to patients that {what}{worse}.")
-    if written_as == "dicom-seg":
-        found.append("SEG files hold names and identifiers of their patients, as DICOM asks.")
-    return [*found, *remarks_on(saved.judged, read.store)]
+    """What is said of every row of so many: its file, its pixels of each class, or why there is none."""
+    rows = range(number)
+    columns: dict[str, Any] = {"mask": pd.array([files.get(row) for row in rows], dtype="string")}
+    for place, name in enumerate(saved.names):
+        counts = [pixels[row][place] if row in pixels else None for row in rows]
+        columns[f"pixels:{name}"] = pd.array(counts, dtype="Int64")
+    return pd.DataFrame(columns | {"reason": pd.array([said.get(row) for row in rows], dtype="string")})

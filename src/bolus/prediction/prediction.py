@@ -11,11 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort, CohortLike
-from bolus.data.cohort.split import overlap
 from bolus.data.text.classes import same_class
 from bolus.device import Precision, check_precision, device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
-from bolus.embedding.table import free_names
 from bolus.embedding.vectors import embed_samples
 from bolus.errors import EvaluationError, UsageError, name_rows, suggest
 from bolus.evaluation.probing.heads import Head
@@ -23,6 +21,7 @@ from bolus.evaluation.segmentation.saved import DECODER
 from bolus.evaluation.targets import file_name, shown
 from bolus.files import check_ending, replacing
 from bolus.prediction.masks import MaskFormat, predict_masks
+from bolus.prediction.rows import beside_table, note_seen
 
 SUFFIXES = (".csv", ".parquet")
 _OF_PAIRS = ("change:", "amount_of_change:")
@@ -115,10 +114,7 @@ def predict(
     said = _columns(found, found.predict(u), readable).assign(reason=pd.array(why, dtype="string"))
 
     first = origin[samples.first_row]
-    table = opened.table.iloc[first].reset_index(drop=True)
-    table.columns = pd.Index(free_names(list(map(str, table.columns)), {"row", *said.columns}))
-    frame = pd.concat([pd.Series(first + 1, name="row"), table, said], axis=1)
-    frame = frame.iloc[np.argsort(first, kind="stable")].reset_index(drop=True)
+    frame = beside_table(opened.table.iloc[first], first, said)
 
     empty, lines = {int(row) for rows in unread.values() for row in rows}, np.sort(first[~readable])
     # Of what the store calls left out, only frames of a clip are: the rest keeps its line.
@@ -128,7 +124,7 @@ def predict(
         *([f"The head is used with its own encoder, {path.parent}, not with {source}."] if own else []),
         *([] if same else ["The head does not say whose embeddings it was fitted on: this was not checked."]),
         *remarks_on(judged, partly),
-        *_seen(judged, found, opened.patients.iloc[first]),
+        *note_seen(judged, found, opened.patients.iloc[first]),
         *(f"head of {found.target}: {note}" for note in found.notes),
     ]
     if out is not None:
@@ -222,22 +218,6 @@ def encoder_for(head: Path, source: str | Path, size: int | None) -> tuple[Judge
     if not any((Path(source) / name).is_file() for name in ("run.json", "encoder.json", "encoders.json")):
         open_encoder(source)  # raises where there is no such thing, on the hub either
     return open_encoder(head.parent, size=size), True
-
-
-def _seen(judged: Judged, head: Head, patients: pd.Series) -> list[str]:
-    """How many rows are of patients that the encoder was trained on, and that the head was fitted on, as counts."""
-    trained = np.zeros(len(patients), dtype=bool)
-    for training in judged.lineage:
-        trained |= overlap(set(training["keys"]), patients, training["salt"])
-    said = []
-    for rows, known, who, what in (
-        (trained, judged.lineage, judged.name, "the encoder was trained on"),
-        (head.knows(patients), head.patients, "the head", "the head was fitted on, validation included"),
-    ):
-        counted = f"{int(rows.sum())} of {len(rows)} rows belong to patients that {what}"
-        worse = "; on new patients it may do worse." if rows.any() else "."
-        said.append(f"{counted}{worse}" if known else f"Which patients {who} has seen is not known here.")
-    return said
 
 
 def _write(path: Path, frame: pd.DataFrame) -> None:
