@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "a vision transformer": {"backbone": "vit_tiny"},
     "a U-Net": {"backbone": "unet4"},
 }
+LONG = {("context blocks, a neck and no pooling", "onnx"), ("a ResNet", "onnx")}  # the head's test exports a ResNet too
 
 NET = """
 from torch import nn
@@ -69,8 +70,14 @@ def run_onnx(folder: Path, **inputs: np.ndarray) -> list[np.ndarray]:
     return list(session.run(None, inputs))
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch"])
-@pytest.mark.parametrize("spec", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize(
+    ("spec", "to"),
+    [
+        pytest.param(spec, to, id=f"{name}-{to}", marks=[pytest.mark.slow] if (name, to) in LONG else [])
+        for name, spec in SMALL.items()
+        for to in ("onnx", "torch")
+    ],
+)
 def test_an_encoder_goes_there_and_answers_alike(spec: dict[str, Any], to: Any, tmp_path: Path) -> None:
     source = saved(tmp_path / "e", spec)
     found = bolus.export(source, to=to, out=tmp_path / "out")
@@ -87,7 +94,7 @@ def test_an_encoder_goes_there_and_answers_alike(spec: dict[str, Any], to: Any, 
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch"])
+@pytest.mark.parametrize("to", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
 def test_clips_go_with_their_mask(to: Any, tmp_path: Path) -> None:
     spec = {"backbone": "r18w32", "stem_pool": False, "temporal_shift": 8}
     source = saved(tmp_path / "e", spec, frames=3)
