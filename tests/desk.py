@@ -149,7 +149,7 @@ def smaller(verb: str, words: list[str]) -> list[str]:
     less = LESS.get(recipe, ("encoder.backbone=r18w32",) if recipe != "recipe.yaml" else ())
     keys = [*SMALL, *(key for key in less if not (named and key.startswith("encoder")))]
     if not any("participants" in key for key in keys):
-        keys.append("sampling.batch_size=16")
+        keys.append("sampling.batch_size=8")
     if named:  # a start of patches of 8 pixels, or one that halves its maps often
         keys.append("images.size=32")
     if verb == "ablate":

@@ -86,7 +86,10 @@ def at_desk(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     place = furniture.copy(furnished, tmp_path)
     monkeypatch.chdir(place)
     monkeypatch.setenv("BOLUS_CACHE", str(furnished.parent / "cache"))
-    monkeypatch.setenv("BOLUS_KEY", str(tmp_path / "key"))
+    key = tmp_path / "key"  # always the same one, and so are the patients of the test
+    key.touch(mode=0o600)
+    key.write_text("a key for tests, which is none")
+    monkeypatch.setenv("BOLUS_KEY", str(key))
     monkeypatch.setattr(speaking, "manner", speaking.Everywhere())
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(demonstration, "NUM_PATIENTS", 40)
