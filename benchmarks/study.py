@@ -178,9 +178,10 @@ class Finished:
 
 
 def cells_of(study: Study, grid: Grid, tier: str, seed: int, arms: Sequence[str] | None = None) -> list[Cell]:
-    """The cells of a seed, of all arms or of these."""
-    known = {*grid.arms, *study.arms}
-    chosen = [arm for arm in arms if arm in known] if arms else [*grid.arms, *(grid.ablations if seed == 0 else ())]
+    """The cells of a seed: those that the grid has, or of these arms alone; any arm can be trained on any seed."""
+    usual = [*grid.arms, *(grid.ablations if seed == 0 else ())]
+    known = study.arms if grid.file == study.cells else usual
+    chosen = [arm for arm in arms if arm in known] if arms else usual
     cells = [
         {"tier": tier, **part, "arm": arm, "seed": seed, **study.stamp(tier, arm)}
         for part in grid.parts
