@@ -59,7 +59,7 @@ def cut(features: Features) -> Cut:
     """
     made = _parts_of(features)
     ends = [key for key, tensor in made.items() if tensor.requires_grad]
-    seen = {key: tensor.detach().requires_grad_(tensor.requires_grad) for key, tensor in made.items()}
+    seen = {key: tensor.detach().requires_grad_() if key in ends else tensor for key, tensor in made.items()}
 
     def carry(
         grads: Sequence[Sequence[Tensor]], parameters: Sequence[nn.Parameter], buffers: Sequence[list[Tensor]]
