@@ -23,7 +23,6 @@ from bolus.encoders.features import Features
 from bolus.encoders.parts.norms import norms_of
 from bolus.errors import RecipeError
 from bolus.recipe import Recipe
-from bolus.training.buffers import add_up, changeable
 
 Carry = Callable[[Sequence[Sequence[Tensor]], Sequence[nn.Parameter], Sequence[list[Tensor]]], None]
 
@@ -214,12 +213,20 @@ def _back(
     parameters: Sequence[nn.Parameter],
     buffers: Sequence[list[Tensor]],
 ) -> None:
-    """Add to each objective's buffers what its gradients of the outputs give the parameters; the graph is then gone."""
-    nothing = (None,) * len(parameters)
+    """Add to each objective's buffers what its gradients of the outputs give the parameters; the graph is then gone.
+
+    By way of `grad`, which adds parameter by parameter: a second gradient as large as the encoder is never held.
+    """
     for place, (each, buffer) in enumerate(zip(grads, buffers, strict=True), start=1):
-        keep = place < len(grads)
-        found = torch.autograd.grad(outputs, parameters, each, keep, allow_unused=True) if outputs else nothing
-        add_up(buffer, changeable(parameters, found))
+        for parameter in parameters:
+            parameter.grad = None
+        for parameter, held in zip(parameters, buffer, strict=bool(buffer)):
+            parameter.grad = held
+        if outputs:
+            torch.autograd.backward(outputs, each, retain_graph=place < len(grads), inputs=list(parameters))
+        buffer[:] = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def _forget(tensor: Tensor) -> None:
