@@ -336,9 +336,8 @@ def gradcache_table() -> str:
         memory = [
             f"{chunks[key]:.0f} / {one[key]:.0f} MiB = {chunks[key] / one[key]:.2f}" for key in ("mib", "graph_mib")
         ]
-        at_once = f"{whole['mib']:.0f} MiB"
-        rows.append([what, *memory, at_once, f"{chunks['cpu_seconds'] / whole['cpu_seconds']:.2f}"])
-    header = ["step", "memory / one chunk's", "graphs / one chunk's", "memory at once", "time / at once"]
+        rows.append([what, *memory, f"{whole['mib']:.0f} MiB"])
+    header = ["step", "memory / one chunk's", "graphs / one chunk's", "memory at once"]
     return markdown(header, rows)
 
 
