@@ -320,6 +320,27 @@ def vit_step_table() -> str:
     return markdown(["step", "images", "activations", "peak", "time"], rows)
 
 
+def gradcache_table() -> str:
+    """Memory of a step in chunks over that of one chunk; a grid has the three cells of a recipe together."""
+    found = [(line["cell"], line["result"]) for line in read_cells(RESULTS / "gradcache.jsonl")]
+    rows = []
+    for cell, chunks in found:
+        if cell["chunk"] is None:
+            continue
+        alike = {key: cell[key] for key in ("recipe", "backbone", "size")}
+        one, whole = (
+            next(more for other, more in found if other == {**alike, "batch": batch, "chunk": None})
+            for batch in (cell["chunk"], cell["batch"])
+        )
+        what = f"{cell['recipe']}, {cell['backbone']}, {cell['size']} px, {cell['batch']} samples by {cell['chunk']}"
+        memory = [
+            f"{chunks[key]:.0f} / {one[key]:.0f} MiB = {chunks[key] / one[key]:.2f}" for key in ("mib", "graph_mib")
+        ]
+        rows.append([what, *memory, f"{whole['mib']:.0f} MiB"])
+    header = ["step", "memory / one chunk's", "graphs / one chunk's", "memory at once"]
+    return markdown(header, rows)
+
+
 def recount_table() -> str:
     """How many of the differences that were decided on several seeds still are."""
     names = {
@@ -467,6 +488,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "comprer-chest-differences": lambda: pivot_table("comprer-chest", "classify", "metric", "difference"),
     "comprer-chest-site": lambda: pivot_table("comprer-chest", "site", "metric"),
     "vit_step": vit_step_table,
+    "gradcache": gradcache_table,
     "meta_labels": meta_labels_table,
     "meta_labels-filter": filter_table,
     "losses": losses_table,

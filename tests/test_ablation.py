@@ -280,6 +280,8 @@ def test_passes_are_those_that_the_combiner_makes(ground: Ground, kind: str, sco
         (["objectives.global=null", "combiner={kind: pcgrad, conflict_steps: 1}"], first_convolution),
         (["training.accumulate=2", "combiner={kind: pcgrad, conflict_steps: null}"], first_convolution),
         (["images.views=3"], first_convolution),
+        (["sampling.chunk=1", "combiner={kind: pcgrad, conflict_steps: null}"], first_convolution),
+        (["sampling.chunk=1", "encoder.unfrozen=0"], first_convolution),
         (["encoder.unfrozen=0"], first_convolution),
         (["encoder={backbone: vit_tiny}", "training.activation_checkpointing=true"], inside_a_block),
         (["encoder={backbone: vit_tiny}", "training.activation_checkpointing=true",

@@ -112,6 +112,8 @@ SPECS = {
         pytest.param({"accumulate": 2}, id="accumulate"),
         pytest.param({"precision": "bf16"}, id="bf16"),
         pytest.param({"clip": 0.01}, id="clip"),
+        pytest.param({"chunk": 3}, id="chunks"),
+        pytest.param({"chunk": 3, "accumulate": 2, "precision": "bf16", "clip": 0.01}, id="chunks and all"),
     ],
 )
 @pytest.mark.parametrize("scope", ["encoder", "features"])
@@ -119,8 +121,10 @@ SPECS = {
 def test_a_cell_of_the_support_matrix_works_or_is_refused(
     ground: Ground, name: str, scope: str, training: dict[str, Any]
 ) -> None:
+    sampling = {"batch_size": 8, "chunk": training.get("chunk")}
+    training = {key: value for key, value in training.items() if key != "chunk"}
     data = {**RECIPE, "objectives": OBJECTIVES, "combiner": {**SPECS[name], "scope": scope}, "training": training}
-    recipe = Recipe.load(data)
+    recipe = Recipe.load({**data, "sampling": sampling})
     if name == "UPGrad":
         pytest.importorskip("quadprog")
     if name == "ConFIG" and scope == "features":

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
@@ -154,21 +155,31 @@ GCL = """{
     y: {kind: pixel_contrast, relation: 'label:sick', dim: 8, head: pixel, image_head: image, anchors: 32}}"""
 
 
-CASES = {
+CASES: dict[str, tuple[str, str, int | None]] = {  # objectives, combiner, samples of a chunk
     "sum": (
         "{g: {kind: varcov, width: 16}, l: {kind: varcov, source: levels, width: 16, level_channels: 8, grid: 2}}",
         "{}",
+        None,
     ),
     "sum at the features": (
         "{v: {kind: contrast, dim: 8}, p: {kind: contrast, relation: patient, negatives: other_patients, dim: 8}}",
         "{scope: features}",
+        None,
     ),
     "torchjd": (
         "{m: {kind: supremix, dim: 8}, s: {kind: score_contrast}, r: {kind: predict, targets: ['label:sick']}}",
         "{kind: torchjd, aggregator: ConFIG}",
+        None,
     ),
-    "grad_mitigator": (GCL, "{kind: grad_mitigator, scope: encoder, rate: 0.5}"),
-    "grad_mitigator at the features": (GCL, "{kind: grad_mitigator, scope: features, rate: 0.5}"),
+    "grad_mitigator": (GCL, "{kind: grad_mitigator, scope: encoder, rate: 0.5}", None),
+    "grad_mitigator at the features": (GCL, "{kind: grad_mitigator, scope: features, rate: 0.5}", None),
+    "sum in chunks": (
+        "{g: {kind: varcov, width: 16}, l: {kind: varcov, source: levels, width: 16, level_channels: 8, grid: 2}}",
+        "{}",
+        2,
+    ),
+    "grad_mitigator in chunks": (GCL, "{kind: grad_mitigator, scope: encoder, rate: 0.5}", 3),
+    "grad_mitigator at the features in chunks": (GCL, "{kind: grad_mitigator, scope: features, rate: 0.5}", 1),
 }
 
 
@@ -176,8 +187,9 @@ def test_two_gloo_processes_equal_one_that_forwards_the_same_chunks(
     tiny_cohort: Path, small_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
     recipes = {}
-    for place, (name, (objectives, combiner)) in enumerate(CASES.items()):
-        recipes[name] = Recipe.load(small_recipe).override([f"objectives={objectives}", f"combiner={combiner}"])
+    for place, (name, (objectives, combiner, chunk)) in enumerate(CASES.items()):
+        keys = [f"objectives={objectives}", f"combiner={combiner}", f"sampling.chunk={chunk or 'null'}"]
+        recipes[name] = Recipe.load(small_recipe).override(keys)
         (tmp_path / f"{place}.yaml").write_text(recipes[name].to_yaml())
     paths = [tmp_path / f"{place}.yaml" for place in range(len(recipes))]
     (tmp_path / "worker.py").write_text(WORKER)
@@ -203,7 +215,7 @@ def compare(cohort: Cohort, recipe: Recipe, cache: Path, first: list[Any], secon
         loaders.append(loader)
     assert len(first) == 2, "goals of the first step are read in the second"
     for step, (grads, losses, counts, gram, goals) in enumerate(first):
-        expected = forward_in_chunks(model, loaders, step)
+        expected = forward_in_chunks(model, loaders, step, recipe.sampling.chunk)
         for name, loss in expected.items():
             assert losses[name].dtype == torch.float64
             torch.testing.assert_close(losses[name], loss.value.detach(), rtol=1e-10, atol=1e-10)
@@ -227,13 +239,16 @@ def compare(cohort: Cohort, recipe: Recipe, cache: Path, first: list[Any], secon
             torch.testing.assert_close(matrix, model.combiner.goals[branch], rtol=1e-10, atol=1e-10)
 
 
-def forward_in_chunks(model: Any, loaders: list[Any], step: int) -> dict[str, Any]:
-    """One process: each chunk goes through encoder and heads by itself, as BatchNorm statistics are per chunk."""
+def forward_in_chunks(model: Any, loaders: list[Any], step: int, most: int | None) -> dict[str, Any]:
+    """One process, and BatchNorm statistics over what goes through together: parts of both in heads, chunks before."""
     chunks, parts = [], []
     for loader in loaders:
         local, whole = loader.batch(loader.fetch(step), device=CPU, progress=0.0)
         chunks.append(local)
-        parts.append(model.encoder.encode(local.views, local.rows, levels=model.needs.levels, grid=model.needs.grid))
+        (modality, views), needs = *local.views.items(), {"levels": model.needs.levels, "grid": model.needs.grid}
+        for part in np.array_split(np.arange(views.shape[1]), -(-views.shape[1] // (most or views.shape[1]))):
+            own = {modality: views[:, part]}
+            parts.append(model.encoder.encode(own, {modality: torch.arange(len(part))}, **needs))
     joined = Features(
         torch.cat([part.pooled for part in parts], 1),
         {key: [torch.cat(maps, 1) for maps in zip(*(part.levels[key] for part in parts), strict=True)]

@@ -116,6 +116,8 @@ class SamplingSpec(_Spec):
     """How a batch is composed: seeded anchors, partners for each relation, random fill; or so many participants."""
 
     batch_size: int = Field(64, ge=1)  # samples; each is seen in `images.views` views
+    # Samples that the encoder forwards at once: any batch at the memory of so many, for a second forward. Null: all.
+    chunk: int | None = Field(None, ge=1)
     partners: int = Field(1, ge=0)  # drawn for each anchor and each relation of the objectives
     balance: Literal["none", "patient"] = "none"  # "patient": anchors drawn evenly over patients
     # Batches of so many patients, each with at most batch_size / participants images, in place of anchors and partners.
@@ -372,6 +374,8 @@ class Recipe(_Spec):
             if augment is not None and not augment["own"]:
                 del augment["own"]
         del data["training"]["tracker"]  # which says nothing of a run but who looks on
+        if data["sampling"]["chunk"] is None:
+            del data["sampling"]["chunk"]
         canonical = json.dumps(data, sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 

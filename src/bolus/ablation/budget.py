@@ -36,7 +36,7 @@ def passes_of_run(recipe: Recipe, steps: int) -> int:
     A step sees batch_size x views x frames x accumulate images: once forward, and once backward for all objectives
     together, or for each objective where they are reconciled in the encoder's parameters. Looking at conflicts takes a
     backward pass for each objective in that step, except at the features. Activation checkpointing adds a forward pass
-    to every backward one.
+    to every backward one, and chunks (`sampling.chunk`) one to every step that has any.
 
     >>> recipe = Recipe.load("comprer_bilateral").override(["sampling={batch_size: 10}", "combiner.conflict_steps=4"])
     >>> [passes_of_run(recipe, steps) for steps in (1, 2, 5)]
@@ -49,7 +49,8 @@ def passes_of_run(recipe: Recipe, steps: int) -> int:
     every = recipe.combiner.conflict_steps
     if every is not None:
         backward += math.ceil(steps / every) * (looking - one)
-    return images * (steps + backward * (2 if recipe.training.activation_checkpointing else 1))
+    forward = steps * (2 if recipe.sampling.chunk is not None and one else 1)
+    return images * (forward + backward * (2 if recipe.training.activation_checkpointing else 1))
 
 
 def steps_within(recipe: Recipe, budget: int) -> int:

@@ -22,6 +22,7 @@ from bolus.objectives.base import Objective, TrainingTable, check_batch
 from bolus.optimization import build_optimizer
 from bolus.recipe import Recipe
 from bolus.training.combiner import Combiner
+from bolus.training.gradcache import check_chunk
 from bolus.training.processes import world_size
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,7 +51,8 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
         table: `TrainingColumns`, which knows the modalities; plain columns will do where one encoder sees all.
 
     Raises:
-        RecipeError, EncoderError: a key that cannot be met, or a batch too small for what is compared in it.
+        RecipeError, EncoderError: a key that cannot be met, a batch too small for what is compared in it, or chunks
+            that it cannot be split into.
         CohortError: an encoder for each modality, and no column says which an image is of.
     """
     modalities = []
@@ -61,6 +63,7 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
     inputs = {name: (recipe.encoder_of(name).in_channels, recipe.images_of(name).size) for name in modalities}
     objectives = build_objectives(recipe, replace(encoder.shape, inputs=inputs), table, seed=recipe.training.seed)
     check_batch(objectives, recipe, world_size())
+    check_chunk(encoder, recipe, world_size())
     needs = Needs().merge(*(objective.needs for objective in objectives.values()))
     if recipe.images.views < needs.views:
         raise RecipeError(f"images.views: the objectives need {needs.views} views, found {recipe.images.views}")

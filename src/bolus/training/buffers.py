@@ -52,6 +52,22 @@ def changeable(parameters: Sequence[Tensor], grads: Sequence[Tensor | None]) -> 
     return owned
 
 
+def add_up(buffers: list[Tensor], found: Sequence[Tensor]) -> None:
+    """Add gradients to buffers in place; buffers that are empty take them over.
+
+    >>> buffers = []
+    >>> for _ in range(2):
+    ...     add_up(buffers, [torch.ones(2)])
+    >>> buffers
+    [tensor([2., 2.])]
+    """
+    if not buffers:
+        buffers.extend(found)
+        return
+    for buffer, grad in zip(buffers, found, strict=True):
+        buffer += grad
+
+
 def gram_of(parts: Sequence[Tensor]) -> Tensor:
     """Inner products `[M, M]` of one parameter's gradients, at least float32; summed over parameters in float64.
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from bolus.encoders.features import Features
 from bolus.recipe import CombinerSpec
 from bolus.training.aggregators import Aggregate, find_aggregator
-from bolus.training.buffers import changeable, gradients_of, gram_of, weighted_sum
+from bolus.training.buffers import add_up, gradients_of, gram_of, weighted_sum
+from bolus.training.gradcache import Cut, cut
 from bolus.training.gradients import Conflicts, mitigation_weights
 from bolus.training.processes import all_reduce_mean, all_reduce_sum, world_size
 
@@ -73,7 +74,7 @@ class Combiner:
                 self._aggregate.check(len(members))
         self._new_goals: dict[str, Tensor] = {}  # of a step that is not known to be applied yet
         self._place = {parameter: place for place, parameter in enumerate(self._all_heads)}
-        self._cut: tuple[list[Tensor], list[Tensor]] | None = None
+        self._cut: Cut | None = None  # where the features of the batch were cut from the encoder
         self._seed, self._observing, self._scale = 0, False, 1.0
         self._grams: list[Tensor] = []  # of the step, where it is observed
         self._shared_sum: list[Tensor] = []
@@ -85,28 +86,17 @@ class Combiner:
         """Everything that gets a gradient, each once."""
         return [*self.shared, *self._all_heads]
 
-    def open(self, features: Features, *, observe: bool = False) -> Features:
-        """The features that objectives are to see: as they are, or cut from the encoder for scope `features`."""
-        self._cut = None
-        if self.spec.scope != "features" or not self._separate(observe):
-            return features
-        outputs: list[Tensor] = []
-        leaves: list[Tensor] = []
+    def open(self, features: Features | Cut, *, observe: bool = False) -> Features:
+        """The features that objectives are to see: as they are, or cut from the encoder.
 
-        def leaf(tensor: Tensor) -> Tensor:
-            if not tensor.requires_grad:
-                return tensor
-            outputs.append(tensor)
-            leaves.append(tensor.detach().requires_grad_())
-            return leaves[-1]
-
-        opened = Features(
-            leaf(features.pooled),
-            {name: [leaf(level) for level in levels] for name, levels in features.levels.items()},
-            {name: leaf(grid) for name, grid in features.grid.items()},
-        )
-        self._cut = outputs, leaves
-        return opened
+        Args:
+            features: of a batch; they are cut here for scope `features`, and come cut where the batch is in chunks.
+            observe: as in `accumulate`.
+        """
+        if isinstance(features, Features) and self.spec.scope == "features" and self._separate(observe):
+            features = cut(features)
+        self._cut = features if isinstance(features, Cut) else None
+        return features.features if isinstance(features, Cut) else features
 
     def accumulate(
         self, losses: Mapping[str, Tensor], *, seed: int = 0, observe: bool = False, loss_scale: float = 1.0
@@ -123,21 +113,30 @@ class Combiner:
         """
         assert set(losses) == set(self.heads), f"losses of {sorted(losses)}, heads of {sorted(self.heads)}"
         self._seed, self._observing, self._scale = seed, observe, loss_scale
+        # Losses reach as far as the encoder's parameters, or to where the features were cut from it.
+        opened, self._cut = self._cut, None
+        ends = self.shared if opened is None else opened.leaves
         if not self._separate(observe):
             total = torch.stack(list(losses.values())).sum()
-            found = gradients_of(total, self.parameters)
-            self._add(self._shared_sum, found[: len(self.shared)])
-            self._add(self._heads_sum, found[len(self.shared) :])
+            found = gradients_of(total, [*ends, *self._all_heads])
+            add_up(self._heads_sum, found[len(ends) :])
+            if opened is None:
+                add_up(self._shared_sum, found[: len(ends)])
+            else:
+                opened.carry([found[: len(ends)]], self.shared, [self._shared_sum])
             return
-        if self._cut is not None:
-            self._accumulate_features(losses)
-            return
-        remaining = len(losses)
-        for name, loss in losses.items():
-            remaining -= 1
-            found = gradients_of(loss, [*self.shared, *self.heads[name]], keep=remaining > 0)
-            self._add(self._apart.setdefault(name, []), found[: len(self.shared)])
-            self._add_heads(name, found[len(self.shared) :])
+        by_objective, last = [], list(self.heads)[-1]
+        for name in self.heads:  # objectives that share a head may share what it gave
+            found = gradients_of(losses[name], [*ends, *self.heads[name]], keep=name != last)
+            self._add_heads(name, found[len(ends) :])
+            if opened is None:
+                add_up(self._apart.setdefault(name, []), found[: len(ends)])
+            else:
+                by_objective.append(found[: len(ends)])
+        if opened is not None and self.spec.scope == "features":
+            opened.carry([self._combine_features(by_objective)], self.shared, [self._shared_sum])
+        elif opened is not None:
+            opened.carry(by_objective, self.shared, [self._apart.setdefault(name, []) for name in self.heads])
 
     def reconcile(self) -> None:
         """Average over processes, reconcile, write the gradients to the parameters, and empty the buffers.
@@ -197,25 +196,14 @@ class Combiner:
             found.setdefault(branch, []).append(name)
         return found
 
-    def _accumulate_features(self, losses: Mapping[str, Tensor]) -> None:
-        """One batch, reconciled at the features and sent through the encoder once."""
-        assert self._cut is not None
-        outputs, leaves = self._cut
-        by_objective, last = [], list(self.heads)[-1]
-        for name in self.heads:  # objectives that share a head may share what it gave
-            found = gradients_of(losses[name], [*leaves, *self.heads[name]], keep=name != last)
-            by_objective.append(found[: len(leaves)])
-            self._add_heads(name, found[len(leaves) :])
+    def _combine_features(self, by_objective: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """The reconciled gradient of one batch's features, by the Gram matrix of all processes."""
         device = self._all_heads[0].device if self._all_heads else self.shared[0].device
         local = torch.zeros(len(self.heads), len(self.heads), dtype=torch.float64, device=device)
-        for place in range(len(leaves)):  # none where the samples of this process see frozen encoders only
-            local += gram_of([grads[place] for grads in by_objective])
+        for grads in zip(*by_objective, strict=True):  # none where the samples of this process see frozen encoders only
+            local += gram_of(grads)
         # Each process holds its samples' part of the gradient, times the number of processes: see `processes.gather`.
-        combined = self._combine(by_objective, all_reduce_sum(local) / world_size() ** 2)
-        nothing = (None,) * len(self.shared)
-        found_shared = torch.autograd.grad(outputs, self.shared, combined, allow_unused=True) if outputs else nothing
-        self._add(self._shared_sum, changeable(self.shared, found_shared))
-        self._cut = None
+        return self._combine(by_objective, all_reduce_sum(local) / world_size() ** 2)
 
     def _combine(self, by_objective: Sequence[Sequence[Tensor]], gram: Tensor) -> list[Tensor]:
         """The reconciled gradient from those of the objectives, in the order of `heads`."""
@@ -257,13 +245,6 @@ class Combiner:
         if kind == "grad_mitigator":
             self._new_goals[branch] = goals
         return weights.sum(0)
-
-    def _add(self, buffers: list[Tensor], found: Sequence[Tensor]) -> None:
-        if not buffers:
-            buffers.extend(found)
-            return
-        for buffer, grad in zip(buffers, found, strict=True):
-            buffer += grad
 
     def _add_heads(self, name: str, found: Sequence[Tensor]) -> None:
         if not self._heads_sum:

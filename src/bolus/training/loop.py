@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bolus.data.batches.batch import seed_for
+from bolus.data.batches.batch import Batch, seed_for
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.loading import Fetched, Loader
 from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.images.clips import open_samples
 from bolus.encoders.backbone import seeded
 from bolus.encoders.families.hub import can_checkpoint, find_config, is_named
+from bolus.encoders.features import Features
 from bolus.encoders.folders.folder import lineage_of
 from bolus.encoders.folders.modality_folder import save_encoders
 from bolus.encoders.modalities import each_encoder
@@ -34,6 +35,7 @@ from bolus.recipes.keys import Overrides
 from bolus.run import Run
 from bolus.training.assembly import Model, build_model, check_precision, resolve
 from bolus.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from bolus.training.gradcache import cut_chunks, split_batch
 from bolus.training.health.conflicts import weigh_conflicts
 from bolus.training.health.health import HealthFinding, tell, watch
 from bolus.training.health.online_probe import check_probe
@@ -218,21 +220,24 @@ def training_step(
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, int]]]:
     """Forward one batch and accumulate its gradients; returns unweighted losses and what each of them counted.
 
-    With `observe`, the combiner looks at how the objectives stand to each other. Dropout and dropped paths of the
-    encoder are a function of the batch and the process, so that a run that is resumed draws what it would have drawn.
+    With `observe`, the combiner looks at how the objectives stand to each other. Dropout and dropped paths are a
+    function of the batch, the process and the chunk, so that a run that is resumed, and the second forward of a chunk,
+    draw what was drawn before.
     """
-    device = next(model.encoder.parameters()).device
+    device, chunk = next(model.encoder.parameters()).device, recipe.sampling.chunk
     local, whole = loader.batch(fetched, device=device, progress=progress)
-    drawn = seed_for(whole.seed, "encoder", launched().process_index)
-    with model.autocast, seeded(drawn, device):
-        features = model.encoder.encode(
-            local.views,
-            local.rows,
-            frame_mask=local.frame_mask,
-            levels=model.needs.levels,
-            grid=model.needs.grid,
-        )
-        features = model.combiner.open(features, observe=observe)
+    process, asked = launched().process_index, {"levels": model.needs.levels, "grid": model.needs.grid}
+
+    def encode(part: Batch, *place: int) -> Features:
+        with model.autocast, seeded(seed_for(whole.seed, "encoder", process, *place), device):
+            return model.encoder.encode(part.views, part.rows, frame_mask=part.frame_mask, **asked)
+
+    if chunk is None:
+        features = model.combiner.open(encode(local), observe=observe)
+    else:
+        made = cut_chunks(encode, split_batch(local, fetched.rows, chunk), model.encoder.buffers())
+        features = model.combiner.open(made, observe=observe)
+    with model.autocast, seeded(seed_for(whole.seed, "objectives", process), device):
         losses: dict[str, Loss] = {}
         embedded: dict[Hashable, dict[str, Tensor]] = {}
         for name, objective in model.objectives.items():
@@ -294,10 +299,12 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
             apart = recipe.combiner.kind != "sum" and recipe.combiner.scope == "encoder"
             keys += ["combiner.scope=features"] if apart else []
             keys += ["combiner.conflict_steps=null"] if recipe.combiner.conflict_steps is not None else []
+        held = recipe.sampling.chunk or recipe.sampling.batch_size // launched().num_processes
+        keys += [f"sampling.chunk={held // 2}"] if held > 3 else []
         shape = f"{recipe.sampling.batch_size} samples x {recipe.images.views} views"
         shape += f" x {recipe.images.frames} frames" if clips else ""
         raise OutOfMemoryError(
             f"a step of {shape} at {recipe.images.size} pixels does not fit into memory; "
             f"lower one of {', '.join(keys)} "
-            "(training.accumulate keeps the samples of a step)"
+            "(training.accumulate keeps the samples of a step, and sampling.chunk those that are compared, too)"
         ) from error
