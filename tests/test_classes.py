@@ -21,6 +21,7 @@ from bolus.errors import CohortError, EvaluationError, UsageError
 from bolus.evaluation.elsewhere.matching import match_targets
 from bolus.evaluation.targets import find_targets
 from bolus.prediction.prediction import find_head
+from test_prediction import make_head
 
 KINDS = ("csv", "tsv", "parquet")
 ROLES = {"label:x": "x"}
@@ -270,7 +271,8 @@ def test_a_head_of_an_earlier_run_is_found_by_the_class_it_is_of(tmp_path: Path)
         assert find_head(tmp_path / "run", asked).name == "head-sick=True-linear.safetensors"
     with pytest.raises(EvaluationError, match="no head 'sick=0'"):
         find_head(tmp_path / "run", "sick=0")
-    (folder / "head-sick=1-linear.safetensors").touch()
+    for name, width in (("True", 2), ("1", 3)):
+        make_head(folder / f"head-sick={name}-linear.safetensors", width, 2)
     assert find_head(tmp_path / "run", "sick=1").name == "head-sick=1-linear.safetensors"
     with pytest.raises(UsageError, match="2 heads"):
         find_head(tmp_path / "run", "sick=yes")

@@ -143,7 +143,7 @@ def find_head(source: str | Path, head: str | Path) -> Path:
 
     Raises:
         EvaluationError: nothing there.
-        UsageError: several heads have the name, or lie in the folder.
+        UsageError: several heads that differ have the name, or several lie in the folder.
 
     >>> find_head("/nowhere", "edema")
     Traceback (most recent call last):
@@ -169,13 +169,21 @@ def find_head(source: str | Path, head: str | Path) -> Path:
     fitting = [each for each in heads if name in _names_of(each)] or [
         each for each in heads if _asks(each, shown(str(head)))
     ]
-    if len(fitting) == 1:
+    if len(fitting) == 1 or (fitting and _are_one(fitting)):
         return fitting[0]
     if fitting:
         listed = "".join(f"\n  - {each}" for each in fitting)
         raise UsageError(f"{len(fitting)} heads have the name {head!r}, give the path of one:{listed}")
     known = {unquote(each_name) for each in heads for each_name in _names_of(each)}
     raise EvaluationError(f"no head {head!r} in the evaluations of {source}; {suggest(str(head), known)}")
+
+
+def _are_one(heads: list[Path]) -> bool:
+    """Whether several evaluations saved the same head, as one with `--elsewhere` does after one without."""
+    if any(path.name == DECODER for path in heads):
+        return False
+    first, *others = (Head.load(path) for path in heads)
+    return all(first.predicts_as(other) for other in others)
 
 
 def _asks(path: Path, target: str) -> bool:

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from bolus.data.batches.columns import TrainingColumns
+from bolus.data.batches.loading import Loader
 from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.images.cache import build_store
 from bolus.data.images.clips import open_samples
 from bolus.recipe import Recipe
 from bolus.recipes.keys import Overrides
-from bolus.training.assembly import build_model, check_precision, resolve
+from bolus.training.assembly import Model, build_model, check_precision, resolve
 from bolus.training.health.online_probe import check_probe
 from bolus.training.loaders import build_loader, contract_of, total_steps, unread_loader
 from bolus.training.loop import apply_gradients, explain_memory, training_step
@@ -47,6 +48,53 @@ class DryRun:
     steps_per_epoch: float = 1.0
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """All that a run has before its first step, of which only the images of some batches were decoded.
+
+    Args:
+        recipe: resolved.
+        cohort: of the samples; of clips, a row each frame.
+        model: as a run begins with it.
+        loader: of the whole run; the first batches can be fetched.
+        unreadable: images of these batches that cannot be read, and were left out.
+    """
+
+    recipe: Recipe
+    cohort: Cohort
+    model: Model
+    loader: Loader
+    unreadable: int
+
+
+def rehearse(cohort: Cohort, recipe: Recipe, *, batches: int, cache: Path | None = None) -> Rehearsal:
+    """Open a run as far as its first batches, without a run folder.
+
+    Args:
+        cohort: to train on.
+        recipe: of the run.
+        batches: that will be fetched; only their images are decoded.
+        cache: cache folder; the user's where None.
+
+    Raises:
+        CohortError, RecipeError, OutOfMemoryError: as `pretrain`.
+    """
+    recipe, state = resolve(recipe), launched()
+    check_probe(cohort, recipe)
+    samples = open_samples(cohort, recipe.images.unit)
+    check_precision(recipe, state.device)
+    model = build_model(recipe, state.device, TrainingColumns(samples, recipe.bins))
+    loader, readable = unread_loader(cohort, recipe, model.needs, cache), np.ones(len(samples.cohort), bool)
+    while True:  # what cannot be read is left out, as the run will do, and other images take its place
+        rows = np.unique(np.concatenate([loader.table_rows(number) for number in range(batches)]))
+        loader.store = build_store(samples.cohort, contract_of(cohort, recipe), folder=cache, rows=rows)
+        unread = rows[~loader.store.readable[rows]]
+        if not len(unread):
+            return Rehearsal(recipe, samples.cohort, model, loader, int((~readable).sum()))
+        readable[unread] = False
+        loader = build_loader(samples.cohort, samples, loader.store, recipe, model.needs, state, readable=readable)
+
+
 def dry_run(
     cohort: CohortLike,
     *,
@@ -59,22 +107,10 @@ def dry_run(
     Raises:
         CohortError, RecipeError, OutOfMemoryError: as `pretrain`.
     """
-    cohort = Cohort.open(cohort)
-    recipe = resolve(Recipe.load(recipe).override(overrides))
-    spec, state = recipe.training, launched()
-    check_probe(cohort, recipe)
-    samples = open_samples(cohort, recipe.images.unit)
-    check_precision(recipe, state.device)
-    model = build_model(recipe, state.device, TrainingColumns(samples, recipe.bins))
-    loader, readable = unread_loader(cohort, recipe, model.needs, cache), np.ones(len(samples.cohort), bool)
-    while True:  # what cannot be read is left out, as the run will do, and other images take its place
-        rows = np.unique(np.concatenate([loader.table_rows(number) for number in range(2 * spec.accumulate)]))
-        loader.store = build_store(samples.cohort, contract_of(cohort, recipe), folder=cache, rows=rows)
-        unread = rows[~loader.store.readable[rows]]
-        if not len(unread):
-            break
-        readable[unread] = False
-        loader = build_loader(samples.cohort, samples, loader.store, recipe, model.needs, state, readable=readable)
+    recipe = Recipe.load(recipe).override(overrides)
+    spec = recipe.training
+    begun = rehearse(Cohort.open(cohort), recipe, batches=2 * spec.accumulate, cache=cache)
+    recipe, model, loader = begun.recipe, begun.model, begun.loader
     seconds = []
     with explain_memory(recipe):
         for step in range(2):
@@ -86,18 +122,16 @@ def dry_run(
             apply_gradients(model, spec.clip).item()  # .item() waits for the device
             seconds.append(time.perf_counter() - began)
     total = total_steps(recipe, loader)
-    if state.device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated() / 2**30
-    else:
-        memory = _peak_of_process()
     # The second step is free of first-call costs.
     speed = recipe.sampling.batch_size * loader.images_per_sample * spec.accumulate / seconds[1]
     epoch = loader.batches_per_epoch / spec.accumulate
-    return DryRun(speed, memory, total, seconds[1] * total / 3600, int((~readable).sum()), epoch)
+    return DryRun(speed, peak_memory(), total, seconds[1] * total / 3600, begun.unreadable, epoch)
 
 
-def _peak_of_process() -> float:
-    """GiB that this process held at most; NaN where the system does not say (Windows)."""
+def peak_memory() -> float:
+    """GiB that the accelerator, or else this process, held at most; NaN where the system does not say (Windows)."""
+    if launched().device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
     try:
         import resource
     except ImportError:

@@ -90,6 +90,14 @@ class Head:
         """Rows of patients that it was fitted on: bool `[rows]`."""
         return overlap(self.patients, patients, self.salt)
 
+    def predicts_as(self, other: Head) -> bool:
+        """Whether both predict the same of the same encoder's embeddings, whatever else they note."""
+        numbers = ("coef", "intercept", "mean", "scale", "classes")
+        facts = ("kind", "task", "num_classes", "target_mean", "target_scale", "class_names", "encoder")
+        return all(getattr(self, key) == getattr(other, key) for key in facts) and all(
+            np.array_equal(getattr(self, key), getattr(other, key)) for key in numbers
+        )
+
     def predict(self, x: ArrayLike) -> FloatArray:
         """Predictions for embeddings `[n, D]`.
 
