@@ -26,7 +26,7 @@ from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
 from bolus.training.assembly import build_model
 from bolus.training.loaders import build_loader, open_images
-from bolus.training.loop import apply_gradients, training_step
+from bolus.training.step import apply_gradients, training_step
 from bolus.training.window import Window
 from grid import RESULTS, run_grid
 

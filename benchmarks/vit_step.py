@@ -34,7 +34,8 @@ from bolus.phantom import make_phantom
 from bolus.recipe import Recipe
 from bolus.training.assembly import build_model
 from bolus.training.loaders import build_loader, open_images
-from bolus.training.loop import apply_gradients, explain_memory, training_step
+from bolus.training.memory import explain_memory
+from bolus.training.step import apply_gradients, training_step
 from grid import RESULTS, run_grid
 
 MARK = "RESULT "

@@ -45,7 +45,7 @@ from bolus.optimization import lr_factor
 from bolus.recipe import Recipe
 from bolus.training.assembly import build_model, resolve
 from bolus.training.loaders import build_loader, open_images
-from bolus.training.loop import apply_gradients, training_step
+from bolus.training.step import apply_gradients, training_step
 
 VIEWS = {"kind": "contrast", "relation": "views", "dim": 8, "hidden": 8, "hidden_norm": False}
 GLOBAL = {"kind": "varcov", "width": 8}

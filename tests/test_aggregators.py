@@ -16,8 +16,8 @@ from torchjd.aggregation import MGDA, ConFIG
 from bolus.encoders.features import Features
 from bolus.errors import RecipeError
 from bolus.recipe import CombinerSpec, Recipe
-from bolus.training.aggregators import find_aggregator
-from bolus.training.combiner import Combiner
+from bolus.training.gradients.aggregators import find_aggregator
+from bolus.training.gradients.combiner import Combiner
 
 
 def find(aggregator: str | None, scope: str = "encoder", **parameters: Any) -> Any:
@@ -178,7 +178,7 @@ def test_torchjd_is_loaded_only_where_a_recipe_names_it() -> None:
     import subprocess
 
     code = (
-        "import sys; from bolus.training.combiner import Combiner; from bolus.recipe import CombinerSpec\n"
+        "import sys; from bolus.training.gradients.combiner import Combiner; from bolus.recipe import CombinerSpec\n"
         "for kind in ('sum', 'grad_mitigator'): Combiner(CombinerSpec(kind=kind), [], {'a': [], 'b': []})\n"
         "print('torchjd' in sys.modules)"
     )

@@ -34,6 +34,7 @@ LEVELS = [
     ["prediction"],
     ["exporting"],
     ["training"],
+    ["measuring"],
     ["planning"],
     ["ablation"],
     ["reporting"],

@@ -28,7 +28,8 @@ from bolus.recipe import Recipe
 from bolus.training.assembly import Model, build_model
 from bolus.training.checkpoint import last_checkpoint
 from bolus.training.loaders import build_loader, open_images
-from bolus.training.loop import apply_gradients, pretrain, training_step
+from bolus.training.loop import pretrain
+from bolus.training.step import apply_gradients, training_step
 
 CPU = torch.device("cpu")
 IMAGE = {"kind": "contrast", "dim": 8, "hidden": 16, "head": "image", "hidden_norm": False}

@@ -15,8 +15,8 @@ from torchjd import aggregation
 from bolus.data.batches.relation import Needs
 from bolus.encoders.features import Features
 from bolus.recipe import CombinerSpec
-from bolus.training.combiner import Combiner
-from bolus.training.gradients import Conflicts
+from bolus.training.gradients.combiner import Combiner
+from bolus.training.gradients.mitigator import Conflicts
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 NAMES = ("a", "b", "c", "d")
@@ -654,7 +654,7 @@ def model_of(combiner: Combiner, scaler: torch.amp.GradScaler, lr: float = 1.0) 
 
 @pytest.mark.parametrize("clip", [None, 0.1])
 def test_clipping_is_of_the_reconciled_gradient_heads_included(clip: float | None) -> None:
-    from bolus.training.loop import apply_gradients
+    from bolus.training.step import apply_gradients
 
     toy = Toy()
     combiner = toy.combiner(BRANCHES, kind="pcgrad")
@@ -672,7 +672,7 @@ def test_clipping_is_of_the_reconciled_gradient_heads_included(clip: float | Non
 
 @pytest.mark.parametrize("scope", ["encoder", "features"])
 def test_a_scaler_that_leaves_a_step_out_leaves_the_goals_too(scope: str) -> None:
-    from bolus.training.loop import apply_gradients
+    from bolus.training.step import apply_gradients
 
     toy = Toy(dtype=torch.float32)
     combiner = toy.combiner(kind="grad_mitigator", scope=scope, rate=0.5)

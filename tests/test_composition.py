@@ -23,7 +23,8 @@ from bolus.objectives import OBJECTIVES
 from bolus.recipe import Recipe
 from bolus.training.assembly import Model, build_model
 from bolus.training.loaders import build_loader, open_images
-from bolus.training.loop import apply_gradients, pretrain, training_step
+from bolus.training.loop import pretrain
+from bolus.training.step import apply_gradients, training_step
 
 CPU = torch.device("cpu")
 SCORE = "score:severity"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bolus.training.gradients import Conflicts
+from bolus.training.gradients.mitigator import Conflicts
 from bolus.training.health.conflicts import weigh_conflicts
 from bolus.training.health.health import HealthFinding
 

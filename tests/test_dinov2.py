@@ -37,8 +37,9 @@ from bolus.encoders.families.vit import PlainViTConfig
 from bolus.encoders.folders.folder import load_encoder, save_encoder
 from bolus.errors import EncoderError, OutOfMemoryError, RecipeError
 from bolus.recipe import CombinerSpec, EncoderSpec, Recipe
-from bolus.training.combiner import Combiner
-from bolus.training.loop import explain_memory, pretrain
+from bolus.training.gradients.combiner import Combiner
+from bolus.training.loop import pretrain
+from bolus.training.memory import explain_memory
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "mlp_ratio": 2, "initializer_range": 0.5}
 PROCESSOR = {

@@ -26,9 +26,11 @@ from bolus.errors import OutOfMemoryError, RecipeError
 from bolus.phantom import make_phantom
 from bolus.recipe import Recipe, recipe_names
 from bolus.training.assembly import Model, build_model
-from bolus.training.gradcache import split_batch
+from bolus.training.gradients.gradcache import split_batch
 from bolus.training.loaders import build_loader, open_images
-from bolus.training.loop import explain_memory, pretrain, training_step
+from bolus.training.loop import pretrain
+from bolus.training.memory import explain_memory
+from bolus.training.step import training_step
 
 CPU = torch.device("cpu")
 SMALL = ["images.size=32", "sampling.batch_size=8"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bolus.recipe import CombinerSpec
-from bolus.training.combiner import Combiner
+from bolus.training.gradients.combiner import Combiner
 
 SUM = CombinerSpec(kind="sum")
 KINDS = ["sum", "pcgrad"]  # one backward pass, and one for each objective

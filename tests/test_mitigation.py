@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchjd.aggregation import GradVac, PCGrad
 
-from bolus.training.gradients import grad_mitigator, mitigation_weights
+from bolus.training.gradients.mitigator import grad_mitigator, mitigation_weights
 
 LIMIT = 0.99
 

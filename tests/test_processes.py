@@ -21,7 +21,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.encoders.features import Features
 from bolus.recipe import Recipe
 from bolus.training.assembly import build_model
-from bolus.training.combiner import Combiner
+from bolus.training.gradients.combiner import Combiner
 from bolus.training.loaders import build_loader, open_images
 from bolus.training.processes import all_reduce_mean, all_reduce_sum, any_process, gather, same_everywhere, world_size
 
@@ -117,7 +117,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.batches.columns import TrainingColumns
 from bolus.training.processes import broadcast_parameters
 from bolus.recipe import Recipe
-from bolus.training.loop import training_step
+from bolus.training.step import training_step
 torch.set_num_threads(1)
 cohort, cache, *recipes = sys.argv[1:]
 state = PartialState(cpu=True)

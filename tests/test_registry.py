@@ -19,7 +19,7 @@ from bolus.errors import OutOfMemoryError, RecipeError
 from bolus.objectives import OBJECTIVES, build_objectives, needs_of, resolve_objectives
 from bolus.objectives.base import Loss, Objective
 from bolus.recipe import Recipe, recipe_names
-from bolus.training.loop import explain_memory
+from bolus.training.memory import explain_memory
 
 SHAPE = FeatureShape(16, 16, 32, levels=(LevelShape(16, 32, "layer"),), inputs={"XR": (1, 64)})
 TABLE = {

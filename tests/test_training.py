@@ -22,7 +22,8 @@ from bolus.recipe import ObjectiveSpec, Recipe
 from bolus.run import Run, _changed
 from bolus.training.assembly import resolve
 from bolus.training.checkpoint import last_checkpoint
-from bolus.training.loop import explain_memory, pretrain
+from bolus.training.loop import pretrain
+from bolus.training.memory import explain_memory
 from bolus.training.rehearsal import dry_run
 
 Small = dict[str, Any]

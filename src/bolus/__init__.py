@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from bolus.reporting.writing import report as report
     from bolus.run import Run as Run
     from bolus.scanning.scanning import scan as scan
-    from bolus.training.gradients import grad_mitigator as grad_mitigator
+    from bolus.training.gradients.mitigator import grad_mitigator as grad_mitigator
     from bolus.training.loop import pretrain as pretrain
     from bolus.training.rehearsal import dry_run as dry_run
 
@@ -72,7 +72,7 @@ _HOMES = {
     "evaluate_segment": "bolus.evaluation.segmentation.segment",
     "export": "bolus.exporting.deploying",
     "grad_filter": "bolus.objectives.dense.filtering",
-    "grad_mitigator": "bolus.training.gradients",
+    "grad_mitigator": "bolus.training.gradients.mitigator",
     "infonce": "bolus.objectives.infonce",
     "load_encoder": "bolus.encoders.folders.folder",
     "make_phantom": "bolus.phantom",

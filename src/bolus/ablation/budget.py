@@ -31,7 +31,7 @@ class Pace:
 
 
 def passes_of_run(recipe: Recipe, steps: int) -> int:
-    """Encoder passes of so many steps, exactly, as `bolus.training.combiner.Combiner` makes them.
+    """Encoder passes of so many steps, exactly, as `bolus.training.gradients.combiner.Combiner` makes them.
 
     A step sees batch_size x views x frames x accumulate images: once forward, and once backward for all objectives
     together, or for each objective where they are reconciled in the encoder's parameters. Looking at conflicts takes a

@@ -13,10 +13,10 @@ import torch
 from bolus.data.cohort.cohort import Cohort
 from bolus.recipe import Recipe
 from bolus.training.loaders import total_steps
-from bolus.training.loop import apply_gradients, explain_memory, training_step
-
-from bolus.training.processes import gather, launched
-from bolus.training.rehearsal import Rehearsal, peak_memory, rehearse
+from bolus.training.memory import explain_memory, peak_memory
+from bolus.training.processes import launched
+from bolus.training.rehearsal import Rehearsal, rehearse
+from bolus.training.step import apply_gradients, losses_of, training_step
 from bolus.training.window import Window
 
 STEPS = 2
@@ -145,13 +145,8 @@ def _bare_step(begun: Rehearsal) -> Callable[[], None]:
     def step() -> None:
         with model.autocast:
             features = model.encoder.encode(local.views, local.rows, **asked)  # type: ignore[arg-type]
-            losses = [
-                objective.loss(
-                    {key: gather(each) for key, each in objective.embed(features, local).items()}, whole
-                ).value
-                * recipe.objectives[name].weight
-                for name, objective in model.objectives.items()
-            ]
+            found = losses_of(model, features, local, whole)
+        losses = [loss.value * recipe.objectives[name].weight for name, loss in found.items()]
         for loss in losses if one_each else [torch.stack(losses).sum()]:
             torch.autograd.grad(loss, model.combiner.parameters, allow_unused=True, retain_graph=one_each)
 

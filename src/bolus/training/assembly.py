@@ -21,8 +21,8 @@ from bolus.objectives import build_objectives, resolve_objectives
 from bolus.objectives.base import Objective, TrainingTable, check_batch
 from bolus.optimization import build_optimizer
 from bolus.recipe import Recipe
-from bolus.training.combiner import Combiner
-from bolus.training.gradcache import check_chunk
+from bolus.training.gradients.combiner import Combiner
+from bolus.training.gradients.gradcache import check_chunk
 from bolus.training.processes import world_size
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -4,44 +4,35 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from bolus.data.batches.batch import Batch, seed_for
 from bolus.data.batches.columns import TrainingColumns
-from bolus.data.batches.loading import Fetched, Loader
 from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.images.clips import open_samples
-from bolus.encoders.backbone import seeded
-from bolus.encoders.families.hub import can_checkpoint, find_config, is_named
-from bolus.encoders.features import Features
 from bolus.encoders.folders.folder import lineage_of
 from bolus.encoders.folders.modality_folder import save_encoders
 from bolus.encoders.modalities import each_encoder
-from bolus.errors import OutOfMemoryError, TrainingError
-from bolus.objectives import OBJECTIVES
-from bolus.objectives.base import Loss
-from bolus.objectives.heads import at_least_float32
+from bolus.errors import TrainingError
 from bolus.optimization import lr_factor, peak_lr
 from bolus.progress import Meter
 from bolus.provenance import digest_of
 from bolus.recipe import Recipe
 from bolus.recipes.keys import Overrides
 from bolus.run import Run
-from bolus.training.assembly import Model, build_model, check_precision, resolve
+from bolus.training.assembly import build_model, check_precision, resolve
 from bolus.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
-from bolus.training.gradcache import cut_chunks, split_batch
 from bolus.training.health.conflicts import weigh_conflicts
 from bolus.training.health.health import HealthFinding, tell, watch
 from bolus.training.health.online_probe import check_probe
 from bolus.training.health.start_probe import against_start, patience, watch_start
 from bolus.training.loaders import build_loader, data_hash, open_images, total_steps, unread_loader
-from bolus.training.processes import any_process, broadcast_parameters, gather, launched, same_everywhere
+from bolus.training.memory import explain_memory
+from bolus.training.processes import any_process, broadcast_parameters, launched, same_everywhere
+from bolus.training.step import apply_gradients, training_step
 from bolus.training.tracking import check_tracker, recording
 from bolus.training.window import Window, find_idle
 
@@ -213,98 +204,3 @@ def pretrain(
         run.finish(status, steps=step, hours=spent / 3600, weights=digest_of(model.modules))
     state.wait_for_everyone()
     return Run(run.folder)
-
-
-def training_step(
-    model: Model, loader: Loader, fetched: Fetched, recipe: Recipe, progress: float, *, observe: bool = False
-) -> tuple[dict[str, Tensor], dict[str, dict[str, int]]]:
-    """Forward one batch and accumulate its gradients; returns unweighted losses and what each of them counted.
-
-    With `observe`, the combiner looks at how the objectives stand to each other. Dropout and dropped paths are a
-    function of the batch, the process and the chunk, so that a run that is resumed, and the second forward of a chunk,
-    draw what was drawn before.
-    """
-    device, chunk = next(model.encoder.parameters()).device, recipe.sampling.chunk
-    local, whole = loader.batch(fetched, device=device, progress=progress)
-    process, asked = launched().process_index, {"levels": model.needs.levels, "grid": model.needs.grid}
-
-    def encode(part: Batch, *place: int) -> Features:
-        with model.autocast, seeded(seed_for(whole.seed, "encoder", process, *place), device):
-            return model.encoder.encode(part.views, part.rows, frame_mask=part.frame_mask, **asked)
-
-    if chunk is None:
-        features = model.combiner.open(encode(local), observe=observe)
-    else:
-        made = cut_chunks(encode, split_batch(local, fetched.rows, chunk), model.encoder.buffers())
-        features = model.combiner.open(made, observe=observe)
-    with model.autocast, seeded(seed_for(whole.seed, "objectives", process), device):
-        losses: dict[str, Loss] = {}
-        embedded: dict[Hashable, dict[str, Tensor]] = {}
-        for name, objective in model.objectives.items():
-            alike = objective.embeds_with
-            if alike not in embedded:
-                embedded[alike] = {key: gather(tensor) for key, tensor in objective.embed(features, local).items()}
-            losses[name] = objective.loss(embedded[alike], whole)
-    share = 1.0 / recipe.training.accumulate
-    model.combiner.accumulate(
-        {
-            name: model.scaler.scale(at_least_float32(loss.value) * (recipe.objectives[name].weight * share))
-            for name, loss in losses.items()
-        },
-        seed=whole.seed,
-        observe=observe,
-        loss_scale=model.scaler.get_scale(),
-    )
-    values = {name: loss.value.detach() for name, loss in losses.items()}
-    counts = {name: {"anchors": loss.num_anchors, **loss.counts} for name, loss in losses.items()}
-    return values, counts
-
-
-def apply_gradients(model: Model, clip: float | None) -> Tensor:
-    """Reconcile, unscale, clip and step; returns the norm of the whole gradient before clipping."""
-    scale = model.scaler.get_scale()
-    model.combiner.reconcile()
-    model.scaler.unscale_(model.optimizer)
-    gradients = [parameter.grad for parameter in model.combiner.parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if clip is not None:
-        nn.utils.clip_grads_with_norm_(model.combiner.parameters, clip, norm)
-    model.scaler.step(model.optimizer)
-    model.scaler.update()
-    model.combiner.commit(applied=model.scaler.get_scale() >= scale)  # it falls where the step was left out
-    return norm
-
-
-@contextmanager
-def explain_memory(recipe: Recipe) -> Iterator[None]:
-    """Turn an out-of-memory error of the step into one that names the keys to change."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-        if not known:
-            raise
-        clips = recipe.images.unit == "clip"
-        frames = ["images.frames"] if clips else []
-        kinds = {name: OBJECTIVES[spec.kind] for name, spec in recipe.objectives.items()}
-        own = [f"objectives.{name}.{key}" for name, kind in kinds.items() for key in kind.memory_keys]
-        sizes = ["images.size", *(f"modalities.{name}.size" for name, spec in recipe.modalities.items() if spec.size)]
-        keys = ["sampling.batch_size", *sizes, *frames, *own, "training.precision=bf16"]
-        # Of what is not named, it is not known here.
-        named = filter(is_named, {recipe.encoder_of(name).backbone for name in ["", *recipe.modalities]})
-        again = all(can_checkpoint(find_config(name), name) for name in named)
-        if again and not recipe.training.activation_checkpointing:
-            keys.append("training.activation_checkpointing=true")
-        if len(recipe.objectives) > 1:
-            apart = recipe.combiner.kind != "sum" and recipe.combiner.scope == "encoder"
-            keys += ["combiner.scope=features"] if apart else []
-            keys += ["combiner.conflict_steps=null"] if recipe.combiner.conflict_steps is not None else []
-        held = recipe.sampling.chunk or recipe.sampling.batch_size // launched().num_processes
-        keys += [f"sampling.chunk={held // 2}"] if held > 3 else []
-        shape = f"{recipe.sampling.batch_size} samples x {recipe.images.views} views"
-        shape += f" x {recipe.images.frames} frames" if clips else ""
-        raise OutOfMemoryError(
-            f"a step of {shape} at {recipe.images.size} pixels does not fit into memory; "
-            f"lower one of {', '.join(keys)} "
-            "(training.accumulate keeps the samples of a step, and sampling.chunk those that are compared, too)"
-        ) from error

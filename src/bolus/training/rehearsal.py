@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.loading import Loader
@@ -23,8 +20,9 @@ from bolus.recipes.keys import Overrides
 from bolus.training.assembly import Model, build_model, check_precision, resolve
 from bolus.training.health.online_probe import check_probe
 from bolus.training.loaders import build_loader, contract_of, total_steps, unread_loader
-from bolus.training.loop import apply_gradients, explain_memory, training_step
+from bolus.training.memory import explain_memory, peak_memory
 from bolus.training.processes import launched
+from bolus.training.step import apply_gradients, training_step
 
 
 @dataclass(frozen=True)
@@ -126,15 +124,3 @@ def dry_run(
     speed = recipe.sampling.batch_size * loader.images_per_sample * spec.accumulate / seconds[1]
     epoch = loader.batches_per_epoch / spec.accumulate
     return DryRun(speed, peak_memory(), total, seconds[1] * total / 3600, begun.unreadable, epoch)
-
-
-def peak_memory() -> float:
-    """GiB that the accelerator, or else this process, held at most; NaN where the system does not say (Windows)."""
-    if launched().device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    try:
-        import resource
-    except ImportError:
-        return math.nan
-    kibi = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibi / 2**30

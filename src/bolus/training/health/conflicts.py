@@ -32,7 +32,7 @@ def weigh_conflicts(looks: Sequence[Mapping[str, Any]]) -> list[HealthFinding]:
     `combiner.scope: features`, at its features.
 
     Args:
-        looks: as `bolus.training.gradients.Conflicts.to_json` gives them, all of the same objectives.
+        looks: as `bolus.training.gradients.mitigator.Conflicts.to_json` gives them, all of the same objectives.
 
     Returns:
         Findings `conflict A B`, `more conflicts` or `no conflict`; `alike A B`; `dominant A`; `silent A`. Their values

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from bolus.encoders.features import Features
 from bolus.recipe import CombinerSpec
-from bolus.training.aggregators import Aggregate, find_aggregator
-from bolus.training.buffers import add_up, gradients_of, gram_of, weighted_sum
-from bolus.training.gradcache import Cut, cut
-from bolus.training.gradients import Conflicts, mitigation_weights
+from bolus.training.gradients.aggregators import Aggregate, find_aggregator
+from bolus.training.gradients.buffers import add_up, gradients_of, gram_of, weighted_sum
+from bolus.training.gradients.gradcache import Cut, cut
+from bolus.training.gradients.mitigator import Conflicts, mitigation_weights
 from bolus.training.processes import all_reduce_mean, all_reduce_sum, world_size
 
 

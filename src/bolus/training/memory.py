@@ -1,0 +1,63 @@
+"""Memory of a run: what it took, and what to change where it was too little."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from bolus.encoders.families.hub import can_checkpoint, find_config, is_named
+from bolus.errors import OutOfMemoryError
+from bolus.objectives import OBJECTIVES
+from bolus.recipe import Recipe
+from bolus.training.processes import launched
+
+
+@contextmanager
+def explain_memory(recipe: Recipe) -> Iterator[None]:
+    """Turn an out-of-memory error of the step into one that names the keys to change."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+        if not known:
+            raise
+        clips = recipe.images.unit == "clip"
+        frames = ["images.frames"] if clips else []
+        kinds = {name: OBJECTIVES[spec.kind] for name, spec in recipe.objectives.items()}
+        own = [f"objectives.{name}.{key}" for name, kind in kinds.items() for key in kind.memory_keys]
+        sizes = ["images.size", *(f"modalities.{name}.size" for name, spec in recipe.modalities.items() if spec.size)]
+        keys = ["sampling.batch_size", *sizes, *frames, *own, "training.precision=bf16"]
+        # Of what is not named, it is not known here.
+        named = filter(is_named, {recipe.encoder_of(name).backbone for name in ["", *recipe.modalities]})
+        again = all(can_checkpoint(find_config(name), name) for name in named)
+        if again and not recipe.training.activation_checkpointing:
+            keys.append("training.activation_checkpointing=true")
+        if len(recipe.objectives) > 1:
+            apart = recipe.combiner.kind != "sum" and recipe.combiner.scope == "encoder"
+            keys += ["combiner.scope=features"] if apart else []
+            keys += ["combiner.conflict_steps=null"] if recipe.combiner.conflict_steps is not None else []
+        held = recipe.sampling.chunk or recipe.sampling.batch_size // launched().num_processes
+        keys += [f"sampling.chunk={held // 2}"] if held > 3 else []
+        shape = f"{recipe.sampling.batch_size} samples x {recipe.images.views} views"
+        shape += f" x {recipe.images.frames} frames" if clips else ""
+        raise OutOfMemoryError(
+            f"a step of {shape} at {recipe.images.size} pixels does not fit into memory; "
+            f"lower one of {', '.join(keys)} "
+            "(training.accumulate keeps the samples of a step, and sampling.chunk those that are compared, too)"
+        ) from error
+
+
+def peak_memory() -> float:
+    """GiB that the accelerator, or else this process, held at most; NaN where the system does not say (Windows)."""
+    if launched().device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    kibi = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibi / 2**30

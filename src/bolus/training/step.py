@@ -1,0 +1,84 @@
+"""One step: a batch forward and its gradients, and the update."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from torch import Tensor, nn
+
+from bolus.data.batches.batch import Batch, seed_for
+from bolus.data.batches.loading import Fetched, Loader
+from bolus.encoders.backbone import seeded
+from bolus.encoders.features import Features
+from bolus.objectives.base import Loss
+from bolus.objectives.heads import at_least_float32
+from bolus.recipe import Recipe
+from bolus.training.assembly import Model
+from bolus.training.gradients.gradcache import cut_chunks, split_batch
+from bolus.training.processes import gather, launched
+
+
+def training_step(
+    model: Model, loader: Loader, fetched: Fetched, recipe: Recipe, progress: float, *, observe: bool = False
+) -> tuple[dict[str, Tensor], dict[str, dict[str, int]]]:
+    """Forward one batch and accumulate its gradients; returns unweighted losses and what each of them counted.
+
+    With `observe`, the combiner looks at how the objectives stand to each other. Dropout and dropped paths are a
+    function of the batch, the process and the chunk, so that a run that is resumed, and the second forward of a chunk,
+    draw what was drawn before.
+    """
+    device, chunk = next(model.encoder.parameters()).device, recipe.sampling.chunk
+    local, whole = loader.batch(fetched, device=device, progress=progress)
+    process, asked = launched().process_index, {"levels": model.needs.levels, "grid": model.needs.grid}
+
+    def encode(part: Batch, *place: int) -> Features:
+        with model.autocast, seeded(seed_for(whole.seed, "encoder", process, *place), device):
+            return model.encoder.encode(part.views, part.rows, frame_mask=part.frame_mask, **asked)
+
+    if chunk is None:
+        features = model.combiner.open(encode(local), observe=observe)
+    else:
+        made = cut_chunks(encode, split_batch(local, fetched.rows, chunk), model.encoder.buffers())
+        features = model.combiner.open(made, observe=observe)
+    with model.autocast, seeded(seed_for(whole.seed, "objectives", process), device):
+        losses = losses_of(model, features, local, whole)
+    share = 1.0 / recipe.training.accumulate
+    model.combiner.accumulate(
+        {
+            name: model.scaler.scale(at_least_float32(loss.value) * (recipe.objectives[name].weight * share))
+            for name, loss in losses.items()
+        },
+        seed=whole.seed,
+        observe=observe,
+        loss_scale=model.scaler.get_scale(),
+    )
+    values = {name: loss.value.detach() for name, loss in losses.items()}
+    counts = {name: {"anchors": loss.num_anchors, **loss.counts} for name, loss in losses.items()}
+    return values, counts
+
+
+def losses_of(model: Model, features: Features, local: Batch, whole: Batch) -> dict[str, Loss]:
+    """The loss of each objective on the global batch; objectives that embed alike embed, and gather, once."""
+    losses: dict[str, Loss] = {}
+    embedded: dict[Hashable, dict[str, Tensor]] = {}
+    for name, objective in model.objectives.items():
+        alike = objective.embeds_with
+        if alike not in embedded:
+            embedded[alike] = {key: gather(tensor) for key, tensor in objective.embed(features, local).items()}
+        losses[name] = objective.loss(embedded[alike], whole)
+    return losses
+
+
+def apply_gradients(model: Model, clip: float | None) -> Tensor:
+    """Reconcile, unscale, clip and step; returns the norm of the whole gradient before clipping."""
+    scale = model.scaler.get_scale()
+    model.combiner.reconcile()
+    model.scaler.unscale_(model.optimizer)
+    gradients = [parameter.grad for parameter in model.combiner.parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if clip is not None:
+        nn.utils.clip_grads_with_norm_(model.combiner.parameters, clip, norm)
+    model.scaler.step(model.optimizer)
+    model.scaler.update()
+    model.combiner.commit(applied=model.scaler.get_scale() >= scale)  # it falls where the step was left out
+    return norm
