@@ -14,7 +14,7 @@ import yaml
 
 import bolus
 from bids_tree import write_small_bids
-from dicom_tree import write_export
+from dicom_tree import Tree, noise, radiograph, write_export
 from image_trees import write_images
 from test_starts_families import FAMILIES, save
 from test_starts_timm import weights
@@ -53,6 +53,9 @@ def furnish(desk: Path) -> None:
     """Fill an empty folder; a run of two steps and one head are in it."""
     _write_cohorts(desk)
     write_export(desk / "export")
+    digital = "1.2.840.10008.5.1.4.1.1.1.1"
+    new = Tree(desk / "new").write("1/a/a/1", digital, radiograph("DX", "21800101", "PA", "CHEST"), noise(1))
+    shutil.move(new, desk / "new.dcm")
     write_small_bids(desk / "bids")
     (desk / "labels.csv").write_text("patient,date,Finding\nMRN-00001,2180-03-03,mass\nMRN-00002,2180-02-01,none\n")
     trees = [f"{finding}/M{n}/a{k}.png" for finding in ("mass", "none") for n in range(8) for k in range(2)]

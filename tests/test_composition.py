@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from accelerate import PartialState
 from PIL import Image as PillowImage
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.loading import Fetched, Loader
@@ -175,6 +177,48 @@ def test_the_encoder_runs_once_a_batch_and_gives_what_is_asked(
     assert len(seen) == len(PAPERS) - 2 - 1
     assert [len(levels) for levels in seen[0].levels.values()] == [5]
     assert len(seen[0].grid) == 1
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would stop the program until the device has caught up: reading a number, or how many there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim"):
+            self.counted[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+WAITS: dict[str, Any] = {
+    "bilateral": ...,  # the two sides of each term
+    "temporal": ...,
+    "disease_pixel": ...,  # the pools of the filter are as wide as the largest
+    "phase_pixel": ...,
+    "score": ...,  # the windows are cut on the CPU
+    "ranks": {"nonzero": 1},  # which rows take part
+    "order": {"nonzero": 2},
+}
+"""Objective -> what its loss waits for, ... for numbers that hang on the batch; the others for nothing."""
+
+
+def test_no_loss_waits_for_the_device_but_where_it_says_so(composed: tuple[Recipe, Model, Loader, Fetched]) -> None:
+    _, model, loader, fetched = composed
+    local, whole = loader.batch(fetched, device=CPU, progress=0.25)
+    needs = model.needs
+    features = model.encoder.encode(local.views, local.rows, levels=needs.levels, grid=needs.grid)
+    found = {}
+    for name, objective in model.objectives.items():
+        with Waits() as waits:
+            objective.loss(objective.embed(features, local), whole)
+        found[name] = dict(waits.counted)
+    assert {name: counted for name, counted in found.items() if counted and WAITS.get(name) is not ...} == {
+        name: counted for name, counted in WAITS.items() if counted is not ...
+    }
+    assert all(found[name] for name, counted in WAITS.items() if counted is ...), found
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bolus.evaluation.segmentation.options import SegmentSpec as SegmentSpec
     from bolus.evaluation.segmentation.segment import evaluate_segment as evaluate_segment
     from bolus.exporting.deploying import export as export
+    from bolus.measuring.bench import bench as bench
     from bolus.objectives.contrasts.varcov import varcov_loss as varcov_loss
     from bolus.objectives.dense.filtering import grad_filter as grad_filter
     from bolus.objectives.infonce import infonce as infonce
@@ -60,6 +61,7 @@ _HOMES = {
     "Run": "bolus.run",
     "SegmentSpec": "bolus.evaluation.segmentation.options",
     "ablate": "bolus.ablation.running",
+    "bench": "bolus.measuring.bench",
     "check": "bolus.data.checks.checking",
     "chronocon_loss": "bolus.objectives.scores.chronocon",
     "dry_run": "bolus.training.rehearsal",

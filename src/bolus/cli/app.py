@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from bolus.cli.ablate import ablate
+from bolus.cli.bench import bench as measure_machine
 from bolus.cli.commands import Verbs, grouped
 from bolus.cli.evaluate import app as evaluate
 from bolus.cli.export import export
@@ -44,7 +45,7 @@ PLANNED = "plan"  # in place of the name of a recipe
 
 VERBS = (
     "scan", "check", "plan", "pretrain", "evaluate", "embed", "predict", "export",
-    "ablate", "report", "recipes", "demo",
+    "ablate", "report", "recipes", "bench", "demo",
 )  # fmt: skip
 """In the order of the help: that of the work."""
 
@@ -242,6 +243,7 @@ def embed(
 
 app.add_typer(evaluate)
 app.command()(ablate)
+app.command("bench")(measure_machine)
 app.command()(export)
 app.command()(scan)
 app.command("report")(report_runs)

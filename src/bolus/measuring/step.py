@@ -30,9 +30,8 @@ class StepCost:
     Args:
         images_per_second: views, or their frames, of one process in whole steps.
         seconds: of a whole step.
-        efficiency: seconds of the bare step over those of the whole one; None with `sampling.chunk`, which has none.
-        lowest: efficiency of a round.
-        highest: efficiency of a round.
+        efficiency: seconds of the bare step over those of the whole one: median, lowest and highest of the rounds; None
+            with `sampling.chunk`, whose steps go through the encoder twice.
         augmentation: share of the whole step.
         data_wait: share of the whole step.
         backwards: passes of the bare step.
@@ -44,9 +43,7 @@ class StepCost:
 
     images_per_second: float
     seconds: float
-    efficiency: float | None
-    lowest: float | None
-    highest: float | None
+    efficiency: tuple[float, float, float] | None
     augmentation: float
     data_wait: float
     backwards: int
@@ -112,14 +109,12 @@ def measure_step(
                 took["augment"].append((_now() - end) * accumulate)
                 took["wait"].append(waited / STEPS)
     whole = np.array(took["whole"])
-    efficiency = np.array(took["bare"]) / whole
+    share = np.array(took["bare"]) / whole
     images = recipe.sampling.batch_size * loader.images_per_sample * accumulate / loader.processes
     return StepCost(
         images_per_second=images / float(np.median(whole)),
         seconds=float(np.median(whole)),
-        efficiency=float(np.median(efficiency)) if bare else None,
-        lowest=float(efficiency.min()) if bare else None,
-        highest=float(efficiency.max()) if bare else None,
+        efficiency=(float(np.median(share)), float(share.min()), float(share.max())) if bare else None,
         augmentation=float(np.median(np.array(took["augment"]) / whole)),
         data_wait=float(np.median(np.array(took["wait"]) / whole)),
         backwards=_backwards(recipe),

@@ -28,13 +28,14 @@ class Loss:
 
     Args:
         value: scalar, unweighted; exactly 0 with zero gradients where there is nothing to do.
-        num_anchors: rows that contributed.
+        num_anchors: rows that contributed; a scalar tensor where it is the device that counts, so that nobody waits for
+            it before the line of metrics is written.
         counts: whatever else a person may want to see counted, by name; logged as means over batches.
     """
 
     value: Tensor
-    num_anchors: int
-    counts: dict[str, int] = field(default_factory=dict)
+    num_anchors: int | Tensor
+    counts: dict[str, int | Tensor] = field(default_factory=dict)
 
 
 class Objective(nn.Module, ABC):

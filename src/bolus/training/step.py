@@ -20,7 +20,7 @@ from bolus.training.processes import gather, launched
 
 def training_step(
     model: Model, loader: Loader, fetched: Fetched, recipe: Recipe, progress: float, *, observe: bool = False
-) -> tuple[dict[str, Tensor], dict[str, dict[str, int]]]:
+) -> tuple[dict[str, Tensor], dict[str, dict[str, int | Tensor]]]:
     """Forward one batch and accumulate its gradients; returns unweighted losses and what each of them counted.
 
     With `observe`, the combiner looks at how the objectives stand to each other. Dropout and dropped paths are a

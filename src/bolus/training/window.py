@@ -22,13 +22,13 @@ class Window:
     """What happened since the last line of metrics."""
 
     losses: list[dict[str, Tensor]] = field(default_factory=list)
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    counts: dict[str, dict[str, int | Tensor]] = field(default_factory=dict)
     samples: int = 0
     patients: int = 0
     wait: float = 0.0
     began: float = field(default_factory=time.perf_counter)
 
-    def add(self, fetched: Fetched, losses: dict[str, Tensor], counts: dict[str, dict[str, int]]) -> None:
+    def add(self, fetched: Fetched, losses: dict[str, Tensor], counts: dict[str, dict[str, int | Tensor]]) -> None:
         """Count one batch."""
         self.losses.append(losses)
         self.samples += len(fetched.local)
@@ -63,7 +63,7 @@ class Window:
             "loss": sum(means.values()),
             "losses": means,
             "counts": {
-                name: {what: count / len(self.losses) for what, count in found.items()}
+                name: {what: float(count) / len(self.losses) for what, count in found.items()}
                 for name, found in self.counts.items()
             },
             "gradient_norm": float(norm),

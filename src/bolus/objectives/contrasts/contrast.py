@@ -72,7 +72,7 @@ class Contrast(Objective):
         >>> objective = Contrast(FeatureShape(dim=6, grid_channels=6, grid_stride=32), dim=4)
         >>> batch = Batch({}, {}, {"sample": torch.arange(3)})
         >>> embedded = objective.embed(Features(torch.randn(2, 3, 6)), batch)
-        >>> embedded["z"].shape, objective.loss(embedded, batch).num_anchors
+        >>> embedded["z"].shape, int(objective.loss(embedded, batch).num_anchors)
         (torch.Size([2, 3, 4]), 6)
     """
 
@@ -153,7 +153,8 @@ class Contrast(Objective):
         if self.relation.weighting != "none":
             weights = self.relation.weights(batch.columns).to(z_VND.device).repeat(num_views, num_views)
         starts = num_rows * torch.arange(num_views, device=positives.device)[:, None]  # of each view's rows
-        terms, num_anchors = [], 0
+        terms, num_anchors = [], torch.zeros((), dtype=torch.int64, device=z_VND.device)
+        num_terms = num_anchors
         with torch.autocast(device_type=z_VND.device.type, enabled=False):
             z = at_least_float32(z_VND).reshape(num_views * num_rows, -1)
             for pair in self._terms(batch, positives[:num_rows, :num_rows], negatives[:num_rows, :num_rows]):
@@ -164,15 +165,16 @@ class Contrast(Objective):
                 masks = [logits, positives[at].to(z.device), negatives[at].to(z.device)]
                 masks += [] if weights is None else [weights[at]]
                 ways = [masks] if self.between is None else [masks, [each.T for each in masks]]
-                means, before = [], num_anchors
+                means, found = [], torch.zeros_like(num_anchors)
                 for s, p, n, *w in ways:
                     weight = w[0] if w else None
                     values, valid = infonce(s, p, n, form=self.form, positive_weights=weight, reduction="none")
                     means.append(values.sum() / valid.sum().clamp(min=1))
-                    num_anchors += int(valid.sum())
-                terms += [torch.stack(means).mean()] if num_anchors > before else []
+                    found = found + valid.sum()
+                terms.append(torch.stack(means).mean())  # 0 where no row has a positive
+                num_anchors, num_terms = num_anchors + found, num_terms + (found > 0)
             value = torch.stack(terms).sum() if terms else z.sum() * 0.0
-        return Loss(value, num_anchors, {} if self.between is None and self.among is None else {"terms": len(terms)})
+        return Loss(value, num_anchors, {} if self.between is None and self.among is None else {"terms": num_terms})
 
     def _terms(self, batch: Batch, related: Tensor, opposed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The samples on either side of each term, as positions; the same ones twice where all meet all."""

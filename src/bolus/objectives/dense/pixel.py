@@ -68,7 +68,7 @@ class PixelContrast(Objective):
         >>> objective = PixelContrast(FeatureShape(dim=6, grid_channels=6, grid_stride=32), relation="region", dim=4)
         >>> batch = Batch({}, {"XR": torch.arange(3)}, {"sample": torch.arange(3), "region": torch.tensor([0, 0, 1])})
         >>> embedded = objective.embed(Features(torch.empty(0), grid={"XR": torch.randn(2, 3, 6, 2, 2)}), batch)
-        >>> embedded["z"].shape, objective.loss(embedded, batch).num_anchors
+        >>> embedded["z"].shape, int(objective.loss(embedded, batch).num_anchors)
         (torch.Size([2, 3, 4, 4]), 24)
     """
 
@@ -195,9 +195,9 @@ class PixelContrast(Objective):
                     order=self.order,
                 )
             values, valid = infonce(logits_AJ, kept_AJ, opposed_AJ, positive_weights=weights_AJ, reduction="none")
-        num_anchors = int(valid.sum())
-        counts = {"positives": int(candidates_AJ.sum()), "kept": int(kept_AJ.sum())}
-        return Loss(values.sum() / max(num_anchors, 1), num_anchors, counts)
+        num_anchors = valid.sum()
+        counts: dict[str, int | Tensor] = {"positives": candidates_AJ.sum(), "kept": kept_AJ.sum()}
+        return Loss(values.sum() / num_anchors.clamp(min=1), num_anchors, counts)
 
     def _draw(self, positives_RR: Tensor, batch: Batch, num_locations: int) -> tuple[Tensor, Tensor]:
         """Anchors among the pixels of images with a positive: int64 `[A]` images and `[A]` pixels among all J."""

@@ -68,22 +68,24 @@ def chronocon_loss(
     return _both_ways(z, t, (group[:, None] == group) & (group[:, None] != -1), temperature, similarity)[0]
 
 
-def _both_ways(z: Tensor, t: Tensor, together: Tensor, temperature: float, similarity: str) -> tuple[Tensor, int, int]:
+def _both_ways(
+    z: Tensor, t: Tensor, together: Tensor, temperature: float, similarity: str
+) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, the rows that have a term other than 0, and how many such terms there are.
 
     Args as `chronocon_loss`; `together`: bool `[N, N]`, which rows are of one group.
     """
     times, together = t.detach().to(z.device, torch.float64), together.to(z.device)
-    value, count = z[:0].double().sum(), 0
+    value, count = z[:0].double().sum(), times.new_zeros((), dtype=torch.int64)
     anchors = torch.zeros(len(z), dtype=torch.bool, device=z.device)
     for later in (times >= times[:, None], times <= times[:, None]):
         terms, sizes, rows = ranked_terms(z, times, temperature, similarity, together & later)
         telling = sizes > 1
-        number = int(telling.sum())
-        value = value + terms.masked_fill(~telling, 0.0).sum() / max(number, 1)  # of one row, S has a term of 0
-        count += number
+        number = telling.sum()
+        value = value + terms.masked_fill(~telling, 0.0).sum() / number.clamp(min=1)  # of one row, S has a term of 0
+        count = count + number
         anchors[rows] |= telling.any(1)
-    return value.to(at_least_float32(z[:0]).dtype), int(anchors.sum()), count
+    return value.to(at_least_float32(z[:0]).dtype), anchors.sum(), count
 
 
 class ChronoCon(Objective):
@@ -112,7 +114,7 @@ class ChronoCon(Objective):
         >>> objective = ChronoCon(FeatureShape(6, 6, 32), {"visit": torch.arange(3.0).numpy()})
         >>> patients, visits = torch.tensor([0, 0, 1]), torch.tensor([0.0, 1.0, 0.0])
         >>> batch = Batch({}, {}, {"sample": torch.arange(3), "patient": patients, "visit": visits})
-        >>> objective.loss(objective.embed(Features(torch.randn(2, 3, 6)), batch), batch).num_anchors
+        >>> int(objective.loss(objective.embed(Features(torch.randn(2, 3, 6)), batch), batch).num_anchors)
         4
     """
 

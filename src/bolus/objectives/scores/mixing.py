@@ -37,15 +37,15 @@ class Counted(NamedTuple):
 
     Args:
         value: scalar.
-        anchors: rows with a positive.
+        anchors: rows with a positive; like the other counts an int64 scalar, on the device.
         real: real positives of all anchors together.
         mixed: mixed positives of all anchors together.
     """
 
     value: Tensor
-    anchors: int
-    real: int
-    mixed: int
+    anchors: Tensor
+    real: Tensor
+    mixed: Tensor
 
 
 def supremix(
@@ -76,8 +76,7 @@ def supremix(
         value, counts = _SupReMix.apply(  # type: ignore[no-untyped-call]
             z, labels.numpy(), torch.bincount(which, minlength=len(labels)).numpy(), excluded, shares, settings
         )
-    anchors, real, mixed = (int(count) for count in counts.tolist())
-    return Counted(value, anchors, real, mixed)
+    return Counted(value, *counts.unbind())
 
 
 class _SupReMix(torch.autograd.Function):

@@ -48,7 +48,7 @@ class Predict(Objective):
         >>> objective = Predict(FeatureShape(6, 6, 32), table, targets=["score:age", "attribute:sex"])
         >>> columns = {"score:age": torch.tensor([50.0, torch.nan]), "attribute:sex": torch.tensor([-1, 1])}
         >>> batch = Batch({}, {}, {"sample": torch.arange(2), **columns})
-        >>> objective.loss(objective.embed(Features(torch.randn(1, 2, 6)), batch), batch).num_anchors
+        >>> int(objective.loss(objective.embed(Features(torch.randn(1, 2, 6)), batch), batch).num_anchors)
         2
     """
 
@@ -117,7 +117,7 @@ class Predict(Objective):
         losses, known = embedded["losses"], embedded["known"]
         rows = known.sum((0, 1))
         by_target = losses.sum((0, 1)) / rows.clamp(min=1)
-        return Loss(by_target.sum() / (rows > 0).sum().clamp(min=1), int((known.sum(2) > 0).sum()))
+        return Loss(by_target.sum() / (rows > 0).sum().clamp(min=1), (known.sum(2) > 0).sum())
 
 
 def _expand(named: Sequence[str], table: TrainingTable) -> list[str]:

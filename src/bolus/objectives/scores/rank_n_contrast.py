@@ -126,13 +126,13 @@ def _similarities(z: Tensor, similarity: str) -> Tensor:
     return -torch.where(apart, torch.where(apart, gaps, 1.0).sqrt(), 0.0)
 
 
-def _rounding(y: Tensor, labels: Tensor) -> float:
+def _rounding(y: Tensor, labels: Tensor) -> Tensor:
     """How far apart two equal distances of labels can come out, `y` being rounded to its own precision."""
     precision = torch.float32 if y.dtype == torch.float32 else torch.float64
-    return 8 * torch.finfo(precision).eps * float(labels.norm(dim=1).max()) if len(labels) else 0.0
+    return 8 * torch.finfo(precision).eps * (labels.norm(dim=1).max() if len(labels) else labels.new_zeros(()))
 
 
-def _ranked(labels: Tensor, absent: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
+def _ranked(labels: Tensor, absent: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor]:
     """For every row the others, farthest first and absent ones last, and the last place that is as far as each."""
     d = torch.cdist(labels, labels, compute_mode="donot_use_mm_for_euclid_dist").masked_fill(absent, -torch.inf)
     d, order = d.sort(dim=1, descending=True, stable=True)
@@ -183,7 +183,7 @@ class RankNContrast(Objective):
     Example:
         >>> objective = RankNContrast(FeatureShape(6, 6, 32), {"score:age": torch.arange(9.0).numpy()})
         >>> batch = Batch({}, {}, {"sample": torch.arange(3), "score:age": torch.tensor([40.0, torch.nan, 44.0])})
-        >>> objective.loss(objective.embed(Features(torch.randn(2, 3, 6)), batch), batch).num_anchors
+        >>> int(objective.loss(objective.embed(Features(torch.randn(2, 3, 6)), batch), batch).num_anchors)
         4
     """
 
@@ -220,5 +220,5 @@ class RankNContrast(Objective):
         values, counted = _by_row(
             z_VND.flatten(0, 1), y_NT.repeat(len(z_VND), 1), self.temperature, self.similarity, None
         )
-        num_anchors = int(counted.sum())
-        return Loss(values.sum() / max(num_anchors, 1), num_anchors)
+        num_anchors = counted.sum()
+        return Loss(values.sum() / num_anchors.clamp(min=1), num_anchors)

@@ -72,6 +72,9 @@ def score_contrast_loss(
         5.6557
     """
     values, counted = _by_row(u, s, temperature, threshold, weighting, score_range, valid)
+    known = s.detach()[s.isfinite()]
+    if len(known) > 1 and known.min() == known.max():
+        warnings.warn("all scores of the batch are equal: nothing to contrast", stacklevel=2)
     return values.sum() / counted.sum().clamp(min=1)
 
 
@@ -81,7 +84,7 @@ def _by_row(
     temperature: float,
     threshold: float,
     weighting: str | Callable[[Tensor], Tensor],
-    score_range: float | None,
+    score_range: float | Tensor | None,
     valid: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of every row, 0 where it is skipped, and which are not."""
@@ -95,14 +98,10 @@ def _by_row(
             pairs &= valid if valid.ndim == 2 else valid[:, None] & valid
         score = torch.where(known, score, 0.0)
         gap = (score[:, None] - score).abs()
-        span = float(torch.where(known[:, None] & known, gap, 0.0).max()) if len(s) else 0.0
         if score_range is None:
-            score_range = span
-        if span == 0:
-            if known.sum() > 1:
-                warnings.warn("all scores of the batch are equal: nothing to contrast", stacklevel=3)
-            pairs = torch.zeros_like(pairs)
-        d = (gap / max(score_range, 1e-300)).clamp(max=1.0)
+            score_range = torch.where(known[:, None] & known, gap, 0.0).max() if len(s) else 0.0
+        # Where all scores are equal, every pair is a positive, and a row without negatives is skipped.
+        d = (gap / torch.as_tensor(score_range, dtype=gap.dtype, device=gap.device).clamp(min=1e-300)).clamp(max=1.0)
         positives, negatives = pairs & (d <= threshold), pairs & (d > threshold)
         kept = (positives.any(1) & negatives.any(1))[:, None]
         unit = F.normalize(at_least_float32(torch.where(known[:, None], u, 0.0)), dim=1)
@@ -125,7 +124,7 @@ def _check(
     temperature: float,
     threshold: float,
     weighting: str | Callable[[Tensor], Tensor],
-    score_range: float | None,
+    score_range: float | Tensor | None,
     valid: Tensor | None,
 ) -> Callable[[Tensor], Tensor] | None:
     """The weighting as a function, if everything fits together."""
@@ -137,7 +136,7 @@ def _check(
         raise UsageError(f"temperature: expected a positive number, found {temperature}")
     if not 0 <= threshold <= 1:
         raise UsageError(f"threshold: expected a share of the range, 0 to 1, found {threshold}")
-    if score_range is not None and not score_range > 0:
+    if isinstance(score_range, float | int) and not score_range > 0:
         raise UsageError(f"score_range: expected a positive number, found {score_range}")
     if callable(weighting):
         return weighting
@@ -171,7 +170,7 @@ class ScoreContrast(Objective):
     Example:
         >>> objective = ScoreContrast(FeatureShape(6, 6, 32), {"score:severity": np.arange(4.0)}, threshold=0.0)
         >>> batch = Batch({}, {}, {"sample": torch.arange(3), "score:severity": torch.tensor([1.0, 1.0, 3.0])})
-        >>> objective.loss(objective.embed(Features(torch.randn(1, 3, 6)), batch), batch).num_anchors
+        >>> int(objective.loss(objective.embed(Features(torch.randn(1, 3, 6)), batch), batch).num_anchors)
         2
     """
 
@@ -220,16 +219,14 @@ class ScoreContrast(Objective):
         if self.inter_patient_only:
             patient = batch.columns["patient"]
             valid = valid & ((patient[:, None] != patient) | (patient[:, None] == -1))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a batch of equal scores has no anchors, and those are logged
-            values, counted = _by_row(
-                u_VND.flatten(0, 1),
-                batch.columns[self.target].repeat(num_views),
-                self.temperature,
-                self.threshold,
-                self.weighting,
-                float(self.score_range),
-                valid.repeat(num_views, num_views),
-            )
-        num_anchors = int(counted.sum())
-        return Loss(values.sum() / max(num_anchors, 1), num_anchors)
+        values, counted = _by_row(
+            u_VND.flatten(0, 1),
+            batch.columns[self.target].repeat(num_views),
+            self.temperature,
+            self.threshold,
+            self.weighting,
+            self.score_range,
+            valid.repeat(num_views, num_views),
+        )
+        num_anchors = counted.sum()
+        return Loss(values.sum() / num_anchors.clamp(min=1), num_anchors)

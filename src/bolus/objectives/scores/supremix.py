@@ -115,7 +115,7 @@ class SupReMix(Objective):
         >>> batch = Batch({}, {}, {"sample": torch.arange(3), "score:age": torch.tensor([40.0, 42.0, 44.0])})
         >>> embedded = objective.embed(Features(torch.randn(2, 3, 6)), batch)
         >>> loss = objective.loss(embedded, batch)
-        >>> loss.num_anchors, loss.counts
+        >>> int(loss.num_anchors), {name: int(count) for name, count in loss.counts.items()}
         (6, {'real_positives': 6, 'mixed_positives': 8})
     """
 
