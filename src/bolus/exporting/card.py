@@ -53,7 +53,7 @@ def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "
     ]
     if "head" in described:
         head = described["head"]
-        classes = f" ({', '.join(head['classes'])})" if head["task"] == "classify" else ""
+        classes = f" ({', '.join(head['classes'])})" if head["task"] != "regress" else ""
         lines += [f"- Head: {head['task']} {head['target']}{classes}", *(f"  - {note}" for note in head["notes"])]
     lines += ["", "## Training data", "", *_data(run)]
     lines += ["", "## Evaluation", "", *_results(run)]
