@@ -16,7 +16,7 @@ from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, part_folders
 from bolus.errors import BolusError, EncoderError, EvaluationError, UsageError, suggest
 from bolus.evaluation.probing.heads import Head
-from bolus.evaluation.segmentation.saved import DECODER, load_segmenter
+from bolus.evaluation.segmentation.saved import DECODER, SavedSegmenter, load_segmenter
 from bolus.exporting import programs
 from bolus.exporting.card import write_card
 from bolus.exporting.contract import VECTORS, alone, describe, write_contract, write_vectors
@@ -24,6 +24,7 @@ from bolus.exporting.models import Reader, answers_of, model_of
 from bolus.exporting.pushing import check_name, push_folder
 from bolus.exporting.rows import Shown, made_rows, rows_of
 from bolus.exporting.transformers_folder import open_transformers, refuse_wrapped, save_transformers
+from bolus.exporting.transformers_heads import refuse_reader
 from bolus.files import check_new, making, write_text
 from bolus.prediction.prediction import encoder_for, find_head
 
@@ -71,7 +72,9 @@ def export(
         to: `hf`, a folder of transformers, for plain architectures of that library; `onnx`, one file for any number of
             images; `torch`, a program of torch.export.
         out: folder to make; it is there once all is well.
-        head: of an evaluation, as `bolus.predict` takes it, or its segmenter; it goes along in `onnx` and `torch`.
+        head: of an evaluation, as `bolus.predict` takes it, or its segmenter. A segmenter goes
+            along in `onnx` and `torch`, a head also in `hf`, where the layer of transformers' own classifier is the
+            same function.
         cohort: on rows of which it is checked; by default the run's own, and made images where there is none.
         keep_context: apply the run's MLVICX context blocks.
         size: input pixels of an encoder that does not state them.
@@ -85,7 +88,7 @@ def export(
         EncoderError: the encoder cannot be opened, or not be exported so; or the export differs by more than 1e-4 of
             the largest value, and no folder is left.
         EvaluationError: no such head, or one of another encoder.
-        UsageError: another format, a head where none goes along, or a folder that is not empty.
+        UsageError: another format, a head or segmenter that cannot go along, or a folder that is not empty.
         BolusError: the hub cannot be reached; the folder stands.
         CohortError: the cohort that was given cannot be opened.
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed: `pip install bolus[onnx]`.
@@ -93,8 +96,6 @@ def export(
     out = Path(out)
     if to not in FORMATS:
         raise UsageError(f"to: expected one of {', '.join(FORMATS)}, found {to!r}; {suggest(str(to), FORMATS)}")
-    if to == "hf" and head is not None:
-        raise UsageError("a head goes along in onnx and torch; hf holds the encoder alone")
     check_new(out)
     if push is not None:
         check_name(push)
@@ -185,8 +186,11 @@ def _write(
     )
     if to == "hf":
         refuse_wrapped(encoder, part.preprocessing)
-        save_transformers(encoder, part.preprocessing, folder)
-        run, reading = open_transformers(folder, encoder)
+        if reader is not None:
+            refuse_reader(encoder, reader)
+        assert not isinstance(reader, SavedSegmenter)
+        save_transformers(encoder, part.preprocessing, folder, reader)
+        run, reading = open_transformers(folder, encoder, reader)
     else:
         example = made_rows(part.preprocessing, 2).inputs
         program = programs.trace(model, example)

@@ -23,11 +23,12 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 """By transformers model type: what reads a file of weights, and how; its modules have the names of those here."""
 
-_SHARED = (
+SHARED = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
     "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps", "num_channels",
     "qkv_bias",
 )  # fmt: skip
+"""Keys of ViTConfig that `vit`, `vit_mae` and PlainViTConfig have in common, but the two sides."""
 
 
 class PlainViTConfig(BackboneConfigMixin, ViTConfig):  # type: ignore[misc]
@@ -124,7 +125,7 @@ def plain_config(theirs: PreTrainedConfig) -> PlainViTConfig:
     >>> plain_config(ViTConfig(hidden_size=384, num_attention_heads=6)).num_attention_heads
     6
     """
-    shared = {key: getattr(theirs, key) for key in _SHARED}
+    shared = {key: getattr(theirs, key) for key in SHARED}
     return PlainViTConfig(**shared, image_size=_side(theirs.image_size), patch_size=_side(theirs.patch_size))
 
 
