@@ -80,7 +80,10 @@ def test_a_segmenter_goes_there_and_gives_the_same_probabilities(backbone: str, 
     assert described["outputs"] == {"mask": ["batch", 3, SIZE, SIZE]}
     assert described["head"]["classes"] == ["background", "organ", "lesion"]
     assert described["head"]["labels"] == [0, 7, 300]
-    assert "Head: segment mask (background, organ, lesion)" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("# Segmenter\n")
+    assert "Head: segment mask (background, organ, lesion)" in card
+    assert to == "torch" or "embed_without_bolus.py IMAGE... -o masks`" in card
     saved, cohort = load_segmenter(source), Cohort.open(tmp_path / "table.csv")
     store = build_store(cohort, saved.judged.preprocessing, folder=tmp_path / "cache")
     bolus_own = Segmenter(saved.judged.encoder, saved.decoder, store, cohort.samples("image"), 3)  # type: ignore[arg-type]

@@ -178,9 +178,5 @@ def _state_of(encoder: Encoder, contract: Preprocessing) -> dict[str, Tensor]:
         inside = {name.removeprefix("swin."): value for name, value in state.items() if name.startswith("swin.")}
         return inside | {f"layernorm.{part}": state[norm + part] for part in ("weight", "bias")}
     if isinstance(encoder.config, PlainViTConfig):  # for the size that is seen, which no pipeline would ask for
-        embeddings, across = backbone.embeddings, contract.size // encoder.config.patch_size
-        places = torch.empty(1, 1 + across**2, encoder.config.hidden_size)
-        with torch.no_grad():
-            found = embeddings.interpolate_pos_encoding(places, contract.size, contract.size)
-        return state | {"embeddings.position_embeddings": found}
+        return state | {"embeddings.position_embeddings": backbone.positions_at(contract.size)}
     return state

@@ -115,6 +115,18 @@ class PlainViTBackbone(BackboneMixin, ViTPreTrainedModel):  # type: ignore[misc]
         output = BackboneOutput(feature_maps=(grid,))
         return output if kwargs.get("return_dict") is not False else output.to_tuple()
 
+    def positions_at(self, size: int) -> torch.Tensor:
+        """The positions `[1, 1 + h * w, D]` that are added to images of a side of so many pixels, without gradients.
+
+        >>> config = PlainViTConfig(hidden_size=16, num_attention_heads=2, image_size=32, patch_size=8)
+        >>> PlainViTBackbone(config).positions_at(48).shape
+        torch.Size([1, 37, 16])
+        """
+        places = torch.empty(1, 1 + (size // self.config.patch_size) ** 2, self.config.hidden_size)
+        with torch.no_grad():
+            found: torch.Tensor = self.embeddings.interpolate_pos_encoding(places, size, size)
+        return found
+
 
 def plain_config(theirs: PreTrainedConfig) -> PlainViTConfig:
     """The configuration of a backbone for a model of type `vit` or `vit_mae`; what only MAE's decoder needs is gone.
