@@ -134,6 +134,19 @@ def test_its_configuration_names_the_classes_and_a_pipeline_says_them(tmp_path: 
         assert abs(each["score"] - expected[head.class_names.index(each["label"])]) < 1e-5
 
 
+def test_a_finetuned_head_goes_with_its_own_encoder(tmp_path: Path) -> None:
+    other, source = saved(tmp_path / "other", "r18w32"), saved(tmp_path, "vit_tiny")
+    head, path = head_of(source, HEADS["two classes"])
+    path.rename(source / "head.safetensors")
+    found = bolus.export(other, to="hf", out=tmp_path / "out", head=source)
+    assert found.notes == (f"The head goes with its own encoder, {source}, not with {other}.",)
+    encoder, images = bolus.load_encoder(source)[0], torch.rand(4, 3, SIZE, SIZE)
+    model = AutoModelForImageClassification.from_pretrained(str(tmp_path / "out")).eval()
+    with torch.no_grad():
+        said = model((images - encoder.mean) / encoder.std).logits.softmax(1)[:, 1].numpy()
+        np.testing.assert_allclose(said, head.predict(encoder(images).pooled.numpy()), rtol=0, atol=1e-5)
+
+
 def test_a_number_is_called_one(tmp_path: Path) -> None:
     source = saved(tmp_path, "vit_tiny")
     _, path = head_of(source, HEADS["a number"])
