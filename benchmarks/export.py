@@ -27,11 +27,16 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.cache import Preprocessing, build_store
 from bolus.embedding.fresh import preprocess
 from bolus.embedding.opening import Judged
+from bolus.encoders.backbone import seeded
 from bolus.encoders.building import build_encoder
+from bolus.encoders.families.unet import MaskDecoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.encoders.folders.modality_folder import save_encoders
 from bolus.encoders.modalities import build_encoders
-from bolus.errors import EncoderError
+from bolus.errors import EncoderError, UsageError
+from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.segmentation.saved import save_segmenter
+from bolus.evaluation.segmentation.segmenter import Segmenter
 from bolus.recipe import EncoderSpec
 from grid import DATA, RESULTS, run_grid
 
@@ -45,6 +50,8 @@ MODELS: dict[str, tuple[dict[str, Any], int]] = {
     "mlvicx with context": ({"backbone": "r18w32", "context": True, "stem_pool": False}, 64),
     "TSM clip": ({"backbone": "r18w32", "temporal_shift": 8}, 64),
 }
+READ = {"resnet50 with a head": "resnet50", "dinov2_small with a head": "dinov2_small", "unet8, segmenter": "unet8",
+        "resnet50, segmenter": "resnet50"}  # fmt: skip
 TWO = "two modalities"
 ROWS = 64  # that norms see, and that ranges come from
 FRAMES = 4
@@ -93,15 +100,37 @@ def source_of(model: str, folder: Path) -> tuple[Path, Cohort]:
     return folder / "encoder", cohort
 
 
+def reader_of(model: str, source: Path, folder: Path, cohort: Cohort) -> Path | None:
+    """A head of random weights on an encoder folder's embeddings, or a segmenter of four classes; None: neither."""
+    if model not in READ:
+        return None
+    encoder, contract = bolus.load_encoder(source)
+    if model.endswith("head"):
+        x = np.stack(bolus.embed(source, cohort, cache=folder / "cache")["embedding"].tolist())
+        coef = np.random.default_rng(0).normal(size=(3, x.shape[1])) / x.shape[1] ** 0.5
+        facts: dict[str, Any] = {"mean": x.mean(0), "scale": x.std(0) + 1e-6, "classes": np.arange(3), "num_classes": 3}
+        head = Head("linear", "classify", coef=coef, intercept=np.zeros(3), target="x", **facts)
+        head.save(folder / "head.safetensors")
+        return folder / "head.safetensors"
+    store = build_store(cohort, Preprocessing(**contract), folder=folder / "cache")
+    with seeded(0):
+        decoder = MaskDecoder(encoder.shape, 4)
+    made = Segmenter(encoder, decoder.eval(), store, cohort.samples("image"), 4)
+    labels = {1: "a", 2: "b", 3: "c"}
+    save_segmenter(made, folder / "segmenter-mask", labels=labels, patients=cohort.patients, lineage=[])
+    return folder / "segmenter-mask"
+
+
 def measure(model: str, to: Any) -> dict[str, Any]:
     """One round trip: the largest difference, as a share of the largest value; or why there is none."""
     if model == "fresh":
         return without_bolus(int(to))
     with tempfile.TemporaryDirectory() as name:
-        source, cohort = source_of(model, Path(name))
+        source, cohort = source_of(READ.get(model, model), Path(name))
+        head = reader_of(model, source, Path(name), cohort)
         try:
-            found = bolus.export(source, to=to, out=Path(name) / "out", cohort=cohort)
-        except EncoderError as error:
+            found = bolus.export(source, to=to, out=Path(name) / "out", head=head, cohort=cohort)
+        except (EncoderError, UsageError) as error:
             return {"refused": str(error)}
         size = sum(path.stat().st_size for path in found.folder.rglob("*") if path.is_file())
         return {"difference": max(found.differences.values()), "rows": found.rows, "mib": round(size / 2**20, 1)}
@@ -135,6 +164,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200)
     asked = parser.parse_args()
-    trips = [{"model": model, "to": to} for model in (*MODELS, TWO) for to in ("onnx", "torch", "hf")]
+    trips = [{"model": model, "to": to} for model in (*MODELS, TWO, *READ) for to in ("onnx", "torch", "hf")]
     for line in run_grid(RESULTS / "export.jsonl", [*trips, {"model": "fresh", "to": str(asked.images)}], measure):
         print(line["cell"], line["result"])

@@ -293,19 +293,22 @@ def opening_table() -> str:
 
 
 def export_table() -> str:
-    """Exported encoders against bolus, and fresh images embedded without torch and bolus."""
+    """Exported encoders against bolus, models of timm read by it, and fresh images embedded without torch and bolus."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for line in read_cells(RESULTS / "export.jsonl"):
         found.setdefault(line["cell"]["model"], {})[line["cell"]["to"]] = line["result"]
     fresh = found.pop("fresh")
+    formats = ["onnx", "torch", "hf", "timm"]
+
+    def told(result: dict[str, Any] | None) -> str:
+        return "" if result is None else f"{result['difference']:.1e}" if "difference" in result else "refused"
+
     rows = [
-        [model, *(f"{each['difference']:.1e}" if "difference" in each else "refused" for each in trips.values())]
+        [model, *(told(trips.get(to, trips.get("bolus") if to == "timm" else None)) for to in formats)]
         for model, trips in found.items()
     ]
-    rows += [
-        [f"{each['images']} new images by the script", f"{each['difference']:.1e}", "", ""] for each in fresh.values()
-    ]
-    return markdown(["encoder", "onnx", "torch", "hf"], rows)
+    rows += [[f"{each['images']} new images by the script", told(each), "", "", ""] for each in fresh.values()]
+    return markdown(["encoder", *formats], rows)
 
 
 def vit_step_table() -> str:

@@ -18,7 +18,7 @@ def export(
     encoder: EncoderArgument,
     to: Annotated[str, typer.Option("--to", help="hf (transformers), onnx, or torch (torch.export)")] = "",
     out: Annotated[Path, typer.Option("-o", "--out", help="folder to make")] = Path("exported"),
-    head: Annotated[str | None, typer.Option(help="a head that goes along: as of bolus predict")] = None,
+    head: Annotated[str | None, typer.Option(help="a head or segmenter that goes along: as of bolus predict")] = None,
     cohort: Annotated[
         Path | None, typer.Option(help="rows that the export is compared on (default: the run's own cohort)")
     ] = None,

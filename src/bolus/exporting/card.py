@@ -18,7 +18,7 @@ _USE = {
     "`AutoImageProcessor` does the size, the scale of eight bits and the normalisation, and no more: of images of more "
     "bits, windows, oblong pictures and reductions in two steps it knows nothing. For the same pixels as in training "
     "use `bolus.preprocess`, or build what `contract.json` says.",
-    "onnx": "`python embed_without_bolus.py IMAGE... -o embeddings.csv` needs numpy, Pillow, pydicom (for DICOM) and "
+    "onnx": "`python embed_without_bolus.py IMAGE... -o {written}` needs numpy, Pillow, pydicom (for DICOM) and "
     "onnxruntime. `--test` compares with the test vectors. In a program of your own, give `model.onnx` what "
     "`contract.json` says.",
     "torch": "`torch.export.load('model.pt2').module()(images)` with float32 images in [0, 1], as `bolus.preprocess` "
@@ -36,15 +36,16 @@ def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "
     """
     run, to = judged.run, str(described["to"])
     shape = " x ".join(str(part) for part in described["inputs"]["images"]["shape"][1:])
-    check = described["check"]
+    check, draws = described["check"], "mask" in described["outputs"]
+    what = "A segmenter" if draws else "An encoder"
     lines = [
         f"# {_title(described)}",
         "",
-        f"An encoder of medical images, exported by bolus {described['bolus']} to {to}. Not a medical device.",
+        f"{what} of medical images, exported by bolus {described['bolus']} to {to}. Not a medical device.",
         "",
         "## Use",
         "",
-        _USE[to].format(reading=f"`{reading}`"),
+        _USE[to].format(reading=f"`{reading}`", written="masks" if draws else "embeddings.csv"),
         "",
         f"- Input: float32 in [0, 1], batch x {shape}; how files become that: `contract.json`, docs/deploying.md",
         f"- Output: {', '.join(f'`{name}` {_shape(size)}' for name, size in described['outputs'].items())}",
@@ -53,7 +54,7 @@ def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "
     ]
     if "head" in described:
         head = described["head"]
-        classes = f" ({', '.join(head['classes'])})" if head["task"] == "classify" else ""
+        classes = f" ({', '.join(head['classes'])})" if head["task"] != "regress" else ""
         lines += [f"- Head: {head['task']} {head['target']}{classes}", *(f"  - {note}" for note in head["notes"])]
     lines += ["", "## Training data", "", *_data(run)]
     lines += ["", "## Evaluation", "", *_results(run)]
@@ -73,7 +74,8 @@ def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "
 
 def _title(described: Mapping[str, Any]) -> str:
     modality = described["modality"]
-    return f"Encoder{f' of {modality}' if modality else ''}"
+    what = "Segmenter" if "mask" in described["outputs"] else "Encoder"
+    return f"{what}{f' of {modality}' if modality else ''}"
 
 
 def _shape(size: Sequence[Any]) -> str:

@@ -21,14 +21,15 @@ from bolus.embedding.fresh import preprocess
 from bolus.embedding.opening import Judged
 from bolus.encoders.backbone import Encoder
 from bolus.errors import BolusError
-from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.segmentation.saved import SavedSegmenter
+from bolus.exporting.models import Reader, answers_of, describe_reader
 from bolus.files import write_json
 
 FORMAT = 1  # of contract.json
 CONTRACT, VECTORS = "contract.json", "test_vectors"
 
 
-def describe(encoder: Encoder, contract: Preprocessing, *, to: str, modality: str | None, head: Head | None,
+def describe(encoder: Encoder, contract: Preprocessing, *, to: str, modality: str | None, reader: Reader | None,
              outputs: Sequence[str], lineage: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:  # fmt: skip
     """The contract of an export as JSON values, without what its check found.
 
@@ -37,14 +38,16 @@ def describe(encoder: Encoder, contract: Preprocessing, *, to: str, modality: st
         contract: of its images.
         to: the format.
         modality: that it is for, where each has its own; None: for all.
-        head: that goes along.
+        reader: a head or segmenter that goes along.
         outputs: names, in order.
         lineage: of the training patients' keyed hashes; left out where empty.
     """
     side = ["batch", contract.channels, *([contract.frames] if contract.frames else []), contract.size, contract.size]
     shapes = {"embedding": ["batch", encoder.shape.dim]}
-    if head is not None:
-        shapes["prediction"] = ["batch", head.num_classes] if head.num_classes > 2 else ["batch"]
+    if isinstance(reader, SavedSegmenter):
+        shapes["mask"] = ["batch", reader.num_classes, contract.size, contract.size]
+    elif reader is not None:
+        shapes["prediction"] = ["batch", reader.num_classes] if reader.num_classes > 2 else ["batch"]
     found: dict[str, Any] = {
         "format": FORMAT,
         "bolus": bolus.__version__,
@@ -68,30 +71,25 @@ def describe(encoder: Encoder, contract: Preprocessing, *, to: str, modality: st
     }
     if contract.frames:
         found["inputs"]["frame_mask"] = {"shape": ["batch", contract.frames], "dtype": "bool"}
-    if head is not None:
-        found["head"] = {
-            "target": head.target,
-            "task": head.task,
-            "classes": list(head.class_names) or [str(code) for code in range(head.num_classes)],
-            "notes": list(head.notes),
-        }
+    if reader is not None:
+        found["head"] = dict(describe_reader(reader))
     if lineage:
         found["lineage"] = [dict(each) for each in lineage]
     return found
 
 
-def write_vectors(folder: Path, judged: Judged, modality: str | None, head: Head | None) -> list[dict[str, Any]]:
+def write_vectors(folder: Path, judged: Judged, modality: str | None, reader: Reader | None) -> list[dict[str, Any]]:
     """Made pictures as files, what the encoder sees of them and what bolus makes of that; no patient's pixels.
 
     Args:
         folder: made.
         judged: one encoder with its contract.
         modality: that the pictures are called; None: as the contract's first range is called, if it has one.
-        head: that goes along.
+        reader: a head or segmenter that goes along.
 
     Returns:
         For the contract: of each its `inputs` (files, in order), `modality`, `laterality`, `tensor` (float32, as .npy),
-        `embedding` and, with a head, `prediction`.
+        and `embedding`, with a head also `prediction`; or `mask`.
     """
     contract = judged.preprocessing
     folder.mkdir()
@@ -109,15 +107,17 @@ def write_vectors(folder: Path, judged: Judged, modality: str | None, head: Head
             for path in paths:
                 path.unlink()
             continue
-        vector = judged.embed([given], modality=called, laterality=contract.mirror)
+        if isinstance(reader, SavedSegmenter):
+            assert isinstance(judged.encoder, Encoder)
+            said = answers_of(judged.encoder, reader, tensor)
+        else:
+            vector = judged.embed([given], modality=called, laterality=contract.mirror)
+            said = {"embedding": vector, **({} if reader is None else {"prediction": reader.predict(vector)})}
         names = [f"{VECTORS}/{path.name}" for path in paths]
         line: dict[str, Any] = {"inputs": names, "modality": called, "laterality": contract.mirror}
-        for kind, values in (("tensor", tensor.numpy()), ("embedding", vector)):
+        for kind, values in {"tensor": tensor.numpy(), **said}.items():
             np.save(folder / f"{name}-{kind}.npy", values)
             line[kind] = f"{VECTORS}/{name}-{kind}.npy"
-        if head is not None:
-            np.save(folder / f"{name}-prediction.npy", head.predict(vector))
-            line["prediction"] = f"{VECTORS}/{name}-prediction.npy"
         vectors.append(line)
     return vectors
 

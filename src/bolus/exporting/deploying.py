@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 
 from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.images.preprocessing import Preprocessing
@@ -17,14 +16,15 @@ from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, part_folders
 from bolus.errors import BolusError, EncoderError, EvaluationError, UsageError, suggest
 from bolus.evaluation.probing.heads import Head
-from bolus.evaluation.segmentation.saved import DECODER
+from bolus.evaluation.segmentation.saved import DECODER, SavedSegmenter, load_segmenter
 from bolus.exporting import programs
 from bolus.exporting.card import write_card
 from bolus.exporting.contract import VECTORS, alone, describe, write_contract, write_vectors
-from bolus.exporting.models import Deployed
+from bolus.exporting.models import Reader, answers_of, model_of
 from bolus.exporting.pushing import check_name, push_folder
 from bolus.exporting.rows import Shown, made_rows, rows_of
 from bolus.exporting.transformers_folder import open_transformers, refuse_wrapped, save_transformers
+from bolus.exporting.transformers_heads import refuse_reader
 from bolus.files import check_new, making, write_text
 from bolus.prediction.prediction import encoder_for, find_head
 
@@ -72,7 +72,9 @@ def export(
         to: `hf`, a folder of transformers, for plain architectures of that library; `onnx`, one file for any number of
             images; `torch`, a program of torch.export.
         out: folder to make; it is there once all is well.
-        head: of an evaluation, as `bolus.predict` takes it, which goes along in `onnx` and `torch`.
+        head: of an evaluation, as `bolus.predict` takes it, or its segmenter. A segmenter goes
+            along in `onnx` and `torch`, a head also in `hf`, where the layer of transformers' own classifier is the
+            same function.
         cohort: on rows of which it is checked; by default the run's own, and made images where there is none.
         keep_context: apply the run's MLVICX context blocks.
         size: input pixels of an encoder that does not state them.
@@ -86,7 +88,7 @@ def export(
         EncoderError: the encoder cannot be opened, or not be exported so; or the export differs by more than 1e-4 of
             the largest value, and no folder is left.
         EvaluationError: no such head, or one of another encoder.
-        UsageError: another format, a head where none goes along, or a folder that is not empty.
+        UsageError: another format, a head or segmenter that cannot go along, or a folder that is not empty.
         BolusError: the hub cannot be reached; the folder stands.
         CohortError: the cohort that was given cannot be opened.
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed: `pip install bolus[onnx]`.
@@ -94,8 +96,6 @@ def export(
     out = Path(out)
     if to not in FORMATS:
         raise UsageError(f"to: expected one of {', '.join(FORMATS)}, found {to!r}; {suggest(str(to), FORMATS)}")
-    if to == "hf" and head is not None:
-        raise UsageError("a head goes along in onnx and torch; hf holds the encoder alone")
     check_new(out)
     if push is not None:
         check_name(push)
@@ -123,23 +123,24 @@ def export(
 
 def _open(
     source: str | Path, head: str | Path | None, keep_context: bool, size: int | None
-) -> tuple[Judged, Head | None, list[str]]:
-    """The encoder, the head and what is remarkable of the two."""
+) -> tuple[Judged, Reader | None, list[str]]:
+    """The encoder, the head or segmenter, and what is remarkable of the two."""
     if head is None:
         return open_encoder(source, keep_context=keep_context, size=size), None, []
     path = find_head(source, head)
-    if path.name == DECODER:
-        raise UsageError(
-            "a segmenter does not go along: bolus predict draws its masks; leave --head out, or name a head"
-        )
-    found = Head.load(path)
     judged, own = encoder_for(path, source, size)
-    if found.fits(judged.encoder) is False or judged.encoder.shape.dim != len(found.mean):
-        raise EvaluationError(f"the head of {found.target!r} was fitted on embeddings of other weights than these")
     if not own and not keep_context:
         raise UsageError("a head reads the embeddings that it was fitted on: leave --no-keep-context out")
     notes = [f"The head goes with its own encoder, {path.parent}, not with {source}."] if own else []
-    return (judged if judged.run or not own else replace(judged, run=open_encoder(source).run)), found, notes
+    if own and not judged.run:
+        judged = replace(judged, run=open_encoder(source).run)
+    if path.name == DECODER:
+        segmenter = load_segmenter(path.parent)
+        return replace(segmenter.judged, run=judged.run), segmenter, notes
+    found = Head.load(path)
+    if found.fits(judged.encoder) is False or judged.encoder.shape.dim != len(found.mean):
+        raise EvaluationError(f"the head of {found.target!r} was fitted on embeddings of other weights than these")
+    return judged, found, notes
 
 
 def _own_cohort(judged: Judged) -> tuple[Cohort | None, str]:
@@ -170,7 +171,7 @@ def _write(
     folder: Path,
     to: Format,
     modality: str | None,
-    head: Head | None,
+    reader: Reader | None,
     shown: Shown,
     lineage: Sequence[Any],
 ) -> float:
@@ -178,15 +179,18 @@ def _write(
     encoder = part.encoder
     assert isinstance(encoder, Encoder)
     encoder.eval().cpu()
-    model, reading = Deployed(encoder, head), ""
+    model, reading = model_of(encoder, reader), ""
     known = None if modality == "others" else modality
     described = describe(
-        encoder, part.preprocessing, to=to, modality=known, head=head, outputs=model.outputs, lineage=lineage
+        encoder, part.preprocessing, to=to, modality=known, reader=reader, outputs=model.outputs, lineage=lineage
     )
     if to == "hf":
         refuse_wrapped(encoder, part.preprocessing)
-        save_transformers(encoder, part.preprocessing, folder)
-        run, reading = open_transformers(folder, encoder)
+        if reader is not None:
+            refuse_reader(encoder, reader)
+        assert not isinstance(reader, SavedSegmenter)
+        save_transformers(encoder, part.preprocessing, folder, reader)
+        run, reading = open_transformers(folder, encoder, reader)
     else:
         example = made_rows(part.preprocessing, 2).inputs
         program = programs.trace(model, example)
@@ -199,23 +203,21 @@ def _write(
             run = programs.open_onnx(folder / programs.ONNX)
             script = Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8")
             write_text(folder / SCRIPT, script)
-    difference = _compare(encoder, head, run, shown)
-    described["test_vectors"] = write_vectors(folder / VECTORS, part, known, head)
+    difference = _compare(encoder, reader, run, shown)
+    described["test_vectors"] = write_vectors(folder / VECTORS, part, known, reader)
     described["check"] = {"rows": shown.origin, "largest_difference": difference, "tolerance": TOLERANCE}
     write_contract(folder, described)
     write_text(folder / "README.md", write_card(part, described, reading=reading))
     return difference
 
 
-def _compare(encoder: Encoder, head: Head | None, run: programs.Runner, shown: Shown) -> float:
+def _compare(encoder: Encoder, reader: Reader | None, run: programs.Runner, shown: Shown) -> float:
     """The largest difference from bolus, of the largest value, over all outputs; of one image alone as of several.
 
     Raises:
         EncoderError: it is above the tolerance, or not a number.
     """
-    with torch.inference_mode():
-        pooled = encoder(shown.images, frame_mask=shown.frame_mask).pooled.float().numpy()
-    expected = [pooled, *([] if head is None else [head.predict(pooled)])]
+    expected = answers_of(encoder, reader, shown.images, shown.frame_mask).values()
     worst = 0.0
     for some in (slice(None), slice(0, 1)):
         found = run(tuple(part[some].contiguous().clone() for part in shown.inputs))

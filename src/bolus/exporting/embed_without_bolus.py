@@ -1,6 +1,7 @@
 """An ONNX export of bolus, used without bolus: needs numpy, Pillow, onnxruntime and, for DICOM, pydicom.
 
 python embed_without_bolus.py IMAGE... -o embeddings.csv [--modality NAME] [--side left|right]
+python embed_without_bolus.py IMAGE... -o masks     where a segmenter went along: a PNG of class numbers each
 python embed_without_bolus.py --test
 
 Reads contract.json and model.onnx beside itself. Images are PNG, JPEG, TIFF, BMP, or grey DICOM of one frame; what it
@@ -15,6 +16,7 @@ import csv
 import json
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -257,7 +259,7 @@ def shrink(picture: Picture, contract: dict[str, Any]) -> tuple[Array, Array]:
             border = [(0, 0)] * 3
             border[axis] = ((side - length) // 2, side - length - (side - length) // 2)
             values = np.pad(values, border, constant_values=np.float32(black))
-    small = resize(values.astype(np.float32), size)
+    small = resize(values.astype(np.float32), (size, size))
     levels = 255 if picture.bits <= 8 and final else 65535
     scaled = (small - np.float32(span[0])) / np.float32(span[1] - span[0]) * np.float32(levels)
     steps = np.clip(np.rint(scaled), 0, levels).astype(np.float64)
@@ -273,11 +275,11 @@ def canvas(shape: tuple[int, ...], fit: str, aspect: float) -> tuple[int, int]:
     return max(1, round(side / aspect)), max(1, round(side))
 
 
-def resize(images: Array, size: int) -> Array:
-    """Bilinear, antialiased where pixels become fewer, pixel centres at halves: [C, H, W] to [C, size, size]."""
-    if images.shape[1:] == (size, size):
+def resize(images: Array, shape: tuple[int, int]) -> Array:
+    """Bilinear, antialiased where pixels become fewer, pixel centres at halves: [C, H, W] to [C, *shape]."""
+    if images.shape[1:] == shape:
         return images
-    return along(along(images, size).swapaxes(1, 2), size).swapaxes(1, 2)
+    return along(along(images, shape[1]).swapaxes(1, 2), shape[0]).swapaxes(1, 2)
 
 
 def along(images: Array, size: int) -> Array:
@@ -394,18 +396,24 @@ def share_up_to(value: float, tables: Array) -> Array:
 # 4. All of it ------------------------------------------------------------------------------------------------
 
 
-def preprocess(paths: list[Path], modality: str | None = None, side: str | None = None) -> Array:
-    """Images as the encoder sees them: float32 [n, C, S, S] in [0, 1]."""
+def read_all(paths: list[Path], modality: str | None) -> list[Picture]:
+    """The files, each of which has a range."""
+    shown: list[Picture] = []
+    for number, path in enumerate(paths):
+        try:
+            shown.append(read_for(path, modality, CONTRACT["preprocessing"]))
+            range_of(shown[-1], modality, CONTRACT["preprocessing"])
+        except Refused as refused:
+            raise Refused(f"image {number + 1}: {refused}; use bolus.preprocess for it") from None
+    return shown
+
+
+def preprocess(shown: list[Picture], modality: str | None = None, side: str | None = None) -> Array:
+    """Pictures as the encoder sees them: float32 [n, C, S, S] in [0, 1]."""
     contract = CONTRACT["preprocessing"]
     if contract.get("mirror") and side is None:
         raise Refused(f"this encoder expects images of the {contract['mirror']} mirrored: give --side left or right")
-    clip, shown = bool(contract.get("frames")), []
-    for number, path in enumerate(paths):
-        try:
-            shown.append(read_for(path, modality, contract))
-            range_of(shown[-1], modality, contract)
-        except Refused as refused:
-            raise Refused(f"image {number + 1}: {refused}; use bolus.preprocess for it") from None
+    clip = bool(contract.get("frames"))
     small = [shrink(picture, contract) for picture in shown]
     ranges = [range_of(picture, modality, contract) for picture in shown]
     made = []
@@ -421,7 +429,7 @@ def preprocess(paths: list[Path], modality: str | None = None, side: str | None 
         unit = np.clip((values - low) / ((high - low) if high > low else 1.0), 0, 1)
         unit = 1 - unit if picture.inverted else unit
         unit = unit[..., ::-1] if contract.get("mirror") == side and side is not None else unit
-        made.append(np.clip(resize(unit.astype(np.float32), int(contract["size"])), 0, 1))
+        made.append(np.clip(resize(unit.astype(np.float32), (int(contract["size"]),) * 2), 0, 1))
     return np.stack(made).astype(np.float32)
 
 
@@ -441,9 +449,9 @@ def series_name(picture: Picture, modality: str | None) -> str:
     return next((each for each in names if each in RULES), "")
 
 
-def inputs_of(paths: list[Path], modality: str | None, side: str | None) -> dict[str, Array]:
+def inputs_of(shown: list[Picture], modality: str | None, side: str | None) -> dict[str, Array]:
     """What the model takes: images, or all of them as the frames of one clip, from equal parts of it."""
-    images = preprocess(paths, modality, side)
+    images = preprocess(shown, modality, side)
     wanted = CONTRACT["preprocessing"].get("frames")
     if not wanted:
         return {"images": images}
@@ -453,18 +461,60 @@ def inputs_of(paths: list[Path], modality: str | None, side: str | None) -> dict
     return {"images": images[chosen].swapaxes(0, 1)[None].copy(), "frame_mask": (np.arange(wanted) < count)[None]}
 
 
-def embed(paths: list[Path], modality: str | None = None, side: str | None = None) -> dict[str, Array]:
-    """Embeddings float32 [n, D], and predictions where a head went along; a clip is one line."""
+def run_model(given: dict[str, Array]) -> Iterator[dict[str, Array]]:
+    """What the model gives of 64 images or clips at a time, by name."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]
-    given = inputs_of(paths, modality, side)
-    found = [
-        session.run(None, {name: values[start : start + 64] for name, values in given.items()})
-        for start in range(0, len(given["images"]), 64)
-    ]
-    return {name: np.concatenate(parts) for name, parts in zip(names, zip(*found, strict=True), strict=True)}
+    for start in range(0, len(given["images"]), 64):
+        found = session.run(None, {name: values[start : start + 64] for name, values in given.items()})
+        yield dict(zip(names, found, strict=True))
+
+
+def gather(parts: Iterator[dict[str, Array]]) -> dict[str, Array]:
+    """All of it at once: embeddings float32 [n, D], and predictions where a head went along; a clip is one line."""
+    found = list(parts)
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+# 5. A mask goes back to its image ------------------------------------------------------------------------------
+
+
+def labels_of(scores: Array, picture: Picture) -> Array:
+    """The number of the likeliest class at every pixel of the image, [H, W], from class probabilities [K, S, S].
+
+    The probabilities become as large as the square that the image was shown as; what was padded is dropped, and what
+    was cropped off was not seen and is 0.
+    """
+    height, width = picture.values.shape[1:]
+    sides = canvas((height, width), CONTRACT["preprocessing"]["fit"], picture.aspect)
+    classes = resize(scores, sides).argmax(axis=0)
+    found = np.zeros((height, width), np.int64)
+    (rows, from_rows), (columns, from_columns) = shared(height, sides[0]), shared(width, sides[1])
+    found[rows, columns] = np.array(CONTRACT["head"]["labels"])[classes[from_rows, from_columns]]
+    return found
+
+
+def shared(length: int, side: int) -> tuple[slice, slice]:
+    """What an axis of the image and that of its square have in common, in each."""
+    both, cut, padded = min(length, side), max(length - side, 0) // 2, max(side - length, 0) // 2
+    return slice(cut, cut + both), slice(padded, padded + both)
+
+
+def write_masks(shown: list[Picture], parts: Iterator[dict[str, Array]], folder: Path) -> None:
+    """A PNG of class numbers in the size of each image, called by its place among those given."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    masks = (mask for part in parts for mask in part["mask"])
+    for number, (picture, scores) in enumerate(zip(shown, masks, strict=True)):
+        found = labels_of(scores, picture)
+        kind = np.uint8 if found.max(initial=0) < 256 else np.uint16
+        Image.fromarray(found.astype(kind)).save(folder / f"mask-{number + 1}.png")
+
+
+# The command line ----------------------------------------------------------------------------------------------
 
 
 def test() -> bool:
@@ -472,8 +522,8 @@ def test() -> bool:
     well = True
     for vector in CONTRACT["test_vectors"]:
         paths, facts = [HERE / name for name in vector["inputs"]], (vector["modality"], vector["laterality"])
-        found = {"tensor": inputs_of(paths, *facts)["images"], **embed(paths, *facts)}
-        for kind, values in found.items():
+        given = inputs_of(read_all(paths, facts[0]), *facts)
+        for kind, values in {"tensor": given["images"], **gather(run_model(given))}.items():
             expected = np.load(HERE / vector[kind])
             away = float(np.abs(values - expected).max() / max(np.abs(expected).max(), 1e-30))
             well = well and away <= 1e-4
@@ -481,11 +531,23 @@ def test() -> bool:
     return well
 
 
+def write_table(found: dict[str, Array], path: Path) -> None:
+    """A line an image: its number, its embedding, and its prediction where there is one."""
+    columns = [values.reshape(len(values), -1) for values in found.values()]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *(f"{name}_{at}" for name, part in zip(found, columns, strict=True)
+                                    for at in range(part.shape[1]))])  # fmt: skip
+        for number, line in enumerate(np.concatenate(columns, axis=1)):
+            writer.writerow([number + 1, *(repr(float(value)) for value in line)])
+
+
 def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Embeddings of images by model.onnx and contract.json beside this.")
+    """Embed, draw masks, or test."""
+    draws = "mask" in CONTRACT["outputs"]
+    parser = argparse.ArgumentParser(description="Images through model.onnx and contract.json beside this.")
     parser.add_argument("images", nargs="*", type=Path)
-    parser.add_argument("-o", "--out", type=Path, default=Path("embeddings.csv"))
+    parser.add_argument("-o", "--out", type=Path, default=Path("masks" if draws else "embeddings.csv"))
     parser.add_argument("--modality", default=CONTRACT["modality"])
     parser.add_argument("--side", choices=["left", "right"])
     parser.add_argument("--test", action="store_true", help="compare with the test vectors")
@@ -495,17 +557,15 @@ def main() -> int:
     if not given.images:
         parser.error("give images, or --test")
     try:
-        found = embed(given.images, given.modality, given.side)
+        shown = read_all(given.images, given.modality)
+        answers = run_model(inputs_of(shown, given.modality, given.side))
     except Refused as refused:
         print(f"error: {refused}", file=sys.stderr)
         return 1
-    with given.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        columns = [values.reshape(len(values), -1) for values in found.values()]
-        writer.writerow(["image", *(f"{name}_{at}" for name, part in zip(found, columns, strict=True)
-                                    for at in range(part.shape[1]))])  # fmt: skip
-        for number, line in enumerate(np.concatenate(columns, axis=1)):
-            writer.writerow([number + 1, *(repr(float(value)) for value in line)])
+    if draws:
+        write_masks(shown, answers, given.out)
+    else:
+        write_table(gather(answers), given.out)
     return 0
 
 

@@ -1,9 +1,12 @@
-"""What is exported: an encoder, and a head on it where one goes along, as one module that gives plain tensors.
+"""What is exported: an encoder, alone, with a head on it or under a mask decoder, as one module of plain tensors.
 
-Dimension letters: B images or clips, C channels, T frames, D the pooled width, K classes.
+Dimension letters: B images or clips, C channels, T frames, D the pooled width, K classes, S the side of the input.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +16,13 @@ from torch.nn import functional as F
 from bolus.encoders.backbone import Encoder
 from bolus.errors import UsageError
 from bolus.evaluation.probing.heads import Head
+from bolus.evaluation.segmentation.saved import SavedSegmenter
+from bolus.evaluation.segmentation.segmenter import mask_logits
+
+Reader: TypeAlias = Head | SavedSegmenter
+"""What reads an encoder and may go along with it."""
+
+Values: TypeAlias = np.ndarray[Any, Any]
 
 
 class Deployed(nn.Module):
@@ -21,6 +31,9 @@ class Deployed(nn.Module):
     Args:
         encoder: with its normalisation, context blocks, shifts and neck.
         head: linear or constant; None: embeddings only.
+
+    Attributes:
+        outputs: the names of what `forward` gives, in order.
 
     Raises:
         UsageError: a head of nearest neighbours, which holds embeddings of the training patients.
@@ -37,6 +50,7 @@ class Deployed(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = None if head is None else _Reading(head)
+        self.outputs = ["embedding", *([] if head is None else ["prediction"])]
         self.eval()
 
     def forward(self, images: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -53,10 +67,70 @@ class Deployed(nn.Module):
         pooled = self.encoder(images, frame_mask=frame_mask).pooled
         return (pooled,) if self.head is None else (pooled, self.head(pooled))
 
-    @property
-    def outputs(self) -> list[str]:
-        """The names of what `forward` gives, in order."""
-        return ["embedding", *([] if self.head is None else ["prediction"])]
+
+class Drawing(nn.Module):
+    """Images in [0, 1] to class probabilities of their pixels, as `bolus predict` draws masks from; a copy of nothing.
+
+    Args:
+        encoder: of the segmenter.
+        segmenter: that was saved.
+
+    Attributes:
+        outputs: the name of what `forward` gives.
+    """
+
+    def __init__(self, encoder: Encoder, segmenter: SavedSegmenter) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, segmenter.decoder
+        self.outputs = ["mask"]
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Probabilities `[B, K, S, S]` that sum to 1 over the classes, of images `[B, C, S, S]`, both float32."""
+        return (mask_logits(self.encoder, self.decoder, images).softmax(dim=1),)
+
+
+def model_of(encoder: Encoder, reader: Reader | None) -> Deployed | Drawing:
+    """The module that an encoder and what reads it become.
+
+    Raises:
+        UsageError: as `Deployed`.
+    """
+    return Drawing(encoder, reader) if isinstance(reader, SavedSegmenter) else Deployed(encoder, reader)
+
+
+def answers_of(
+    encoder: Encoder, reader: Reader | None, images: Tensor, frame_mask: Tensor | None = None
+) -> dict[str, Values]:
+    """What bolus itself makes of images: what an export is compared with.
+
+    Args:
+        encoder: in evaluation mode, on the CPU.
+        reader: of it, if any.
+        images: as `Deployed.forward`.
+        frame_mask: likewise.
+
+    Returns:
+        Name of the output -> values, in the order of `outputs`.
+    """
+    with torch.inference_mode():
+        if isinstance(reader, SavedSegmenter):
+            return {"mask": mask_logits(encoder, reader.decoder, images).float().softmax(1).numpy()}
+        pooled = encoder(images, frame_mask=frame_mask).pooled.float().numpy()
+    return {"embedding": pooled} if reader is None else {"embedding": pooled, "prediction": reader.predict(pooled)}
+
+
+def describe_reader(reader: Reader) -> Mapping[str, Any]:
+    """What a contract says of it, as JSON values."""
+    if isinstance(reader, SavedSegmenter):
+        classes = ["background", *reader.names]
+        return {"target": "mask", "task": "segment", "classes": classes, "labels": [0, *reader.labels], "notes": []}
+    return {
+        "target": reader.target,
+        "task": reader.task,
+        "classes": list(reader.class_names) or [str(code) for code in range(reader.num_classes)],
+        "notes": list(reader.notes),
+    }
 
 
 class _Reading(nn.Module):

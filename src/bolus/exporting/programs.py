@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bolus.errors import EncoderError, require
-from bolus.exporting.models import Deployed
+from bolus.exporting.models import Deployed, Drawing
 from bolus.files import strict_json
 
 OPSET = 18  # of ONNX: the one that torch's exporter is written in, so that nothing is converted
@@ -25,7 +25,7 @@ Outputs = list[np.ndarray[Any, Any]]
 Runner = Callable[[tuple[Tensor, ...]], Outputs]
 
 
-def trace(model: Deployed, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+def trace(model: Deployed | Drawing, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     """The graph of a model for any number of images, without the paths of the machine that it was traced on.
 
     Args:

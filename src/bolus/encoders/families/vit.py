@@ -23,11 +23,12 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 """By transformers model type: what reads a file of weights, and how; its modules have the names of those here."""
 
-_SHARED = (
+SHARED = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
     "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps", "num_channels",
     "qkv_bias",
 )  # fmt: skip
+"""Keys of ViTConfig that `vit`, `vit_mae` and PlainViTConfig have in common, but the two sides."""
 
 
 class PlainViTConfig(BackboneConfigMixin, ViTConfig):  # type: ignore[misc]
@@ -114,6 +115,18 @@ class PlainViTBackbone(BackboneMixin, ViTPreTrainedModel):  # type: ignore[misc]
         output = BackboneOutput(feature_maps=(grid,))
         return output if kwargs.get("return_dict") is not False else output.to_tuple()
 
+    def positions_at(self, size: int) -> torch.Tensor:
+        """The positions `[1, 1 + h * w, D]` that are added to images of a side of so many pixels, without gradients.
+
+        >>> config = PlainViTConfig(hidden_size=16, num_attention_heads=2, image_size=32, patch_size=8)
+        >>> PlainViTBackbone(config).positions_at(48).shape
+        torch.Size([1, 37, 16])
+        """
+        places = torch.empty(1, 1 + (size // self.config.patch_size) ** 2, self.config.hidden_size)
+        with torch.no_grad():
+            found: torch.Tensor = self.embeddings.interpolate_pos_encoding(places, size, size)
+        return found
+
 
 def plain_config(theirs: PreTrainedConfig) -> PlainViTConfig:
     """The configuration of a backbone for a model of type `vit` or `vit_mae`; what only MAE's decoder needs is gone.
@@ -124,7 +137,7 @@ def plain_config(theirs: PreTrainedConfig) -> PlainViTConfig:
     >>> plain_config(ViTConfig(hidden_size=384, num_attention_heads=6)).num_attention_heads
     6
     """
-    shared = {key: getattr(theirs, key) for key in _SHARED}
+    shared = {key: getattr(theirs, key) for key in SHARED}
     return PlainViTConfig(**shared, image_size=_side(theirs.image_size), patch_size=_side(theirs.patch_size))
 
 

@@ -50,9 +50,7 @@ class Segmenter:
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits `[N, K, S, S]` of images `[N, C, S, S]` float32 in [0, 1]."""
-        maps = self.encoder(images, levels=bool(self.encoder.shape.levels))
-        found: Tensor = self.decoder(maps.levels, maps.grid, (images.shape[-2], images.shape[-1]))
-        return found
+        return mask_logits(self.encoder, self.decoder, images)
 
     def predict(self, positions: IntArray, *, batch_size: int = 64) -> Tensor:
         """Class probabilities of whole slices, without augmentation.
@@ -163,6 +161,29 @@ def fit_segmenter(
     model.encoder.eval()
     model.decoder.eval()
     return model
+
+
+def mask_logits(encoder: Encoder, decoder: MaskDecoder, images: Tensor) -> Tensor:
+    """Class scores of every pixel, before the softmax.
+
+    Args:
+        encoder: whose maps the decoder reads.
+        decoder: of that encoder.
+        images: `[N, C, S, S]`, float32 in [0, 1].
+
+    Returns:
+        `[N, K, S, S]`, float32, with gradients.
+
+    Example:
+        >>> from bolus.encoders.building import build_encoder
+        >>> from bolus.recipe import EncoderSpec
+        >>> encoder = build_encoder(EncoderSpec(backbone="unet2"), seed=0)
+        >>> mask_logits(encoder, MaskDecoder(encoder.shape, 3), torch.rand(2, 1, 32, 32)).shape
+        torch.Size([2, 3, 32, 32])
+    """
+    maps = encoder(images, levels=bool(encoder.shape.levels))
+    found: Tensor = decoder(maps.levels, maps.grid, (images.shape[-2], images.shape[-1]))
+    return found
 
 
 def mask_loss() -> nn.Module:
