@@ -54,7 +54,8 @@ def furnish(desk: Path) -> None:
     _write_cohorts(desk)
     write_export(desk / "export")
     digital = "1.2.840.10008.5.1.4.1.1.1.1"
-    new = Tree(desk / "new").write("1/a/a/1", digital, radiograph("DX", "21800101", "PA", "CHEST"), noise(1))
+    windowed = radiograph("DX", "21800101", "PA", "CHEST", WindowCenter=500, WindowWidth=1000)
+    new = Tree(desk / "new").write("1/a/a/1", digital, windowed, noise(1))
     shutil.move(new, desk / "new.dcm")
     write_small_bids(desk / "bids")
     (desk / "labels.csv").write_text("patient,date,Finding\nMRN-00001,2180-03-03,mass\nMRN-00002,2180-02-01,none\n")
