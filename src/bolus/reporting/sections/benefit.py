@@ -48,10 +48,7 @@ def benefit(evidence: list[Evidence]) -> Section:
 def _of_run(evidence: Evidence) -> list[Block]:
     asked = [each for each in evidence.questions if each.task != AUDIT]
     if not asked:
-        command = (
-            f"bolus evaluate classify {evidence.place} {evidence.cohort_place} --target {evidence.target_example()}"
-        )
-        return [Missing("No question has been asked of this encoder yet.", command)]
+        return [Missing("No question has been asked of this encoder yet.", evidence.first_question)]
     blocks: list[Block] = []
     for question in asked:
         blocks += _of_question(question)

@@ -52,10 +52,8 @@ def _of_run(evidence: Evidence, pictures: Pictures | None) -> list[Block]:
     for question in evidence.asked("retrieve"):
         blocks += _of_ranks(evidence, question, pictures)
     if not blocks:
-        command = (
-            f"bolus evaluate classify {evidence.place} {evidence.cohort_place} --target {evidence.target_example()}"
-        )
-        return [Missing("No evaluation of this run has written predictions, so that no case can be named.", command)]
+        said = "No evaluation of this run has written predictions, so that no case can be named."
+        return [Missing(said, evidence.first_question)]
     if evidence.embedded is None:
         command = f"bolus embed {evidence.place} {evidence.cohort_place} -o {evidence.place}/embeddings.parquet"
         blocks.append(

@@ -29,8 +29,5 @@ def _of_run(evidence: Evidence) -> list[Block]:
     for question in evidence.asked("segment"):
         blocks += overlap(question)
     if not blocks:
-        command = (
-            f"bolus evaluate classify {evidence.place} {evidence.cohort_place} --target {evidence.target_example()}"
-        )
-        blocks.append(Missing("No evaluation of this run has written predictions.", command))
+        blocks.append(Missing("No evaluation of this run has written predictions.", evidence.first_question))
     return blocks
