@@ -806,10 +806,10 @@ def test_objectives_are_said_to_earn_their_place_to_harm_or_to_be_dispensable() 
     )  # fmt: skip
     said = sentences(found, arms, on="validation")
     assert said[:5] == [
-        "a earns its place: without it dice falls by 0.030 [-0.050, -0.010]; Holm over 6 verdicts: p = 0.016",
-        "c harms: without it dice rises by 0.020 [+0.004, +0.040]; Holm over 6 verdicts: p = 0.088, so only a hint",
-        "b could go: without it dice falls by 0.012 [-0.030, +0.004], which is undecided; this test set can show 0.025",
-        "only c is better than all together: dice rises by 0.040 [+0.010, +0.070]; Holm over 6 verdicts: p = 0.036",
+        "a earns its place: without it Dice falls by 0.030 [-0.050, -0.010]; Holm over 6 verdicts: p = 0.016",
+        "c harms: without it Dice rises by 0.020 [+0.004, +0.040]; Holm over 6 verdicts: p = 0.088, so only a hint",
+        "b could go: without it Dice falls by 0.012 [-0.030, +0.004], which is undecided; this test set can show 0.025",
+        "only c is better than all together: Dice rises by 0.040 [+0.010, +0.070]; Holm over 6 verdicts: p = 0.036",
         "not shown to be worse alone than all together: b",
     ]
     assert not any("chance of training" in each for each in said), "of three seeds it is in the intervals"
@@ -830,8 +830,8 @@ def test_what_is_undefined_is_not_said_to_be_dispensable() -> None:
     undefined = tuple(Line(arm, found.lines[0].value, gap) for arm in ("only b", "without c"))
     said = sentences(replace(found, lines=(*found.lines, *undefined)), find_arms(Recipe.load(data)), on="test")
     assert said[1:4] == [
-        "only b cannot be judged: the change of dice is undefined",
-        "without c cannot be judged: the change of dice is undefined",
+        "only b cannot be judged: the change of Dice is undefined",
+        "without c cannot be judged: the change of Dice is undefined",
         "not shown to be worse alone than all together: a",
     ]
     assert not any("c could go" in each for each in said)
@@ -899,7 +899,7 @@ def test_draws_are_taken_in_blocks_and_are_those_of_all_at_once(monkeypatch: pyt
 def test_what_else_was_compared_is_said_in_one_sentence() -> None:
     first, second = comparison(b=(0.0, -0.1, 0.1)), comparison(b=(-0.05, -0.07, -0.03))
     assert beside([first]) == ""
-    assert "decided there: b (mask, 6 labelled patients, dice: worse)" in beside([first, second])
+    assert "decided there: b (mask, 6 labelled patients, Dice: worse)" in beside([first, second])
     assert "no difference between arms is decided there" in beside([first, first])
 
 

@@ -52,7 +52,7 @@ def test_a_pair_that_pulls_apart_is_named_with_what_to_do() -> None:
 
 
 def test_one_look_is_one_look() -> None:
-    assert "in 100 % of 1 look at" in weigh_conflicts([look({"a": ONE, "b": at(-0.5)})])[0].sentence
+    assert "in the only look at" in weigh_conflicts([look({"a": ONE, "b": at(-0.5)})])[0].sentence
     assert weigh_conflicts([look({"a": ONE, "b": at(0.5)})])[0].sentence.endswith("in 1 look.")
 
 

@@ -215,3 +215,14 @@ def test_a_thousand_draws_are_fast():
     m.auroc(y, p, weights)
     m.average_precision(y, p, weights)
     assert time.process_time() - start < 2.0
+
+
+def test_every_metric_has_words_without_capitals_where_it_is_a_name_and_with_them_where_it_is_letters():
+    known = {name for group in m.METRICS.values() for name in group} | {*m.SEGMENTATION, *m.RETRIEVAL}
+    said = {name: m.in_words(name) for name in known}
+    assert len(set(said.values())) == len(known) - 2, "hd95 in mm and in voxels differ by their unit alone"
+    expected = {"dice": "Dice", "dice_pcl": "Dice PCL", "brier": "Brier", "pearson": "Pearson", "auroc": "AUROC",
+                "mae": "MAE", "r2": "R2", "macro_f1": "macro F1", "hd95_voxels": "HD95", "ndcg_10": "NDCG 10",
+                "top_1": "top 1", "average_precision": "average precision"}  # fmt: skip
+    assert {name: said[name] for name in expected} == expected
+    assert m.in_words("mean_change") == "mean change"

@@ -23,10 +23,10 @@ from bolus.planning.hazards.hazard import Hazard
 from bolus.planning.offers.offers import Offer
 from bolus.planning.planner import Plan, plan
 from bolus.planning.resolution import Resolution, find_resolutions
-from bolus.planning.steps import WIDTH
 from bolus.planning.writing import recipe_text, save_recipe
 from bolus.recipe import Recipe, recipe_names
 from bolus.run import Run
+from bolus.terminal import WIDTH
 from bolus.training.assembly import resolve
 
 

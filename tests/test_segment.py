@@ -404,6 +404,8 @@ def test_an_evaluation_writes_what_it_found(encoder: Path, cohort: Path) -> None
     assert len(volumes) == 2 * 2 * 2 * 3 * 2
     assert list(volumes.columns)[-3:] == ["dice", "hd95_voxels", "hd95_voxels_misses"]
     assert set(volumes["row"]) == {18, 21, 24}  # the first slice of each, which is the last in the table
+    assert volumes["true_ml"].isna().all(), "no file states a spacing"
+    assert (volumes.groupby(["row", "class"])["true_voxels"].nunique() == 1).all(), "the truth is one for all encoders"
     mean = volumes.groupby(["encoder", "labelled_patients", "repeat", "row"])["dice"].mean()
     for r in results:
         if (r.target, r.metric, r.baseline) == ("mask", "dice", ""):

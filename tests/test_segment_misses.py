@@ -12,7 +12,7 @@ import pytest
 from bolus.errors import EvaluationError
 from bolus.evaluation.segmentation import volume_scores as module
 from bolus.evaluation.segmentation.notes import classes_missed
-from bolus.evaluation.segmentation.stacks import Volume
+from bolus.evaluation.segmentation.stacks import Volume, true_sizes
 from bolus.evaluation.segmentation.volume_scores import (
     VolumeScores,
     misses_of,
@@ -228,8 +228,13 @@ def test_volumes_are_scored_with_the_diagonal_of_their_own(in_mm: bool, monkeypa
     assert scores.missed.tolist() == [[False, False], [False, True], [False, False], [True, False], [False, True]]
     assert np.isnan(scores.hd95_misses).tolist() == np.isnan(scores.dice).tolist(), "both are decided by the truth"
     distance = "hd95_mm" if in_mm else "hd95_voxels"
-    table = tabulate_scores(scores, np.arange(1, 6), ("a", "b"), {"encoder": "run"}, distance)
-    assert list(table) == ["row", "encoder", "class", "dice", distance, f"{distance}_misses"]
+    sizes = true_sizes(volumes, 3)
+    table = tabulate_scores(scores, np.arange(1, 6), ("a", "b"), {"encoder": "run"}, distance, sizes)
+    assert table["true_voxels"].tolist() == [324, 800, 324, 800, 324, 0, 324, 0, 81, 200]
+    np.testing.assert_allclose(
+        table["true_ml"], [1.62, 4, 1.62, 4, 1.62, 0, 1.62, 0, NAN, NAN]
+    )  # a slice has no volume
+    assert list(table) == ["row", "encoder", "class", "true_voxels", "true_ml", "dice", distance, f"{distance}_misses"]
     np.testing.assert_array_equal(table[f"{distance}_misses"], scores.hd95_misses.ravel())
 
 

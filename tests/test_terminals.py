@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import bolus
+from bolus.terminal import WIDTH, columns, fold
 
 ENVIRONMENTS = {
     "ascii": {"PYTHONIOENCODING": "ascii", "COLUMNS": "40"},
@@ -62,3 +64,30 @@ def test_a_verb_speaks_in_any_terminal(call: str, environment: str, folder: Path
         assert max(map(len, out.splitlines()[4:8])) <= 80
     elif call == "an error":
         assert ("grösse" if encoding == "utf-8" else "gr\\xf6sse") in error
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+@pytest.mark.parametrize("call", ["plan", "recipes"])
+def test_prose_is_as_wide_as_the_terminal(
+    call: str, columns: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    call_bolus: Callable[..., tuple[int, str]],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.chdir(folder)
+    words = {"plan": [*CALLS["plan"][:-4], "-o", tmp_path / "r.yaml", *CALLS["plan"][-2:]], "recipes": ["recipes"]}
+    code, said = call_bolus(*words[call])
+    assert code == 0, said
+    broken = [line for line in said.splitlines() if len(line) > columns and str(tmp_path) not in line]
+    assert not broken
+    assert any(len(line) > columns - 12 for line in said.splitlines()), "and no narrower"
+
+
+def test_lines_are_folded_to_the_terminal_and_no_word_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    path = "runs/of/a/folder/with-a-long-name"
+    assert fold(f"a b c d e f g h i {path}", "- ", "  ") == ["- a b c d e f g h i", f"  {path}"]
+    monkeypatch.setenv("COLUMNS", "500")
+    assert columns() == WIDTH
+    monkeypatch.delenv("COLUMNS")
+    monkeypatch.setattr(sys, "__stdout__", None)  # no terminal at all
+    assert columns() == WIDTH

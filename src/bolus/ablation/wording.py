@@ -7,7 +7,7 @@ from typing import Any
 
 from bolus.ablation.arms import Arm, Arms
 from bolus.ablation.comparison import RANDOM_INIT, Comparison, Line
-from bolus.evaluation.statistics.metrics import higher_is_better
+from bolus.evaluation.statistics.metrics import higher_is_better, in_words
 from bolus.evaluation.statistics.results import MAJORITY, decimals
 from bolus.evaluation.statistics.verdict import DECIDED, after_holm
 
@@ -168,12 +168,12 @@ def _change(line: Line, found: Comparison) -> str:
     gap = line.difference
     assert gap is not None
     if _undefined(line):
-        return f"the change of {found.metric} is undefined"
+        return f"the change of {in_words(found.metric)} is undefined"
     way = "rises" if gap["estimate"] > 0 else "falls"
     span = f"[{decimals(gap['ci_low'], '+')}, {decimals(gap['ci_high'], '+')}]"
     decided = line.verdict in ("better", "worse")
     rest = "".join(_after_holm(line, found)) if decided else f", which is undecided; {_could_show(line)}"
-    return f"{found.metric} {way} by {decimals(abs(gap['estimate']))} {span}{rest}"
+    return f"{in_words(found.metric)} {way} by {decimals(abs(gap['estimate']))} {span}{rest}"
 
 
 def _undefined(line: Line) -> bool:
@@ -200,11 +200,11 @@ def beside(comparisons: Sequence[Comparison]) -> str:
     if not others:
         return ""
     decided = [
-        f"{line.arm} ({each.target}, {each.metric}: {line.verdict})"
+        f"{line.arm} ({each.target}, {in_words(each.metric)}: {line.verdict})"
         for each in others
         for line in each.lines
         if line.verdict in ("better", "worse") and line.arm != RANDOM_INIT
     ]
-    names = ", ".join(dict.fromkeys(f"{each.target} ({each.metric})" for each in others))
+    names = ", ".join(dict.fromkeys(f"{each.target} ({in_words(each.metric)})" for each in others))
     found = f"decided there: {', '.join(decided)}" if decided else "no difference between arms is decided there"
     return f"also in results.jsonl: {names}; {found}"

@@ -286,6 +286,7 @@ def recipes(
 ) -> None:
     """List the shipped recipes, or print one."""
     from bolus.recipe import Recipe, recipe_names
+    from bolus.terminal import columns, fold
 
     if name is not None:
         from bolus.training.assembly import resolve
@@ -295,9 +296,11 @@ def recipes(
         return
     found = {each: Recipe.load(each) for each in recipe_names()}
     width = max(map(len, found))
+    beside = " " * (width + 2 if columns() > 3 * width else 4)  # in a narrow terminal there is no room for two columns
     lines = [
-        f"{each:<{width}}  {recipe.summary}{f' {recipe.source}' if recipe.source else ''}"
+        line
         for each, recipe in found.items()
+        for line in fold(f"{each:<{width}}  {recipe.summary} {recipe.source}".strip(), "", beside)
     ]
     tell({each: {"summary": recipe.summary, "source": recipe.source} for each, recipe in found.items()}, *lines)
 

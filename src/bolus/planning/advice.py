@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from bolus.planning.offers.offers import noun
 from bolus.planning.start import ASKED
-from bolus.planning.steps import fold, is_of, next_steps
+from bolus.planning.steps import is_of, next_steps
+from bolus.terminal import fold
 
 if TYPE_CHECKING:
     from bolus.planning.hazards.hazard import Hazard
@@ -28,7 +29,7 @@ _STARTING = ("encoder.pretrained", "images.size")  # choices that are told, wher
 
 
 def render(plan: Plan, *, cohort: Sequence[str] = ("cohort.yaml",), recipe: str = "recipe.yaml") -> str:
-    """The whole advice, at most 100 columns wide but for a name or path that is longer.
+    """The whole advice, as wide as the terminal and 100 columns at most, but for a word that is longer.
 
     Args:
         plan: what was found and chosen.
@@ -49,11 +50,11 @@ def render(plan: Plan, *, cohort: Sequence[str] = ("cohort.yaml",), recipe: str 
         ("What the test patients can decide", _decidable(plan)),
         ("Next", next_steps(plan, _judged(plan), cohort=cohort, recipe=recipe)),
     ]
-    return "\n\n".join("\n".join([title, *lines]) for title, lines in sections if lines)
+    return "\n\n".join("\n".join([*fold(title, "", "  "), *lines]) for title, lines in sections if lines)
 
 
 def recommended(plan: Plan) -> list[str]:
-    """What is trained on, a line an objective, and by name what was refused.
+    """What is trained on, objective by objective, and by name what was refused.
 
     Args:
         plan: what was found and chosen.
@@ -62,8 +63,9 @@ def recommended(plan: Plan) -> list[str]:
     made = list(plan.recipe.objectives) if plan.recipe is not None else []
     refused = list(dict.fromkeys(hazard.role for hazard in plan.hazards if hazard.refuses))
     lines = [f"planned: {_several(made)}"]
-    lines += [f"  {_name(offers[name])}: {offers[name].signal}" if name in offers else f"  {name}" for name in made]
-    return [*lines, f"refused: {', '.join(refused)}; bolus plan says why"] if refused else lines
+    for name in made:
+        lines += fold(f"{_name(offers[name])}: {offers[name].signal}" if name in offers else name, "  ", "    ")
+    return [*lines, *fold(f"refused: {', '.join(refused)}; bolus plan says why", "", "  ")] if refused else lines
 
 
 def refusals(plan: Plan) -> list[str]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from bolus.data.cohort.holdout import validation_cohort
 from bolus.planning.resolution import Resolution, find_resolutions
+from bolus.terminal import columns, fold
 
 if TYPE_CHECKING:
     from bolus.planning.planner import Plan
 
-WIDTH = 100
 _ACROSS = ("laterality", "modality", "visit")
 
 
@@ -32,7 +31,7 @@ def next_steps(plan: Plan, judged: Sequence[Resolution], *, cohort: Sequence[str
         return [*fold(what, "  ", "  "), *_command(["bolus", "check", *cohort, "--role", "ROLE=COLUMN"])]
     lines, run = [], "runs/a"
     if Path(cohort[0]).suffix.lower() not in {".yaml", ".yml"}:
-        lines += ["  Look at pixels and rows first; it writes down what each column was taken for:"]
+        lines += fold("Look at pixels and rows first; it writes down what each column was taken for:", "  ", "  ")
         lines += _command(["bolus", "check", *cohort, "-o", "cohort.yaml"])
         cohort = ["cohort.yaml"]
     train = ["bolus", "pretrain", *cohort, "--recipe", recipe, "--out", run]
@@ -48,15 +47,6 @@ def next_steps(plan: Plan, judged: Sequence[Resolution], *, cohort: Sequence[str
         lines += fold(f"Ask which of the {len(plan.recipe.objectives)} objectives earns its place{how}", "  ", "  ")
         lines += _command([*words, "--on", "validation"] if beside else words)
     return lines
-
-
-def fold(text: str, first: str, rest: str) -> list[str]:
-    """Lines of at most 100 columns, the first and the others indented so.
-
-    >>> fold("a word", "- ", "  ")
-    ['- a word']
-    """
-    return wrap(text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
 
 def is_of(target: Resolution, roles: Iterable[str]) -> bool:
@@ -75,11 +65,13 @@ def _judge(plan: Plan, judged: Sequence[Resolution], words: Sequence[str]) -> li
     questions: list[tuple[str, list[str]]] = [(each.task, _question(each)) for each in targets]
     questions += [("retrieve", ["--across", role]) for role in _across(plan)]
     if questions:
-        lines += ["  Judge it on patients it has not seen, beside the same encoder with random weights:"]
+        lines += fold("Judge it on patients it has not seen, beside the same encoder with random weights:", "  ", "  ")
         lines += [line for task, options in questions for line in _evaluate(task, words, options)]
     audits = [each for each in targets if is_of(each, followed)]
     if audits:
-        lines += ["  The target goes with how the image was made; see whether the finding holds in each group:"]
+        lines += fold(
+            "The target goes with how the image was made; see whether the finding holds in each group:", "  ", "  "
+        )
         lines += [line for each in audits for line in _evaluate(each.task, words, [*_question(each), "--audit"])]
     return lines
 
@@ -124,12 +116,12 @@ def _validated(plan: Plan, target: Resolution) -> bool:
 
 
 def _command(words: Sequence[str]) -> list[str]:
-    """A command to copy, continued on further lines where it is long; an option stays beside its value."""
+    """A command to copy, on further lines where it is wider than the terminal; an option stays beside its value."""
     lines = [""]
     for place, word in enumerate(words):
         value = words[place + 1] if word.startswith("-") and place + 1 < len(words) else "-"
         needed = len(shlex.quote(word)) + (0 if value.startswith("-") else len(shlex.quote(value)) + 1)
-        if len(lines[-1]) + needed > WIDTH - 8 and lines[-1].strip():
+        if len(lines[-1]) + needed > columns() - 8 and lines[-1].strip():
             lines[-1] += " \\"
             lines.append(" ")
         lines[-1] += f" {shlex.quote(word)}" if lines[-1] else shlex.quote(word)

@@ -14,9 +14,9 @@ from bolus.errors import CohortError, UsageError
 from bolus.files import write_text
 from bolus.planning.advice import NOTHING, refusals, sentences
 from bolus.planning.offers.offers import noun
-from bolus.planning.steps import WIDTH
 from bolus.provenance import versions
 from bolus.recipe import ModalitySpec, Recipe
+from bolus.terminal import WIDTH
 
 if TYPE_CHECKING:
     from bolus.planning.offers.offers import Offer

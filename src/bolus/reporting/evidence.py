@@ -119,6 +119,11 @@ class Evidence:
         """The evaluations of these tasks."""
         return [each for each in self.questions if each.task in tasks]
 
+    @property
+    def first_question(self) -> str:
+        """The command that asks the run a question."""
+        return f"bolus evaluate classify {self.place} {self.cohort_place} --target {self.target_example()}"
+
     def target_example(self) -> str:
         """A target that the cohort has, for commands; `TARGET` where it has none."""
         roles = [] if self.cohort is None else list(self.cohort.roles)

@@ -56,15 +56,3 @@ def joined(parts: Iterable[str]) -> str:
     """
     *first, last = list(parts) or [""]
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def metric_name(metric: str) -> str:
-    """A metric as a person writes it.
-
-    >>> metric_name("auroc"), metric_name("balanced_accuracy")
-    ('AUROC', 'balanced accuracy')
-    """
-    name = metric.replace("_", " ")
-    if name.startswith("dice"):
-        return name.capitalize()
-    return name.upper() if len(name) < 6 and name.isalnum() else name

@@ -18,7 +18,15 @@ from bolus.evaluation.audit.chance import outcome_strata, random_groups
 from bolus.evaluation.audit.subgroups import FEWEST, Grouping, Part, few_patients, parts_of
 from bolus.evaluation.statistics.bootstrap import bootstrap_blocks, cluster_codes
 from bolus.evaluation.statistics.intervals import Estimate
-from bolus.evaluation.statistics.metrics import AnyArray, FloatArray, IntArray, Metric, higher_is_better, metrics_of
+from bolus.evaluation.statistics.metrics import (
+    AnyArray,
+    FloatArray,
+    IntArray,
+    Metric,
+    higher_is_better,
+    in_words,
+    metrics_of,
+)
 from bolus.evaluation.statistics.results import Result, decimals, filled
 from bolus.evaluation.statistics.verdict import standing
 
@@ -249,7 +257,7 @@ def _gap(found: Result, attribute: str, worst: Part, other: Part, chance: FloatA
 
 def _verdict(gap: Result, worst: str, other: str, high: float, few: Sequence[str]) -> str:
     """Its standing, and what random groups show."""
-    metric = gap.metric.upper() if len(gap.metric) < 6 else gap.metric.replace("_", " ")
+    metric = in_words(gap.metric)
     value, low, higher = (decimals(each) for each in (gap.estimate, gap.ci_low, gap.ci_high))
     span = f"{worst} is worse than {other} by {value} [{low}, {higher}] {metric}"
     if not np.isfinite(high):

@@ -37,7 +37,7 @@ from bolus.evaluation.segmentation.options import SegmentSpec
 from bolus.evaluation.segmentation.overlays import draw_middle, save_picture
 from bolus.evaluation.segmentation.saved import save_segmenter
 from bolus.evaluation.segmentation.segmenter import draw_labelled, fit_segmenter
-from bolus.evaluation.segmentation.stacks import find_volumes
+from bolus.evaluation.segmentation.stacks import find_volumes, true_sizes
 from bolus.evaluation.segmentation.task import TARGET, Segment
 from bolus.evaluation.segmentation.volume_scores import (
     SegmenterKey,
@@ -62,7 +62,7 @@ class Segmentation:
     Args:
         results: of task `segment`: target `mask` (mean over classes) and, of several classes, `mask=CLASS`.
         volumes: a line for each number of labelled patients, repeat, encoder, test volume and class: `row` of the
-            table (from 1) of its first slice, `dice`, and the two distances, named as their metrics.
+            table (from 1) of its first slice, how large its truth is (`true_sizes`), `dice`, and the two distances.
         folder: where results, volumes, notes and overlays were written.
         notes: what a reader must know, in sentences.
     """
@@ -198,7 +198,7 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
     drawn = dict[tuple[int, int], IntArray]()
     tables, pictures = [], list[tuple[str, NDArray[np.uint8]]]()
     first = cohort.origin[[volume.rows[0] for volume in volumes]] + 1
-    distance = "hd95_mm" if in_mm else "hd95_voxels"
+    distance, sizes = "hd95_mm" if in_mm else "hd95_voxels", true_sizes(volumes, annotations.num_classes)
 
     def draw(number: int, predicted: IntArray) -> None:
         if number < task.overlays:
@@ -231,7 +231,7 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
                 found = score_volumes(trained, volumes, in_mm=in_mm, on_volume=draw if shown else None)
                 scores[name, number].append(found)
                 about: dict[str, int | str] = {"labelled_patients": number, "repeat": repeat, "encoder": name}
-                tables.append(tabulate_scores(found, first, annotations.names, about, distance))
+                tables.append(tabulate_scores(found, first, annotations.names, about, distance, sizes))
     blank = Result(
         "segment", TARGET, "dice", np.nan, np.nan, np.nan, 0, 0,
         seed=seed, split_hash=prepared.origin.split_hash, probe="finetune" if spec.whole else "frozen",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,29 @@ class Volume:
     def aspect_of(self, slice_number: int) -> float:
         """Height over width of a pixel of one slice."""
         return self.aspect[slice_number] if self.aspect else 1.0
+
+
+def true_sizes(volumes: Sequence[Volume], num_classes: int) -> dict[str, NDArray[Any]]:
+    """How large the truth of each volume is, class by class.
+
+    Args:
+        volumes: N of them, whose truth has classes 0..K-1.
+        num_classes: K, with the background.
+
+    Returns:
+        `true_voxels`, int64 `[N, K - 1]`, 0 where the truth lacks the class; and `true_ml`, millilitres, float64 `[N,
+        K - 1]`, NaN of a volume whose spacing is not known and of a single slice, which has no volume.
+
+    >>> labels = np.array([[[1, 1], [0, 2]], [[1, 0], [0, 0]]])
+    >>> found = true_sizes([Volume(np.arange(2), 0, labels, (10.0, 5.0, 2.0))], 3)
+    >>> found["true_voxels"].tolist(), found["true_ml"].round(3).tolist()
+    ([[3, 1]], [[0.3, 0.1]])
+    """
+    voxels = np.stack([np.bincount(each.truth.ravel(), minlength=num_classes)[1:] for each in volumes])
+    one_ml = [
+        np.nan if each.spacing is None or len(each.rows) < 2 else math.prod(each.spacing) / 1000 for each in volumes
+    ]
+    return {"true_voxels": voxels.astype(np.int64), "true_ml": voxels * np.array(one_ml)[:, None]}
 
 
 def find_volumes(

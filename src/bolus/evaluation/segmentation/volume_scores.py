@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,7 +106,12 @@ def score_volumes(
 
 
 def tabulate_scores(
-    scores: VolumeScores, first: IntArray, names: Sequence[str], about: Mapping[str, int | str], distance: str
+    scores: VolumeScores,
+    first: IntArray,
+    names: Sequence[str],
+    about: Mapping[str, int | str],
+    distance: str,
+    sizes: Mapping[str, NDArray[Any]],
 ) -> pd.DataFrame:
     """One trained segmenter's scores, a line for each volume and class.
 
@@ -115,9 +121,10 @@ def tabulate_scores(
         names: of the foreground classes.
         about: further columns, which are the same in every line.
         distance: name of the column of distances; beside it stands that of `misses_of` it.
+        sizes: of the truth, `true_sizes`.
     """
     columns = {"row": np.repeat(first, len(names)), **about, "class": np.tile(np.array(names, object), len(first))}
-    found = {"dice": scores.dice, distance: scores.hd95, misses_of(distance): scores.hd95_misses}
+    found = {**sizes, "dice": scores.dice, distance: scores.hd95, misses_of(distance): scores.hd95_misses}
     return pd.DataFrame({**columns, **{name: values.ravel() for name, values in found.items()}})
 
 

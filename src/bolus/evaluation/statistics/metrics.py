@@ -41,6 +41,7 @@ __all__ = [
     "edges_of",
     "gm",
     "higher_is_better",
+    "in_words",
     "macro_auroc",
     "macro_f1",
     "mae",
@@ -120,6 +121,26 @@ def unit_of(metric: str) -> str:
     """
     found = next((unit for unit in ("mm", "voxels") if f"_{unit}" in metric), "")
     return found if metric in SEGMENTATION else ""
+
+
+_LETTERS = frozenset({"auroc", "mae", "mse", "gm", "r2", "ccc", "f1", "ndcg", "hd95", "pcl"})
+"""Words of metrics that are letters or abbreviations, and written in capitals."""
+_NAMES = frozenset({"dice", "brier", "pearson", "spearman"})
+"""Words of metrics that are names of people."""
+
+
+def in_words(metric: str) -> str:
+    """A metric as a person writes it: abbreviations in capitals, names as names, and without its unit.
+
+    A metric that is not known is only spaced.
+
+    >>> [in_words(each) for each in ("auroc", "dice", "macro_auroc", "hd95_mm_misses", "balanced_accuracy")]
+    ['AUROC', 'Dice', 'macro AUROC', 'HD95 misses', 'balanced accuracy']
+    """
+    words = [word for word in metric.split("_") if word != unit_of(metric)]
+    return " ".join(
+        word.upper() if word in _LETTERS else word.capitalize() if word in _NAMES else word for word in words
+    )
 
 
 def higher_is_better(metric: str) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from bolus.evaluation.statistics.intervals import holm
-from bolus.evaluation.statistics.metrics import higher_is_better, unit_of
+from bolus.evaluation.statistics.metrics import higher_is_better, in_words, unit_of
 from bolus.evaluation.statistics.results import MAJORITY, RANDOM, START, Result, decimals
 
 ENOUGH_PATIENTS = 20
@@ -60,8 +60,7 @@ def verdict_of(difference: Result) -> str:
     'undecided: worse by 0.008 [0.050 worse to 0.030 better] in AUROC than random-init; this test set can show 0.056 or
     more'
     """
-    name = difference.metric.replace("_", " ")
-    name = name.upper() if len(name) < 6 and name.isalnum() else name
+    name = in_words(difference.metric)
     low, high, other = difference.ci_low, difference.ci_high, difference.baseline
     if not math.isfinite(difference.estimate + low + high):
         return f"undecided: the difference in {name} from {other} is undefined on this test set"

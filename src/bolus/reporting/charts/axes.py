@@ -61,6 +61,17 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(step * number, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def factors(low: float, high: float, count: int = 5) -> list[float]:
+    """So many round numbers at most from `low`, which is above 0, to `high`, at steps of about equal factors.
+
+    >>> factors(3, 80), factors(0.5, 2000)
+    ([5.0, 10.0, 20.0, 50.0], [1.0, 10.0, 100.0, 1000.0])
+    """
+    powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    found = [step * power for power in powers for step in (1, 2, 5) if low <= step * power <= high]
+    return found if len(found) <= count else [each for each in powers if low <= each <= high]
+
+
 def spread(values: Iterable[float], *, include: Sequence[float] = (), margin: float = 0.06) -> tuple[float, float]:
     """The range of the finite values, a little wider than they are; 0 to 1 where there is none.
 
@@ -106,7 +117,9 @@ def frame(
     for value, text in y_ticks if y_ticks is not None else [(each, short(each)) for each in ticks(y.low, y.high)]:
         parts.append(tag("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
         parts.append(label_text(text, x.start - 5, y(value) + 3.5, "tick", "end"))
-    for value, text in x_ticks if x_ticks is not None else [(each, short(each)) for each in ticks(x.low, x.high, 4)]:
+    if x_ticks is None:
+        x_ticks = [(each, short(each)) for each in (factors if x.logarithmic else ticks)(x.low, x.high, 4)]
+    for value, text in x_ticks:
         parts.append(tag("line", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 4, class_="axis"))
         parts.append(label_text(text, x(value), y.start + 15, "tick", "middle"))
     parts.append(tag("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis"))

@@ -7,11 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from bolus.ablation.comparison import RANDOM_INIT
 from bolus.errors import BolusError
-from bolus.evaluation.statistics.results import Result, decimals, read_results
+from bolus.evaluation.statistics.results import MAJORITY, RANDOM, Result, decimals, read_results
 from bolus.reporting.blocks import CONCERN, GOOD, OPEN, PLAIN, Block, Figure, Section, Sentences, Table, sentence
 from bolus.reporting.charts.forest import Interval, draw_forest
-from bolus.reporting.sections.verdicts import as_gain, measure
+from bolus.reporting.sections.verdicts import SERIES, as_gain, measure
 from bolus.reporting.wording import counted, plain
 
 READING = (
@@ -46,7 +47,8 @@ def ablated(place: Path) -> Section:
         )
     try:
         about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        lead = f"{plain(about['question'], 100)}, on {about['on']}: {counted(len(about['arms']), 'arm')}, "
+        asked = plain(about["question"], 100)
+        lead = f"{asked[:1].upper()}{asked[1:]}, on {about['on']}: {counted(len(about['arms']), 'arm')}, "
         lead += f"{counted(len(about['seeds']), 'seed')}, {about['passes']:,} encoder passes each."
         failed = [f"{plain(arm, 60)}: {why}" for arm, why in about["failed"].items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -70,7 +72,8 @@ def _figures(results: list[Result]) -> list[Block]:
     first = results[0]
     alike = [r for r in results if (r.target, r.metric) == (first.target, first.metric)]
     values, gains, rows = [], [], []
-    for series, name in enumerate(dict.fromkeys(r.encoder for r in alike)):
+    for name in dict.fromkeys(r.encoder for r in alike):
+        series = {RANDOM_INIT: SERIES[RANDOM], MAJORITY: SERIES[MAJORITY]}.get(name, 0)  # arms go by their names
         for r in (r for r in alike if r.encoder == name):
             seeds = f"{measure(r)} {r.interval}; {counted(r.seeds, 'seed')}, {counted(r.num_patients, 'patient')}"
             if r.baseline and math.isfinite(r.estimate):

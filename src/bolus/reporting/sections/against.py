@@ -12,14 +12,14 @@ from bolus.ablation.wording import verdict
 from bolus.evaluation.probing.answers import answers_of_probes
 from bolus.evaluation.segmentation.answers import answers_of_volumes
 from bolus.evaluation.statistics.answers import Answer
-from bolus.evaluation.statistics.metrics import IntArray, higher_is_better, unit_of
+from bolus.evaluation.statistics.metrics import IntArray, higher_is_better, in_words, unit_of
 from bolus.evaluation.statistics.results import decimals
 from bolus.evaluation.statistics.verdict import after_holm
 from bolus.reporting.blocks import Block, Figure, Missing, Sentences, sentence, standing_of
 from bolus.reporting.charts.forest import Interval, draw_forest
 from bolus.reporting.evidence import Evidence, Question
 from bolus.reporting.sections.predictions.predicted import is_joined, patients_of
-from bolus.reporting.wording import counted, metric_name, plain
+from bolus.reporting.wording import counted, plain
 
 TASKS = ("classify", "regress", "change", "segment")
 READING = (
@@ -77,7 +77,7 @@ def _compared(found: dict[str, tuple[Evidence, Question]]) -> list[Block]:
     if not rows:
         return []
     unit = unit_of(first.metric)
-    metric = metric_name(first.metric) + (f" in {unit}" if unit else "")
+    metric = in_words(first.metric) + (f" in {unit}" if unit else "")
     values = [
         Interval(name, *_numbers(first, name), f"{name}: {_value(first, name)}", series)
         for series, name in enumerate(names)
@@ -117,4 +117,4 @@ def _numbers(found: Comparison, name: str) -> tuple[float, float, float]:
 
 def _value(found: Comparison, name: str) -> str:
     value, low, high = _numbers(found, name)
-    return f"{metric_name(found.metric)} {decimals(value)} [{decimals(low)}, {decimals(high)}]"
+    return f"{in_words(found.metric)} {decimals(value)} [{decimals(low)}, {decimals(high)}]"

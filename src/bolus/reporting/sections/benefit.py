@@ -48,10 +48,7 @@ def benefit(evidence: list[Evidence]) -> Section:
 def _of_run(evidence: Evidence) -> list[Block]:
     asked = [each for each in evidence.questions if each.task != AUDIT]
     if not asked:
-        command = (
-            f"bolus evaluate classify {evidence.place} {evidence.cohort_place} --target {evidence.target_example()}"
-        )
-        return [Missing("No question has been asked of this encoder yet.", command)]
+        return [Missing("No question has been asked of this encoder yet.", evidence.first_question)]
     blocks: list[Block] = []
     for question in asked:
         blocks += _of_question(question)
@@ -68,7 +65,7 @@ def _of_question(question: Question) -> list[Block]:
     shares = sorted({each.fraction for each in question.results})
     about += f"; {_shares(shares)} of the labels" if shares != [1.0] and first.labelled_patients is None else ""
     blocks: list[Block] = [
-        Heading(f"{first.task}: {plain(question.targets[0], 60)}{_more(question)}{_probes(question)}"),
+        Heading(f"{first.task.capitalize()}: {plain(question.targets[0], 60)}{_more(question)}{_probes(question)}"),
         Sentences([sentence(f"{about}."), *(sentence(f"{v.target}: {v.text}", standing_of(v.text)) for v in said)]),
     ]
     panels = [_values(question.of(target), others) for target in question.targets[:MOST_TARGETS]]

@@ -18,6 +18,7 @@ from bolus.embedding.projection import find_maps
 from bolus.evaluation.audit.subgroups import cut_bands
 from bolus.reporting.blocks import Block, Drawing, Missing, Section, Sentences, sentence
 from bolus.reporting.charts.marks import NUM_SERIES, tag
+from bolus.reporting.charts.points import drawn
 from bolus.reporting.evidence import Embedded, Evidence
 from bolus.reporting.wording import counted, plain
 
@@ -75,9 +76,7 @@ def _of_run(evidence: Evidence, key: str, most: int) -> list[Block]:
         command = f"bolus embed {evidence.place} {evidence.cohort_place} -o {evidence.place}/embeddings.parquet"
         return [Missing("There are no embeddings of this run to draw.", command)]
     total = len(embedded.rows)
-    chosen = np.arange(total)
-    if total > most:
-        chosen = np.sort(np.random.default_rng(0).permutation(total)[:most])
+    chosen = drawn(total, most)
     shown = Embedded(embedded.rows[chosen], embedded.vectors[chosen])
     cohort = evidence.cohort
     if cohort is not None and int(shown.rows.max()) > len(cohort):

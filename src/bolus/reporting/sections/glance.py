@@ -47,8 +47,8 @@ def _health(evidence: Evidence) -> Sentence:
     found = concerns(evidence)
     if not found:
         return sentence("Healthy: the last look found no cause for concern.", GOOD)
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return sentence(f"Healthy? {found[0]}{more}", CONCERN)
+    causes = f"{len(found)} causes for concern, the first: " if len(found) > 1 else ""
+    return sentence(f"Healthy? {causes}{found[0]}", CONCERN)
 
 
 def _benefit(evidence: Evidence) -> list[Sentence]:

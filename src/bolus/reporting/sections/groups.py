@@ -55,9 +55,7 @@ def worst_gap(evidence: Evidence) -> Verdict | None:
 def _of_run(evidence: Evidence) -> list[Block]:
     asked = evidence.asked(AUDIT)
     if not asked:
-        target = evidence.target_example()
-        command = f"bolus evaluate classify {evidence.place} {evidence.cohort_place} --target {target} --audit"
-        return [Missing("The groups of patients have not been audited.", command)]
+        return [Missing("The groups of patients have not been audited.", f"{evidence.first_question} --audit")]
     blocks: list[Block] = []
     for question in asked:
         blocks += _of_audit(question)

@@ -187,7 +187,8 @@ def _conflicts(evidence: Evidence, named: bool) -> list[Markup]:
     mean = np.divide(np.where(known, cosines, 0).sum(0), known.sum(0), out=np.full(cosines.shape[1:], np.nan),
                      where=known.sum(0) > 0)  # fmt: skip
     title = f"{evidence.name}, " if named else ""
-    return [draw_grid(mean, [plain(name, 18) for name in names], title=f"{title}mean of {counted(len(lines), 'look')}")]
+    title += f"mean cosine of {counted(len(lines), 'look')}"
+    return [draw_grid(mean, [plain(name, 18) for name in names], title=title)]
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -13,7 +13,7 @@ from bolus.reporting.evidence import Evidence, Question
 from bolus.reporting.sections.verdicts import AUDIT
 from bolus.reporting.wording import plain
 
-SHOWN = 160  # characters of a fact
+SHOWN = 400  # characters of a fact
 
 
 def provenance(evidence: list[Evidence]) -> Section:
@@ -28,19 +28,19 @@ def provenance(evidence: list[Evidence]) -> Section:
 
 def _of_run(evidence: Evidence) -> list[Block]:
     record, recipe = evidence.run.record, evidence.run.recipe
-    encoder = recipe.encoder
+    encoder, processes = recipe.encoder, record.get("processes", 1)
     objectives = ", ".join(f"{name} ({spec.kind}, weight {spec.weight:g})" for name, spec in recipe.objectives.items())
     facts = {
         "Recipe": f"{recipe.name} {recipe.source}".strip() + f", {record['recipe_hash']}",
         "Objectives": objectives,
         "Encoder": f"{_plain_name(encoder.backbone)}, from {'pretrained' if encoder.pretrained else 'random'} weights",
-        "Images": f"{recipe.images.size} x {recipe.images.size} pixels, {recipe.images.unit}",
+        "Images": f"{recipe.images.size} x {recipe.images.size} pixels, one sample is one {recipe.images.unit}",
         "Batch and seed": f"{recipe.sampling.batch_size} samples, seed {recipe.training.seed}",
         "Steps": f"{record['steps']:,}" if "steps" in record else "not ended",
         "Split": str(record["split_hash"]),
         "Data": str(record.get("data_hash", "-")),
         "Weights": str(record.get("weights", "-")),
-        "Device": f"{record.get('device', '-')}, {record.get('processes', 1)} process(es)",
+        "Device": f"{record.get('device', '-')}, {processes} process{'es' * (processes != 1)}",
         "Platform": str(record.get("platform", "-")),
         "Versions": ", ".join(f"{name} {number}" for name, number in record["versions"].items()),
     }

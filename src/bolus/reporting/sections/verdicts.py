@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from bolus.evaluation.segmentation.task import TARGET as MASK
 from bolus.evaluation.statistics.intervals import holm
-from bolus.evaluation.statistics.metrics import higher_is_better, unit_of
+from bolus.evaluation.statistics.metrics import higher_is_better, in_words, unit_of
 from bolus.evaluation.statistics.results import MAJORITY, RANDOM, START, Result
 from bolus.evaluation.statistics.verdict import after_holm, leading, main_difference, verdicts_of
 from bolus.reporting.evidence import Question
-from bolus.reporting.wording import metric_name, plain
+from bolus.reporting.wording import plain
 
 AUDIT = "audit"
 DECODE = "decode:"
@@ -94,7 +94,7 @@ def as_gain(result: Result) -> tuple[float, float, float]:
 def measure(result: Result) -> str:
     """The metric with its unit."""
     unit = result.unit or unit_of(result.metric)
-    return metric_name(result.metric) + (f" in {plain(unit, 20)}" if unit else "")
+    return in_words(result.metric) + (f" in {plain(unit, 20)}" if unit else "")
 
 
 def series_of(name: str, others: Sequence[str]) -> int:

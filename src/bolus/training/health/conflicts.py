@@ -43,7 +43,7 @@ def weigh_conflicts(looks: Sequence[Mapping[str, Any]]) -> list[HealthFinding]:
         ...         "cosines": [[1.0, -0.2], [-0.2, 1.0]]}
         >>> for finding in weigh_conflicts([look]):
         ...     print(finding.name, round(finding.value, 2), finding.sentence.partition(":")[0])
-        conflict a b -0.2 a and b pull apart in 100 % of 1 look at their gradients (mean cosine -0.20)
+        conflict a b -0.2 a and b pull apart in the only look at their gradients (mean cosine -0.20)
         dominant b 0.9 b has 90 % of the gradient
     """
     if not looks:
@@ -87,8 +87,9 @@ def _conflicts(
             else "combiner.kind=grad_mitigator reconciles them, in one pass through the encoder with "
             "combiner.scope=features where both read the same features; or lower"
         )
+        when = f"{100 * opposed:.0f} % of {_looks(count)}" if count > 1 else "the only look"
         sentence = (
-            f"{names[a]} and {names[b]} pull apart in {100 * opposed:.0f} % of {_looks(count)} at their gradients "
+            f"{names[a]} and {names[b]} pull apart in {when} at their gradients "
             f"(mean cosine {mean:.2f}): {cure} objectives.{names[a]}.weight or objectives.{names[b]}.weight, or leave "
             f"one out, as with objectives.{names[b]}=null."
         )

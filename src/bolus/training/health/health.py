@@ -175,7 +175,11 @@ def _geometry(z: Tensor, where: str, idle: bool) -> list[HealthFinding]:
             + ("." if rank >= 0.1 * most else ": dimensional collapse; a probe will find little."),
         ),
         HealthFinding(
-            "uniformity", even, even < -0.5, f"Uniformity is {even:.2f} (0 is a single point; lower is more even)."
+            "uniformity",
+            even,
+            even < -0.5,
+            f"Uniformity is {even:.2f}: the embeddings {'are spread out' if even < -0.5 else 'lie close together'} "
+            "(0 is a single point; lower is more even).",
         ),
     ]
 

@@ -9,17 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from bolus.embedding.nearest import neighbours, normalise
-from bolus.evaluation.statistics.results import decimals
+from bolus.evaluation.statistics.results import RANDOM, decimals
 from bolus.reporting.blocks import Block, Drawing, Heading, Missing, Section, Sentences, Table, sentence
+from bolus.reporting.charts.axes import short
 from bolus.reporting.charts.marks import tag
 from bolus.reporting.evidence import Evidence, Question
-from bolus.reporting.sections.predictions.predicted import Predicted, each_predicted
-from bolus.reporting.wording import plain
+from bolus.reporting.sections.predictions.overlap import volumes_of
+from bolus.reporting.sections.predictions.predicted import MOST, Predicted, each_predicted, is_joined
+from bolus.reporting.wording import counted, plain
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-HARDEST = 10  # of each target
+HARDEST = 10  # of each target or direction
 NEAREST = 5
 PICTURED = 8  # hardest rows with a picture
 ADVICE = (
@@ -36,7 +38,7 @@ def failures(evidence: list[Evidence], pictures: Pictures | None = None) -> Sect
     return Section(
         "failures",
         "Where it fails",
-        "The test images whose prediction was farthest from the truth, by their row in the table.",
+        "The test images that were predicted worst, or found last, by their row in the table.",
         by_run={each.name: _of_run(each, pictures) for each in evidence},
     )
 
@@ -47,11 +49,11 @@ def _of_run(evidence: Evidence, pictures: Pictures | None) -> list[Block]:
         blocks += _of_target(each, _Neighbours(evidence) if each.joined else None, evidence, pictures)
     for question in evidence.asked("segment"):
         blocks += _of_volumes(question)
+    for question in evidence.asked("retrieve"):
+        blocks += _of_ranks(evidence, question, pictures)
     if not blocks:
-        command = (
-            f"bolus evaluate classify {evidence.place} {evidence.cohort_place} --target {evidence.target_example()}"
-        )
-        return [Missing("No evaluation of this run has written predictions, so that no case can be named.", command)]
+        said = "No evaluation of this run has written predictions, so that no case can be named."
+        return [Missing(said, evidence.first_question)]
     if evidence.embedded is None:
         command = f"bolus embed {evidence.place} {evidence.cohort_place} -o {evidence.place}/embeddings.parquet"
         blocks.append(
@@ -112,24 +114,59 @@ def _of_target(
         wanted = rows[:PICTURED]
         shown_of = pictures(evidence, [*wanted, *(other for row in wanted for other in alike.get(row, [])[:3])])
         if shown_of:
-            blocks.append(Drawing(_sheet(wanted, alike, shown_of)))
+            beside = {row: alike.get(row, [])[:3] for row in wanted}
+            blocks.append(Drawing(_sheet(beside, "near", shown_of)))
     return blocks
 
 
 def _of_volumes(question: Question) -> list[Block]:
     """The test volumes of the lowest Dice, at the most labelled patients."""
-    frame = question.table("volumes.parquet")
-    if frame is None:
+    found = volumes_of(question)
+    if found is None:
         return []
-    frame = frame[
-        (frame["encoder"] == question.encoder) & (frame["labelled_patients"] == frame["labelled_patients"].max())
-    ]
-    by_class = frame.pivot_table(index="row", columns="class", values="dice", aggfunc="mean", sort=False)
-    hardest = by_class.loc[by_class.mean(axis=1).sort_values(kind="stable").index[:HARDEST]]
-    lines = [[f"{row}", *(decimals(float(each)) for each in values)] for row, values in zip(
-        hardest.index, hardest.to_numpy(), strict=True)]  # fmt: skip
-    head = ["Row of the first slice", *(f"Dice of {plain(name, 30)}" for name in by_class.columns)]
+    cells = [decimals(each) for each in found.frame["dice"]]
+    if found.unit:
+        sizes = found.frame["size"]
+        cells = [f"{cell} ({short(size)})" for cell, size in zip(cells, sizes, strict=True)]
+    by_class = found.frame.assign(cell=cells).pivot(index="row", columns="class", values="cell").fillna("-")
+    hardest = found.frame.groupby("row")["dice"].mean().sort_values(kind="stable").index[:HARDEST]
+    lines = [[f"{row}", *by_class.loc[row, found.classes]] for row in hardest]
+    size = f" (size, {found.unit})" if found.unit else ""
+    head = ["Row of the first slice", *(f"Dice of class {plain(name, 30)}{size}" for name in found.classes)]
     return [Heading("Masks"), Table(head, lines, f"The {len(lines)} hardest test volumes")]
+
+
+def _of_ranks(evidence: Evidence, question: Question, pictures: Pictures | None) -> list[Block]:
+    """The images whose partner, the same patient's on the other side, was found last, direction by direction."""
+    frame = question.table("ranks.parquet")
+    blocks: list[Block] = []
+    for direction, lines in [] if frame is None else list(frame.groupby("direction", sort=False))[:MOST]:
+        own = lines[lines["encoder"] == question.encoder].sort_values("rank", ascending=False, kind="stable")
+        twin = lines[lines["encoder"] == RANDOM].set_index("row")["rank"]
+        number, first = len(own), int((own["rank"] == 1).sum())
+        said = (
+            f"Each of {counted(number, 'image')} is searched for its partner, the same patient's image on the other "
+            f"side, which is the nearest for {first:,} of them. Its median rank is {own['rank'].median():g}, in a "
+            f"random order {(number + 1) / 2:g}."
+        )
+        blocks += [Heading(plain(str(direction), 60)), Sentences([sentence(said)])]
+        last = own[own["rank"] > 1].head(HARDEST)
+        partners = dict(zip(last["row"].tolist(), last["partner_row"].tolist(), strict=True))
+        if not partners:
+            continue
+        joined = is_joined(evidence, question, str(direction))
+        rows = [
+            [f"{row}", f"{partner}", f"{rank:g}", f"{twin[row]:g}" if row in twin.index else "-"]
+            for (row, partner), rank in zip(partners.items(), last["rank"].tolist(), strict=True)
+        ]
+        other = "" if joined else ", of another table than the run's"
+        head = ["Row", "Row of its partner", f"Rank of the partner among {number:,}", "Random-init"]
+        blocks.append(Table(head, rows, f"The {len(rows)} images whose partner is found last{other}"))
+        if pictures is not None and joined:
+            wanted = list(partners)[:PICTURED]
+            shown = pictures(evidence, [*wanted, *(partners[row] for row in wanted)])
+            blocks += [Drawing(_sheet({row: [partners[row]] for row in wanted}, "partner", shown))] if shown else []
+    return blocks
 
 
 def _errors(found: Predicted, task: str) -> npt.NDArray[np.float64]:
@@ -144,17 +181,17 @@ def _truth(value: float | None, task: str) -> str:
     return "" if value is None else f" ({value:.0f})" if task == "classify" else f" ({value:.4g})"
 
 
-def _sheet(rows: Sequence[int], alike: dict[int, list[int]], pictures: dict[int, str]) -> Markup:
-    """A line for each hard row: its picture, then those of its nearest rows."""
+def _sheet(beside: dict[int, list[int]], name: str, pictures: dict[int, str]) -> Markup:
+    """A line for each hard row: its picture, then those of the rows beside it, which `name` says what they are."""
 
-    def picture(row: int, name: str) -> Markup | None:
+    def picture(row: int, said: str) -> Markup | None:
         if row not in pictures:
             return None
-        image = tag("img", src=pictures[row], alt=f"{name} {row}", width=96, height=96)
-        return tag("figure", image, tag("figcaption", f"{name} {row}"))
+        image = tag("img", src=pictures[row], alt=f"{said} {row}", width=96, height=96)
+        return tag("figure", image, tag("figcaption", f"{said} {row}"))
 
     lines = [
-        tag("li", picture(row, "row"), *(picture(other, "near: row") for other in alike.get(row, [])[:3]))
-        for row in rows
+        tag("li", picture(row, "row"), *(picture(other, f"{name}: row") for other in others))
+        for row, others in beside.items()
     ]
     return tag("ul", *lines, class_="pictures")

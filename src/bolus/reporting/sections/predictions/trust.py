@@ -1,11 +1,12 @@
-"""How far a single prediction can be trusted: calibration and decision curves, Bland-Altman, Dice volume by volume."""
+"""How far a single prediction can be trusted: calibration and decision curves, Bland-Altman, Dice by volume."""
 
 from __future__ import annotations
 
 from bolus.reporting.blocks import Block, Heading, Missing, Section
 from bolus.reporting.evidence import Evidence
-from bolus.reporting.sections.predictions.agreement import agreement, volumes
+from bolus.reporting.sections.predictions.agreement import agreement
 from bolus.reporting.sections.predictions.calibration import calibration
+from bolus.reporting.sections.predictions.overlap import overlap
 from bolus.reporting.sections.predictions.predicted import each_predicted
 from bolus.reporting.wording import counted, plain
 
@@ -26,10 +27,7 @@ def _of_run(evidence: Evidence) -> list[Block]:
         blocks.append(Heading(f"{plain(each.target, 60)}, {counted(len(each.y), 'test sample')}"))
         blocks += agreement(each) if each.task == "regress" else calibration(each)
     for question in evidence.asked("segment"):
-        blocks += volumes(question)
+        blocks += overlap(question)
     if not blocks:
-        command = (
-            f"bolus evaluate classify {evidence.place} {evidence.cohort_place} --target {evidence.target_example()}"
-        )
-        blocks.append(Missing("No evaluation of this run has written predictions.", command))
+        blocks.append(Missing("No evaluation of this run has written predictions.", evidence.first_question))
     return blocks
