@@ -146,6 +146,8 @@ def smaller(verb: str, words: list[str]) -> list[str]:
         return (
             [] if "encoder." in " ".join(words) else ["encoder.backbone=r18w32", "encoder.pretrained=false"]
         )  # no weights
+    if verb == "bench":
+        return ["--seconds", "0.1", "encoder.backbone=r18w32", "images.size=16", "sampling.batch_size=8"]
     if verb not in ("pretrain", "ablate"):
         return []
     recipe = words[words.index("--recipe") + 1] if "--recipe" in words else ""

@@ -319,6 +319,7 @@ ARGUMENTS: dict[tuple[str, ...], str] = {
     ("export",): "run --to torch -o OUT/x",
     ("report",): "run -o OUT/r.html",
     ("recipes",): "",
+    ("bench",): f"table.yaml --seconds 0.1 -o OUT/b.json {' '.join(SMALL)}",
     ("demo",): "--out OUT/demo",
     ("ablate",): "table.yaml --recipes simclr,vicreg --target sick --probes linear --seeds 1 --passes 16 --out OUT/ab "
     + " ".join(SMALL[:-1]),

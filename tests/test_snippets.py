@@ -96,6 +96,7 @@ def at_desk(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     keys = ("training.epochs=1", "training.health_epochs=null", "images.size=16", "sampling.batch_size=32")
     monkeypatch.setitem(demonstration.OVERRIDES, "mlvicx", (*demonstration.OVERRIDES["mlvicx"], *keys))
     train, ablate, segment, draw = bolus.pretrain, bolus.ablate, bolus.evaluate_segment, bolus.make_phantom
+    measure = bolus.bench
     scan, few = bolus.scan, bolus.SegmentSpec(steps=1)
 
     def small_pretrain(cohort: Any, *, recipe: Any, overrides: Any = (), **rest: Any) -> Any:
@@ -112,6 +113,10 @@ def at_desk(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(bolus, "pretrain", small_pretrain)
     monkeypatch.setattr(bolus, "ablate", small_ablate)
+    quick = ["encoder.backbone=r18w32", "images.size=16", "sampling.batch_size=8"]
+    monkeypatch.setattr(
+        bolus, "bench", lambda *words, **rest: measure(*words, **{**rest, "seconds": 0.1}, overrides=quick)
+    )
     monkeypatch.setattr(bolus, "evaluate_segment", lambda *words, **rest: segment(*words, spec=few, repeats=1, **rest))
     monkeypatch.setattr(bolus, "make_phantom", lambda folder, **_: draw(folder, num_patients=40, size=16))
     monkeypatch.setattr(bolus, "scan", lambda folder, _: scan(folder, "scanned.yaml"))  # the cohort keeps its labels

@@ -11,7 +11,7 @@ from bolus.cli.commands import grouped
 from bolus.cli.options import CacheOption, OverridesArgument, TableOptions, names
 from bolus.cli.speaking import tell
 from bolus.errors import UsageError
-from bolus.files import strict_json, write_text
+from bolus.files import check_ending, write_json
 
 
 @grouped
@@ -31,6 +31,9 @@ def bench(
     cache: CacheOption = None,
 ) -> None:
     """Measure decoding, steps and memory on this machine, and say how long a recipe will take: about a minute."""
+    if out is not None:
+        check_ending(out, "-o", ".json")
+
     from bolus.measuring.growth import AXES
 
     growing = names(grow) or []
@@ -45,9 +48,7 @@ def bench(
         cohort, given = None, [str(cohort), *given]
     opened = None if cohort is None else table.open(cohort)
     found = measure(opened, recipe=recipe, overrides=given, growing=growing, seconds=seconds, cache=cache)
-    facts = found.to_json()
-    wrote = []
     if out is not None:
-        write_text(out, strict_json(facts) + "\n")
-        wrote = [f"wrote {out}"]
-    tell(facts, *found.lines(), *wrote)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, found.to_json())
+    tell(found.to_json(), *found.lines(), *([] if out is None else [f"wrote {out}"]))

@@ -104,13 +104,9 @@ def _measure(work: Path, recipe: Recipe, keys: Sequence[str], asked: Mapping[str
     child = ["-m", "bolus.measuring.child", str(work)]
     processes = asked["size"] if asked["axis"] == "processes" else 1
     if processes > 1:
-        child = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *child]
+        child = ["-m", "torch.distributed.run", *child]
     ended = subprocess.run(
-        [sys.executable, *child],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": _threads(processes)},
-        check=False,
+        [sys.executable, *child], capture_output=True, text=True, env=_environment(processes), check=False
     )
     if not found.exists():
         said = ended.stderr.strip().splitlines()
@@ -121,5 +117,8 @@ def _measure(work: Path, recipe: Recipe, keys: Sequence[str], asked: Mapping[str
     return told
 
 
-def _threads(processes: int) -> str:
-    return str(max(1, (os.cpu_count() or 1) // processes))
+def _environment(processes: int) -> dict[str, str]:
+    """This process's, with the cores shared out among so many, and the options of `torch.distributed.run`."""
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    launched = {"PET_STANDALONE": "1", "PET_NPROC_PER_NODE": str(processes)} if processes > 1 else {}
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), **launched}
