@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from pathlib import Path
 import pytest
 
 import bolus
-from bolus.terminal import WIDTH, columns, fold
+from bolus.cli import main
+from bolus.progress import Meter
+from bolus.terminal import WIDTH, Terminal, VisibleFormatter, columns, fold
 
 ENVIRONMENTS = {
     "ascii": {"PYTHONIOENCODING": "ascii", "COLUMNS": "40"},
@@ -91,3 +95,53 @@ def test_lines_are_folded_to_the_terminal_and_no_word_is_broken(monkeypatch: pyt
     monkeypatch.delenv("COLUMNS")
     monkeypatch.setattr(sys, "__stdout__", None)  # no terminal at all
     assert columns() == WIDTH
+
+
+ATTACKS = ("\x1b[2J", "\x1b]0;owned\x07", "\x9b2J", "\u202egnp", "\x7f")
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=ascii)
+def test_no_cell_name_or_key_commands_the_terminal(
+    attack: str, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BOLUS_CACHE", str(tmp_path / "cache"))
+    head, first, *lines = (tiny_cohort.parent / "table.csv").read_text().splitlines()
+    lines = [line.replace("yes", f"yes{attack}").replace("no", f"no{attack}") for line in lines]
+    table, lost = tiny_cohort.parent / f"t{attack}.csv", f"img/p{attack}.png"
+    table.write_text("\n".join([f"{head},note{attack}", *(f"{line},x" for line in [first, *lines])]))
+    (tiny_cohort.parent / lost).write_bytes(b"no image")
+    table.write_text(table.read_text().replace("img/p000_0.png", lost, 1))
+    said = ""
+    for words in (
+        ["check", table, "--role", "label:sick=sick", "-o", tmp_path / "c.yaml"],
+        ["check", table, "--role", f"label:sick=sick{attack}", "-o", tmp_path / "d.yaml", "--json"],
+        ["plan", table, "--role", "label:sick=sick", "-o", tmp_path / "r.yaml", "encoder.backbone=r18w32"],
+        ["pretrain", table, "--recipe", f"simclr{attack}"],
+        ["embed", tmp_path / f"no{attack}run", table],
+    ):
+        monkeypatch.setattr("sys.argv", ["bolus", *map(str, words)])
+        with contextlib.suppress(SystemExit):
+            main()
+        shown = capfd.readouterr()
+        said += shown.out + shown.err
+    assert attack[0] not in said
+    assert f"\\u{ord(attack[0]):04x}" in said, "it is shown, and harmless"
+
+
+def test_text_is_never_markup_and_never_a_command(capfd: pytest.CaptureFixture[str]) -> None:
+    with Meter("[/x]", 1) as meter:
+        meter.say("[/y]\x1b7")
+        meter.update(1, "[/z]")
+    Terminal().print("[/x][bold]", "\x1b[31m")
+    shown = capfd.readouterr()
+    assert "[/x] 1/1" in shown.err
+    assert "[/y]\\u001b7\n" in shown.err
+    assert shown.err.endswith("[/z]\n")
+    assert shown.out == "[/x][bold] \\u001b[31m\n"
+
+
+def test_a_warning_commands_nothing_either(capfd: pytest.CaptureFixture[str]) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter())
+    handler.handle(logging.makeLogRecord({"msg": "of \x1b[31m"}))
+    assert capfd.readouterr().err == "of \\u001b[31m\n"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bolus.terminal import Terminal
 
 PLAIN_SECONDS = 15.0  # between two plain lines
 
@@ -26,7 +27,7 @@ class Meter:
 
     def __init__(self, task: str, total: int, *, done: int = 0, quiet: bool = False) -> None:
         self.task, self.total, self.done, self.quiet = task, total, done, quiet
-        self.console = Console(stderr=True, emoji=False)
+        self.console = Terminal(stderr=True)
         self._began = self._said = time.monotonic()
         self._first = done
         self._live: Progress | None = None
@@ -34,11 +35,11 @@ class Meter:
     def __enter__(self) -> Meter:
         if not self.quiet and self.console.is_terminal:
             self._live = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=self.console,
             )
             self._live.start()
@@ -64,9 +65,9 @@ class Meter:
             self._said = now
             rate = (done - self._first) / max(now - self._began, 1e-9)
             left = (self.total - done) / rate if rate > 0 else float("inf")
-            self.console.print(f"{self.task} {done}/{self.total}, {left:.0f} s left, {note}", highlight=False)
+            self.console.print(f"{self.task} {done}/{self.total}, {left:.0f} s left, {note}")
 
     def say(self, line: str) -> None:
         """Print a line above the progress."""
         if not self.quiet:
-            (self._live.console if self._live is not None else self.console).print(line, highlight=False)
+            (self._live.console if self._live is not None else self.console).print(line)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from bolus.cli.ablate import ablate
 from bolus.cli.bench import bench as measure_machine
@@ -36,6 +35,7 @@ from bolus.cli.scan import scan
 from bolus.cli.speaking import say, show, spare_letters, talkative, tell
 from bolus.errors import BolusError, UsageError
 from bolus.files import check_ending
+from bolus.terminal import Terminal, VisibleFormatter
 
 if TYPE_CHECKING:
     from bolus.data.cohort.cohort import Cohort
@@ -308,6 +308,8 @@ def recipes(
 def main() -> None:
     """Entry point: errors a person can mend are one message and an exit code, not a traceback."""
     logging.captureWarnings(True)
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(VisibleFormatter())
     spare_letters()
     try:
         app()
@@ -318,7 +320,7 @@ def main() -> None:
 
 
 def _end(said: str, code: int) -> NoReturn:
-    Console(stderr=True, emoji=False).print(f"error: {said}", highlight=False, markup=False, soft_wrap=True)
+    Terminal(stderr=True).print(f"error: {said}", soft_wrap=True)
     sys.exit(code)
 
 

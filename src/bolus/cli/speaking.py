@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
-console = Console(emoji=False)  # label:eye: is a label
+from bolus.terminal import Terminal, visible
+
+console = Terminal()
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,13 @@ def say(*lines: str) -> None:
     if manner.quiet or manner.json:
         return
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def show(rendered: RenderableType) -> None:
     """What rich renders for a person."""
     if talkative():
-        console.print(rendered, highlight=False)
+        console.print(rendered)
 
 
 def tell(facts: Mapping[str, Any], *lines: str) -> None:
@@ -61,7 +63,7 @@ def tell(facts: Mapping[str, Any], *lines: str) -> None:
     if manner.json:
         from bolus.files import strict_json
 
-        said = strict_json(facts)
+        said = visible(strict_json(facts))
         typer.echo(said if _showable(said) else json.dumps(json.loads(said)))
     else:
         say(*lines)
