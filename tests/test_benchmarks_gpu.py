@@ -20,9 +20,11 @@ import absent
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import gpu  # noqa: E402
 import grid  # noqa: E402
 import study  # noqa: E402
 from bolus.provenance import machine  # noqa: E402
+from bolus.recipe import Recipe  # noqa: E402
 
 CLASSES = ("N", "D", "G", "C", "A", "M")
 NUM_PATIENTS = 120
@@ -187,3 +189,54 @@ def test_what_fits_into_the_minutes_is_measured_and_goes_on_on_another_machine(o
     said, _ = run("third", "--minutes", "10", *arms)
     assert "cell {" not in said, "all is done, and no run is missed"
     assert (results / "starts-judged-rehearsal.jsonl").read_text() == before
+
+
+@pytest.mark.slow
+def test_the_whole_of_it_is_rehearsed_and_goes_on(odir: Path, tmp_path: Path) -> None:
+    env = absent.environment(tmp_path / "site", BOLUS_BENCH_DATA=str(odir), BOLUS_CACHE=str(tmp_path / "c"))
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--rehearsal", "--out", str(tmp_path / "out"), *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    done = run("--only", "speed")
+    assert done.returncode == 0, done.stderr[-3000:]
+    measured = [json.loads(line) for line in (tmp_path / "out" / "speed.jsonl").read_text().splitlines()]
+    assert [line["cell"]["name"] for line in measured] == [*gpu.SPEED]
+    for line in measured:
+        found = line["result"]
+        assert found["images_per_second"] > 0
+        assert (found["efficiency"] is None) == ("chunks" in line["cell"]["name"])
+        assert found["waits"] is None, "no accelerator counts them"
+        assert {"accelerator", "processor"} <= set(line["machine"])
+    done = run("--minutes", "3")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert '"name"' not in done.stderr, "what was measured is not measured again"
+    assert (tmp_path / "out" / "starts-judged-rehearsal.jsonl").is_file()
+
+
+def test_a_fault_of_one_cell_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def speed(name: str, rehearsal: bool, work: Path) -> dict:
+        if name == "simclr, ResNet-50":
+            raise RuntimeError("CUDA error")
+        return {"name": name}
+
+    monkeypatch.setattr(gpu, "speed", speed)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), "--only", "speed"])
+    with pytest.raises(SystemExit, match="1"):
+        gpu.main()
+    assert "simclr, ResNet-50 failed: RuntimeError('CUDA error')" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "speed.jsonl").read_text().splitlines()]
+    assert [line["result"]["name"] for line in lines] == [name for name in gpu.SPEED if name != "simclr, ResNet-50"]
+
+
+def test_every_cell_of_speed_is_a_recipe_at_both_sizes() -> None:
+    for name, (recipe, _) in gpu.SPEED.items():
+        large, small = (Recipe.load(recipe).override(gpu.keys_of(name, rehearsal)) for rehearsal in (False, True))
+        assert (large.images.size, large.training.precision) == (224, "bf16")
+        assert (small.images.size, small.sampling.batch_size, small.training.precision) == (32, 8, "fp32")
+        assert small.encoder.backbone in ("r18w32", "unet8")
+        assert (small.sampling.chunk is None) == (large.sampling.chunk is None)
+        assert (small.sampling.participants is None) == (large.sampling.participants is None)
