@@ -93,6 +93,7 @@ def test_sizes_of_each_axis(small: Recipe) -> None:
     assert [*AXES["processes"](small.override(["sampling.batch_size=6"]))] == [1, 2]
 
 
+@pytest.mark.slow
 def test_growth_is_measured_in_processes_of_their_own(tiny_cohort: Path, small: Recipe, tmp_path: Path) -> None:
     points = grow(Cohort.open(tiny_cohort), small, "objectives", seconds=0, cache=tmp_path / "cache")
     assert [point["objectives"] for point in points] == [1, 2]

@@ -154,7 +154,7 @@ def test_an_encoder_is_asked_for_people_groups_visits_and_another_cohort(
             2,
             "No such option: --targt (Possible options: --root, --target)",
         ),
-        (["check", "TABLE", "--recipe", "mlvicx"], 2, "bolus demo, pretrain and ablate have --recipe"),
+        (["check", "TABLE", "--recipe", "mlvicx"], 2, "bolus demo, pretrain, ablate and bench have --recipe"),
         (["evaluate", "classify", "nothing", "TABLE"], 2, "--target is needed"),
         (["evaluate", "classify", "nothing", "TABLE", "--target", "age"], 1, "error:"),
         (

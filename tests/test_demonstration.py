@@ -11,7 +11,8 @@ from bolus.cli import demo as demonstration
 SMALL = ("training.epochs=1", "training.health_epochs=null", "images.size=32")
 
 
-@pytest.mark.parametrize("recipe", ["mlvicx", pytest.param("comprer", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["mlvicx", "comprer"])
 def test_the_demo_leaves_what_it_says(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fewer = {"mlvicx": "sampling.batch_size=32", "comprer": "sampling={participants: 8, batch_size: 32}"}
     small = (*demonstration.OVERRIDES[recipe], *SMALL, fewer[recipe])

@@ -133,6 +133,7 @@ def test_lineage_is_left_out_unless_asked_for(tmp_path: Path) -> None:
         assert ("left out; the run folder" in (out / "README.md").read_text()) is not asked
 
 
+@pytest.mark.slow
 def test_each_modality_has_a_folder(tmp_path: Path) -> None:
     specs = {"CFP": EncoderSpec(backbone="r18w32", in_channels=3), "OCT": EncoderSpec(backbone="vit_tiny")}
     contract = Preprocessing(32, ranges={"OCT": (0, 4095)}, modalities={"CFP": Preprocessing(24, 3)})

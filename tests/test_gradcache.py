@@ -181,7 +181,10 @@ def test_gradients_of_a_recipe_are_those_of_its_step_without_chunks(ground: Grou
 
 @pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("scope", ["encoder", "features"])
-@pytest.mark.parametrize("kind", COMBINERS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in ("sum", "grad_mitigator") else pytest.param(kind, marks=pytest.mark.slow) for kind in COMBINERS],
+)
 def test_gradients_are_those_without_chunks_whatever_reconciles_them(
     ground: Ground, kind: str, scope: str, accumulate: int
 ) -> None:
