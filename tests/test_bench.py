@@ -18,7 +18,7 @@ from bolus.errors import UsageError
 from bolus.measuring import child, decoding
 from bolus.measuring import step as measuring
 from bolus.measuring.decoding import measure_decoding
-from bolus.measuring.growth import AXES, grow
+from bolus.measuring.growth import AXES, grow, write_table
 from bolus.measuring.step import measure_step
 from bolus.recipe import Recipe
 from bolus.training.loaders import contract_of
@@ -110,9 +110,13 @@ def test_processes_grow_and_what_cannot_be_is_said(tiny_cohort: Path, small: Rec
 
 
 def test_a_table_is_opened_with_so_many_rows(tiny_cohort: Path, tmp_path: Path) -> None:
-    found = child.measure_table(Cohort.open(tiny_cohort), 1_000, tmp_path)
-    assert found["open_s"] > 0 and found["split_s"] > 0
-    written = Cohort.open(tmp_path / "table.csv", roles=dict(Cohort.open(tiny_cohort).spec.roles))
+    cohort, table = Cohort.open(tiny_cohort), tmp_path / "table.csv"
+    roles = dict(cohort.spec.roles)
+    write_table(cohort, 1_000, table)
+    found = child.measure_table(table, roles)
+    assert found["open_s"] > 0
+    assert found["split_s"] > 0
+    written = Cohort.open(table, roles=roles)
     assert (len(written), written.num_patients) == (1_000, 16 * 20 + 14)
 
 

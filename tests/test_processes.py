@@ -288,3 +288,43 @@ def test_the_command_trains_in_two_processes(small_recipe: dict[str, Any], tiny_
     assert (record["status"], record["processes"], record["steps"]) == ("finished", 2, 2)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "conflicts"] == [1, 2]
+
+
+@pytest.mark.slow
+def test_two_machines_are_as_two_processes_of_one(tiny_cohort: Path, tmp_path: Path) -> None:
+    keys = ["encoder.backbone=r18w32", "images.size=24", "sampling.batch_size=8", "training.max_steps=3"]
+    train = [
+        "-m",
+        "bolus.cli",
+        "pretrain",
+        str(tiny_cohort),
+        "--recipe",
+        "simclr",
+        *keys,
+        "training.health_epochs=null",
+    ]
+    launch(*train, "--out", tmp_path / "one", BOLUS_CACHE=str(tmp_path / "cache"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meet = [
+        "--nnodes=2",
+        "--nproc_per_node=1",
+        "--rdzv_backend=c10d",
+        "--rdzv_id=7",
+        f"--rdzv_endpoint=localhost:{port}",
+    ]
+    agents = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *meet, *train, "--out", str(tmp_path / "two"), "--resume"],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "BOLUS_CACHE": str(tmp_path / "cache")},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for agent in agents:
+        _, errors = agent.communicate(timeout=180)
+        assert agent.returncode == 0, errors[-3000:]
+    one, two = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("one", "two"))
+    assert (one["processes"], two["processes"]) == (2, 2)
+    assert one["weights"] == two["weights"]

@@ -98,6 +98,8 @@ def _measure(work: Path, recipe: Recipe, keys: Sequence[str], asked: Mapping[str
     except BolusError as error:
         return {"refused": str(error)}
     (work / "recipe.yaml").write_text(whole.to_yaml(), encoding="utf-8")
+    if asked["axis"] == "rows":
+        write_table(Cohort.open(work / "cohort.yaml"), asked["size"], work / "table.csv")
     (work / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
     found = work / "found.json"
     found.unlink(missing_ok=True)
@@ -115,6 +117,15 @@ def _measure(work: Path, recipe: Recipe, keys: Sequence[str], asked: Mapping[str
         }
     told: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
     return told
+
+
+def write_table(cohort: Cohort, rows: int, path: Path) -> None:
+    """A table of so many rows: copies of a cohort's own, each with images, patients and series of its own."""
+    own = [cohort.roles[role] for role in ("image", "patient", "series") if role in cohort.roles]
+    for number, start in enumerate(range(0, rows, len(cohort.table))):
+        copy = cohort.table.iloc[: rows - start].copy()
+        copy[own] = copy[own].astype(str) + f"-{number}"
+        copy.to_csv(path, index=False, header=number == 0, mode="a" if number else "w")
 
 
 def _environment(processes: int) -> dict[str, str]:
