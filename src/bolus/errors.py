@@ -11,6 +11,7 @@ BolusError                    exit code 1: something in the user's data, recipe 
 ├── EncoderError              an encoder that cannot be built, loaded or fed
 ├── TrainingError             a run that cannot start or go on
 │   ├── NonFiniteLossError    a loss became NaN or infinite
+│   ├── InterruptedRunError   a signal ended the run, which can go on (exit code 128 and the signal's number)
 │   └── OutOfMemoryError      the step does not fit; names the keys to change
 └── EvaluationError           a question the data cannot answer
 
@@ -73,6 +74,14 @@ class EncoderError(BolusError):
 
 class TrainingError(BolusError):
     """A run that cannot start or cannot go on."""
+
+
+class InterruptedRunError(TrainingError):
+    """A signal asked the run to end; its checkpoint is written, and it can go on."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number  # as shells tell it
 
 
 class NonFiniteLossError(TrainingError):

@@ -116,7 +116,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`new`, `running`, `stopped` or `finished`."""
+        """`new`, `running`, `stopped` (at `training.max_hours`), `interrupted` (by a signal) or `finished`."""
         return str(self.record["status"]) if self.record_path.is_file() else "new"
 
     @classmethod

@@ -16,7 +16,7 @@ from bolus.data.images.clips import open_samples
 from bolus.encoders.folders.folder import lineage_of
 from bolus.encoders.folders.modality_folder import save_encoders
 from bolus.encoders.modalities import each_encoder
-from bolus.errors import TrainingError
+from bolus.errors import InterruptedRunError, TrainingError
 from bolus.optimization import lr_factor, peak_lr
 from bolus.progress import Meter
 from bolus.provenance import digest_of
@@ -32,6 +32,7 @@ from bolus.training.health.start_probe import against_start, patience, watch_sta
 from bolus.training.loaders import build_loader, data_hash, open_images, total_steps, unread_loader
 from bolus.training.memory import explain_memory
 from bolus.training.processes import any_process, broadcast_parameters, launched, same_everywhere
+from bolus.training.signals import awaiting
 from bolus.training.step import apply_gradients, training_step
 from bolus.training.tracking import check_tracker, recording
 from bolus.training.window import Window, find_idle
@@ -65,6 +66,7 @@ def pretrain(
         CohortError, RecipeError: the cohort or recipe cannot be used, or do not go together.
         TrainingError: the folder holds another run.
         NonFiniteLossError: a loss became NaN or infinite; the last good checkpoint stands.
+        InterruptedRunError: SIGTERM, SIGINT, SIGHUP or SIGUSR1 came; the step was finished and a checkpoint written.
         OutOfMemoryError: a step does not fit; the message names the keys to change.
     """
     cohort = Cohort.open(cohort)
@@ -130,6 +132,7 @@ def pretrain(
         explain_memory(recipe),
         recording(run, spec.tracker) as record,
         Meter(recipe.name, total, done=step, quiet=quiet) as meter,
+        awaiting() as signals,
     ):
         for warning in warnings:
             meter.say(f"! {warning}")
@@ -151,8 +154,10 @@ def pretrain(
             saves = last or (spec.checkpoint_steps is not None and step % spec.checkpoint_steps == 0)
             if logs and not last:  # clocks differ between processes, so one answer holds for all
                 now = time.monotonic()
-                stopped = any_process(now - began >= 3600 * hours, state.device)
+                stopped = any_process(now - began >= 3600 * hours or bool(signals), state.device)
                 saves = any_process(stopped or saves or now - saved >= 60 * spec.checkpoint_minutes, state.device)
+            elif signals and not last and state.num_processes == 1:  # several agree when they log
+                stopped = saves = True
             paused = time.monotonic()
             # The last good checkpoint must stay good, so losses are looked at before anything is written; on an
             # accelerator not oftener than that, because looking waits for the device.
@@ -200,7 +205,13 @@ def pretrain(
             lineage = [own, *run.record["ancestors"]]
             save_encoders(model.encoder, run.encoder, store.preprocessing, card=run.card, lineage=lineage)
         spent += time.monotonic() - began
-        status = "stopped" if stopped else "finished"
+        status = "finished" if not stopped else "interrupted" if signals else "stopped"
         run.finish(status, steps=step, hours=spent / 3600, weights=digest_of(model.modules))
     state.wait_for_everyone()
+    if stopped and signals:
+        raise InterruptedRunError(
+            f"{signals[0].name} ended the run at step {step} of {total}, where a checkpoint is written; "
+            f"go on with the same command and --resume ({run.folder})",
+            signals[0],
+        )
     return Run(run.folder)

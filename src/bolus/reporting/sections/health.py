@@ -52,7 +52,12 @@ def concerns(evidence: Evidence) -> list[str]:
 
 def _words(evidence: Evidence) -> list[Block]:
     record = evidence.run.record
-    status = {"finished": "finished", "stopped": "stopped before its end", "running": "has not ended"}
+    status = {
+        "finished": "finished",
+        "stopped": "stopped before its end",
+        "interrupted": "was interrupted",
+        "running": "has not ended",
+    }
     trained = [line for line in evidence.metrics if line["kind"] == "train"]
     said = f"The training {status.get(evidence.run.status, evidence.run.status)}"
     said += (
@@ -207,4 +212,6 @@ def _number(value: Any) -> float:
 
 def status_of(record: Mapping[str, Any]) -> str:
     """How a run stands, in a word or two."""
-    return {"finished": "finished", "stopped": "stopped early"}.get(str(record["status"]), "training")
+    return {"finished": "finished", "stopped": "stopped early", "interrupted": "interrupted"}.get(
+        str(record["status"]), "training"
+    )
