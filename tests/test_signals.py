@@ -1,4 +1,4 @@
-"""Signals end a run with a checkpoint, from which it goes on to the same weights."""
+"""Signals end a run with a checkpoint, from which it goes on to the same weights; two processes are one too many."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import bolus.training.loop as loop
-from bolus.errors import InterruptedRunError
+from bolus.errors import InterruptedRunError, TrainingError
 from bolus.run import Run
 from bolus.training.loop import pretrain
 from bolus.training.signals import awaiting
@@ -132,3 +132,26 @@ def test_a_command_says_how_to_go_on(processes: int, tiny_cohort: Path, tmp_path
     assert f"go on with the same command and --resume ({tmp_path / 'run'})" in said.replace("\n", "")
     assert process.returncode == (128 + signal.SIGTERM if processes == 1 else 1)
     assert processes == 2 or "Traceback" not in said
+
+
+def test_one_training_at_a_time(train: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold = "import sys, time; from pathlib import Path; from bolus.run import Run\n"
+    hold += "with Run(Path(sys.argv[1])).alone():\n    print('held', flush=True)\n    time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", hold, tmp_path / "part"], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(TrainingError, match=r"another process trains in .*part; wait"):
+        train("part")
+    with pytest.raises(TrainingError, match="another process trains"):
+        train("part", resume=True)
+    assert [path.name for path in (tmp_path / "part").iterdir()] == ["run.lock"]
+    other.kill()  # as a crash or a power cut would
+    other.wait()
+    assert train("part").status == "finished"
+    assert train("part", resume=True).status == "finished"
+
+
+def test_a_lock_of_a_run_that_came_to_nothing_goes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no"), Run(tmp_path / "new").alone():
+        raise ValueError("no")
+    assert not (tmp_path / "new").exists()

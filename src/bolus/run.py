@@ -6,6 +6,7 @@ run.json           versions, hashes, the salt and keyed hashes of the training p
 metrics.jsonl      losses, speed, health
 quarantine.jsonl   rows that could not be read, with reasons
 checkpoints/       the last whole checkpoint
+run.lock           held by the process that trains
 encoder/           weights, configuration, preprocessing contract, card; of encoders per modality a folder each
 evaluations/       one folder for each question asked of the encoder
 """
@@ -14,11 +15,14 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.split import hash_patients
@@ -52,6 +56,8 @@ class Record(dict[str, Any]):
 
 
 NAMED_KEYS = 5  # of those that differ between two recipes
+
+LOCK = "run.lock"
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ class Run:
         run = cls(folder)
         if folder.is_file():
             raise TrainingError(f"{folder} is a file; choose a folder that is empty or new")
-        if run.status == "new" and folder.is_dir() and any(folder.iterdir()):
+        if run.status == "new" and folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
             raise TrainingError(f"{folder} is neither empty nor a run; choose another folder")
         if run.status != "new":
             if not resume:
@@ -149,6 +155,43 @@ class Run:
             if run.record["split_hash"] != cohort.split_hash:
                 raise TrainingError(f"{folder} was started on another cohort or split; resuming would mix patients")
         return run
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder, so that no other process trains in it at the same time.
+
+        The lock is the system's (`flock`), which ends with the process that holds it, however it ends; over a network
+        it is as good as the file system's. Where there is none, nothing is held.
+
+        Raises:
+            TrainingError: another process holds it, or another training of this one.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder, Run(Path(folder)).alone():
+        ...     with Run(Path(folder)).alone():
+        ...         pass
+        Traceback (most recent call last):
+        bolus.errors.TrainingError: another process trains in ...; wait until it has ended, or choose another folder
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise TrainingError(
+                f"another process trains in {self.folder}; wait until it has ended, or choose another folder"
+            ) from None
+        except NotImplementedError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
+            if [path.name for path in self.folder.iterdir()] == [LOCK]:  # nothing came of it
+                with suppress(OSError):
+                    (self.folder / LOCK).unlink()
+                    self.folder.rmdir()
 
     def recognise(self, facts: Mapping[str, Any]) -> list[str]:
         """Compare an unfinished run with what it would be resumed with.

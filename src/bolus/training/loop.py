@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,18 @@ def pretrain(
     """
     cohort = Cohort.open(cohort)
     recipe = resolve(Recipe.load(recipe).override(overrides))
-    spec, state = recipe.training, launched()
+    state = launched()
     quiet = quiet or not state.is_main_process
     run = Run.claim(Path(out), cohort, recipe, resume=resume)
     if run.status == "finished":
         return run
+    with run.alone() if state.is_main_process else nullcontext():
+        return _train(run, cohort, recipe, cache, quiet)
+
+
+def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool) -> Run:
+    """The run, of which nobody else writes anything."""
+    spec, state = recipe.training, launched()
     # Whatever is wrong with recipe and cohort shows before the first image is decoded.
     check_tracker(spec.tracker)
     check_probe(cohort, recipe)
