@@ -469,7 +469,7 @@ def test_stopped_while_a_run_is_being_made_and_gone_on_with(
     with pytest.raises(KeyboardInterrupt):
         run(ground, tmp_path / "b", seeds=1)
     left = tmp_path / "b" / "runs" / "optimizer.lr=0.001-0"
-    assert [path.name for path in left.iterdir()] == ["recipe.yaml"]
+    assert sorted(path.name for path in left.iterdir()) == ["recipe.yaml", "run.lock"]
     monkeypatch.undo()
     run(ground, tmp_path / "b", seeds=1)
     assert weights_of(tmp_path / "b").items() <= weights_of(done.folder).items()
