@@ -464,6 +464,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "verdicts-coverage": coverage_table,
     "opening": opening_table,
     "starts": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("linear"))),
+    "starts-finetuned": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("finetune"))),
     "starts-summary": lambda: markdown(*starts_pages.summary_of(starts_pages.lines_of("linear"))),
     "starts-plan": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of(None, "starts-plan"), "planned")),
     "starts-chest": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("linear", "starts-chest"))),
