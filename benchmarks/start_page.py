@@ -41,7 +41,9 @@ def main() -> None:
         began = time.monotonic()
         subprocess.run(words, cwd=folder, env={**os.environ, **more}, check=True, stdout=subprocess.DEVNULL)
         shown = " ".join(word if "\n" not in word else "..." for word in words)
-        lines.append({"command": shown.replace(str(folder), "."), "seconds": round(time.monotonic() - began, 1)})
+        for place, name in ((sys.executable, "python"), (str(folder), "."), (str(ROOT), "SOURCE")):
+            shown = shown.replace(place, name)
+        lines.append({"command": shown, "seconds": round(time.monotonic() - began, 1)})
         print(lines[-1], file=sys.stderr)
 
     with tempfile.TemporaryDirectory() as place:

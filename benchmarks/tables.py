@@ -276,6 +276,23 @@ def step_table() -> str:
     return markdown(header, rows)
 
 
+def questions_table() -> str:
+    """Seconds of three questions of one run."""
+    found = json.loads((RESULTS / "questions.json").read_text())
+    rows = [[each["question"], f"{each['seconds']:.0f} s"] for each in found["questions"]]
+    return markdown([f"question, of {found['images']:,} images", "took"], rows)
+
+
+def start_page_table() -> str:
+    """Seconds of the commands of docs/start.md."""
+    found = json.loads((RESULTS / "start_page.json").read_text())
+    parts = {"install": "in all, to install", "page": "in all, the page"}
+    ran = [each for each in found["results"] if each["command"].startswith("bolus ")]
+    rows = [[f"`{' '.join(filter(str.isalpha, each['command'].split()))}`", f"{each['seconds']:.0f} s"] for each in ran]
+    rows += [[words, f"{found[part]:.0f} s"] for part, words in parts.items()]
+    return markdown(["command", "took"], rows)
+
+
 def opening_table() -> str:
     """Time and memory to open a large table."""
     rows = [
@@ -465,6 +482,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "opening": opening_table,
     "starts": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("linear"))),
     "starts-finetuned": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("finetune"))),
+    "questions": questions_table,
+    "start-page": start_page_table,
     "starts-summary": lambda: markdown(*starts_pages.summary_of(starts_pages.lines_of("linear"))),
     "starts-plan": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of(None, "starts-plan"), "planned")),
     "starts-chest": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("linear", "starts-chest"))),
