@@ -120,6 +120,13 @@ def test_a_table_is_opened_with_so_many_rows(tiny_cohort: Path, tmp_path: Path) 
     assert (len(written), written.num_patients) == (1_000, 16 * 20 + 14)
 
 
+def test_a_cohort_in_memory_cannot_grow(tiny_cohort: Path, small: Recipe) -> None:
+    frame = Cohort.open(tiny_cohort).table
+    cohort = Cohort.open(frame, root=str(tiny_cohort.parent))
+    with pytest.raises(UsageError, match=r"a cohort of a file, .* found a DataFrame"):
+        grow(cohort, small, "batch")
+
+
 def test_an_unknown_axis(tiny_cohort: Path, small: Recipe, call_bolus: Call) -> None:
     with pytest.raises(UsageError, match="unknown axis 'batches'; did you mean 'batch'"):
         grow(Cohort.open(tiny_cohort), small, "batches")

@@ -151,6 +151,14 @@ def test_one_training_at_a_time(train: Callable[..., Run], tmp_path: Path, monke
     assert train("part", resume=True).status == "finished"
 
 
+def test_a_system_without_locks_trains_all_the_same(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*words: Any, **more: Any) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr("filelock.FileLock.acquire", none)
+    assert train("part").status == "finished"
+
+
 def test_a_lock_of_a_run_that_came_to_nothing_goes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no"), Run(tmp_path / "new").alone():
         raise ValueError("no")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.table import IN_MEMORY
 from bolus.errors import BolusError, UsageError, suggest
 from bolus.recipe import Recipe
 
@@ -81,6 +82,8 @@ def grow(
     """
     if axis not in AXES:
         raise UsageError(f"unknown axis {axis!r}; {suggest(axis, AXES)}")
+    if cohort.spec.table == IN_MEMORY:
+        raise UsageError("growing: expected a cohort of a file, which other processes can open, found a DataFrame")
     points = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
