@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image as PillowImage
 from bolus.cli import main
 
 torch.set_num_threads(1)
+os.environ["COLUMNS"] = "100"  # text folds as in a wide terminal, wherever the tests run
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def test_advice_says_what_to_learn_what_to_leave_and_what_can_be_decided() -> No
     assert "bilateral (COMPRER): both sides of one person\n    280 of 280 training patients" in chosen
     assert "resnet18 at 96 x 96 pixels, 64 images a batch, 2 views each, 100 epochs" in " ".join(chosen.split())
     refused = section(text, "Refused")
-    assert refused.count("it leaks the split") == 1
+    assert " ".join(refused.split()).count("it leaks the split") == 1
     assert "marker (GCL): A marker is set by hand." in refused
     assert "Hence no batch (GCL)." in refused
     assert "leaks" not in text.replace(refused, ""), "a refusal is told once"
