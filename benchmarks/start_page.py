@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from grid import RESULTS, write_results
 
@@ -35,7 +36,7 @@ def commands(page: str, python: str) -> list[list[str]]:
 
 def main() -> None:
     """Install from a wheel, then run the page."""
-    lines = []
+    lines: list[dict[str, Any]] = []
 
     def run(words: list[str], folder: Path, **more: str) -> None:
         began = time.monotonic()

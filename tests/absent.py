@@ -43,9 +43,9 @@ sys.meta_path[:] = [Without(list(sys.meta_path))]
 """
 
 
-def environment(folder: Path, **more: str) -> dict[str, str]:
-    """Variables for a Python that shall lack the packages of `OPTIONAL`; writes a file into the folder."""
+def environment(folder: Path, *, there: tuple[str, ...] = (), **more: str) -> dict[str, str]:
+    """Variables for a Python that lacks the packages of `OPTIONAL` but for some; writes a file into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(_HIDE.format(absent=OPTIONAL))
+    (folder / "sitecustomize.py").write_text(_HIDE.format(absent=tuple(name for name in OPTIONAL if name not in there)))
     path = os.pathsep.join(map(str, (folder, Path(bolus.__file__).parents[1])))
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", **more}

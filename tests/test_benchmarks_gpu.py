@@ -193,7 +193,9 @@ def test_what_fits_into_the_minutes_is_measured_and_goes_on_on_another_machine(o
 
 @pytest.mark.slow
 def test_the_whole_of_it_is_rehearsed_and_goes_on(odir: Path, tmp_path: Path) -> None:
-    env = absent.environment(tmp_path / "site", BOLUS_BENCH_DATA=str(odir), BOLUS_CACHE=str(tmp_path / "c"))
+    env = absent.environment(
+        tmp_path / "site", there=("monai",), BOLUS_BENCH_DATA=str(odir), BOLUS_CACHE=str(tmp_path / "c")
+    )
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--rehearsal", "--out", str(tmp_path / "out"), *words]

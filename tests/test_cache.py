@@ -28,6 +28,7 @@ from bolus.data.images.preprocessing import shrink
 from bolus.data.pixels.image import Image, Range
 from bolus.data.readers import frames
 from bolus.errors import CohortError, ImageError
+from damage import flip_bit, zero
 
 SIZE = 16  # of the encoder; cached at 20
 
@@ -130,7 +131,7 @@ def test_a_moved_set_opens_from_a_cache_that_may_only_be_read(tmp_path: Path, mo
     def full(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(shards, "_write", full)
+    monkeypatch.setattr(shards, "save_array", full)
     np.testing.assert_array_equal(units(build_store(cohort, Preprocessing(SIZE))), first)
 
 
@@ -321,6 +322,82 @@ def test_leftovers_are_removed_after_a_day(tmp_path: Path, private_cache: Path) 
             os.utime(path, (yesterday, yesterday))
     build_store(cohort, Preprocessing(SIZE))
     assert {path.name for path in folder.iterdir()} == kept | {"new.npy.tmp", "new.npy"}
+
+
+# Damage ------------------------------------------------------------
+
+
+def filled(tmp_path: Path, number: int = 6, high: int = 256) -> tuple[Cohort, np.ndarray]:
+    """A cohort whose images lie in the cache, and their pixels."""
+    cohort = write(tmp_path / "a", [noise(seed, high) for seed in range(number)])
+    return cohort, units(build_store(cohort, Preprocessing(SIZE)))
+
+
+@pytest.mark.parametrize("high", [256, 4096])
+@pytest.mark.parametrize("harm", ["bit", "zeros"])
+def test_a_damaged_image_is_decoded_again_and_told(
+    tmp_path: Path, private_cache: Path, caplog: pytest.LogCaptureFixture, harm: str, high: int
+) -> None:
+    cohort, before = filled(tmp_path, high=high)
+    (shard,) = private_cache.rglob("*.npy")
+    rng = np.random.default_rng(0)
+    if harm == "bit":
+        flip_bit(shard, rng, start=128)
+    else:
+        zero(shard, rng, 600, start=128)
+    store = build_store(cohort, Preprocessing(SIZE))
+    for _ in range(2):
+        np.testing.assert_array_equal(units(store), before)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == len(set(told)) >= 1
+    assert all("decoded again" in each for each in told)
+    caplog.clear()
+    again = build_store(cohort, Preprocessing(SIZE))  # which decodes into a shard of its own
+    np.testing.assert_array_equal(units(again), before)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".records", ".seen", ".quantiles"])
+def test_no_flipped_bit_of_any_cache_file_changes_a_pixel(tmp_path: Path, private_cache: Path, suffix: str) -> None:
+    cohort, before = filled(tmp_path, high=4096)
+    paths = sorted(private_cache.rglob("*"))
+    whole = {path: path.read_bytes() for path in paths if path.is_file()}
+    (path,) = (path for path in whole if path.suffix == suffix)
+    for seed in range(20):
+        flip_bit(path, np.random.default_rng(seed))
+        np.testing.assert_array_equal(units(build_store(cohort, Preprocessing(SIZE))), before)
+        for made in private_cache.rglob("*"):
+            if made.is_file() and made not in whole:
+                made.unlink()
+        path.write_bytes(whole[path])
+
+
+def test_a_damaged_image_whose_file_is_gone_is_an_error_and_the_next_time_quarantined(
+    tmp_path: Path, private_cache: Path
+) -> None:
+    cohort, before = filled(tmp_path)
+    (shard,) = private_cache.rglob("*.npy")
+    content = bytearray(shard.read_bytes())
+    content[128 + 2 * 400] ^= 1
+    shard.write_bytes(content)
+    store = build_store(cohort, Preprocessing(SIZE))
+    row = int(np.argmin(np.abs(np.load(shard)[2] / 255 - before).max((1, 2, 3))))
+    cohort.image_path(row).unlink()
+    with pytest.raises(CohortError, match=rf"damaged, and cannot be decoded again[\s\S]*row {row + 1}: no such file"):
+        units(store)
+    assert [item.row for item in build_store(cohort, Preprocessing(SIZE)).quarantined] == [row]
+
+
+def test_an_image_that_decodes_otherwise_now_does_not_take_the_place_of_a_damaged_one(
+    tmp_path: Path, private_cache: Path
+) -> None:
+    cohort, _ = filled(tmp_path, number=1)
+    (shard,) = private_cache.rglob("*.npy")
+    flip_bit(shard, np.random.default_rng(0), start=128)
+    store = build_store(cohort, Preprocessing(SIZE))
+    PillowImage.fromarray(noise(9)).save(cohort.image_path(0))
+    with pytest.raises(CohortError, match="not what it was"):
+        units(store)
 
 
 # Quarantine ------------------------------------------------------------

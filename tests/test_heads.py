@@ -14,6 +14,7 @@ from bolus.embedding.nearest import neighbours, normalise
 from bolus.errors import EvaluationError
 from bolus.evaluation.probing.fitting import Labelled, fit_knn, fit_linear, fit_majority
 from bolus.evaluation.probing.heads import Head
+from damage import flip_bit
 
 
 @pytest.mark.parametrize(("task", "num_classes"), [("classify", 2), ("classify", 4), ("regress", 0)])
@@ -59,12 +60,24 @@ def test_a_head_of_an_older_file_is_read_and_knows_nobody(tmp_path):
     with safe_open(tmp_path / "new.safetensors", framework="numpy") as file:
         arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         values = json.loads(file.metadata()["bolus_head"])
-    for key in ("encoder", "salt", "patients"):
+    for key in ("encoder", "salt", "patients", "digest", "digests"):
         del values[key]
     save_file(arrays, tmp_path / "old.safetensors", metadata={"bolus_head": json.dumps(values)})
     old = Head.load(tmp_path / "old.safetensors")
     assert (old.encoder, old.salt, old.patients) == ("", "", ())
     assert not old.knows(np.array(["a", "b"])).any()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_flipped_bit_of_a_head_is_found(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    head = Head("linear", "regress", rng.normal(size=(1, 8)), np.ones(1), np.zeros(8), np.ones(8),
+                np.empty(0, np.int64), 0, target_mean=2.5)  # fmt: skip
+    path = tmp_path / "head.safetensors"
+    head.save(path)
+    flip_bit(path, rng, start=8)  # the first eight bytes hold the length of the header
+    with pytest.raises(EvaluationError, match=r"damaged|is not a head"):
+        Head.load(path)
 
 
 def test_embeddings_of_another_width_are_refused():

@@ -1,7 +1,7 @@
 """Embeddings that were computed once: kept beside the pixels, by the encoder's weights, its input and each image.
 
 A folder for each encoder and input holds parts that are only ever added: `NAME.npy` with vectors float32 `[n, D]`, and
-`NAME.keys.npy` with the keys of their images, uint64 `[n, 2]`, which is written last.
+`NAME.keys.npy` with the keys of their images, uint64 `[n, 2]`, which is written last. A damaged part is as if absent.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bolus.files import replacing
+from bolus.checksums import load_array, save_array
 
 FOLDER = "embeddings"
-VERSION = 1  # of what an encoder makes of the same pixels
+VERSION = 2  # of what an encoder makes of the same pixels, and of the files
 
 
 def embedder_key(weights: str, facts: Any) -> str:
@@ -67,14 +67,15 @@ def remember(
     known = np.zeros(len(keys), bool)
     wanted = _as_one(keys)
     for path in sorted(folder.glob("*.keys.npy")):
-        there, vectors = _as_one(np.load(path)), path.with_name(path.name.replace(".keys.npy", ".npy"))
-        order = np.argsort(there)
-        place = order[np.searchsorted(there, wanted, sorter=order).clip(max=len(there) - 1)] if len(there) else None
-        if place is None or not vectors.is_file():
+        listed, vectors = load_array(path), path.with_name(path.name.replace(".keys.npy", ".npy"))
+        if listed is None or not len(listed):
             continue
+        there = _as_one(listed)
+        order = np.argsort(there)
+        place = order[np.searchsorted(there, wanted, sorter=order).clip(max=len(there) - 1)]
         here = np.flatnonzero((there[place] == wanted) & ~known)
-        if len(here):
-            stored = np.load(vectors, mmap_mode="r")
+        stored = load_array(vectors, mapped=True) if len(here) else None
+        if stored is not None:
             found[here] = stored[place[here]]
             known[here] = True
     missing = np.flatnonzero(~known)
@@ -86,8 +87,7 @@ def remember(
     folder.mkdir(parents=True, exist_ok=True)
     name = uuid.uuid4().hex[:12]
     for suffix, array in ((".npy", computed), (".keys.npy", keys[missing[first]])):
-        with replacing(folder / f"{name}{suffix}") as temporary, temporary.open("wb") as file:
-            np.save(file, array)
+        save_array(folder / f"{name}{suffix}", array)
     return found
 
 

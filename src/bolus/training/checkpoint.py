@@ -1,7 +1,8 @@
 """Checkpoints: saved whole or not at all, resumed exactly, readable without unpickling anything.
 
-A checkpoint is a folder with `tensors.safetensors` and `state.json`. It holds no random state: batches, augmentation
-and losses are functions of the seed and the step, so weights, optimiser and step are all there is.
+A checkpoint is a folder with `tensors.safetensors` and `state.json`, which holds checksums of both. It holds no random
+state: batches, augmentation and losses are functions of the seed and the step, so weights, optimiser and step are all
+there is.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bolus.checksums import find_damage, with_checksums
 from bolus.errors import TrainingError
 from bolus.files import flush, write_json
 
@@ -47,14 +50,18 @@ def save_checkpoint(
                 tensors[f"optimizer/{index}/{key}"] = value
             else:
                 scalars[f"{index}/{key}"] = value
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     # Clones, because safetensors refuses tensors that share memory.
-    save_file(
-        {key: value.detach().clone().contiguous() for key, value in tensors.items()}, temporary / "tensors.safetensors"
-    )
-    flush(temporary / "tensors.safetensors")
-    write_json(temporary / "state.json", {"step": step, "optimizer": scalars, "extra": dict(extra)})
+    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+    state = with_checksums({"step": step, "optimizer": scalars, "extra": dict(extra)}, tensors)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        save_file(tensors, temporary / "tensors.safetensors")
+        flush(temporary / "tensors.safetensors")
+        write_json(temporary / "state.json", state)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     shutil.rmtree(target, ignore_errors=True)
     temporary.replace(target)
     flush(folder)
@@ -71,22 +78,79 @@ def last_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load_checkpoint(path: Path, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
-    """Restore weights and optimiser in place; returns the step and what was saved as extra.
+class Restored(NamedTuple):
+    """What a run goes on from: the step, what was saved as extra, and what a person must know, in sentences."""
+
+    step: int
+    extra: dict[str, Any]
+    remarks: list[str]
+
+
+def restore(folder: Path, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> Restored | None:
+    """Restore weights and optimiser in place from the newest checkpoint that is whole; None where there is none.
+
+    A damaged one is set aside under another name, if one before it is whole.
+
+    Args:
+        folder: of all checkpoints of a run.
+        modules: name -> module, as they were saved.
+        optimizer: as it was saved; its groups stay as they are.
 
     Raises:
-        TrainingError: the checkpoint belongs to other modules or is damaged.
+        TrainingError: every checkpoint is damaged, or the whole one belongs to other modules.
     """
+    found = sorted((path for path in folder.glob("step-*") if (path / "state.json").is_file()), reverse=True)
+    damaged: dict[Path, str] = {}
+    for path in found:
+        try:
+            tensors, state = _read(path)
+        except _DamageError as error:
+            damaged[path] = str(error)
+            continue
+        step = _fill(path, tensors, state, modules, optimizer)
+        remarks = [f"checkpoint {each.name} {why}: going on from step {step}" for each, why in damaged.items()]
+        for each in damaged:
+            with suppress(OSError):  # another process of this run was faster
+                each.rename(each.with_name(f"damaged-{each.name}"))
+        return Restored(step, dict(state["extra"]), remarks)
+    if damaged:
+        said = "; ".join(f"{each.name} {why}" for each, why in damaged.items())
+        raise TrainingError(f"no checkpoint in {folder} is whole: {said}; delete {folder} to begin again at step 0")
+    return None
+
+
+class _DamageError(Exception):
+    """Why a checkpoint cannot be read, as the end of a sentence."""
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the state of a checkpoint, if they are what was written."""
     try:
         tensors = load_file(path / "tensors.safetensors")
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        found = find_damage(state, tensors)
+    except Exception as error:  # safetensors and json each raise their own kinds
+        raise _DamageError(f"is damaged ({error})") from error
+    if found:
+        more = f" and {len(found) - 2} more" if len(found) > 2 else ""
+        raise _DamageError(f"is damaged (its checksum differs: {', '.join(found[:2])}{more})")
+    return tensors, state
+
+
+def _fill(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    modules: Mapping[str, nn.Module],
+    optimizer: Optimizer,
+) -> int:
+    """Load a whole checkpoint in place; returns its step."""
+    try:
         for name, module in modules.items():
             prefix = f"{name}/"
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    except Exception as error:  # safetensors, json and torch each raise their own kinds
-        raise TrainingError(
-            f"{path.name}: damaged, or of another recipe ({error}); delete {path} to go on from the one before"
-        ) from error
+    except Exception as error:
+        raise TrainingError(f"{path.name} is of another recipe ({error}); train in another folder") from error
     entries: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
@@ -97,4 +161,4 @@ def load_checkpoint(path: Path, modules: Mapping[str, nn.Module], optimizer: Opt
         entries.setdefault(int(index), {})[name] = value
     # Learning rates are set anew at every step, so the groups come from the recipe.
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(state["step"]), dict(state["extra"])
+    return int(state["step"])

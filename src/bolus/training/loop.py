@@ -25,7 +25,7 @@ from bolus.recipe import Recipe
 from bolus.recipes.keys import Overrides
 from bolus.run import Run
 from bolus.training.assembly import build_model, check_precision, resolve
-from bolus.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from bolus.training.checkpoint import restore, save_checkpoint
 from bolus.training.health.conflicts import weigh_conflicts
 from bolus.training.health.health import HealthFinding, tell, watch
 from bolus.training.health.online_probe import check_probe
@@ -106,12 +106,12 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
     }
     if run.status != "new":
         warnings = run.recognise(facts)
-        checkpoint = last_checkpoint(run.checkpoints)
-        if checkpoint is not None:
-            step, extra = load_checkpoint(checkpoint, model.modules, model.optimizer)
-            model.scaler.load_state_dict(extra["scaler"])
-            model.combiner.load_state(extra.get("combiner", {}))
-            spent = extra["seconds"]
+        restored = restore(run.checkpoints, model.modules, model.optimizer)
+        if restored is not None:
+            step, spent = restored.step, restored.extra["seconds"]
+            model.scaler.load_state_dict(restored.extra["scaler"])
+            model.combiner.load_state(restored.extra.get("combiner", {}))
+            warnings += restored.remarks
     if not same_everywhere(step, state.device):
         raise TrainingError(f"processes see different checkpoints of {run.folder}; the run folder must be shared")
     for module in model.modules.values():

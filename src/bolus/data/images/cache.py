@@ -11,7 +11,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
-from torch import Tensor
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.volumes import series_codes
@@ -28,6 +27,7 @@ from bolus.data.images.missing_files import likely_cause
 from bolus.data.images.preprocessing import ONE_FRAME, Preprocessing, shrink
 from bolus.data.images.shards import Manifest, ShardWriter, read_manifest, remove_orphans
 from bolus.data.images.sources import UNOPENED, Sources, find_sources, identify, in_threads
+from bolus.data.images.store import ImageStore, Quarantined, Stored
 from bolus.data.pixels.greys import reading_of, refuse_unknown, resolve_ranges
 from bolus.data.readers.frames import read_as, reason_without_name
 from bolus.data.readers.own import Readers, group_by_reader, open_readers
@@ -47,127 +47,6 @@ __all__ = [
 
 Progress = Callable[[int, int], None]
 NAMED_REASONS = 3  # of a file whose frames are lost for several
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    """A row of the table as given of which something was left out; a row is here once.
-
-    Args:
-        row: from 0.
-        reason: why; several reasons for frames of one file are joined by `; `, each with how many it holds for.
-        partial: a clip file of which other frames are there.
-    """
-
-    row: int
-    reason: str
-    partial: bool = False
-
-
-@dataclass
-class Stored:
-    """Images as they lie in the cache: `unit = clip(values * gain + bias, 0, 1)`.
-
-    Args:
-        values: `[N, C, S, S]` uint8 or uint16.
-        gain: `[N, 1, 1, 1]` float32.
-        bias: `[N, 1, 1, 1]` float32.
-    """
-
-    values: Tensor
-    gain: Tensor
-    bias: Tensor
-
-    def unit(self, device: torch.device | str = "cpu") -> Tensor:
-        """Float32 in [0, 1] on the device; the narrow integers are what travels."""
-        values = self.values.to(device, non_blocking=True)
-        gain, bias = self.gain.to(device, non_blocking=True), self.bias.to(device, non_blocking=True)
-        return values.float().mul_(gain).add_(bias).clamp_(0.0, 1.0)
-
-
-@dataclass
-class ImageStore:
-    """The cached images of a cohort's rows.
-
-    Args:
-        preprocessing: the contract, with the range of every modality that needed one.
-        quarantined: rows of the table as given that could not be read, with reasons.
-        out_of_range: likewise rows with values outside a range that was given, which are shown as black or white there.
-        mirrored: bool `[rows]`, which images are mirrored as they are handed out; None where the contract mirrors no
-            side, or the cohort has no sides.
-        sideless: where a side is mirrored, rows of the table as given that have none and stay as they are.
-        folder: of all caches, that of the images' among them.
-    """
-
-    preprocessing: Preprocessing
-    quarantined: list[Quarantined]
-    out_of_range: list[int]
-    _shards: list[npt.NDArray[Any]] = field(repr=False)
-    _shard: npt.NDArray[np.int64] = field(repr=False)  # [rows], -1 where quarantined
-    _offset: npt.NDArray[np.int64] = field(repr=False)
-    _gain: npt.NDArray[np.float32] = field(repr=False)
-    _bias: npt.NDArray[np.float32] = field(repr=False)
-    mirrored: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
-    sideless: list[int] = field(default_factory=list)
-    folder: Path = field(default_factory=Path, repr=False)
-    _content: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 4), np.uint64), repr=False)
-
-    @property
-    def readable(self) -> npt.NDArray[np.bool_]:
-        """Rows that have an image, `[rows]`."""
-        return self._shard >= 0
-
-    @property
-    def remarks(self) -> list[str]:
-        """What a person must know of these images, in sentences; empty where all is well."""
-        said = []
-        left_out = [item.row for item in self.quarantined if not item.partial]
-        if left_out:
-            said.append(f"{len(left_out)} images cannot be read and are left out ({name_rows(left_out)}).")
-        partial = [item.row for item in self.quarantined if item.partial]
-        if partial:
-            clips = f"{len(partial)} clip{'' if len(partial) == 1 else 's'}"
-            said.append(f"{clips} lost some frames, which cannot be read ({name_rows(partial)}).")
-        if self.out_of_range:
-            ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in self.preprocessing.ranges.items())
-            rows = name_rows(self.out_of_range)
-            said.append(f"{len(self.out_of_range)} images have values outside {ranges}, clipped there ({rows}).")
-        if self.sideless:
-            what = f"{len(self.sideless)} images have neither side and stay as they are"
-            said.append(f"{what}, while those of the {self.preprocessing.mirror} are mirrored.")
-        return said
-
-    def gather(self, rows: npt.NDArray[np.int64]) -> Stored:
-        """The images of these rows, in order; every row must be readable, and have the contract of the others."""
-        assert (self._shard[rows] >= 0).all(), "a quarantined row was asked for"
-        shards = [self._shards[shard] for shard in np.unique(self._shard[rows])]
-        assert len({shard.shape[1:] for shard in shards}) == 1, "rows of modalities that differ in size were asked for"
-        wide = any(shard.dtype == np.uint16 for shard in shards)
-        values = np.empty((len(rows), *shards[0].shape[1:]), np.uint16 if wide else np.uint8)
-        for shard in np.unique(self._shard[rows]):
-            here = np.flatnonzero(self._shard[rows] == shard)
-            values[here] = self._shards[shard][self._offset[rows[here]]]
-        if self.mirrored is not None:
-            turned = self.mirrored[rows]
-            values[turned] = values[turned][..., ::-1]
-        return Stored(
-            torch.from_numpy(values),
-            torch.from_numpy(self._gain[rows]).view(-1, 1, 1, 1),
-            torch.from_numpy(self._bias[rows]).view(-1, 1, 1, 1),
-        )
-
-    def keys(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-        """128 bits of each of these rows, uint64 `[n, 2]`: equal where their pixels, as `gather` gives them, are.
-
-        Of the file's content and frame, how it was read and made square, how its values become grey, and the mirror.
-        """
-        found = np.empty((len(rows), 2), np.uint64)
-        mirrored = np.zeros(len(rows), bool) if self.mirrored is None else self.mirrored[rows]
-        for place, row in enumerate(rows.tolist()):
-            parts = (self._content[row], self._gain[row], self._bias[row], mirrored[place])
-            digest = blake2b(b"".join(each.tobytes() for each in parts), digest_size=16)
-            found[place] = np.frombuffer(digest.digest(), np.uint64)
-        return found
 
 
 def cache_folder() -> Path:
@@ -234,6 +113,7 @@ def build_store(
         ),
     )
     store = _open(cohort, preprocessing, found, quarantined)
+    store._decode = partial(_decode_row, cohort, preprocessing, readers)
     store.folder = folder or cache_folder()
     if preprocessing.mirror is not None and sides is not None:
         store.mirrored = sides == SIDES.index(preprocessing.mirror)
@@ -399,6 +279,22 @@ def _decode(
     return {item: failed[first] for item, first in zip(absent.tolist(), firsts, strict=True) if first in failed}
 
 
+def _decode_row(cohort: Cohort, preprocessing: Preprocessing, readers: Readers, row: int) -> npt.NDArray[Any]:
+    """The stored values of one row's image, `[C, S, S]`, from its file."""
+    rows = np.array([row])
+    contract = preprocessing.groups(cohort.modality[rows])[0][0]
+    reading = _readings(cohort, rows, preprocessing.stated, readers)[0][0]
+    sources = find_sources(cohort, rows)
+    path, frame = Path(sources.paths[0]), int(sources.frame[0])
+    [image] = read_as(path, [frame if frame >= 0 else None], reading, readers)
+    try:
+        if isinstance(image, BolusError):
+            raise image
+        return shrink(image, contract).array
+    except BolusError as error:
+        raise CohortError(reason_without_name(error, path)) from error
+
+
 def _open(
     cohort: Cohort,
     preprocessing: Preprocessing,
@@ -433,7 +329,8 @@ def _open(
         used, number = np.unique(each.manifest.shard[some], return_inverse=True)
         shard[each.rows[each.entries >= 0]] = len(arrays) + number
         arrays += [each.manifest.arrays[one] for one in used]
-    content = np.zeros((len(cohort), 4), np.uint64)
+    content, crc = np.zeros((len(cohort), 4), np.uint64), np.zeros(len(cohort), np.uint32)
+    crc[rows] = records["crc"]
     kept = np.concatenate([np.full(len(some), each.contract) for each, some in zip(found, there, strict=True)])
     content[rows] = np.column_stack([records["digest"], records["frame"].astype(np.uint64), kept])
     return ImageStore(
@@ -446,4 +343,5 @@ def _open(
         gain,
         bias,
         _content=content,
+        _crc=crc,
     )

@@ -26,7 +26,7 @@ from bolus.data.pixels.square import Fit, canvas
 from bolus.data.text.laterality import Side
 from bolus.errors import ImageError
 
-FORMAT = 3  # part of every key: raise it when the stored values or the files of the cache change
+FORMAT = 4  # part of every key: raise it when the stored values or the files of the cache change
 ONE_FRAME = "give each frame a row, and its number a column with the role order"
 SINGLE_IMAGES = "this encoder or recipe sees single images: images.unit=clip takes clip files"
 ENLARGE = 1.25  # of the training size, so that crops need little enlargement

@@ -1,9 +1,11 @@
 """The files of a cache folder: shards of images, what they hold, and which files on disk were seen with which content.
 
 `ID.npy` is a memory-mapped array `[n, C, S, S]`; `ID.quantiles`, of shards of 16 bits, says how the values of its n
-images are distributed; `ID.records`, written after both, says what they are; `ID.seen` maps paths with their size and
-time of change to the digest of their content, so that a file is hashed once. Each is written under a temporary name and
-renamed when whole, none is ever changed, and what is torn is as if it were absent.
+images are distributed; `ID.records`, written after both, says what they are, each with a checksum of its image;
+`ID.seen` maps paths with their size and time of change to the digest of their content, so that a file is hashed once.
+Each is written under a temporary name and renamed when whole, none is ever changed, and what is torn or damaged is as
+if it were absent. `ID.damaged` names images of a shard whose checksum was found to differ: the next time they are
+decoded again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +24,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bolus.checksums import load_array, save_array
 from bolus.data.images.preprocessing import Shrunk
 from bolus.data.pixels.greys import GREY
 from bolus.data.pixels.quantiles import LEVELS
-from bolus.files import put_in_place, replacing
+from bolus.files import put_in_place
 
 PART_BYTES = 256 * 2**20  # of a shard at most
 PART_IMAGES = 4096  # likewise: a killed build loses no more than these
 ORPHANED = 86400.0  # seconds after which a file that no build finished is removed
 
 # What a shard holds; a frame of -1 stands for a file that is one image. Values are `stored * gain + bias`.
-RECORD = np.dtype([("digest", "u8", (2,)), ("frame", "i8"), ("gain", "f8"), ("bias", "f8"), ("grey", GREY)])
+# The CRC-32 is that of the image's bytes.
+RECORD = np.dtype(
+    [("digest", "u8", (2,)), ("frame", "i8"), ("gain", "f8"), ("bias", "f8"), ("grey", GREY), ("crc", "u4")]
+)
 SIGHTING = np.dtype([("path", "u8"), ("size", "i8"), ("mtime", "i8"), ("digest", "u8", (2,))])
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, so that frames of one file lie far apart
 
@@ -94,23 +101,26 @@ def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
     arrays: list[npt.NDArray[Any]] = []
     quantiles: list[npt.NDArray[np.float32] | None] = []
     records: list[npt.NDArray[Any]] = [np.empty(0, RECORD)]
+    offsets: list[Integers] = [np.empty(0, np.int64)]
     for path in sorted(folder.glob("*.records")):
-        part, images = _load(path), _load(path.with_suffix(".npy"), mapped=True)
+        part, images = load_array(path), _map(path.with_suffix(".npy"))
         if part is None or images is None or images.shape != (len(part), *shape):
             continue
-        spread = _load(path.with_suffix(".quantiles"), mapped=True) if images.dtype == np.uint16 else None
-        if images.dtype == np.uint16 and (spread is None or len(spread) != len(part)):
+        wide = images.dtype == np.uint16
+        spread = load_array(path.with_suffix(".quantiles"), mapped=True) if wide else None
+        if wide and (spread is None or len(spread) != len(part)):
             continue
+        whole = np.setdiff1d(np.arange(len(part)), _damaged(path.with_suffix(".damaged")))
         arrays.append(images)
         quantiles.append(spread)
-        records.append(part)
-    sightings = [seen for path in sorted(folder.glob("*.seen")) if (seen := _load(path)) is not None]
-    lengths = [len(part) for part in records[1:]]
+        records.append(part[whole])
+        offsets.append(whole)
+    sightings = [seen for path in sorted(folder.glob("*.seen")) if (seen := load_array(path)) is not None]
     return Manifest(
         arrays,
         np.concatenate(records),
-        np.repeat(np.arange(len(lengths)), lengths),
-        np.concatenate([np.arange(length) for length in [0, *lengths]]),
+        np.repeat(np.arange(len(arrays)), np.array([len(each) for each in offsets[1:]], np.int64)),
+        np.concatenate(offsets),
         np.concatenate([np.empty(0, SIGHTING), *sightings]),
         quantiles,
     )
@@ -119,7 +129,20 @@ def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
 def write_sightings(folder: Path, sightings: npt.NDArray[np.void]) -> None:
     """Keep what was learnt by hashing files, in a file of its own; a cache that may only be read stays as it is."""
     with suppress(OSError):
-        _write(folder / f"{uuid.uuid4().hex}.seen", sightings)
+        save_array(folder / f"{uuid.uuid4().hex}.seen", sightings)
+
+
+def mark_damaged(array: npt.NDArray[Any], offset: int) -> None:
+    """Note that an image of a shard is not what was written; a cache that may only be read stays as it is.
+
+    Args:
+        array: the shard, as a manifest has it.
+        offset: where in it.
+    """
+    assert isinstance(array, np.memmap)
+    assert array.filename is not None
+    with suppress(OSError), Path(array.filename).with_suffix(".damaged").open("ab") as file:
+        file.write(np.int64(offset).tobytes())
 
 
 def remove_orphans(folder: Path) -> None:
@@ -159,13 +182,14 @@ class ShardWriter:
 
     def add(self, digest: Keys, frame: int, image: Shrunk) -> None:
         """Store one image under the content `[2]` of its file, and its frame or -1."""
-        kind = image.array.dtype
+        kind, content = image.array.dtype, image.array.tobytes()
+        crc = zlib.crc32(content)
         with self._lock:
             if kind not in self._parts:
                 self._parts[kind] = _Part(self._folder, kind, self._shape)
             part = self._parts[kind]
-            part.file.write(image.array.tobytes())
-            part.records.append((tuple(digest), frame, image.gain, image.bias, image.grey))
+            part.file.write(content)
+            part.records.append((tuple(digest), frame, image.gain, image.bias, image.grey, crc))
             part.quantiles.append(image.quantiles)
             if len(part.records) >= min(PART_IMAGES, PART_BYTES // image.array.nbytes):
                 self._parts.pop(kind).close()
@@ -192,22 +216,26 @@ class _Part:
             self._write_header(len(self.records))
         put_in_place(self.temporary, self.path)
         if self.kind == np.uint16:
-            _write(self.path.with_suffix(".quantiles"), np.stack(self.quantiles))
-        _write(self.path.with_suffix(".records"), np.array(self.records, RECORD))
+            save_array(self.path.with_suffix(".quantiles"), np.stack(self.quantiles))
+        save_array(self.path.with_suffix(".records"), np.array(self.records, RECORD))
 
 
-def _write(path: Path, array: npt.NDArray[Any]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
-
-
-def _load(path: Path, *, mapped: bool = False) -> npt.NDArray[Any] | None:
-    """An array, or None where the file is absent, torn or short."""
+def _map(path: Path) -> npt.NDArray[Any] | None:
+    """A shard's images in their file, or None where it is absent or short; whether they are whole, records tell."""
     try:
-        loaded: npt.NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None)
-        return loaded
+        mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+        return mapped if mapped.dtype in (np.uint8, np.uint16) else None
     except (OSError, ValueError, EOFError):
         return None
+
+
+def _damaged(path: Path) -> Integers:
+    """Offsets of images that were found damaged."""
+    try:
+        content = path.read_bytes()
+        return np.frombuffer(content[: len(content) // 8 * 8], np.int64)
+    except OSError:
+        return np.empty(0, np.int64)
 
 
 def _address(digest: Keys, frame: Integers) -> Keys:

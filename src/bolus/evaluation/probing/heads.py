@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.special import expit, softmax
 
+from bolus.checksums import find_damage, with_checksums, without_checksums
 from bolus.data.cohort.split import Labels, hash_patients, overlap
 from bolus.embedding.nearest import neighbours
 from bolus.encoders.backbone import Encoder
@@ -143,7 +144,7 @@ class Head:
         return full[:, 1] if self.num_classes == 2 else full
 
     def save(self, path: str | Path) -> None:
-        """Write the arrays as safetensors, the rest as JSON in its header; folders are made."""
+        """Write the arrays as safetensors, the rest as JSON in its header, with checksums; folders are made."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         values = asdict(self)
@@ -151,14 +152,15 @@ class Head:
         for key in ("strength", "validation"):
             values[key] = values[key] if math.isfinite(values[key]) else None
         with replacing(path) as temporary:
-            save_file(arrays, temporary, metadata={"bolus_head": json.dumps(values, allow_nan=False)})
+            about = json.dumps(with_checksums(values, arrays), allow_nan=False)
+            save_file(arrays, temporary, metadata={"bolus_head": about})
 
     @classmethod
     def load(cls, path: str | Path) -> Head:
         """Read what `save` wrote.
 
         Raises:
-            EvaluationError: no such file, or not a head.
+            EvaluationError: no such file, not a head, or a damaged one.
         """
         path = Path(path)
         if not path.is_file():
@@ -166,9 +168,13 @@ class Head:
         try:
             with safe_open(path, framework="numpy") as file:
                 values: dict[str, Any] = json.loads((file.metadata() or {})["bolus_head"])
-                values |= {key: file.get_tensor(key) for key in _ARRAYS}
+                arrays = {key: file.get_tensor(key) for key in _ARRAYS}
+            damaged = find_damage(values, arrays)
+            values = without_checksums(values) | arrays
         except Exception as error:
             raise EvaluationError(f"{path} is not a head that `Head.save` wrote") from error
+        if damaged:
+            raise EvaluationError(f"{path} is damaged: its checksum differs ({', '.join(damaged)})")
         for key in ("strength", "validation"):
             values[key] = math.nan if values[key] is None else values[key]
         for key in ("class_names", "notes", "patients"):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from bolus.checksums import find_damage, with_checksums
 from bolus.data.cohort.split import Labels, hash_patients, overlap
 from bolus.embedding.opening import Judged, open_encoder
 from bolus.encoders.families.unet import MaskDecoder
@@ -78,7 +79,7 @@ def save_segmenter(
     weights = segmenter.decoder.state_dict()
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     with replacing(folder / DECODER) as temporary:
-        save_file(state, temporary, metadata={"bolus_segmenter": json.dumps(about)})
+        save_file(state, temporary, metadata={"bolus_segmenter": json.dumps(with_checksums(about, state))})
 
 
 def load_segmenter(folder: str | Path) -> SavedSegmenter:
@@ -92,9 +93,12 @@ def load_segmenter(folder: str | Path) -> SavedSegmenter:
     try:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["bolus_segmenter"])
+        weights = load_file(path)
+        if found := find_damage(about, weights):
+            raise EvaluationError(f"{path} is damaged: its checksum differs ({', '.join(found)})")
         judged = open_encoder(path.parent)
         decoder = MaskDecoder(one_encoder(judged.encoder, wanted_by="segmentation").shape, len(about["labels"]) + 1)
-        decoder.load_state_dict(load_file(path))
+        decoder.load_state_dict(weights)
         names, salt, keys = tuple(map(str, about["names"])), str(about["salt"]), tuple(about["keys"])
     except (OSError, SafetensorError, TypeError, KeyError, ValueError, RuntimeError) as error:
         raise EvaluationError(f"{path} is not the decoder of a segmenter beside it: {type(error).__name__}") from error
