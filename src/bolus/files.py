@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bolus.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # a full disk, a used quota, a limit on a file
 
 
 def check_ending(path: Path, option: str, *endings: str) -> None:
@@ -100,6 +109,40 @@ def flush(path: Path) -> None:
         return
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def tensors_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: in memory of the processor, each its own."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor] | Mapping[str, npt.NDArray[np.generic]], facts: Mapping[str, str]
+) -> None:
+    """Write a safetensors file.
+
+    Args:
+        path: of the file, which `replacing` or `making` puts in place.
+        tensors: name -> tensor as `tensors_of` gives it, or array.
+        facts: texts of the header.
+
+    Raises:
+        OSError: the file cannot be written, as on a full disk; safetensors itself raises an error of its own.
+    """
+    import numpy as np
+    from safetensors import SafetensorError
+
+    if all(isinstance(value, np.ndarray) for value in tensors.values()):
+        from safetensors.numpy import save_file
+    else:
+        from safetensors.torch import save_file
+    try:
+        save_file(dict(tensors), path, metadata=dict(facts) or None)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:

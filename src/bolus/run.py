@@ -14,6 +14,7 @@ evaluations/       one folder for each question asked of the encoder
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.split import hash_patients
 from bolus.data.images.cache import Quarantined
 from bolus.errors import BolusError, TrainingError
-from bolus.files import strict_json, write_json, write_text
+from bolus.files import NO_ROOM, strict_json, write_json, write_text
 from bolus.provenance import versions
 from bolus.recipe import Recipe
 
@@ -192,6 +193,25 @@ class Run:
                 with suppress(OSError):
                     (self.folder / LOCK).unlink()
                     self.folder.rmdir()
+
+    @contextmanager
+    def explain_no_room(self) -> Iterator[None]:
+        """Turn an error for want of room on the disk into a TrainingError that says how to go on.
+
+        >>> with Run(Path("run")).explain_no_room():
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        bolus.errors.TrainingError: no room to write: No space left on device; no checkpoint was written yet: make
+        room, then go on with the same command and --resume
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            stands = f"the last checkpoint of {self.folder} stands" if any(self.checkpoints.glob("step-*")) else ""
+            said = f"no room to write: {os.strerror(error.errno)}; {stands or 'no checkpoint was written yet'}"
+            raise TrainingError(f"{said}: make room, then go on with the same command and --resume") from error
 
     def recognise(self, facts: Mapping[str, Any]) -> list[str]:
         """Compare an unfinished run with what it would be resumed with.

@@ -34,7 +34,7 @@ from bolus.cli.report import report as report_runs
 from bolus.cli.scan import scan
 from bolus.cli.speaking import say, show, spare_letters, talkative, tell
 from bolus.errors import BolusError, UsageError
-from bolus.files import check_ending
+from bolus.files import NO_ROOM, check_ending
 from bolus.terminal import Terminal, VisibleFormatter
 
 if TYPE_CHECKING:
@@ -336,7 +336,8 @@ def _without_names(error: OSError, words: Sequence[str]) -> str:
     beside = [each for each in given if each and path is not None and path.parent == Path(each).absolute().parent]
     named = max(held or beside, key=len, default="a file")
     why = type(error).__name__ if error.errno is None else os.strerror(error.errno)
-    return f"{named} cannot be read or written: {why}; choose another path"
+    then = "make room, or choose another disk" if error.errno in NO_ROOM else "choose another path"
+    return f"{named} cannot be read or written: {why}; {then}"
 
 
 if __name__ == "__main__":

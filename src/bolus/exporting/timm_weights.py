@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import ResNetConfig
 
@@ -19,7 +18,7 @@ from bolus.encoders.backbone import Encoder
 from bolus.encoders.families.hub import make_backbone
 from bolus.encoders.families.vit import PlainViTConfig
 from bolus.errors import EncoderError
-from bolus.files import check_new, making, write_json
+from bolus.files import check_new, making, save_tensors, tensors_of, write_json
 from bolus.recipe import EncoderSpec
 
 STEM = 64  # channels of the stem of timm's ResNets
@@ -84,8 +83,7 @@ def write_timm(encoder: Encoder, folder: str | Path, *, size: int) -> None:
     }
     check_new(folder)
     with making(folder) as temporary:
-        whole = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-        save_file(whole, temporary / "model.safetensors", metadata={"format": "pt"})
+        save_tensors(temporary / "model.safetensors", tensors_of(state), {"format": "pt"})
         found = {"architecture": architecture, "num_classes": 0, "model_args": {**arguments, "in_chans": channels}}
         write_json(temporary / "config.json", {**found, "pretrained_cfg": stated})
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
     MODEL_FOR_BACKBONE_MAPPING,
@@ -26,7 +25,7 @@ from bolus.errors import EncoderError
 from bolus.evaluation.probing.heads import Head
 from bolus.exporting.programs import Outputs, Runner
 from bolus.exporting.transformers_heads import LAYERS, config_of, layer_of
-from bolus.files import write_json
+from bolus.files import save_tensors, tensors_of, write_json
 
 BILINEAR = 2  # of Pillow
 
@@ -68,8 +67,7 @@ def save_transformers(encoder: Encoder, contract: Preprocessing, folder: Path, h
     model = _class_of(encoder, head)
     if head is not None:
         state = {f"{model.base_model_prefix}.{name}": value for name, value in state.items()} | layer_of(encoder, head)
-    whole = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(folder / "model.safetensors", tensors_of(state), {"format": "pt"})
     stated = json.loads(config.to_json_string())
     stated.pop("_name_or_path", None)
     stated |= {} if head is None else config_of(head)

@@ -15,13 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bolus.checksums import find_damage, with_checksums
 from bolus.errors import TrainingError
-from bolus.files import flush, write_json
+from bolus.files import flush, save_tensors, tensors_of, write_json
 
 KEPT = 2  # the newest checkpoint, and the one before it should the newest prove damaged
 
@@ -50,13 +50,12 @@ def save_checkpoint(
                 tensors[f"optimizer/{index}/{key}"] = value
             else:
                 scalars[f"{index}/{key}"] = value
-    # Clones, because safetensors refuses tensors that share memory.
-    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+    tensors = tensors_of(tensors)
     state = with_checksums({"step": step, "optimizer": scalars, "extra": dict(extra)}, tensors)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
-        save_file(tensors, temporary / "tensors.safetensors")
+        save_tensors(temporary / "tensors.safetensors", tensors, {})
         flush(temporary / "tensors.safetensors")
         write_json(temporary / "state.json", state)
     except BaseException:

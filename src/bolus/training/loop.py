@@ -77,7 +77,7 @@ def pretrain(
     run = Run.claim(Path(out), cohort, recipe, resume=resume)
     if run.status == "finished":
         return run
-    with run.alone() if state.is_main_process else nullcontext():
+    with run.alone() if state.is_main_process else nullcontext(), run.explain_no_room():
         return _train(run, cohort, recipe, cache, quiet)
 
 

@@ -211,10 +211,14 @@ class _Part:
         np.lib.format.write_array_header_1_0(self.file, fields)
 
     def close(self) -> None:
-        with self.file as file:
-            file.seek(0)
-            self._write_header(len(self.records))
-        put_in_place(self.temporary, self.path)
+        try:
+            with self.file as file:
+                file.seek(0)
+                self._write_header(len(self.records))
+            put_in_place(self.temporary, self.path)
+        except OSError:
+            self.temporary.unlink(missing_ok=True)
+            raise
         if self.kind == np.uint16:
             save_array(self.path.with_suffix(".quantiles"), np.stack(self.quantiles))
         save_array(self.path.with_suffix(".records"), np.array(self.records, RECORD))

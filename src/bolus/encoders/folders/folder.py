@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CONFIG_MAPPING
 
@@ -21,7 +21,7 @@ from bolus import __version__
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.families.hub import is_named, make_backbone
 from bolus.errors import EncoderError
-from bolus.files import replacing, write_json, write_text
+from bolus.files import replacing, save_tensors, tensors_of, write_json, write_text
 from bolus.recipe import EncoderSpec
 
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "encoder.json", "README.md"
@@ -78,10 +78,8 @@ def save_encoder(
     except (TypeError, ValueError) as error:
         raise EncoderError(f"preprocessing: expected JSON values, found something else: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
-    # Clones, because safetensors refuses tensors that share memory.
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.state_dict().items()}
     with replacing(folder / WEIGHTS) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+        save_tensors(temporary, tensors_of(encoder.state_dict()), {"format": "pt"})
     description["weights"] = _digest(folder / WEIGHTS)
     if card:
         write_text(folder / CARD, card)

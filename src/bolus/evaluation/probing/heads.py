@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from safetensors import safe_open
-from safetensors.numpy import save_file
 from scipy.special import expit, softmax
 
 from bolus.checksums import find_damage, with_checksums, without_checksums
@@ -21,7 +20,7 @@ from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders
 from bolus.errors import EvaluationError
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
-from bolus.files import replacing
+from bolus.files import replacing, save_tensors
 from bolus.provenance import digest_of
 
 _ARRAYS = ("coef", "intercept", "mean", "scale", "classes")
@@ -153,7 +152,7 @@ class Head:
             values[key] = values[key] if math.isfinite(values[key]) else None
         with replacing(path) as temporary:
             about = json.dumps(with_checksums(values, arrays), allow_nan=False)
-            save_file(arrays, temporary, metadata={"bolus_head": about})
+            save_tensors(temporary, arrays, {"bolus_head": about})
 
     @classmethod
     def load(cls, path: str | Path) -> Head:

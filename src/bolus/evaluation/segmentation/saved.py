@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from bolus.checksums import find_damage, with_checksums
 from bolus.data.cohort.split import Labels, hash_patients, overlap
@@ -21,7 +21,7 @@ from bolus.encoders.folders.folder import save_encoder
 from bolus.encoders.modalities import one_encoder
 from bolus.errors import EvaluationError
 from bolus.evaluation.segmentation.segmenter import Segmenter
-from bolus.files import replacing
+from bolus.files import replacing, save_tensors, tensors_of
 
 DECODER = "decoder.safetensors"
 
@@ -76,10 +76,9 @@ def save_segmenter(
     (folder / DECODER).unlink(missing_ok=True)
     save_encoder(segmenter.encoder, folder, preprocessing=segmenter.store.preprocessing.to_json(), lineage=lineage)
     about = {"labels": list(labels), "names": list(labels.values()), **hash_patients(patients)}
-    weights = segmenter.decoder.state_dict()
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    state = tensors_of(segmenter.decoder.state_dict())
     with replacing(folder / DECODER) as temporary:
-        save_file(state, temporary, metadata={"bolus_segmenter": json.dumps(with_checksums(about, state))})
+        save_tensors(temporary, state, {"bolus_segmenter": json.dumps(with_checksums(about, state))})
 
 
 def load_segmenter(folder: str | Path) -> SavedSegmenter:
