@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-all check format docs wheelhouse clean
+.PHONY: install demo test test-all torture check format docs wheelhouse clean
 
 install: $(STAMP)
 
@@ -23,6 +23,11 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Attacks on what docs/reliability.md promises, counted; its table is written from them.
+torture: install
+	$(BIN)/python benchmarks/torture.py
+	$(BIN)/python benchmarks/tables.py
 
 check: install
 	$(BIN)/ruff check .

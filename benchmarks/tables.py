@@ -470,6 +470,15 @@ def summary_table(only: str = "") -> str:
     return markdown(["paper", "question", "minus its ancestor [95 %]", "minus random weights [95 %]"], rows)
 
 
+def torture_table() -> str:
+    """What was attacked, how often, and how often the promise held."""
+    rows = [
+        [line["promise"], line["attack"], f"{line['held']} of {line['tried']}", line.get("remark", "")]
+        for line in results_of("torture")
+    ]
+    return markdown(["promise", "attack", "held", ""], rows)
+
+
 METHODS = ("MLVICX", "COMPRER", "SupReMix", "LEARNER", "GCL")  # with a page in docs/methods
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -516,6 +525,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "meta_labels-filter": filter_table,
     "losses": losses_table,
     "export": export_table,
+    "torture": torture_table,
 }
 
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ from bolus.training.loop import pretrain
 from bolus.training.memory import explain_memory
 from bolus.training.rehearsal import dry_run
 from damage import flip_bit
+from kills import kill_and_resume
 
 Small = dict[str, Any]
 
@@ -100,37 +97,11 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_weights_bit_for_bit
     tiny_cohort: Path, small_recipe: Small, tmp_path: Path
 ) -> None:
     keys = ["training.epochs=6", "training.checkpoint_steps=3", "training.health_epochs=null"]
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(Recipe.load(small_recipe).override(keys).to_yaml())
-    whole = pretrain(tiny_cohort, recipe=recipe, out=tmp_path / "whole", cache=tmp_path / "cache", quiet=True)
-    folder, rng, killed = tmp_path / "killed", random.Random(0), 0
-    script = (
-        "import sys, torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path; from bolus.training.loop import pretrain\n"
-        "cohort, recipe, out, cache, *resume = sys.argv[1:]\n"
-        "pretrain(cohort, recipe=recipe, out=out, cache=Path(cache), resume=bool(resume), quiet=True)"
-    )
-    command = [sys.executable, "-c", script, str(tiny_cohort), str(recipe), str(folder), str(tmp_path / "cache")]
-    resume: list[str] = []
-    for _ in range(2):
-        process = subprocess.Popen([*command, *resume], env={**os.environ, "OMP_NUM_THREADS": "1"})
-        wanted = rng.randint(1, 8)
-        seen = _steps(folder)
-        while process.poll() is None and _steps(folder) < seen + wanted:
-            time.sleep(0.01)
-        if process.poll() is None:
-            process.kill()
-            killed += 1
-        process.wait()
-        resume = ["resume"] if (folder / "run.json").is_file() else []
-    assert killed == 2, "the run ended before it could be killed"
-    last = pretrain(tiny_cohort, recipe=recipe, out=folder, cache=tmp_path / "cache", quiet=True, resume=True)
+    recipe, cache = Recipe.load(small_recipe).override(keys), tmp_path / "cache"
+    whole = pretrain(tiny_cohort, recipe=recipe, out=tmp_path / "whole", cache=cache, quiet=True)
+    killed, last = kill_and_resume(tiny_cohort, recipe, tmp_path / "killed", cache, kills=3, seed=0)
+    assert killed >= 2, "the run ended before it could be killed"
     assert weights(last) == weights(whole)
-
-
-def _steps(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return sum(1 for _ in path.open()) if path.is_file() else 0
 
 
 def test_looking_at_a_run_does_not_change_it(
