@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import time
@@ -322,6 +323,19 @@ def test_leftovers_are_removed_after_a_day(tmp_path: Path, private_cache: Path) 
             os.utime(path, (yesterday, yesterday))
     build_store(cohort, Preprocessing(SIZE))
     assert {path.name for path in folder.iterdir()} == kept | {"new.npy.tmp", "new.npy"}
+
+
+def test_two_that_build_one_cache_at_once_both_finish(tmp_path: Path) -> None:
+    cohort = write(tmp_path / "a", [noise(seed) for seed in range(60)])
+    fork = multiprocessing.get_context("fork")
+    builders = [fork.Process(target=build_store, args=(cohort, Preprocessing(SIZE))) for _ in range(3)]
+    for each in builders:
+        each.start()
+    for each in builders:
+        each.join(60)
+    assert [each.exitcode for each in builders] == [0, 0, 0]
+    store = build_store(cohort, Preprocessing(SIZE), on_progress=refuse)  # nothing is left to decode
+    np.testing.assert_allclose(units(store)[:, 0], np.stack([noise(seed) for seed in range(60)]) / 255, atol=1e-6)
 
 
 # Damage ------------------------------------------------------------
