@@ -8,6 +8,7 @@ Cohort: odir by `group`, as comprer_odir.py has it; 40 % of the patients for tes
 weights and sees 64 images a step: comprer both eyes of 32 patients, the others 32 images in two views; `planned` is
 what `bolus plan` composes. Beside them stand the start itself, frozen, and random weights. A linear probe reads each
 class of the eye from the labels of 5, 10 and 100 % of the training patients, and age; an eye looks for its fellow.
+One arm of one seed sees four times as many passes.
 Whole fine-tuning is what a user does in the end: 8 epochs with the labels of 10 % of the patients, and with all.
 Keys were fixed beforehand and are the same for every arm.
 """
@@ -47,25 +48,29 @@ KEYS = (
     "training.epochs=1000",
 )
 TWO_VIEWS = "sampling={batch_size: 32, partners: 0}"
-ARMS: dict[str, Arm] = {
-    "comprer": (
-        "comprer_bilateral",
-        (
-            *without("reconstruction"),
-            "objectives.measures.targets=[score:age, attribute:sex]",
-            "sampling={participants: 32, batch_size: 64}",
-        ),
+LONGER, TIMES = "comprer, four times as long", 4
+COMPRER: Arm = (
+    "comprer_bilateral",
+    (
+        *without("reconstruction"),
+        "objectives.measures.targets=[score:age, attribute:sex]",
+        "sampling={participants: 32, batch_size: 64}",
     ),
+)
+ARMS: dict[str, Arm] = {
+    "comprer": COMPRER,
     "simclr": ("simclr", (TWO_VIEWS,)),
     "supremix": ("supremix", ("objectives.supremix.targets=[score:age]", TWO_VIEWS)),
     "planned": ("", ()),
+    LONGER: COMPRER,
 }
 
 
 def steps_for(recipe: Recipe, work: Path, cell: Cell) -> list[str]:
     """As many steps as the passes of the tier allow, in batches so many times as large as the recipe's."""
     tier = STUDY.tiers[cell["tier"]]
-    return steps_of(recipe, tier.get("passes", PASSES), tier.get("batches", 1))
+    passes = tier.get("passes", PASSES) * (TIMES if cell["arm"] == LONGER else 1)
+    return steps_of(recipe, passes, tier.get("batches", 1))
 
 
 def steps_of(recipe: Recipe, passes: int, times: float = 1) -> list[str]:
@@ -165,7 +170,8 @@ def compare(finished: Finished) -> Lines:
     """Every arm less the start, less random weights and less simclr, frozen and fine-tuned."""
     cohort, lines = Cohort.open(comprer_odir.prepare(finished.work, {})), Lines()
     facts = {"cohort": "odir", "tier": finished.tier, "split_hash": cohort.split_hash}
-    compared: dict[str, Any] = {"others": (START, RANDOM, "simclr"), "seeds": STUDY.seeds, "order": JUDGED.arms}
+    order = (*JUDGED.arms, LONGER)
+    compared: dict[str, Any] = {"others": (START, RANDOM, "simclr"), "seeds": STUDY.seeds, "order": order}
     lines += compare_cells(questions(cohort), finished.lines(JUDGED), **compared, facts=facts | {"probe": "linear"})
     for grid in (FEW_TUNED, ALL_TUNED):
         fraction = grid.parts[0]["labelled"]
@@ -174,7 +180,8 @@ def compare(finished: Finished) -> Lines:
     return lines
 
 
-JUDGED = Grid("starts-judged{tier}.jsonl", judge, (*ARMS, START, RANDOM))
+USUAL = tuple(arm for arm in ARMS if arm != LONGER)
+JUDGED = Grid("starts-judged{tier}.jsonl", judge, (*USUAL, START, RANDOM), ablations=(LONGER,))
 TUNED = "starts-finetuned{tier}.jsonl"
 FEW_TUNED = Grid(TUNED, finetune, (START, "comprer", "planned"), parts=({"labelled": 0.1},))
 ALL_TUNED = Grid(TUNED, finetune, (), ablations=FEW_TUNED.arms, parts=({"labelled": 1.0},))
@@ -201,6 +208,7 @@ STUDY = Study(
     prepare=comprer_odir.prepare,
     compare=compare,
     further=steps_for,
+    ablations=(LONGER,),
     then=(JUDGED, FEW_TUNED, ALL_TUNED),
 )
 
