@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.data.cohort.split import overlap
+from bolus.data.cohort.split import seen_rows
 from bolus.embedding.opening import Judged
 from bolus.embedding.table import free_names
 from bolus.evaluation.probing.heads import Head
 from bolus.evaluation.segmentation.saved import SavedSegmenter
+from bolus.site_key import say_absent
 
 
 def beside_table(table: pd.DataFrame, first: npt.NDArray[np.int64], said: pd.DataFrame) -> pd.DataFrame:
@@ -29,17 +30,27 @@ def beside_table(table: pd.DataFrame, first: npt.NDArray[np.int64], said: pd.Dat
 
 def note_seen(judged: Judged, fitted: Head | SavedSegmenter, patients: pd.Series) -> list[str]:
     """How many rows are of patients that encoder and head, or segmenter, were trained on, as counts in sentences."""
-    trained = np.zeros(len(patients), dtype=bool)
-    for training in judged.lineage:
-        trained |= overlap(set(training["keys"]), patients, training["salt"])
     who = "the head" if isinstance(fitted, Head) else "the segmenter"
     what = "was fitted on, validation included" if isinstance(fitted, Head) else "learnt the masks of"
+    own = [{"keys": fitted.patients, "salt": fitted.salt, "key": fitted.key}] if fitted.patients else []
     said = []
-    for rows, known, name, seen in (
-        (trained, judged.lineage, judged.name, "the encoder was trained on"),
-        (fitted.knows(patients), fitted.patients, who, f"{who} {what}"),
+    for lineage, name, seen in (
+        (judged.lineage, judged.name, "the encoder was trained on"),
+        (own, who, f"{who} {what}"),
     ):
+        rows, absent = np.zeros(len(patients), dtype=bool), dict[str, None]()
+        for training in lineage:
+            found = seen_rows(training, patients)
+            if found is None:
+                absent[training["key"]] = None
+            else:
+                rows |= found
         counted = f"{int(rows.sum())} of {len(rows)} rows belong to patients that {seen}"
         worse = "; on new patients it may do worse." if rows.any() else "."
-        said.append(f"{counted}{worse}" if known else f"Which patients {name} has seen is not known here.")
+        if len(absent) < len(lineage):
+            said.append(f"{counted}{worse}")
+        elif not lineage:
+            said.append(f"Which patients {name} has seen is not known here.")
+        said += [f"Whether {name} has seen these patients is not known: those it saw were {say_absent(key)}."
+                 for key in absent]  # fmt: skip
     return said
