@@ -21,7 +21,7 @@ from bolus.encoders.folders.folder import lineage_of
 from bolus.errors import LeakageError, UsageError
 from bolus.evaluation.probing.heads import Head
 from bolus.run import Run
-from bolus.site_key import fingerprint_of, keys_folder, open_site_key, read_secret, site_key_path
+from bolus.site_key import fingerprint_of, keys_folder, open_site_key, read_secret, say_absent, site_key_path
 
 PATIENTS = np.array(["1000001", "1000002"])
 
@@ -153,10 +153,7 @@ def test_a_run_names_its_key_and_an_evaluation_says_where_it_is_not_here(
     found = bolus.evaluate(run.folder, turned, **everything)
     notes = json.loads((found.folder / "notes.json").read_text())
     said = [note for note in _texts(notes) if "overlap was not checked" in note]
-    assert said == [
-        f"run: overlap was not checked: its training patients were hashed with the key {fingerprint}, which is not "
-        "here; ask who trained for that key file and set BOLUS_KEY to it, or compare where it lies."
-    ]
+    assert said == [f"run: overlap was not checked: its training patients were {say_absent(fingerprint)}."]
     head = Head.load(found.folder / "head-sick-linear.safetensors")
     assert head.key == open_site_key().fingerprint != fingerprint
     frame = bolus.predict(run.folder, tiny_cohort, head="sick", cache=tmp_path / "cache")

@@ -15,8 +15,8 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec, SplitSpec
 from bolus.data.cohort.split import (
     fold_patients,
-    identifier_text,
     hash_patients,
+    identifier_text,
     leave_site_out,
     overlap,
     patient_keys,

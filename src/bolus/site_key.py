@@ -112,7 +112,7 @@ def say_absent(fingerprint: str) -> str:
     """Why nothing can be compared with hashes under a key that is not here, and what helps, after a subject.
 
     >>> say_absent("fff5a7c0a16197e2")
-    'hashed with the key fff5a7c0a16197e2, which is not here; ask who trained for that key file and set BOLUS_KEY to it, ...
+    'hashed with the key fff5a7c0a16197e2, which is not here; ask ... and set BOLUS_KEY to it, or compare where it lies'
     """
     return (
         f"hashed with the key {fingerprint}, which is not here; ask who trained for that key file and set {VARIABLE} "
