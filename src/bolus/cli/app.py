@@ -286,13 +286,8 @@ def predict(
     asked |= {"columns": names(columns) or (), "with_table": not bare}
     frame = run_predict(encoder, table.open(cohort), head=head, out=out, **asked)
     predicted, remarks = int(frame["reason"].isna().sum()), frame.attrs["remarks"]
-    facts = {
-        "out": str(out),
-        "rows": len(frame),
-        "predictions": predicted,
-        "notes": remarks,
-        "left_out": frame.attrs["left_out"],
-    }
+    facts = {"out": str(out), "rows": len(frame), "predictions": predicted, "notes": remarks}
+    facts |= {"left_out": frame.attrs["left_out"]}
     said = [*say_left_out(frame.attrs["left_out"]), *(f"note: {remark}" for remark in remarks)]
     tell(facts, f"{predicted} predictions for {len(frame)} rows in {out}", *said)
 

@@ -55,7 +55,8 @@ def unguard_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Write a table that a spreadsheet may open: no cell and no name of a column is a formula; no index.
 
-    Where a text holds a semicolon or a tab, which separate cells in some countries, all texts stand in quotes.
+    Where a text holds a semicolon or a tab, which separate cells in some countries, or a return, all texts stand in
+    quotes.
     """
     frame = frame.rename(columns=lambda name: guard(str(name)))
     torn = any(_torn(name) for name in frame.columns)
@@ -68,13 +69,10 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _is_text(column: pd.Series[Any]) -> bool:
-    import pandas as pd
+    from pandas.api.types import is_object_dtype, is_string_dtype
 
-    kinds = pd.api.types
-    return (
-        kinds.is_object_dtype(column) or kinds.is_string_dtype(column) or isinstance(column.dtype, pd.CategoricalDtype)
-    )
+    return is_object_dtype(column) or is_string_dtype(column) or column.dtype == "category"
 
 
 def _torn(value: object) -> bool:
-    return isinstance(value, str) and (";" in value or "\t" in value)
+    return isinstance(value, str) and any(separator in value for separator in ";\t\r")

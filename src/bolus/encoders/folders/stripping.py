@@ -60,7 +60,7 @@ def _take_patients(path: Path) -> bool:
         names = [key for key in ("patients", "keys") if notes.get(key)]
         found = found or bool(names)
         if names:
-            header[name] = json.dumps({**notes, **dict.fromkeys(names, []), "salt": "", "key": ""}, allow_nan=False)
+            header[name] = json.dumps({**notes, **{key: [] for key in names}, "salt": "", "key": ""}, allow_nan=False)
     if found:
         arrays = load_arrays(path)
         with replacing(path) as temporary:
@@ -69,10 +69,12 @@ def _take_patients(path: Path) -> bool:
 
 
 PRIVATE = (
-    Private("keyed hashes of the training patients", "whether test patients were trained on", DESCRIPTION, _take_lineage),
+    Private(
+        "keyed hashes of the training patients", "whether test patients were trained on", DESCRIPTION, _take_lineage
+    ),
     Private("keyed hashes of the patients of the head", "whom the head was fitted on", HEAD, _take_patients),
     Private("keyed hashes of the patients of the decoder", "whose masks it has learnt", DECODER, _take_patients),
-)  # fmt: skip
+)
 """Everything in an encoder folder that leads to patients: what is added to a folder is added here."""
 
 
@@ -114,8 +116,9 @@ def strip(source: str | Path, out: str | Path | None = None) -> Stripped:
         if out is None:
             raise UsageError(f"{folder} is a run, which keeps what it knows; name a folder for its encoder with -o")
         folder = folder / "encoder"
-    parts = [path.parent for path in sorted([folder / DESCRIPTION, *folder.glob(f"*/{DESCRIPTION}")]) if path.is_file()]
-    if not parts or ((folder / DESCRIPTION).is_file() and len(parts) > 1):
+    described = folder.glob(f"*/{DESCRIPTION}") if (folder / OF_MODALITIES).is_file() else [folder / DESCRIPTION]
+    parts = sorted(path.parent for path in described if path.is_file())
+    if not parts:
         raise EncoderError(f"expected an encoder folder with {DESCRIPTION}, found none in {folder}")
     places = {folder, *parts}
     others = {path for place in places for path in place.iterdir() if path.name not in KNOWN} - places
