@@ -79,6 +79,7 @@ def test_columns_are_added_by_name_and_an_unknown_one_names_its_neighbour() -> N
     cohort = Cohort(TABLE, SPEC)
     assert chosen_columns(cohort, ["report", "patient"]) == ["patient", "visit", "sex", "edema", "report", "score"]
     assert chosen_columns(cohort, ["patient"], with_table=False) == ["patient"]
+    assert chosen_columns(cohort, "patient", with_table=False) == ["patient"]
     assert left_out(cohort, with_table=False) == []
     with pytest.raises(UsageError, match=r"no column 'patients'; did you mean 'patient'\?"):
         chosen_columns(cohort, ["patients"])
@@ -111,7 +112,7 @@ def test_embeddings_and_predictions_take_the_same(
     words = ("--head", head, "-o", tmp_path / "q.csv")
     code, said = call_bolus("predict", encoder, tiny_cohort, *words)
     assert code == 0, said
-    assert "left out of the table: image, patient, note (persons, places" in said
+    assert "left out: image, patient, note (persons, places" in said
     code, said = call_bolus("embed", encoder, tiny_cohort, "-o", tmp_path / "q.parquet", "--columns", "patient,sexes")
     assert (code, "no column 'sexes'; did you mean 'sex'?" in said) == (2, True)
     code, said = call_bolus("predict", encoder, tiny_cohort, *words, "--no-table", "--columns", "patient")

@@ -95,9 +95,9 @@ def say_left_out(columns: Sequence[str]) -> list[str]:
     """A line on the columns of the table that were not written, where there are any.
 
     >>> say_left_out(["image", "patient"])
-    ['left out of the table: image, patient (persons, places, files, days, or no role); --columns NAME,... writes them']
+    ['left out: image, patient (persons, places, files, days or no role); --columns NAME,... writes them']
     """
     more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
-    why = "persons, places, files, days, or no role"
+    why = "persons, places, files, days or no role"
     shown = ", ".join(columns[:SHOWN]) + more
-    return [f"left out of the table: {shown} ({why}); --columns NAME,... writes them"] if columns else []
+    return [f"left out: {shown} ({why}); --columns NAME,... writes them"] if columns else []

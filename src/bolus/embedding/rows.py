@@ -43,7 +43,7 @@ def chosen_columns(cohort: Cohort, columns: Sequence[str] = (), *, with_table: b
     >>> chosen_columns(cohort), chosen_columns(cohort, ["patient"]), chosen_columns(cohort, ["note"], with_table=False)
     (['sex'], ['patient', 'sex'], ['note'])
     """
-    names = list(map(str, cohort.table.columns))
+    names, columns = list(map(str, cohort.table.columns)), [columns] if isinstance(columns, str) else columns
     for column in columns:
         if column not in names:
             raise UsageError(f"columns: the table has no column {column!r}; {suggest(column, names)}")
@@ -105,7 +105,7 @@ def free_names(names: list[str], taken: set[str]) -> list[str]:
 
 
 def _identifies(cohort: Cohort, role: str) -> bool:
-    """Whether values of the role may say who somebody is, or when they came; so may the role split, which is said."""
+    """Whether values of the role may say who somebody is, or when they came; the role split is written anyway."""
     if role in IDENTIFYING or role == "split":
         return True
     values = cohort.values(role).dropna()
@@ -113,7 +113,7 @@ def _identifies(cohort: Cohort, role: str) -> bool:
         days = pd.to_numeric(values, errors="coerce")
         return bool((days.isna() | (days.abs() >= FIRST_DATE)).any())
     if is_number_role(role):
-        return role == "visit" and bool((pd.to_numeric(values).abs() >= FIRST_DATE).any())
+        return role == "visit" and bool((pd.to_numeric(values, errors="coerce").abs() >= FIRST_DATE).any())
     if pd.api.types.is_datetime64_any_dtype(values):
         return True
     return any(_DATE.search(str(value)) for value in values.unique())
