@@ -182,7 +182,7 @@ def test_an_encoder_is_not_judged_on_its_own_people_in_another_spelling(trained:
     there = cohort(np.array(judged, dtype=object))
     assert overlap(keys, np.array(judged, dtype=object), "salt").tolist() == [False, True, True]
     with pytest.raises(LeakageError, match=r"found 2 of 3 patients \(rows 2, 3\)"):
-        refuse_overlap(keys, "salt", there.patients, [0, 1, 2], "the test rows")
+        refuse_overlap({"salt": "salt", "keys": sorted(keys)}, there.patients, [0, 1, 2], "the test rows")
     encoder: Any = SimpleNamespace(name="run", lineage=[{"keys": sorted(keys), "salt": "salt"}])
     with pytest.raises(LeakageError, match=r"\(rows 2, 3\)"):
         refuse_seen_patients(encoder, there, rows=np.ones(3, bool))

@@ -599,8 +599,7 @@ def test_each_encoder_may_start_from_a_folder_and_hands_its_lineage_on(
     begun = [f"modalities.MR.encoder.backbone={run.encoder / '1-MR'}", "modalities.MR.encoder.pretrained=true"]
     recipe = Recipe.load(apart).override(begun)
     made = pretrain(two, recipe=recipe, out=tmp_path / "second", cache=tmp_path / "cache", quiet=True)
-    own = {"salt": made.record["salt"], "keys": made.record["training_patients"]}
-    expected = [own, *lineage_of(run.encoder / "1-MR")]
+    expected = [made.training, *lineage_of(run.encoder / "1-MR")]
     assert [lineage_of(made.encoder / part) for part in ("0-CFP", "1-MR")] == [expected, expected]
     with pytest.raises(EncoderError, match="name one of its folders"):
         build_encoder(EncoderSpec(backbone=str(run.encoder), pretrained=True), seed=0)

@@ -317,6 +317,7 @@ ARGUMENTS: dict[tuple[str, ...], str] = {
     ("embed",): "run table.yaml -o OUT/e.parquet",
     ("predict",): "run table.yaml --head HEAD -o OUT/p.csv",
     ("export",): "run --to torch -o OUT/x",
+    ("strip",): "run -o OUT/s",
     ("report",): "run -o OUT/r.html",
     ("recipes",): "",
     ("bench",): f"table.yaml --seconds 0.1 -o OUT/b.json {' '.join(SMALL)}",

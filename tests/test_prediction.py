@@ -53,9 +53,10 @@ def test_a_classifier_gives_back_every_row_with_its_probability(
     out = judge(encoder, tiny_cohort, "classify", "sick")
     frame = predict(encoder, tiny_cohort, head="sick", cache=tmp_path / "cache")
     table = Cohort.open(tiny_cohort).table
-    assert frame.columns.tolist() == ["row", *table.columns, "predicted", "probability:1", "reason"]
+    own = [name for name in table.columns if name not in ("image", "patient")]
+    assert frame.columns.tolist() == ["row", "split", *own, "predicted", "probability:1", "reason"]
     assert frame["row"].tolist() == list(range(1, 61))
-    assert frame["image"].tolist() == table["image"].tolist()
+    assert frame["visit"].tolist() == table["visit"].tolist()
     assert frame["reason"].isna().all()
     assert (frame["predicted"] == np.where(frame["probability:1"] > 0.5, "1", "0")).all()
     test = frame[Cohort.open(tiny_cohort).split == "test"]
@@ -70,7 +71,7 @@ def test_a_regression_gives_numbers_without_needing_the_score(encoder: Path, tin
     new = tiny_cohort.with_name("new.csv")
     pd.read_csv(tiny_cohort.with_name("table.csv"))[["image", "patient"]].iloc[::-1].to_csv(new, index=False)
     frame = predict(encoder, new, head="score:severity", cache=tmp_path / "cache")
-    assert frame.columns.tolist() == ["row", "image", "patient", "prediction", "reason"]
+    assert frame.columns.tolist() == ["row", "split", "prediction", "reason"]
     vectors = np.stack(list(embed(encoder, new, cache=tmp_path / "cache")["embedding"]))
     head = Head.load(out / "head-severity-linear.safetensors")
     np.testing.assert_allclose(frame["prediction"], head.predict(vectors), rtol=1e-6)
@@ -166,7 +167,8 @@ def test_columns_of_the_table_that_are_taken_get_another_name(encoder: Path, tin
     table = pd.read_csv(tiny_cohort.with_name("table.csv"))
     table.assign(prediction="old", row="r", table_row="s").to_csv(tiny_cohort.with_name("taken.csv"), index=False)
     head = make_head(tmp_path / "h.safetensors", 256, 0)
-    frame = predict(encoder, tiny_cohort.with_name("taken.csv"), head=head, cache=tmp_path / "cache")
+    names = ("prediction", "row", "table_row")
+    frame = predict(encoder, tiny_cohort.with_name("taken.csv"), head=head, cache=tmp_path / "cache", columns=names)
     assert (frame["table_prediction"] == "old").all()
     assert (frame["table_row"] == "s").all()
     assert (frame["table_table_row"] == "r").all()
@@ -212,7 +214,7 @@ def test_a_clip_is_one_line_and_lost_frames_are_said(tiny_cohort: Path, tmp_path
     head = make_head(tmp_path / "h.safetensors", 256, 0)
     for name in ("p10_0", "p10_1", "p10_2", "p11_1"):
         (tiny_cohort.parent / "img" / f"{name}.png").write_bytes(b"not an image")
-    frame = predict(tmp_path / "v", cohort, head=head, cache=tmp_path / "cache")
+    frame = predict(tmp_path / "v", cohort, head=head, cache=tmp_path / "cache", columns=["clip"])
     assert frame["row"].tolist() == list(range(1, 61, 3))
     assert frame["clip"].tolist() == table["clip"].unique().tolist()
     assert frame["prediction"].isna().tolist() == [True] + [False] * 19

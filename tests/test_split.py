@@ -15,6 +15,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec, SplitSpec
 from bolus.data.cohort.split import (
     fold_patients,
+    hash_patients,
     identifier_text,
     leave_site_out,
     overlap,
@@ -173,22 +174,22 @@ def test_keys_tell_who_was_trained_on_and_nothing_else():
 
 
 def test_overlap_is_refused_with_counts_and_rows():
-    keys = patient_keys(np.array(["secret-a", "secret-b"]), "salt")
+    trained = hash_patients(np.array(["secret-a", "secret-b"]))
     patients = np.array(["secret-c", "secret-a", "secret-a", "secret-b", "secret-d"])
-    refuse_overlap(keys, "salt", patients, np.array([0, 4]), "the test rows")
+    refuse_overlap(trained, patients, np.array([0, 4]), "the test rows")
     with pytest.raises(LeakageError, match=r"the test rows: .* found 1 of 3 patients \(rows 2, 3\)") as caught:
-        refuse_overlap(keys, "salt", patients, np.array([0, 1, 2, 4]), "the test rows")
+        refuse_overlap(trained, patients, np.array([0, 1, 2, 4]), "the test rows")
     assert "secret" not in str(caught.value)
     with pytest.raises(LeakageError, match=r"found 1 of 1 patients \(row 4\)"):
-        refuse_overlap(keys, "salt", patients, np.array([False, False, False, True, False]), "the test rows")
+        refuse_overlap(trained, patients, np.array([False, False, False, True, False]), "the test rows")
 
 
 def test_overlap_that_cannot_be_known_is_refused():
     patients = pd.Series(["a", None])
     with pytest.raises(CohortError, match="row 2 "):
-        refuse_overlap(patient_keys(np.array(["z"]), "salt"), "salt", patients, [0, 1], "the test rows")
-    refuse_overlap(set(), "salt", patients, [0, 1], "the test rows")  # an encoder from elsewhere has no keys
-    refuse_overlap(patient_keys(np.array(["z"]), "salt"), "salt", patients, [0], "the test rows")
+        refuse_overlap(hash_patients(np.array(["z"])), patients, [0, 1], "the test rows")
+    refuse_overlap({"salt": "", "keys": []}, patients, [0, 1], "the test rows")  # an encoder from elsewhere
+    refuse_overlap(hash_patients(np.array(["z"])), patients, [0], "the test rows")
 
 
 def test_digest_knows_sides_but_not_order():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bolus.embedding.opening import open_encoder as open_encoder
     from bolus.embedding.table import embed as embed
     from bolus.encoders.folders.folder import load_encoder as load_encoder
+    from bolus.encoders.folders.stripping import strip as strip
     from bolus.errors import BolusError as BolusError
     from bolus.evaluation.audit.audit import evaluate_audit as evaluate_audit
     from bolus.evaluation.change.change import evaluate_change as evaluate_change
@@ -88,6 +89,7 @@ _HOMES = {
     "report": "bolus.reporting.writing",
     "scan": "bolus.scanning.scanning",
     "score_contrast_loss": "bolus.objectives.scores.score",
+    "strip": "bolus.encoders.folders.stripping",
     "supremix_loss": "bolus.objectives.scores.supremix",
     "top_k": "bolus.evaluation.retrieval.retrieve",
     "varcov_loss": "bolus.objectives.contrasts.varcov",

@@ -118,7 +118,7 @@ def _digest(tensor: Tensor | npt.NDArray[Any]) -> str:
     else:
         import torch
 
-        kind = str(tensor.dtype)
+        kind = str(tensor.dtype).removeprefix("torch.")  # as numpy has it
         content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     digest = hashlib.blake2b(f"{kind} {tuple(tensor.shape)} ".encode(), digest_size=16)
     digest.update(content.reshape(-1).view(np.uint8).data)

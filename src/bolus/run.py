@@ -2,7 +2,7 @@
 
 recipe.yaml        every key, resolved
 cohort.yaml        the table and its roles
-run.json           versions, hashes, the salt and keyed hashes of the training patients, how it ended
+run.json           versions, hashes, keyed hashes of the training patients and which key they are under, how it ended
 metrics.jsonl      losses, speed, health
 quarantine.jsonl   rows that could not be read, with reasons
 checkpoints/       the last whole checkpoint
@@ -115,6 +115,12 @@ class Run:
             raise BolusError(f"no run in {self.folder}: expected {self.record_path.name} there") from error
         except (TypeError, ValueError) as error:
             raise BolusError(f"{self.record_path}: damaged: {error}") from error
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Whom it was trained on, as `hash_patients` says; before keys were the site's, without `key`."""
+        key = {"key": self.record["key"]} if "key" in self.record else {}
+        return {"salt": self.record["salt"], **key, "keys": self.record["training_patients"]}
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -270,6 +276,7 @@ class Run:
                 "versions": versions(),
                 "platform": platform.platform(),
                 "salt": trained_on["salt"],
+                "key": trained_on["key"],
                 "training_patients": trained_on["keys"],
             }
         )

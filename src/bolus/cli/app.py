@@ -19,20 +19,23 @@ from bolus.cli.ablate import ablate
 from bolus.cli.bench import bench as measure_machine
 from bolus.cli.commands import Verbs, grouped
 from bolus.cli.evaluate import app as evaluate
-from bolus.cli.export import export
+from bolus.cli.export import export, strip
 from bolus.cli.options import (
     CacheOption,
     CohortArgument,
+    ColumnsOption,
     EncoderArgument,
+    NoTableOption,
     OverridesArgument,
     PrecisionOption,
     SizeOption,
     TableOptions,
+    names,
     refuse_swapped,
 )
 from bolus.cli.report import report as report_runs
 from bolus.cli.scan import scan
-from bolus.cli.speaking import say, show, spare_letters, talkative, tell
+from bolus.cli.speaking import say, say_left_out, show, spare_letters, talkative, tell
 from bolus.errors import BolusError, UsageError
 from bolus.files import NO_ROOM, check_ending
 from bolus.terminal import Terminal, VisibleFormatter
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
 PLANNED = "plan"  # in place of the name of a recipe
 
 VERBS = (
-    "scan", "check", "plan", "pretrain", "evaluate", "embed", "predict", "export",
+    "scan", "check", "plan", "pretrain", "evaluate", "embed", "predict", "export", "strip",
     "ablate", "report", "recipes", "bench", "demo",
 )  # fmt: skip
 """In the order of the help: that of the work."""
@@ -224,27 +227,32 @@ def embed(
     with_map: Annotated[bool, typer.Option("--map", help="add x, y and nearest neighbours, for an explorer")] = False,
     size: SizeOption = None,
     precision: PrecisionOption = "fp32",
+    columns: ColumnsOption = None,
+    bare: NoTableOption = False,
     *,
     table: TableOptions,
     cache: CacheOption = None,
 ) -> None:
-    """Embed every image or clip, joined to its row of the table, a clip to its first."""
+    """Embed every image or clip, beside its row of the table without what names a person or a file."""
     refuse_swapped(encoder, cohort)
     opened = table.open(cohort)
 
     from bolus.embedding.table import embed as run_embed
 
     asked: dict[str, Any] = {"size": size, "cache": cache, "precision": precision}
+    asked |= {"columns": names(columns) or (), "with_table": not bare}
     frame = run_embed(encoder, opened, out=out, keep_context=keep_context, with_map=with_map, **asked)
     width, remarks = len(frame["embedding"].iloc[0]) if len(frame) else 0, frame.attrs["remarks"]
-    facts = {"out": str(out), "rows": len(frame), "width": width, "notes": remarks}
-    tell(facts, f"{len(frame)} embeddings of width {width} in {out}", *(f"note: {remark}" for remark in remarks))
+    facts = {"out": str(out), "rows": len(frame), "width": width, "notes": remarks, "left_out": frame.attrs["left_out"]}
+    said = [*say_left_out(frame.attrs["left_out"]), *(f"note: {remark}" for remark in remarks)]
+    tell(facts, f"{len(frame)} embeddings of width {width} in {out}", *said)
 
 
 app.add_typer(evaluate)
 app.command()(ablate)
 app.command("bench")(measure_machine)
 app.command()(export)
+app.command()(strip)
 app.command()(scan)
 app.command("report")(report_runs)
 
@@ -261,6 +269,8 @@ def predict(
     size: SizeOption = None,
     precision: PrecisionOption = "fp32",
     written_as: Annotated[str, typer.Option("--format", help="masks of DICOM images: nifti or dicom-seg")] = "nifti",
+    columns: ColumnsOption = None,
+    bare: NoTableOption = False,
     *,
     table: TableOptions,
     cache: CacheOption = None,
@@ -273,10 +283,13 @@ def predict(
     from bolus.prediction.prediction import predict as run_predict
 
     asked: dict[str, Any] = {"size": size, "cache": cache, "precision": precision, "written_as": written_as}
+    asked |= {"columns": names(columns) or (), "with_table": not bare}
     frame = run_predict(encoder, table.open(cohort), head=head, out=out, **asked)
     predicted, remarks = int(frame["reason"].isna().sum()), frame.attrs["remarks"]
     facts = {"out": str(out), "rows": len(frame), "predictions": predicted, "notes": remarks}
-    tell(facts, f"{predicted} predictions for {len(frame)} rows in {out}", *(f"note: {remark}" for remark in remarks))
+    facts |= {"left_out": frame.attrs["left_out"]}
+    said = [*say_left_out(frame.attrs["left_out"]), *(f"note: {remark}" for remark in remarks)]
+    tell(facts, f"{predicted} predictions for {len(frame)} rows in {out}", *said)
 
 
 @app.command()

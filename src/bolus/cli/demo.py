@@ -117,7 +117,7 @@ def demonstrate(
     say("   cohort/               images, table.csv, cohort.yaml, and truth.csv that nothing read")
     say("   check.json            what bolus check found")
     say("   run/                  recipe, metrics, checkpoint, encoder/, evaluations/")
-    say("   embeddings.parquet    embeddings joined to the table")
+    say("   embeddings.parquet    embeddings, beside their rows")
     say("   report.html           opens in a browser, without a network")
     say(f"\nLook at it: {page.resolve().as_uri()}")
     say("\nNext, with your own table:")

@@ -1,7 +1,8 @@
-"""`bolus export`: an encoder in a format that other programs open."""
+"""`bolus export` and `bolus strip`: an encoder for other programs, and for other people."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,3 +45,22 @@ def export(
     ]
     facts = {"out": str(out), "to": to, "differences": found.differences, "rows": found.rows, "notes": found.notes}
     tell(facts, *lines, f"wrote {out}", *(f"note: {note}" for note in found.notes))
+
+
+@grouped
+def strip(
+    encoder: Annotated[Path, typer.Argument(metavar="ENCODER", help="encoder folder; with -o, also a run")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="folder to make (default: the folder itself is changed)")
+    ] = None,
+) -> None:
+    """Take out of an encoder folder what leads to the patients that it was trained on."""
+    from bolus.encoders.folders.stripping import strip as strip_folder
+
+    found = strip_folder(encoder, out)
+    lines = [f"taken out: {what}" for what in found.taken] or ["there was nothing to take out"]
+    lines += [f"from here on nobody can tell {what}" for what in found.lost]
+    if found.left:
+        where = "left as they are: look at them" if out is None else "not copied"
+        lines.append(f"note: {found.left} file(s) or folder(s) that are no part of an encoder, {where}")
+    tell(asdict(found) | {"folder": str(found.folder)}, *lines, f"wrote {found.folder}")

@@ -20,6 +20,12 @@ OverridesArgument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VAL
 CacheOption = Annotated[Path | None, typer.Option(help="cache folder (default: BOLUS_CACHE, or the user's)")]
 SizeOption = Annotated[int | None, typer.Option(help="input pixels of an encoder that does not state them")]
 
+ColumnsOption = Annotated[
+    str | None, typer.Option(metavar="NAME,...", help="columns of the table to write besides, such as the patient's")
+]
+NoTableOption = Annotated[
+    bool, typer.Option("--no-table", help="nothing of the table but the row (default: what names no person or file)")
+]
 PrecisionOption = Annotated[Precision, typer.Option(help="of embedding, on an accelerator: fp32, bf16 or fp16")]
 
 

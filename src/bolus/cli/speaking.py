@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from rich.console import RenderableType
 from bolus.terminal import Terminal, visible
 
 console = Terminal()
+SHOWN = 5  # names of columns that are left out
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,15 @@ def _showable(text: str) -> bool:
 def talkative() -> bool:
     """Whether progress is shown."""
     return not (manner.quiet or manner.json)
+
+
+def say_left_out(columns: Sequence[str]) -> list[str]:
+    """A line on the columns of the table that were not written, where there are any.
+
+    >>> say_left_out(["image", "patient"])
+    ['left out: image, patient (persons, places, files, days or no role); --columns NAME,... writes them']
+    """
+    more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
+    why = "persons, places, files, days or no role"
+    shown = ", ".join(columns[:SHOWN]) + more
+    return [f"left out: {shown} ({why}); --columns NAME,... writes them"] if columns else []

@@ -131,8 +131,7 @@ def open_encoder(source: str | Path, *, keep_context: bool = True, size: int | N
             raise EncoderError(f"{folder}: training has not ended; go on with bolus pretrain ... --resume")
         opened = _open_folder(name, run.encoder, keep_context, size)
         # A run from before encoder folders had a lineage still knows its own patients.
-        own = [{"salt": run.record["salt"], "keys": run.record["training_patients"]}]
-        return replace(opened, run=run, lineage=opened.lineage or own)
+        return replace(opened, run=run, lineage=opened.lineage or [run.training])
     if is_modality_folder(folder) or (folder / "encoder.json").is_file():
         return _open_folder(name, folder, keep_context, size)
     encoder, contract = external_encoder(str(source))

@@ -1,9 +1,9 @@
-"""Embeddings joined to the table that the images came from."""
+"""Embeddings beside what of the table names nobody."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from bolus.data.images.cache import ImageStore
 from bolus.device import Precision, check_precision, device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
 from bolus.embedding.projection import find_maps, find_others
+from bolus.embedding.rows import LEFT_OUT, describe_rows, left_out
 from bolus.embedding.vectors import embed_samples
 from bolus.files import check_ending, replacing
 from bolus.progress import Meter
@@ -35,6 +36,8 @@ def embed(
     cache: Path | None = None,
     precision: Precision = "fp32",
     with_map: bool = False,
+    columns: Sequence[str] = (),
+    with_table: bool = True,
     quiet: bool = True,
 ) -> pd.DataFrame:
     """Embed every readable image or clip of a cohort; quarantined rows are absent, and remarked on in the metadata.
@@ -49,24 +52,29 @@ def embed(
         precision: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
         with_map: add `x` and `y`, places on a map of the embeddings, and `neighbors`, the 15 nearest others by cosine:
             `{"ids": lines from 0, "distances": 1 - cosine}`, as embedding-atlas reads them.
+        columns: of the table that are written besides, such as the patient's.
+        with_table: write what of the table names no person and no file: `bolus.embedding.rows.chosen_columns`.
         quiet: show no progress.
         out: a Parquet file to write; its schema metadata holds encoder, recipe and preprocessing.
 
     Returns:
-        One line a sample: `row` (from 1), `split`, the table's own columns, and `embedding`, float32 `[D]`; in
-        `attrs["remarks"]`, what a person must know of the images. For an encoder of clips a line is a clip: `row` and
-        the columns are those of its first frame, and `rows` is how many frames it has, those not readable included.
+        One line a sample: `row` (from 1), `split`, columns of the table, and `embedding`, float32 `[D]`; in
+        `attrs["remarks"]`, what a person must know of the images, and in `attrs["left_out"]`, the columns left out. For
+        an encoder of clips a line is a clip: `row` and the columns are those of its first frame, and `rows` is how many
+        frames it has, those not readable included.
 
     Raises:
         EncoderError: the encoder cannot be opened.
-        UsageError: a size for an encoder that states its own, another precision, another suffix of `out`, or the table
-            itself as `out`.
+        UsageError: a size for an encoder that states its own, another precision, another suffix of `out`, the table
+            itself as `out`, or a column that the table does not have.
         CohortError: the cohort cannot be opened, or most of its images cannot be read.
     """
     if out is not None:
         check_ending(Path(out), "out", *SUFFIXES)
     check_precision(precision)
     cohort = Cohort.open(cohort)
+    asked: dict[str, Any] = {"columns": columns, "with_table": with_table}
+    dropped = left_out(cohort, **asked)
     if out is not None:
         cohort.refuse_to_overwrite(Path(out))
     judged = open_encoder(source, keep_context=keep_context, size=size)
@@ -77,19 +85,13 @@ def embed(
         encoder = judged.encoder.to(device())
         vectors = embed_samples(encoder, store, samples, positions, precision=precision, keep=True, meter=meter)
     rows = samples.cohort.origin[samples.first_row[positions]]
-    facts: dict[str, Any] = {"row": rows + 1, "split": cohort.split[rows]}
-    if samples.unit == "clip":
-        facts["rows"] = samples.num_rows[positions]
-    frame = cohort.table.iloc[rows].reset_index(drop=True)
+    facts = {"rows": samples.num_rows[positions]} if samples.unit == "clip" else {}
     added, said = _map_of(vectors) if with_map else ({}, [])
-    frame.columns = pd.Index(free_names(list(map(str, frame.columns)), {*facts, *added, "embedding"}))
-    for place, (name, values) in enumerate(facts.items()):
-        frame.insert(place, name, values)
-    frame = frame.assign(**added)
+    frame = describe_rows(cohort, rows, **asked, facts=facts, taken={*added, "embedding"}).assign(**added)
     if out is not None:
         _write(Path(out), frame, vectors, judged, store)
     frame = frame.assign(embedding=list(vectors))
-    frame.attrs["remarks"] = [*remarks_on(judged, store), *said]
+    frame.attrs |= {"remarks": [*remarks_on(judged, store), *said], LEFT_OUT: dropped}
     return frame
 
 
@@ -104,22 +106,6 @@ def _map_of(vectors: npt.NDArray[np.float32]) -> tuple[dict[str, Any], list[str]
     }
     means = "; sizes of groups and distances between them mean nothing" if method == "t-SNE" else ""
     return columns, [f"The map is by {method}{means}."]
-
-
-def free_names(names: list[str], taken: set[str]) -> list[str]:
-    """The names, those that are taken with `table_` before them until they are free.
-
-    >>> free_names(["row", "table_row", "age"], {"row"})
-    ['table_table_row', 'table_row', 'age']
-    """
-    used, found = taken | set(names), []
-    for name in names:
-        free = name
-        while free in taken or (free != name and free in used):
-            free = f"table_{free}"
-        used.add(free)
-        found.append(free)
-    return found
 
 
 def _write(

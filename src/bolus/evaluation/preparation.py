@@ -27,6 +27,7 @@ from bolus.evaluation.statistics.metrics import IntArray
 from bolus.evaluation.statistics.results import MAJORITY, RANDOM, START
 from bolus.evaluation.writing import evaluation_folder
 from bolus.progress import Meter
+from bolus.site_key import find_secret, open_site_key, say_absent
 
 PRESENT = "present label"  # of a question about the future: what is known without the image
 
@@ -147,7 +148,7 @@ def prepare(
             wants one.
         EvaluationError: an encoder that the task cannot be put to.
         UsageError: a size for an encoder that states its own, baselines where none can be, or one that sees clips where
-            the encoder sees images, or the reverse.
+            the encoder sees images, or the reverse; or a site's key that cannot be used.
     """
     if judging.baselines and not task.baselines:
         raise UsageError(f"{task.name} takes no baselines: judge each encoder by itself")
@@ -156,6 +157,7 @@ def prepare(
             f"{task.wants.one} is trained on images and baselines are only embedded: take linear or knn, or judge the "
             "baseline by itself"
         )
+    open_site_key()  # with which heads hash whom they were fitted on: what is wrong with it shows before any work
     judged = open_encoder(source, size=judging.size)
     if task.wants.images:
         contract = judged.preprocessing
@@ -247,6 +249,7 @@ def read_images(
         for name, each in [(judged.name, judged), *others.items()]
         if not each.lineage
     ]
+    notes += [note for name, each in [(judged.name, judged), *others.items()] for note in note_uncompared(name, each)]
     notes += remarks_on(judged, store)
     for each in baselines:
         said = (f"baseline {each.name}: {remark}" for remark in remarks_on(each.judged, each.store))
@@ -311,6 +314,12 @@ def embed_all(
     return found
 
 
+def note_uncompared(name: str, judged: Judged) -> list[str]:
+    """A sentence for each key that training patients of the encoder were hashed with and that is not here."""
+    absent = {key: None for key in (each.get("key", "") for each in judged.lineage) if find_secret(key) is None}
+    return [f"{name}: overlap was not checked: its training patients were {say_absent(key)}." for key in absent]
+
+
 def refuse_seen_patients(
     judged: Judged, cohort: Cohort, *, rows: npt.NDArray[np.bool_] | None = None, kind: str = "encoder"
 ) -> None:
@@ -325,4 +334,4 @@ def refuse_seen_patients(
     held_out = cohort.split != "train" if rows is None else rows
     for depth, training in enumerate(judged.lineage):
         where = judged.name if depth == 0 else f"{judged.name}, initialised from an encoder that was trained before"
-        refuse_overlap(set(training["keys"]), training["salt"], cohort.patients, held_out, where=f"{kind} {where}")
+        refuse_overlap(training, cohort.patients, held_out, where=f"{kind} {where}")

@@ -18,6 +18,7 @@ from bolus.data.readers.frames import reason_without_name
 from bolus.data.readers.masks import from_square
 from bolus.data.readers.own import open_readers
 from bolus.data.readers.readers import naming, quiet
+from bolus.data.text.formulas import write_csv
 from bolus.device import device
 from bolus.embedding.opening import open_store, remarks_on, samples_of
 from bolus.encoders.modalities import one_encoder
@@ -28,14 +29,20 @@ from bolus.evaluation.segmentation.segmenter import Segmenter
 from bolus.files import check_new, making
 from bolus.prediction.dicom_seg import write_seg
 from bolus.prediction.mask_files import Group, write_masks
-from bolus.prediction.rows import beside_table, note_seen
+from bolus.prediction.rows import Beside, beside_table, note_seen
 
 MaskFormat: TypeAlias = Literal["nifti", "dicom-seg"]
 TABLE = "masks.csv"
 
 
 def predict_masks(
-    folder: Path, opened: Cohort, *, out: Path, written_as: MaskFormat = "nifti", cache: Path | None = None
+    folder: Path,
+    opened: Cohort,
+    *,
+    out: Path,
+    written_as: MaskFormat = "nifti",
+    cache: Path | None = None,
+    beside: Beside | None = None,
 ) -> pd.DataFrame:
     """A mask of every image that can be read, and `masks.csv` with a line for each row of the table, in its order.
 
@@ -50,19 +57,22 @@ def predict_masks(
         written_as: of DICOM images, `nifti` or `dicom-seg`. SEG files hold the patient's name and identifiers, as the
             standard asks; they are of extra `seg`.
         cache: cache folder; the user's where None.
+        beside: what of the table is written; None for what names nobody.
 
     Returns:
-        `row` (from 1), the table's own columns, `mask` (file in the folder, missing where there is none),
+        `row` (from 1), `split`, columns of the table, `mask` (file in the folder, missing where there is none),
         `pixels:CLASS`, how many pixels of the image are of each class, and `reason`: why there is no mask, else
         missing. In `attrs["remarks"]`, what a person must know.
 
     Raises:
-        UsageError: an output folder with files in it, or an unknown format.
+        UsageError: an output folder with files in it, an unknown format, or a column that the table does not have.
         EvaluationError, EncoderError, CohortError: segmenter or cohort cannot be opened.
         MissingPackageError: highdicom is not installed, where SEG is asked for.
     """
     if written_as not in ("nifti", "dicom-seg"):
         raise UsageError(f"--format: expected nifti or dicom-seg, found {written_as!r}")
+    beside = beside or Beside()
+    beside.check(opened)
     check_new(out)
     if written_as == "dicom-seg":
         require("highdicom", "DICOM segmentation objects (SEG)")
@@ -82,18 +92,16 @@ def predict_masks(
             pixels |= {row: np.bincount(codes[row].ravel(), minlength=saved.num_classes)[1:] for row in made}
             said |= unseen | failed
         first = cohort.origin[samples.first_row]
-        frame = beside_table(
-            cohort.table.iloc[samples.first_row], first, _columns(len(samples), saved, files, pixels, said)
-        )
-        frame.to_csv(written / TABLE, index=False)
-    without = [f"{len(said)} rows have no mask, see their reason ({name_rows(cohort.origin[sorted(said)])})."]
-    named = ["SEG files hold names and identifiers of their patients, as DICOM asks."]
-    frame.attrs["remarks"] = [
-        *(without if said else []),
-        *note_seen(saved.judged, saved, cohort.patients),
-        *(named if written_as == "dicom-seg" else []),
-        *remarks_on(saved.judged, store),
-    ]
+        without = [f"{len(said)} rows have no mask, see their reason ({name_rows(cohort.origin[sorted(said)])})."]
+        named = ["SEG files hold names and identifiers of their patients, as DICOM asks."]
+        remarks = [
+            *(without if said else []),
+            *note_seen(saved.judged, saved, cohort.patients),
+            *(named if written_as == "dicom-seg" else []),
+            *remarks_on(saved.judged, store),
+        ]
+        frame = beside_table(opened, first, _columns(len(samples), saved, files, pixels, said), beside, remarks)
+        write_csv(frame, written / TABLE)
     return frame
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,6 +13,7 @@ import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.text.classes import same_class
+from bolus.data.text.formulas import write_csv
 from bolus.device import Precision, check_precision, device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
 from bolus.embedding.vectors import embed_samples
@@ -21,7 +23,7 @@ from bolus.evaluation.segmentation.saved import DECODER
 from bolus.evaluation.targets import file_name, shown
 from bolus.files import check_ending, replacing
 from bolus.prediction.masks import MaskFormat, predict_masks
-from bolus.prediction.rows import beside_table, note_seen
+from bolus.prediction.rows import Beside, beside_table, note_seen
 
 SUFFIXES = (".csv", ".parquet")
 _OF_PAIRS = ("change:", "amount_of_change:")
@@ -37,6 +39,8 @@ def predict(
     cache: Path | None = None,
     precision: Precision = "fp32",
     written_as: MaskFormat = "nifti",
+    columns: Sequence[str] = (),
+    with_table: bool = True,
 ) -> pd.DataFrame:
     """Predict for every row of a cohort, in its order, with a head or a segmenter that an evaluation saved.
 
@@ -54,35 +58,39 @@ def predict(
         precision: of embedding: `bf16` or `fp16` compute under autocast, which on an accelerator is faster; masks are
             computed in `fp32`.
         written_as: masks of DICOM images as `nifti` or `dicom-seg`.
+        columns: of the table that are written besides, such as the patient's.
+        with_table: write what of the table names no person and no file: `bolus.embedding.rows.chosen_columns`.
 
     Returns:
-        `row` (from 1), the table's own columns (where a name is taken, with `table_` before it until it is free), then
-        for a number `prediction` in the target's unit, for classes `predicted` and `probability:CLASS` (of two classes:
-        of the second, which is predicted above 0.5), and `reason`: why there is no prediction, else missing. In
-        `attrs["remarks"]`, what a person must know.
+        `row` (from 1), `split`, columns of the table (where a name is taken, with `table_` before it until it is free),
+        then for a number `prediction` in the target's unit, for classes `predicted` and `probability:CLASS` (of two
+        classes: of the second, which is predicted above 0.5), and `reason`: why there is no prediction, else missing.
+        In `attrs["remarks"]`, what a person must know, and in `attrs["left_out"]`, the columns left out.
 
     Raises:
         UsageError: another suffix of `out`, the table itself as `out`, a head of pairs of samples, a name that several
-            heads have, another precision, or a size for an encoder that states its own; a segmenter without a folder
-            to write to.
+            heads have, a column that the table does not have, another precision, or a size for an encoder that states
+            its own; a segmenter without a folder to write to.
         EvaluationError: no such head, or one that was fitted on embeddings of another encoder.
         EncoderError, CohortError: encoder or cohort cannot be opened, or most of its images cannot be read.
     """
     check_precision(precision)
     if out is not None and Path(out).suffix:  # without one it may be a folder
         check_ending(Path(out), "out", *SUFFIXES)
-    path = find_head(source, head)
+    path, beside = find_head(source, head), Beside(columns, with_table)
     if path.name == DECODER:
         if size is not None or precision != "fp32":
             raise UsageError("a segmenter states its size, and computes in fp32: leave out size and precision")
         if out is None or Path(out).suffix.lower() in SUFFIXES:
             raise UsageError(f"-o: masks need a folder, found {'none' if out is None else Path(out).name}")
-        return predict_masks(path.parent, Cohort.open(cohort), out=Path(out), written_as=written_as, cache=cache)
+        opened, out = Cohort.open(cohort), Path(out)
+        return predict_masks(path.parent, opened, out=out, written_as=written_as, cache=cache, beside=beside)
     if written_as != "nifti":
         raise UsageError(f"--format {written_as} is for masks, and {path.name} is a head of one value an image")
     if out is not None:
         check_ending(Path(out), "out", *SUFFIXES)
     opened = Cohort.open(cohort)
+    beside.check(opened)
     if out is not None:
         opened.refuse_to_overwrite(Path(out))
     found = Head.load(path)
@@ -114,12 +122,10 @@ def predict(
     said = _columns(found, found.predict(u), readable).assign(reason=pd.array(why, dtype="string"))
 
     first = origin[samples.first_row]
-    frame = beside_table(opened.table.iloc[first], first, said)
-
     empty, lines = {int(row) for rows in unread.values() for row in rows}, np.sort(first[~readable])
     # Of what the store calls left out, only frames of a clip are: the rest keeps its line.
     partly = replace(store, quarantined=[item for item in store.quarantined if item.row not in empty])
-    frame.attrs["remarks"] = [
+    remarks = [
         *([f"{len(lines)} rows have no prediction, see their reason ({name_rows(lines)})."] if len(lines) else []),
         *([f"The head is used with its own encoder, {path.parent}, not with {source}."] if own else []),
         *([] if same else ["The head does not say whose embeddings it was fitted on: this was not checked."]),
@@ -127,6 +133,7 @@ def predict(
         *note_seen(judged, found, opened.patients.iloc[first]),
         *(f"head of {found.target}: {note}" for note in found.notes),
     ]
+    frame = beside_table(opened, first, said, beside, remarks)
     if out is not None:
         _write(Path(out), frame)
     return frame
@@ -233,6 +240,6 @@ def _write(path: Path, frame: pd.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         if path.suffix.lower() == ".csv":
-            frame.to_csv(temporary, index=False)
+            write_csv(frame, temporary)
         else:
             frame.to_parquet(temporary, index=False)

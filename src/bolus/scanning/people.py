@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bolus.data.images.file_names import EXTENSIONS
+from bolus.data.text.formulas import guard
 from bolus.data.text.identifiers import fold_identifier, identifier_text
 from bolus.errors import UsageError
 from bolus.scanning.days import day_numbers
@@ -157,7 +158,7 @@ def write_left_out(left_out: Mapping[str, Sequence[Path]], key: Key) -> Path:
     lines = ["reason,path"]
     for reason, paths in sorted(left_out.items()):
         for path in paths:
-            quoted = os.fspath(path).replace('"', '""')
+            quoted = guard(os.fspath(path)).replace('"', '""')
             lines.append(f'"{reason}","{quoted}"')
     place = key.beside("left-out.csv")
     write_private(place, "\n".join(lines) + "\n")

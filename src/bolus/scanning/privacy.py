@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +18,8 @@ from typing import Any
 
 from bolus.errors import UsageError
 from bolus.files import replacing, strict_json
+from bolus.site_key import VARIABLE, keys_folder, read_secret
 
-VARIABLE = "BOLUS_KEY"
-"""The environment variable that names a key file."""
-_FEWEST = 16  # characters of a key
 _PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -35,10 +32,9 @@ def default_key(out: Path) -> Path:
     stated = os.environ.get(VARIABLE)
     if stated:
         return Path(stated).expanduser()
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     whole = os.path.realpath(out)
     place = hashlib.blake2b(whole.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
-    return home / "bolus" / "keys" / f"{_PLAIN.sub('-', out.stem)[:40]}-{place}"
+    return keys_folder() / f"{_PLAIN.sub('-', out.stem)[:40]}-{place}"
 
 
 @dataclass
@@ -67,28 +63,11 @@ class Key:
             out: cohort.yaml, whose folder the key must not lie in.
 
         Raises:
-            UsageError: the key would be given away with the output, others can read it, or it is no key.
+            UsageError: as `bolus.site_key.read_secret`.
         """
         path = path.expanduser().absolute()
-        real, folder = path.resolve(), out.absolute().parent.resolve()
-        hidden = real.is_relative_to(folder) and any(
-            part.startswith(".") for part in real.relative_to(folder).parts[:-1]
-        )  # as ~/.config is, for whoever works in their home folder
-        if real.is_relative_to(folder) and not hidden:
-            raise UsageError(
-                "the key lies in the folder of the output, with which it would be given away; name another place with "
-                f"--key or {VARIABLE}, or another folder for -o"
-            )
-        if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-                file.write(secrets.token_hex(32) + "\n")
-        elif os.name == "posix" and path.stat().st_mode & 0o077:
-            raise UsageError(f"the key {path} can be read by others; chmod 600 it")
-        text = path.read_bytes().strip()
-        if len(text) < _FEWEST:
-            raise UsageError(f"the key {path}: expected at least {_FEWEST} characters, found {len(text)}")
-        return cls(path, hashlib.blake2b(text, digest_size=32).digest())
+        ways = f"name another place with --key or {VARIABLE}, or another folder for -o"
+        return cls(path, read_secret(path, outside=out.absolute().parent, ways=ways)[0])
 
     def digest(self, what: str, text: str) -> str:
         """16 hexadecimal digits that name a text, different for each kind of thing."""

@@ -16,6 +16,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.images.clips import rows_are_files
 from bolus.data.readers.readers import count_frames
+from bolus.data.text.formulas import write_csv
 from bolus.errors import BolusError, CohortError, UsageError
 from bolus.files import replacing, write_json
 from bolus.scanning.joining.joining import join as join_table
@@ -175,7 +176,7 @@ def _write(
     spec = CohortSpec(table=place.name) if before is None else before.spec
     spec = spec.model_copy(update={"roles": roles, "root": str(root) if root is not None else spec.root})
     with replacing(place) as temporary:
-        table.to_csv(temporary, index=False)
+        write_csv(table, temporary)
     chosen = unit or spec.unit or _unit_of(_opened(spec, out))
     return _opened(spec.model_copy(update={"unit": chosen}), out)
 

@@ -24,6 +24,7 @@ from bolus.provenance import digest_of
 from bolus.recipe import Recipe
 from bolus.recipes.keys import Overrides
 from bolus.run import Run
+from bolus.site_key import open_site_key
 from bolus.training.assembly import build_model, check_precision, resolve
 from bolus.training.checkpoint import restore, save_checkpoint
 from bolus.training.health.conflicts import weigh_conflicts
@@ -68,6 +69,7 @@ def pretrain(
         TrainingError: the folder holds another run.
         NonFiniteLossError: a loss became NaN or infinite; the last good checkpoint stands.
         InterruptedRunError: SIGTERM, SIGINT, SIGHUP or SIGUSR1 came; the step was finished and a checkpoint written.
+        UsageError: the site's key, under which training patients are hashed, cannot be made, or others can read it.
         OutOfMemoryError: a step does not fit; the message names the keys to change.
     """
     cohort = Cohort.open(cohort)
@@ -83,7 +85,14 @@ def pretrain(
 
 def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool) -> Run:
     """The run, of which nobody else writes anything."""
-    spec, state = recipe.training, launched()
+    spec, state, warnings = recipe.training, launched(), list[str]()
+    if state.is_main_process and run.status == "new":
+        site = open_site_key(outside=run.folder)
+        if site.made:
+            warnings.append(
+                f"the site's key was made, {site.path}: keep it, for without it nobody can tell any more whom an "
+                "encoder was trained on"
+            )
     # Whatever is wrong with recipe and cohort shows before the first image is decoded.
     check_tracker(spec.tracker)
     check_probe(cohort, recipe)
@@ -94,7 +103,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
     store = open_images(samples.cohort, recipe, cache, quiet)
     loader = build_loader(samples.cohort, samples, store, recipe, model.needs, state)
 
-    step, spent, warnings = 0, 0.0, []
+    step, spent = 0, 0.0
     begun_with: list[HealthFinding] = []  # of pretrained weights, before the first step
     looked: list[dict[str, Any]] = []  # at conflicts, since the last look at the run's health
     facts = {
@@ -105,7 +114,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
         "threads": torch.get_num_threads(),
     }
     if run.status != "new":
-        warnings = run.recognise(facts)
+        warnings += run.recognise(facts)
         restored = restore(run.checkpoints, model.modules, model.optimizer)
         if restored is not None:
             step, spent = restored.step, restored.extra["seconds"]
@@ -209,8 +218,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
 
     if state.is_main_process:
         if not stopped:
-            own = {"salt": run.record["salt"], "keys": run.record["training_patients"]}
-            lineage = [own, *run.record["ancestors"]]
+            lineage = [run.training, *run.record["ancestors"]]
             save_encoders(model.encoder, run.encoder, store.preprocessing, card=run.card, lineage=lineage)
         spent += time.monotonic() - began
         status = "finished" if not stopped else "interrupted" if signals else "stopped"

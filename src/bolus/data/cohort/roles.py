@@ -8,6 +8,8 @@ from collections.abc import Iterable
 CATEGORIES = ("patient", "modality", "laterality", "view_position", "region", "series", "phase", "site", "split")
 NUMBERS = ("visit", "time", "order", "slice_position")
 PATHS = ("image", "mask")
+IDENTIFYING = (*PATHS, "patient", "series", "site")
+"""Roles whose values lead to a person or a place: paths, and what `bolus scan` hashes. Dates do in any role."""
 NAMED = ("score:", "label:", "attribute:")
 DEFAULT_MODALITY = "image"  # of rows whose modality the table does not say
 BIN = "bin:"  # before the role of a number: the bin that the number falls into; no column has such a role of its own

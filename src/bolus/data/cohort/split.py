@@ -7,7 +7,7 @@ patients are added. Identifiers are compared as `data.text.identifiers` spells t
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ import pandas as pd
 from bolus.data.text.identifiers import earlier_spellings, identifier_text
 from bolus.data.text.spelling import clean_text, shape_of
 from bolus.errors import CohortError, LeakageError, UsageError, name_rows, suggest
+from bolus.site_key import find_secret, open_site_key
 
 Labels: TypeAlias = "npt.NDArray[Any] | pd.Series[Any]"
 SIDES = {
@@ -135,11 +136,12 @@ def fold_patients(patients: Labels, *, seed: int, folds: int) -> npt.NDArray[np.
     return found
 
 
-def patient_keys(patients: Labels, salt: str) -> set[str]:
+def patient_keys(patients: Labels, salt: str, secret: bytes = b"") -> set[str]:
     """Keyed hashes of the patients, which a run stores in place of identifiers; rows without a patient have none.
 
-    Whoever has the salt can test a guessed identifier against the keys, so both stay in the house: take `lineage` out
-    of encoder.json before an encoder folder is published.
+    Whoever has salt and secret can test a guessed identifier against the keys, and there are few of seven digits: the
+    secret is the site's (`bolus.site_key`) and lies in no folder that bolus writes. Without one, as earlier versions
+    hashed, the salt alone is enough.
 
     Example:
         >>> keys = patient_keys(np.array(["a", "b", "a"]), "salt")
@@ -147,20 +149,43 @@ def patient_keys(patients: Labels, salt: str) -> set[str]:
         (2, [True, False])
     """
     _, texts = _identify(patients)
-    return set(_keys(texts, salt))
+    return set(_keys(texts, salt, secret))
 
 
 def hash_patients(patients: Labels) -> dict[str, Any]:
-    """A fresh `salt`, and the `keys` of the patients under it in order: what files say of whom something has seen.
+    """What files say of whom something has seen: `keys` of the patients, in order, a fresh `salt`, and the site's key.
+
+    That, under `key`, is its fingerprint; the key is made at its first use.
+
+    Raises:
+        UsageError: as `bolus.site_key.open_site_key`.
 
     >>> sorted(hash_patients(np.array(["a", "b", "a"])))
-    ['keys', 'salt']
+    ['key', 'keys', 'salt']
     """
-    salt = secrets.token_hex(16)
-    return {"salt": salt, "keys": sorted(patient_keys(patients, salt))}
+    salt, site = secrets.token_hex(16), open_site_key()
+    return {"salt": salt, "key": site.fingerprint, "keys": sorted(patient_keys(patients, salt, site.secret))}
 
 
-def overlap(keys: Collection[str], patients: Labels, salt: str) -> npt.NDArray[np.bool_]:
+def seen_rows(training: Mapping[str, Any], patients: Labels) -> npt.NDArray[np.bool_] | None:
+    """Rows of patients whom something has seen, bool `[rows]`; None where they were hashed with a key that is not here.
+
+    Args:
+        training: as of `hash_patients`; without `key`, as of earlier versions, the salt alone was the key.
+        patients: `[rows]` identifiers.
+
+    Raises:
+        UsageError: as `bolus.site_key.find_secret`.
+
+    >>> training = hash_patients(np.array(["a"]))
+    >>> seen_rows(training, np.array(["a", "b"])).tolist(), seen_rows({**training, "key": "0"}, np.array(["a"]))
+    ([True, False], None)
+    """
+    secret = find_secret(str(training.get("key", "")))
+    return None if secret is None else overlap(training["keys"], patients, training["salt"], secret)
+
+
+def overlap(keys: Collection[str], patients: Labels, salt: str, secret: bytes = b"") -> npt.NDArray[np.bool_]:
     """Rows whose patient is among those of the keys: bool `[rows]`; false for a row without a patient.
 
     Keys of earlier versions, which hashed 7.0 as it stood in the table, are found as well.
@@ -171,17 +196,16 @@ def overlap(keys: Collection[str], patients: Labels, salt: str) -> npt.NDArray[n
     keys = frozenset(keys)
     raw, values = pd.factorize(np.asarray(patients, dtype=object))
     spellings = [[text for text in (identifier_text(value), *earlier_spellings(value)) if text] for value in values]
-    hashed = iter(_keys([text for texts in spellings for text in texts], salt))
+    hashed = iter(_keys([text for texts in spellings for text in texts], salt, secret))
     known = [bool(keys & {next(hashed) for _ in texts}) for texts in spellings]
     return np.array([*known, False], dtype=bool)[raw]  # -1, no patient, is the last entry
 
 
-def refuse_overlap(keys: Collection[str], salt: str, patients: Labels, rows_used: npt.ArrayLike, where: str) -> None:
+def refuse_overlap(training: Mapping[str, Any], patients: Labels, rows_used: npt.ArrayLike, where: str) -> None:
     """Stop where a patient of the pretraining is about to be judged on.
 
     Args:
-        keys: of the patients that were trained on; none: nothing is checked.
-        salt: of the keys.
+        training: as of `hash_patients`; no keys, or keys under a key that is not here: nothing is checked.
         patients: `[rows]` identifiers of the whole table.
         rows_used: positions, or bool `[rows]`, of the rows that are judged on.
         where: what these rows are, for the message ("the test rows of classify pneumonia").
@@ -191,10 +215,10 @@ def refuse_overlap(keys: Collection[str], salt: str, patients: Labels, rows_used
         CohortError: rows without a patient, of which this cannot be known.
 
     Example:
-        >>> trained = np.array(["a", "b"])
-        >>> refuse_overlap(patient_keys(trained, "salt"), "salt", np.array(["a", "c"]), [1], "the test rows")
+        >>> refuse_overlap(hash_patients(np.array(["a", "b"])), np.array(["a", "c"]), [1], "the test rows")
     """
-    if not keys:
+    found = seen_rows(training, patients) if training["keys"] else None
+    if found is None:
         return
     used = np.asarray(rows_used)
     used = np.flatnonzero(used) if used.dtype == bool else used.astype(np.int64)
@@ -202,7 +226,7 @@ def refuse_overlap(keys: Collection[str], salt: str, patients: Labels, rows_used
     nameless = used[codes[used] < 0]
     if len(nameless):
         raise CohortError(f"{where}: {name_rows(nameless)} have no patient, who may have been in the pretraining")
-    seen = used[overlap(keys, patients, salt)[used]]
+    seen = used[found[used]]
     if len(seen):
         raise LeakageError(
             f"{where}: expected no patient of the pretraining, found {len(np.unique(codes[seen]))} of "
@@ -276,6 +300,7 @@ def _uniform(texts: list[str], seed: int, person: bytes) -> npt.NDArray[np.float
     return (np.frombuffer(b"".join(digests), dtype=">u8") >> np.uint64(11)) / 2.0**53
 
 
-def _keys(texts: list[str], salt: str) -> list[str]:
-    key = blake2b(salt.encode()).digest()  # a key has at most 64 bytes
+def _keys(texts: list[str], salt: str, secret: bytes) -> list[str]:
+    person = b"bolus.lineage" if secret else b""
+    key = blake2b(salt.encode(), key=secret, person=person).digest()  # a key has at most 64 bytes
     return [blake2b(text.encode(), digest_size=16, key=key, person=b"bolus.patient").hexdigest() for text in texts]

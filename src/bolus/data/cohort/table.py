@@ -12,6 +12,7 @@ import pyarrow.parquet as pa_parquet
 
 from bolus.data.cohort.mistaken import refuse_other_kinds
 from bolus.data.text.delimiters import find_layout, find_other_encoding, refuse_other_separator
+from bolus.data.text.formulas import unguard, unguard_column
 from bolus.data.text.spelling import MISSING
 from bolus.errors import CohortError, name_rows
 
@@ -19,7 +20,8 @@ from bolus.errors import CohortError, name_rows
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV, TSV or Parquet file; text columns stay text, so that `00012` keeps its zeros.
 
-    A first line such as `sep=;` says what separates the columns: `bolus.data.text.delimiters`.
+    A first line such as `sep=;` says what separates the columns: `bolus.data.text.delimiters`. An apostrophe that keeps
+    a spreadsheet from running a cell is no part of its value: `bolus.data.text.formulas`.
 
     Raises:
         CohortError: the file is absent, a folder, an image, not UTF-8, its columns are separated by something else, its
@@ -73,7 +75,11 @@ def read_table(path: Path) -> pd.DataFrame:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise CohortError(f"{path.name}: expected a name of its own for each column, found {twice[0]!r} twice")
-    return table.select(names).to_pandas(ignore_metadata=True)  # type: ignore[no-any-return]
+    table = table.select(names)
+    if layout is not None:  # no Parquet file
+        columns = [unguard_column(column) for column in table.columns]
+        table = pa.Table.from_arrays(columns, names=[unguard(name) for name in names])
+    return table.to_pandas(ignore_metadata=True)  # type: ignore[no-any-return]
 
 
 IN_MEMORY = "(a DataFrame)"

@@ -48,8 +48,9 @@ def save_encoder(
         preprocessing: JSON values, how an image becomes the encoder's input before it is in [0, 1].
         card: Markdown for `README.md`; none is written where it is empty.
         lineage: whom the weights were trained on, the encoder's own training first, then those of the encoders it was
-            initialised from: `salt`, and the `keys` of the patients as `data.cohort.split.patient_keys` makes them.
-            Whoever has the folder can test a guessed identifier against the keys.
+            initialised from, each as `data.cohort.split.hash_patients` makes it: `salt`, `keys` of the patients, and
+            the fingerprint of the site's `key`, which older ones lack. Then whoever has the folder can test a guessed
+            identifier against the keys; else who also has the site's key.
 
     Raises:
         EncoderError: `preprocessing` is not JSON.
@@ -70,7 +71,7 @@ def save_encoder(
             "std": spec.std,
         },
         "preprocessing": dict(preprocessing),
-        "lineage": [{"salt": each["salt"], "keys": sorted(each["keys"])} for each in lineage],
+        "lineage": [_training(each["salt"], sorted(each["keys"]), each.get("key", "")) for each in lineage],
         "versions": {"bolus": __version__, "torch": torch.__version__},
     }
     try:
@@ -137,9 +138,16 @@ def lineage_of(folder: Path) -> list[dict[str, Any]]:
         return []
     lineage = _read_description(folder).get("lineage", [])
     try:
-        return [{"salt": str(each["salt"]), "keys": [str(key) for key in each["keys"]]} for each in lineage]
-    except (KeyError, TypeError) as error:
+        return [
+            _training(str(each["salt"]), [str(key) for key in each["keys"]], str(each.get("key", "")))
+            for each in lineage
+        ]
+    except (AttributeError, KeyError, TypeError) as error:
         raise EncoderError(f"{folder / DESCRIPTION}: a lineage needs salt and keys") from error
+
+
+def _training(salt: str, keys: list[str], key: str) -> dict[str, Any]:
+    return {"salt": salt, **({"key": key} if key else {}), "keys": keys}
 
 
 def stated_weights(folder: Path) -> str:

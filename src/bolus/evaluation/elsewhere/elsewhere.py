@@ -23,6 +23,7 @@ from bolus.evaluation.elsewhere.matching import match_targets, name_cohorts, ref
 from bolus.evaluation.preparation import (
     Prepared,
     embed_all,
+    note_uncompared,
     open_baselines,
     read_images,
     refuse_seen_patients,
@@ -37,6 +38,7 @@ from bolus.evaluation.probing.task import TargetTask
 from bolus.evaluation.settings import Judging, Origin
 from bolus.evaluation.targets import shown
 from bolus.evaluation.writing import evaluation_folder
+from bolus.site_key import open_site_key
 
 HELD_OUT = 0.4  # of the patients of either cohort, on whom it is judged how well the cohorts are told apart
 
@@ -143,6 +145,7 @@ def read_elsewhere(
         judging: how.
     """
     reading.probing.check(EMBEDDED, "images and not available elsewhere")
+    open_site_key()
     judged = open_encoder(source, size=judging.size)
     others = open_baselines(judging.baselines, judged)
     here, there = (samples_of(judged, Cohort.open(each)) for each in (cohort, elsewhere))
@@ -185,7 +188,7 @@ def read_elsewhere(
         heads = {kind: head.signed(weights, fitted) for kind, head in report.heads.items()}
         reports |= {**found, first.name: replace(report, heads=heads)}
     told = tell_apart(sides[0], sides[1], judging=judging, recipe_hash=origin.recipe_hash)
-    if judged.lineage:
+    if judged.lineage and not note_uncompared(judged.name, judged):
         told.notes.append(
             f"the encoder may have been trained on training patients of {names[0]}, but on none elsewhere"
         )

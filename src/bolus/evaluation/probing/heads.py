@@ -14,7 +14,7 @@ from safetensors import safe_open
 from scipy.special import expit, softmax
 
 from bolus.checksums import find_damage, with_checksums, without_checksums
-from bolus.data.cohort.split import Labels, hash_patients, overlap
+from bolus.data.cohort.split import Labels, hash_patients, seen_rows
 from bolus.embedding.nearest import neighbours
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders
@@ -50,7 +50,8 @@ class Head:
         notes: what a reader must know, in sentences.
         encoder: digest of the weights that the embeddings are of; empty where unknown, as in older files.
         salt: of
-        patients: keys (`data.cohort.split.patient_keys`) of those in training and validation; empty where unknown.
+        patients: keys (`data.cohort.split.hash_patients`) of those in training and validation; empty where unknown.
+        key: fingerprint of the site's key that they are under; empty in older files, where the salt is the key.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class Head:
     encoder: str = ""
     salt: str = ""
     patients: tuple[str, ...] = ()
+    key: str = ""
 
     def signed(self, weights: str, patients: Labels) -> Head:
         """The head that says whose embeddings it reads, and on whom it was fitted.
@@ -80,15 +82,15 @@ class Head:
             patients: `[rows]` identifiers of the training and validation patients; only keyed hashes are kept.
         """
         known = hash_patients(patients)
-        return replace(self, encoder=weights, salt=known["salt"], patients=tuple(known["keys"]))
+        return replace(self, encoder=weights, salt=known["salt"], patients=tuple(known["keys"]), key=known["key"])
 
     def fits(self, encoder: Encoder | ModalityEncoders) -> bool | None:
         """Whether it was fitted on embeddings of these very weights; None where the head does not say."""
         return self.encoder == digest_of_encoder(encoder) if self.encoder else None
 
-    def knows(self, patients: Labels) -> NDArray[np.bool_]:
-        """Rows of patients that it was fitted on: bool `[rows]`."""
-        return overlap(self.patients, patients, self.salt)
+    def knows(self, patients: Labels) -> NDArray[np.bool_] | None:
+        """Rows of patients that it was fitted on: bool `[rows]`; None where their hashes are under another key."""
+        return seen_rows({"keys": self.patients, "salt": self.salt, "key": self.key}, patients)
 
     def predicts_as(self, other: Head) -> bool:
         """Whether both predict the same of the same encoder's embeddings, whatever else they note."""

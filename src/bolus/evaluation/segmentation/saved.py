@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from bolus.checksums import find_damage, with_checksums
-from bolus.data.cohort.split import Labels, hash_patients, overlap
+from bolus.data.cohort.split import Labels, hash_patients, seen_rows
 from bolus.embedding.opening import Judged, open_encoder
 from bolus.encoders.families.unet import MaskDecoder
 from bolus.encoders.folders.folder import save_encoder
@@ -37,6 +37,7 @@ class SavedSegmenter:
         names: of these classes.
         salt: of
         patients: keys of the patients whose masks it was trained on.
+        key: fingerprint of the site's key that they are under; empty in older files.
     """
 
     judged: Judged
@@ -45,15 +46,16 @@ class SavedSegmenter:
     names: tuple[str, ...]
     salt: str
     patients: tuple[str, ...]
+    key: str = ""
 
     @property
     def num_classes(self) -> int:
         """K, with the background."""
         return len(self.labels) + 1
 
-    def knows(self, patients: Labels) -> NDArray[np.bool_]:
-        """Rows of patients whose masks it was trained on: bool `[rows]`."""
-        return overlap(self.patients, patients, self.salt)
+    def knows(self, patients: Labels) -> NDArray[np.bool_] | None:
+        """Rows of patients whose masks it was trained on: bool `[rows]`; None where hashed under another key."""
+        return seen_rows({"keys": self.patients, "salt": self.salt, "key": self.key}, patients)
 
 
 def save_segmenter(
@@ -99,6 +101,7 @@ def load_segmenter(folder: str | Path) -> SavedSegmenter:
         decoder = MaskDecoder(one_encoder(judged.encoder, wanted_by="segmentation").shape, len(about["labels"]) + 1)
         decoder.load_state_dict(weights)
         names, salt, keys = tuple(map(str, about["names"])), str(about["salt"]), tuple(about["keys"])
+        key = str(about.get("key", ""))
     except (OSError, SafetensorError, TypeError, KeyError, ValueError, RuntimeError) as error:
         raise EvaluationError(f"{path} is not the decoder of a segmenter beside it: {type(error).__name__}") from error
-    return SavedSegmenter(judged, decoder.eval(), tuple(map(int, about["labels"])), names, salt, keys)
+    return SavedSegmenter(judged, decoder.eval(), tuple(map(int, about["labels"])), names, salt, keys, key)

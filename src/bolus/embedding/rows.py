@@ -1,0 +1,119 @@
+"""What of the table stands beside embeddings and predictions: by default nothing that names a person or a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.roles import IDENTIFYING, is_number_role
+from bolus.data.text.dates import FIRST_DATE
+from bolus.errors import UsageError, suggest
+
+_DATE = re.compile(
+    r"(?<!\d)(?:(?:19|20)\d\d([-./]?)(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])|\d{1,2}([-./])\d{1,2}\2(?:19|20)\d\d)(?!\d)"
+)
+LEFT_OUT = "left_out"
+"""The key of a frame's `attrs` that lists the columns of the table that it does not have."""
+
+
+def chosen_columns(cohort: Cohort, columns: Sequence[str] = (), *, with_table: bool = True) -> list[str]:
+    """The columns of the table that are written, in its order.
+
+    By default those with a role, for a role says that a column holds categories or numbers, and free text has none; but
+    not those of `IDENTIFYING` roles, not dates, and not the role split, which is written anyway. Whoever has the table
+    finds the rest by `row`.
+
+    Args:
+        cohort: whose table it is.
+        columns: that are written besides, whatever they hold.
+        with_table: take the default ones at all.
+
+    Raises:
+        UsageError: a column that the table does not have.
+
+    >>> from bolus.data.cohort.spec import CohortSpec
+    >>> frame = pd.DataFrame({"image": ["a.png"], "patient": ["Doe"], "sex": ["F"], "note": ["well"]})
+    >>> cohort = Cohort(frame, CohortSpec(table="t.csv"))
+    >>> chosen_columns(cohort), chosen_columns(cohort, ["patient"]), chosen_columns(cohort, ["note"], with_table=False)
+    (['sex'], ['patient', 'sex'], ['note'])
+    """
+    names, columns = list(map(str, cohort.table.columns)), [columns] if isinstance(columns, str) else columns
+    for column in columns:
+        if column not in names:
+            raise UsageError(f"columns: the table has no column {column!r}; {suggest(column, names)}")
+    roles = dict[str, list[str]]()
+    for role, column in cohort.roles.items():
+        roles.setdefault(column, []).append(role)
+    plain = {name for name, given in roles.items() if with_table and not any(_identifies(cohort, r) for r in given)}
+    return [name for name in names if name in plain or name in columns]
+
+
+def describe_rows(
+    cohort: Cohort,
+    rows: npt.NDArray[np.int64],
+    *,
+    columns: Sequence[str] = (),
+    with_table: bool = True,
+    facts: Mapping[str, Any] | None = None,
+    taken: Iterable[str] = (),
+) -> pd.DataFrame:
+    """`row` (from 1), `split`, further facts, and the columns of the table that are written; its index is 0..n-1.
+
+    Args:
+        cohort: whose table it is.
+        rows: int64 `[n]`, from 0, of the table.
+        columns: as of `chosen_columns`.
+        with_table: likewise; without, there is no `split` either.
+        facts: name -> `[n]` values, which come after `split`.
+        taken: names of columns that others will add; a column of the table that is called so gets `table_` before it.
+    """
+    chosen = chosen_columns(cohort, columns, with_table=with_table)
+    first: dict[str, Any] = {"row": rows + 1, **({"split": cohort.split[rows]} if with_table else {}), **(facts or {})}
+    frame = cohort.table[chosen].iloc[rows].reset_index(drop=True)
+    frame.columns = pd.Index(free_names(chosen, {*first, *taken}))
+    for place, (name, values) in enumerate(first.items()):
+        frame.insert(place, name, values)
+    return frame
+
+
+def left_out(cohort: Cohort, columns: Sequence[str] = (), *, with_table: bool = True) -> list[str]:
+    """The columns that `chosen_columns` does not choose; none where the table was not asked for."""
+    kept = {*chosen_columns(cohort, columns, with_table=with_table), cohort.roles.get("split")}
+    return [name for name in map(str, cohort.table.columns) if name not in kept] if with_table else []
+
+
+def free_names(names: list[str], taken: set[str]) -> list[str]:
+    """The names, those that are taken with `table_` before them until they are free.
+
+    >>> free_names(["row", "table_row", "age"], {"row"})
+    ['table_table_row', 'table_row', 'age']
+    """
+    used, found = taken | set(names), []
+    for name in names:
+        free = name
+        while free in taken or (free != name and free in used):
+            free = f"table_{free}"
+        used.add(free)
+        found.append(free)
+    return found
+
+
+def _identifies(cohort: Cohort, role: str) -> bool:
+    """Whether values of the role may say who somebody is, or when they came; the role split is written anyway."""
+    if role in IDENTIFYING or role == "split":
+        return True
+    values = cohort.values(role).dropna()
+    if role == "time":
+        days = pd.to_numeric(values, errors="coerce")
+        return bool((days.isna() | (days.abs() >= FIRST_DATE)).any())
+    if is_number_role(role):
+        return role == "visit" and bool((pd.to_numeric(values, errors="coerce").abs() >= FIRST_DATE).any())
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return True
+    return any(_DATE.search(str(value)) for value in values.unique())
