@@ -42,12 +42,15 @@ class NearCopies:
     signer: Signer
 
 
-def find_near_copies(thumbnails: FloatArray, patients: npt.ArrayLike, *, cells: int | None = None) -> NearCopies:
+def find_near_copies(
+    thumbnails: FloatArray, patients: npt.ArrayLike, *, signer: Signer | None = None, cells: int | None = None
+) -> NearCopies:
     """Pairs of images of different patients that show the same, but for size, coding, mirror, crop and grey.
 
     Args:
         thumbnails: `[n, 32, 32]`, of `thumbnail_of`; one that is NaN has no copies.
         patients: int `[n]`.
+        signer: to decide by; one learned from these images where None.
         cells: as of `nearest_strangers`.
 
     Returns:
@@ -63,7 +66,8 @@ def find_near_copies(thumbnails: FloatArray, patients: npt.ArrayLike, *, cells: 
     codes = np.asarray(patients, np.int64)
     visible = np.flatnonzero(np.isfinite(thumbnails).all(axis=(1, 2)))
     images, whose = thumbnails[visible], codes[visible]
-    signer = learn_signer(images, FINE)
+    few = len(images) < FEW or signer is not None
+    signer = signer or learn_signer(images, FINE)
     if len(np.unique(whose)) < 2:
         return NearCopies(np.zeros((0, 2), np.int64), np.zeros(0, np.float32), MOST, np.nan, signer)
     coarse = learn_signer(images, COARSE)
@@ -75,7 +79,7 @@ def find_near_copies(thumbnails: FloatArray, patients: npt.ArrayLike, *, cells: 
     found = Pairs(*(np.concatenate(parts) for parts in zip(*both, strict=True)))
     nearest = np.full(len(images), -1.0, np.float32)
     np.maximum.at(nearest, found.image, found.likeness)
-    threshold = learn_threshold(nearest[np.unique(found.image)])
+    threshold = learn_threshold(nearest[np.unique(found.image)], few=few)
     alike = found.likeness >= threshold
     strangers = float(found.likeness[~alike].max()) if (~alike).any() else np.nan
     pairs = np.sort(np.stack([visible[found.image[alike]], visible[found.stranger[alike]]], axis=1), axis=1)
@@ -85,38 +89,36 @@ def find_near_copies(thumbnails: FloatArray, patients: npt.ArrayLike, *, cells: 
     return NearCopies(pairs[kept], found.likeness[alike][kept], threshold, strangers, signer)
 
 
-def learn_threshold(nearest: FloatArray) -> float:
+def learn_threshold(nearest: FloatArray, *, few: bool) -> float:
     """From which likeness on two images are copies, by how alike strangers are.
 
     The likeness of each image to the stranger most like it, as atanh, is taken for a Gumbel distribution, of which the
-    middle and the upper tenth (quarter, of fewer than 100) are seen; copies among them, if not many, do not matter. The
-    threshold is where .1 of all images would be exceeded by chance, within .75 and .93; of fewer than 100 images within
-    .93 and .99.
+    middle and the upper tenth (of few the upper quarter) are seen; copies among them, if not many, do not matter. The
+    threshold is where chance would let .1 image of them all pass, within .75 and .93; of few within .93 and .99.
 
     Args:
         nearest: `[n]`, of each image.
+        few: fewer than 100 images, or signatures that were not learned from them, which tell strangers less well apart.
 
     Returns:
         .93 of none.
 
     >>> strangers = np.random.default_rng(0).uniform(0.3, 0.5, 1000).astype(np.float32)
-    >>> learn_threshold(strangers), learn_threshold(strangers[:30])
+    >>> learn_threshold(strangers, few=False), learn_threshold(strangers[:30], few=True)
     (0.75, 0.93)
     """
     number = len(nearest)
     if not number:
         return MOST
-    upper = 0.9 if number >= FEW else 0.75
+    upper = 0.75 if few else 0.9
     middle, high = np.quantile(np.arctanh(np.clip(nearest, -0.9999, 0.9999).astype(np.float64)), (0.5, upper))
     scale = (high - middle) / (-np.log(-np.log(upper)) + np.log(np.log(2)))
     reached = np.tanh(middle + scale * (np.log(np.log(2)) + np.log(number / EXPECTED)))
-    low, high = (LEAST, MOST) if number >= FEW else (MOST, MOST_OF_FEW)
+    low, high = (MOST, MOST_OF_FEW) if few else (LEAST, MOST)
     return float(np.clip(reached, low, high))
 
 
-def _looked_at(
-    found: Pairs, views: Sequence[View], images: FloatArray, whole: FloatArray, signer: Signer
-) -> Pairs:
+def _looked_at(found: Pairs, views: Sequence[View], images: FloatArray, whole: FloatArray, signer: Signer) -> Pairs:
     """The same pairs with the likeness of their fine signatures, the best of the views around the one found."""
     likeness = np.full(len(found.image), -1.0, np.float32)
     for code, named in enumerate(views):

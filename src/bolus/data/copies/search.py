@@ -6,7 +6,7 @@ nearest to it, so that the work grows as n sqrt(n). A small cohort is one cell, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +42,7 @@ def nearest_strangers(
         cells: into which the signatures are put; 1 up to 2,000 images and 2 sqrt(n) above where None.
 
     Returns:
-        Pairs in the order of `image`, the most alike first; up to two strangers for each view and cell, fewer where
-        there is none.
+        Pairs in the order of `image`, the most alike first; two for each image, fewer where there are no strangers.
 
     Example:
         >>> circle = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
@@ -55,17 +54,40 @@ def nearest_strangers(
     cells = cells or (1 if number <= ONE_CELL else round(2 * number**0.5))
     centres = signatures[np.random.default_rng(0).choice(number, cells, replace=False)] if number else signatures
     members = _members(signatures, centres)
-    best = _none()
+    best = _Best(np.full((number, KEPT), -1), np.full((number, KEPT), -1), np.full((number, KEPT), -np.inf, np.float32))
     for view, queries in enumerate(seen):
-        found = [best]
-        for start in range(0, number, BLOCK * 4):
-            found += _of_view(queries[start : start + BLOCK * 4], start, view, signatures, centres, members, patients)
-        best = _best(found)
-    return best
+        for image, there in _asked(queries, centres, members):
+            likeness = queries[image] @ signatures[there].T
+            likeness[patients[image][:, None] == patients[there]] = -np.inf
+            rows = np.arange(len(image))
+            for _ in range(min(KEPT, len(there))):
+                at = np.argmax(likeness, axis=1)
+                _enter(best, image, there[at], view, likeness[rows, at])
+                likeness[rows, at] = -np.inf
+    image, place = np.nonzero(np.isfinite(best.likeness))
+    return Pairs(image, *(each[image, place] for each in best))
 
 
-def _none() -> Pairs:
-    return Pairs(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.float32))
+class _Best(NamedTuple):
+    """What was found so far of each image, the most alike first; each `[n, 2]`, likeness -inf where there is nobody."""
+
+    stranger: IntArray
+    view: IntArray
+    likeness: FloatArray
+
+
+def _enter(best: _Best, image: IntArray, stranger: IntArray, view: int, likeness: FloatArray) -> None:
+    """Put one stranger of each of these images, no image twice, into its place; a stranger stands there once."""
+    first = likeness > best.likeness[image, 0]
+    again = best.stranger[image, 0] == stranger
+    for each in best:  # a new first one moves the old one back
+        moved = image[first & ~again]
+        each[moved, 1] = each[moved, 0]
+    second = ~first & ~again & (likeness > best.likeness[image, 1])
+    for place, here in ((0, first), (1, second)):
+        best.stranger[image[here], place] = stranger[here]
+        best.view[image[here], place] = view
+        best.likeness[image[here], place] = likeness[here]
 
 
 def _members(signatures: FloatArray, centres: FloatArray) -> list[IntArray]:
@@ -76,49 +98,17 @@ def _members(signatures: FloatArray, centres: FloatArray) -> list[IntArray]:
     return np.split(order, np.searchsorted(cell[order], np.arange(1, len(centres))))
 
 
-def _of_view(
-    queries: FloatArray,
-    first: int,
-    view: int,
-    signatures: FloatArray,
-    centres: FloatArray,
-    members: list[IntArray],
-    patients: IntArray,
-) -> list[Pairs]:
-    """What a block of queries, the images from `first` on, finds cell by cell."""
+def _asked(queries: FloatArray, centres: FloatArray, members: list[IntArray]) -> Iterator[tuple[IntArray, IntArray]]:
+    """Which images are compared with the members of which cell; no image twice in a block."""
     probes = min(PROBES, len(centres))
-    if probes == len(centres):
-        into = np.repeat(np.arange(probes)[None], len(queries), axis=0)
-    else:
-        into = np.argpartition(queries @ centres.T, -probes, axis=1)[:, -probes:]
-    asked, cell = np.repeat(np.arange(len(queries)), probes), into.ravel()
-    order = np.argsort(cell, kind="stable")
-    groups = np.split(asked[order], np.searchsorted(cell[order], np.arange(1, len(centres))))
-    found = []
-    for those, there in zip(groups, members, strict=True):
-        for start in range(0, len(those) if len(there) else 0, BLOCK):
-            here = those[start : start + BLOCK]
-            likeness = queries[here] @ signatures[there].T
-            likeness[patients[first + here][:, None] == patients[there]] = -np.inf
-            for _ in range(min(KEPT, len(there))):
-                at = np.argmax(likeness, axis=1)
-                alike = likeness[np.arange(len(here)), at]
-                ok = np.isfinite(alike)
-                found.append(Pairs(first + here[ok], there[at[ok]], np.full(int(ok.sum()), view), alike[ok]))
-                likeness[np.arange(len(here)), at] = -np.inf
-    return found
-
-
-def _best(found: list[Pairs]) -> Pairs:
-    """Each pair once, in its best view; of an image's strangers the most alike."""
-    image, stranger, view, likeness = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    order = np.lexsort((-likeness, stranger, image))
-    image, stranger, view, likeness = image[order], stranger[order], view[order], likeness[order]
-    first = np.ones(len(image), bool)
-    first[1:] = (image[1:] != image[:-1]) | (stranger[1:] != stranger[:-1])
-    image, stranger, view, likeness = image[first], stranger[first], view[first], likeness[first]
-    order = np.lexsort((-likeness, image))
-    image, stranger, view, likeness = image[order], stranger[order], view[order], likeness[order]
-    place = np.arange(len(image)) - np.searchsorted(image, image)
-    kept = place < KEPT
-    return Pairs(image[kept], stranger[kept], view[kept], likeness[kept])
+    for start in range(0, len(queries), 4 * BLOCK):
+        block = queries[start : start + 4 * BLOCK]
+        if probes == len(centres):
+            into = np.repeat(np.arange(probes)[None], len(block), axis=0)
+        else:
+            into = np.argpartition(block @ centres.T, -probes, axis=1)[:, -probes:]
+        order = np.argsort(into.ravel(), kind="stable")
+        bounds = np.searchsorted(into.ravel()[order], np.arange(1, len(centres)))
+        for those, there in zip(np.split(start + order // probes, bounds), members, strict=True):
+            for at in range(0, len(those) if len(there) else 0, BLOCK):
+                yield those[at : at + BLOCK], there

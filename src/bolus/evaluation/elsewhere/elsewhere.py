@@ -25,6 +25,7 @@ from bolus.evaluation.preparation import (
     embed_all,
     open_baselines,
     read_images,
+    refuse_seen_everywhere,
     refuse_seen_patients,
     stand_beside,
 )
@@ -158,6 +159,8 @@ def read_elsewhere(
         here.cohort, there.cohort, task, target, elsewhere_target, names=names, min_patients=reading.fewest
     )
     both = [read_images(judged, others, each, None, judging=judging, source=source) for each in (here, there)]
+    refuse_seen_everywhere(both[0], where=f"{names[0]}: ")
+    refuse_seen_everywhere(both[1], rows=np.ones(len(there.cohort), dtype=bool), where=f"{names[1]}: ")
     both[0] = stand_beside(both[0])
     notes += both[0].notes + [f"{names[1]}: {note}" for note in both[1].notes if note not in both[0].notes]
     encoders = both[0].encoders()
