@@ -65,7 +65,7 @@ def nearest_strangers(
                 _enter(best, image, there[at], view, likeness[rows, at])
                 likeness[rows, at] = -np.inf
     image, place = np.nonzero(np.isfinite(best.likeness))
-    return Pairs(image, *(each[image, place] for each in best))
+    return Pairs(image, best.stranger[image, place], best.view[image, place], best.likeness[image, place])
 
 
 class _Best(NamedTuple):

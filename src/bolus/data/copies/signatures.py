@@ -137,7 +137,8 @@ def _transform(reach: int, start: float, share: float, reverse: bool) -> FloatAr
     window[np.arange(SIDE), below + 1] = seen - below
     waves = np.cos(np.pi / SIDE * np.arange(reach + 1)[:, None] * place) * np.sqrt(2 / SIDE)
     waves[0] /= np.sqrt(2)
-    return (waves @ (window[::-1] if reverse else window)).astype(np.float32)
+    found: FloatArray = (waves @ (window[::-1] if reverse else window)).astype(np.float32)
+    return found
 
 
 @lru_cache(maxsize=8)

@@ -33,7 +33,8 @@ def thumbnail_of(array: npt.NDArray[Any]) -> FloatArray:
     grey = array[0] if len(array) == 1 else array.mean(axis=0, dtype=np.float32)
     height, width = grey.shape
     parts = _areas(height) @ grey.astype(np.float32, copy=False) @ _areas(width).T
-    return standardised(parts[None])[0]
+    found: FloatArray = standardised(parts[None])[0]
+    return found
 
 
 def standardised(greys: FloatArray) -> FloatArray:
@@ -44,7 +45,8 @@ def standardised(greys: FloatArray) -> FloatArray:
     with np.errstate(divide="ignore", invalid="ignore"):
         found = centred / np.where(spread > 1e-5 * largest, spread, np.nan)
     found[(found**4).mean(axis=(1, 2)) > PEAKED] = np.nan
-    return found.astype(np.float32)
+    small: FloatArray = found.astype(np.float32)
+    return small
 
 
 @lru_cache(maxsize=64)

@@ -50,7 +50,7 @@ def save_encoders(
         own = contract.of(name)
         ranges = {key: value for key, value in own.ranges.items() if key == name}
         own = replace(own, ranges=ranges, stated=tuple(key for key in own.stated if key == name))
-        about = {"preprocessing": own.to_json(), "card": card(name), "lineage": lineage, "seen": seen}
+        about: dict[str, Any] = {"preprocessing": own.to_json(), "card": card(name), "lineage": lineage, "seen": seen}
         save_encoder(encoder.of(name), folder / part, **about)
         parts[name] = {"folder": part, "weights": stated_weights(folder / part)}
     write_json(folder / DESCRIPTION, {"format": FORMAT, "modalities": parts})
