@@ -214,8 +214,10 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
         if not stopped:
             own = {"salt": run.record["salt"], "keys": run.record["training_patients"]}
             lineage = [own, *run.record["ancestors"]]
-            images = remember_training(samples.cohort, store, own["salt"]) | load_seen(run.folder)
-            save_encoders(model.encoder, run.encoder, store.preprocessing, card=run.card, lineage=lineage, seen=images)
+            remembered = remember_training(samples.cohort, store, own["salt"]) | load_seen(run.folder)
+            save_encoders(
+                model.encoder, run.encoder, store.preprocessing, card=run.card, lineage=lineage, seen=remembered
+            )
         spent += time.monotonic() - began
         status = "finished" if not stopped else "interrupted" if signals else "stopped"
         run.finish(status, steps=step, hours=spent / 3600, weights=digest_of(model.modules))
