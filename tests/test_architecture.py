@@ -21,7 +21,7 @@ LEVELS = [
     ["recipe", "recipes"],
     ["data", "data/text"],
     ["data/cohort"],
-    ["data/pixels"],
+    ["data/pixels", "data/copies"],
     ["data/readers"],
     ["data/images"],
     ["data/batches", "data/checks", "scanning"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.copies.seen import SeenImages
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.images.given import Called, Given, listed, read_given
@@ -21,7 +22,7 @@ from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import external_encoder
 from bolus.encoders.folders.folder import lineage_of, load_encoder
-from bolus.encoders.folders.modality_folder import is_modality_folder, load_encoders
+from bolus.encoders.folders.modality_folder import is_modality_folder, load_encoders, seen_by
 from bolus.encoders.modalities import ModalityEncoders
 from bolus.errors import EncoderError, UsageError
 from bolus.run import Run
@@ -40,6 +41,7 @@ class Judged:
         run: where it came from, if it was opened as one.
         lineage: whom it and the encoders it was initialised from were trained on, as `lineage_of` says; empty where
             that is not known.
+        seen: the images of these trainings, as far as they are written down; see `bolus.data.copies.seen`.
         training: of the cohort that it is judged on, images, samples, and positions of those that are for training and
             readable, int64; None where none are shown to it.
     """
@@ -49,6 +51,7 @@ class Judged:
     preprocessing: Preprocessing
     run: Run | None
     lineage: Sequence[Mapping[str, Any]] = ()
+    seen: Mapping[str, SeenImages] = field(default_factory=dict)
     training: tuple[ImageStore, Samples, npt.NDArray[np.int64]] | None = None
 
     def embed(
@@ -146,9 +149,9 @@ def _open_folder(name: str, folder: Path, keep_context: bool, size: int | None) 
         if size is not None:
             raise UsageError(f"{folder} holds encoders that state their own input size; leave out the size {size}")
         encoders, preprocessing, lineage = load_encoders(folder, keep_context=keep_context)
-        return Judged(name, encoders, preprocessing, None, lineage)
+        return Judged(name, encoders, preprocessing, None, lineage, seen_by(folder))
     encoder, contract = load_encoder(folder, keep_context=keep_context)
-    return Judged(name, encoder, _as_stated(folder, contract, size), None, lineage_of(folder))
+    return Judged(name, encoder, _as_stated(folder, contract, size), None, lineage_of(folder), seen_by(folder))
 
 
 def _as_stated(folder: Path, contract: Mapping[str, Any], size: int | None) -> Preprocessing:

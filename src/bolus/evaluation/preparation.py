@@ -15,6 +15,7 @@ from bolus.data.cohort.split import refuse_overlap
 from bolus.data.images.cache import ImageStore
 from bolus.device import device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
+from bolus.embedding.seen import refuse_seen_images, unknown_images
 from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, one_encoder
@@ -143,7 +144,7 @@ def prepare(
 
     Raises:
         LeakageError: the encoder or a baseline, or one that it was initialised from, was trained on validation or test
-            patients.
+            patients, or on near copies of their images.
         EncoderError, CohortError: encoder or cohort cannot be opened; or an encoder for each modality where the task
             wants one.
         EvaluationError: an encoder that the task cannot be put to.
@@ -170,7 +171,9 @@ def prepare(
     refuse_seen_patients(judged, samples.cohort)
     for other in others.values():
         refuse_seen_patients(other, samples.cohort, kind="baseline")
-    return stand_beside(read_images(judged, others, samples, ask(samples), judging=judging, source=source))
+    prepared = read_images(judged, others, samples, ask(samples), judging=judging, source=source)
+    refuse_seen_everywhere(prepared)
+    return stand_beside(prepared)
 
 
 def refuse_views(wanted_by: str, *, clips: bool, mirrored: bool) -> None:
@@ -250,6 +253,11 @@ def read_images(
         if not each.lineage
     ]
     notes += [note for name, each in [(judged.name, judged), *others.items()] for note in note_uncompared(name, each)]
+    notes += [
+        f"{name}: its training images are not written down, so images of them under other patients are not found."
+        for name, each in [(judged.name, judged), *others.items()]
+        if unknown_images(each)
+    ]
     notes += remarks_on(judged, store)
     for each in baselines:
         said = (f"baseline {each.name}: {remark}" for remark in remarks_on(each.judged, each.store))
@@ -264,6 +272,16 @@ def read_images(
 def shown_name(judged: Judged) -> str:
     """The encoder's name, told apart from those of the columns that are always there."""
     return f"{judged.name} (encoder)" if judged.name in (MAJORITY, RANDOM, START, PRESENT) else judged.name
+
+
+def refuse_seen_everywhere(
+    prepared: Prepared[Asked], *, rows: npt.NDArray[np.bool_] | None = None, where: str = ""
+) -> None:
+    """As `refuse_seen_images`, of the encoder and the baselines; `where` comes first in the message."""
+    cohort = prepared.cohort
+    refuse_seen_images(prepared.judged, cohort, prepared.store, rows=rows, kind=f"{where}encoder")
+    for each in prepared.baselines:
+        refuse_seen_images(each.judged, cohort, each.store, rows=rows, kind=f"{where}baseline")
 
 
 def _refuse_several_sizes(judged: Judged, cohort: Cohort, wanted_by: str) -> None:

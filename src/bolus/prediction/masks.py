@@ -21,6 +21,7 @@ from bolus.data.readers.readers import naming, quiet
 from bolus.data.text.formulas import write_csv
 from bolus.device import device
 from bolus.embedding.opening import open_store, remarks_on, samples_of
+from bolus.embedding.seen import note_seen_images
 from bolus.encoders.modalities import one_encoder
 from bolus.errors import ImageError, UsageError, name_rows, require
 from bolus.evaluation.segmentation.annotation import find_natives
@@ -97,6 +98,7 @@ def predict_masks(
         remarks = [
             *(without if said else []),
             *note_seen(saved.judged, saved, cohort.patients),
+            *note_seen_images(saved.judged, cohort, store),
             *(named if written_as == "dicom-seg" else []),
             *remarks_on(saved.judged, store),
         ]

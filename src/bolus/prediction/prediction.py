@@ -16,6 +16,7 @@ from bolus.data.text.classes import same_class
 from bolus.data.text.formulas import write_csv
 from bolus.device import Precision, check_precision, device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
+from bolus.embedding.seen import note_seen_images
 from bolus.embedding.vectors import embed_samples
 from bolus.errors import EvaluationError, UsageError, name_rows, suggest
 from bolus.evaluation.probing.heads import Head
@@ -131,6 +132,7 @@ def predict(
         *([] if same else ["The head does not say whose embeddings it was fitted on: this was not checked."]),
         *remarks_on(judged, partly),
         *note_seen(judged, found, opened.patients.iloc[first]),
+        *note_seen_images(judged, samples.cohort, store),
         *(f"head of {found.target}: {note}" for note in found.notes),
     ]
     frame = beside_table(opened, first, said, beside, remarks)

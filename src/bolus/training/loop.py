@@ -13,7 +13,9 @@ import torch
 
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.cohort.cohort import Cohort, CohortLike
+from bolus.data.copies.seen import load_seen, save_seen
 from bolus.data.images.clips import open_samples
+from bolus.embedding.seen import remember_training
 from bolus.encoders.folders.folder import lineage_of
 from bolus.encoders.folders.modality_folder import save_encoders
 from bolus.encoders.modalities import each_encoder
@@ -133,6 +135,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
             begun = dict.fromkeys(spec.backbone for spec in specs if spec.pretrained)
             ancestors = [training for folder in begun for training in lineage_of(Path(folder))]
             run.create(cohort, recipe, store.quarantined, {**facts, "ancestors": ancestors})
+            save_seen({key: each for folder in begun for key, each in load_seen(Path(folder)).items()}, run.folder)
         run.rewind(step)
         looked = run.since_health("conflicts")
         begun_with = watch_start(run, model.encoder, store, samples, recipe) if step == 0 else []
@@ -219,7 +222,10 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
     if state.is_main_process:
         if not stopped:
             lineage = [run.training, *run.record["ancestors"]]
-            save_encoders(model.encoder, run.encoder, store.preprocessing, card=run.card, lineage=lineage)
+            remembered = remember_training(samples.cohort, store, run.training) | load_seen(run.folder)
+            save_encoders(
+                model.encoder, run.encoder, store.preprocessing, card=run.card, lineage=lineage, seen=remembered
+            )
         spent += time.monotonic() - began
         status = "finished" if not stopped else "interrupted" if signals else "stopped"
         run.finish(status, steps=step, hours=spent / 3600, weights=digest_of(model.modules))

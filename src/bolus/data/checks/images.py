@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bolus.data.checks.copies import look_at_copies
 from bolus.data.checks.masks import look_at_masks
 from bolus.data.checks.pixels import look_at_pixels
 from bolus.data.checks.ranges import black_and_white, count, lone_series, look_at_ranges, numbers
-from bolus.data.checks.report import Finding, Severity, frames_in_words
+from bolus.data.checks.report import Finding, frames_in_words
 from bolus.data.checks.thumbnails import write_thumbnails
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.clips import rows_are_files
@@ -53,7 +53,7 @@ def look_at_images(
     findings += lone_series(cohort, seen, found)
     for name in np.unique(found.names).tolist():
         findings += _channels(name, seen[found.names == name])
-    findings += _duplicates(cohort, seen) + _reader_notes(seen)
+    findings += look_at_copies(cohort, seen, found.names) + _reader_notes(seen)
     if thumbnails is not None:
         write_thumbnails(cohort, seen, found, thumbnails)
     return modalities, {name: each for name, each in found.ranges.items() if name not in cohort.spec.ranges}
@@ -148,33 +148,6 @@ def _channels(name: str, images: pd.DataFrame) -> list[Finding]:
         found = ", ".join(str(number) for number in sorted(odd["channels"].unique()))
         message = f"{name}: expected {usual} channel(s) as in most images, found {found} in {len(odd)} of {len(images)}"
         findings.append(Finding("warning", "channels", message, numbers(odd["row"])))
-    return findings
-
-
-def _duplicates(cohort: Cohort, seen: pd.DataFrame) -> list[Finding]:
-    """Images of equal pixels; those of one value are not copies of one another but empty."""
-    several = [quantiles[0] < quantiles[-1] for quantiles in seen["quantiles"]]
-    frame = seen.loc[several, ["row", "digest"]]
-    frame = frame[frame["digest"].duplicated(keep=False)]
-    frame = frame.assign(patient=cohort.encoded("patient")[frame["row"]], side=cohort.split[frame["row"]])
-    counts = frame.groupby("digest")[["patient", "side"]].transform("nunique")
-    across, torn = (counts["patient"] > 1).to_numpy(), (counts["side"] > 1).to_numpy()
-    kinds: list[tuple[Severity, str, npt.NDArray[np.bool_], str]] = [
-        (
-            "error",
-            "duplicate_across_splits",
-            across & torn,
-            "different patients on different sides of the split: leakage",
-        ),
-        ("warning", "duplicate_across_patients", across & ~torn, "different patients"),
-        ("warning", "duplicate_within_patient", ~across, "one patient"),
-    ]
-    findings = []
-    for severity, kind, here, whose in kinds:
-        if here.any():
-            groups, rows = frame["digest"][here].nunique(), numbers(frame["row"][here])
-            message = f"{len(rows)} images are exact copies in {count(groups, 'group', 'groups')}, of {whose}"
-            findings.append(Finding(severity, kind, message, rows))
     return findings
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.series import IF_FILES
+from bolus.data.copies.thumbnails import thumbnail_of
 from bolus.data.images.clips import rows_are_files
 from bolus.data.images.preprocessing import ONE_FRAME
 from bolus.data.pixels.greys import GREY, measure, reading_of, sketch_of
@@ -116,7 +117,7 @@ def _unusable(reason: str) -> Look:
 
 
 def _measure(image: Image) -> Look:
-    """What the image says of its numbers, how they are distributed, its channels, and a hash of its pixels."""
+    """What the image says of its numbers, how they are distributed, its channels, a hash of its pixels, a thumbnail."""
     array = image.array
     equal = array.shape[0] == 3 and bool((array[0] == array[1]).all() and (array[0] == array[2]).all())
     digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
@@ -127,6 +128,7 @@ def _measure(image: Image) -> Look:
         "channels": array.shape[0],
         "equal": equal,
         "digest": digest.digest(),
+        "thumbnail": thumbnail_of(array).astype(np.float16),
         "notes": image.notes,
     }
 
@@ -150,5 +152,6 @@ def _join(looks: list[Look]) -> Look:
         "channels": max(look["channels"] for look in looks),
         "equal": all(look["equal"] for look in looks),
         "digest": digest.digest(),
+        "thumbnail": looks[len(looks) // 2]["thumbnail"],
         "notes": tuple(dict.fromkeys(note for look in looks for note in look["notes"])),
     }

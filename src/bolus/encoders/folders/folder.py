@@ -1,4 +1,4 @@
-"""The encoder folder: `model.safetensors`, `encoder.json` and, where there is a card, `README.md`.
+"""The encoder folder: `model.safetensors`, `encoder.json`; `README.md` and `seen_images.safetensors` where they are.
 
 An encoder is rebuilt from it without a network and without unpickling anything.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING
 
 from bolus import __version__
+from bolus.data.copies.seen import SeenImages, save_seen
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.families.hub import is_named, make_backbone
 from bolus.errors import EncoderError
@@ -36,6 +37,7 @@ def save_encoder(
     preprocessing: Mapping[str, Any],
     card: str = "",
     lineage: Sequence[Mapping[str, Any]] = (),
+    seen: Mapping[str, SeenImages] | None = None,
 ) -> None:
     """Write an encoder folder that `load_encoder` reads back to the same outputs.
 
@@ -51,6 +53,7 @@ def save_encoder(
             initialised from, each as `data.cohort.split.hash_patients` makes it: `salt`, `keys` of the patients, and
             the fingerprint of the site's `key`, which older ones lack. Then whoever has the folder can test a guessed
             identifier against the keys; else who also has the site's key.
+        seen: the images of these trainings, by `data.copies.seen.name_of` their salts, for `seen_images.safetensors`.
 
     Raises:
         EncoderError: `preprocessing` is not JSON.
@@ -82,6 +85,7 @@ def save_encoder(
     with replacing(folder / WEIGHTS) as temporary:
         save_tensors(temporary, tensors_of(encoder.state_dict()), {"format": "pt"})
     description["weights"] = _digest(folder / WEIGHTS)
+    save_seen(seen or {}, folder)
     if card:
         write_text(folder / CARD, card)
     write_json(folder / DESCRIPTION, description)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bolus.data.copies.seen import SeenImages, load_seen
 from bolus.data.images.preprocessing import Preprocessing, join_contracts
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.folders.folder import lineage_of, load_encoder, save_encoder, stated_weights
@@ -26,6 +27,7 @@ def save_encoders(
     *,
     card: Callable[[str | None], str],
     lineage: Sequence[Mapping[str, Any]],
+    seen: Mapping[str, SeenImages] | None = None,
 ) -> None:
     """Write one encoder as `save_encoder` does; or those of modalities, a folder each, and `encoders.json` last.
 
@@ -38,16 +40,18 @@ def save_encoders(
         contract: how images become inputs, with the ranges and contracts of all modalities.
         card: modality -> Markdown for its encoder; None: of the one encoder.
         lineage: as for `save_encoder`; each encoder's, since all were trained together.
+        seen: likewise.
     """
     if isinstance(encoder, Encoder):
-        save_encoder(encoder, folder, preprocessing=contract.to_json(), card=card(None), lineage=lineage)
+        save_encoder(encoder, folder, preprocessing=contract.to_json(), card=card(None), lineage=lineage, seen=seen)
         return
     parts = {}
     for name, part in part_folders(encoder.names).items():
         own = contract.of(name)
         ranges = {key: value for key, value in own.ranges.items() if key == name}
         own = replace(own, ranges=ranges, stated=tuple(key for key in own.stated if key == name))
-        save_encoder(encoder.of(name), folder / part, preprocessing=own.to_json(), card=card(name), lineage=lineage)
+        about: dict[str, Any] = {"preprocessing": own.to_json(), "card": card(name), "lineage": lineage, "seen": seen}
+        save_encoder(encoder.of(name), folder / part, **about)
         parts[name] = {"folder": part, "weights": stated_weights(folder / part)}
     write_json(folder / DESCRIPTION, {"format": FORMAT, "modalities": parts})
 
@@ -78,6 +82,18 @@ def load_encoders(
         contracts[name] = Preprocessing(**contract)
         lineage += [each for each in lineage_of(part) if each not in lineage]
     return ModalityEncoders(encoders).eval(), join_contracts(contracts), lineage
+
+
+def seen_by(folder: Path) -> dict[str, SeenImages]:
+    """The images that an encoder, or those of modalities, were trained on; empty where that is not written down.
+
+    Raises:
+        EncoderError: as `bolus.data.copies.seen.load_seen`.
+    """
+    found = load_seen(folder)
+    for part, _ in _read_parts(folder).values() if is_modality_folder(folder) else ():
+        found |= load_seen(part)
+    return found
 
 
 def _read_parts(folder: Path) -> dict[str, tuple[Path, str]]:

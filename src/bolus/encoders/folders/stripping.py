@@ -13,13 +13,14 @@ from safetensors import safe_open
 from safetensors.numpy import load_file as load_arrays
 
 from bolus.checksums import find_damage, with_checksums, without_checksums
+from bolus.data.copies.seen import FILE as SEEN
 from bolus.encoders.folders.folder import CARD, DESCRIPTION, WEIGHTS
 from bolus.encoders.folders.modality_folder import DESCRIPTION as OF_MODALITIES
 from bolus.errors import EncoderError, UsageError
 from bolus.files import check_new, making, replacing, save_tensors, write_json
 
 HEAD, DECODER = "head.safetensors", "decoder.safetensors"
-KNOWN = (WEIGHTS, DESCRIPTION, OF_MODALITIES, CARD, HEAD, DECODER)
+KNOWN = (WEIGHTS, DESCRIPTION, OF_MODALITIES, CARD, SEEN, HEAD, DECODER)
 """Files of an encoder folder; what else lies there is not copied."""
 
 
@@ -70,9 +71,20 @@ def _take_patients(path: Path) -> bool:
     return found
 
 
+def _take_file(path: Path) -> bool:
+    path.unlink()
+    return True
+
+
 PRIVATE = (
     Private(
         "keyed hashes of the training patients", "whether test patients were trained on", DESCRIPTION, _take_lineage
+    ),
+    Private(
+        "keyed bits of the training images",
+        "whether test images are training images under other names",
+        SEEN,
+        _take_file,
     ),
     Private("keyed hashes of the patients of the head", "whom the head was fitted on", HEAD, _take_patients),
     Private("keyed hashes of the patients of the decoder", "whose masks it has learnt", DECODER, _take_patients),

@@ -26,6 +26,7 @@ from bolus.evaluation.preparation import (
     note_uncompared,
     open_baselines,
     read_images,
+    refuse_seen_everywhere,
     refuse_seen_patients,
     stand_beside,
 )
@@ -161,6 +162,8 @@ def read_elsewhere(
         here.cohort, there.cohort, task, target, elsewhere_target, names=names, min_patients=reading.fewest
     )
     both = [read_images(judged, others, each, None, judging=judging, source=source) for each in (here, there)]
+    refuse_seen_everywhere(both[0], where=f"{names[0]}: ")
+    refuse_seen_everywhere(both[1], rows=np.ones(len(there.cohort), dtype=bool), where=f"{names[1]}: ")
     both[0] = stand_beside(both[0])
     notes += both[0].notes + [f"{names[1]}: {note}" for note in both[1].notes if note not in both[0].notes]
     encoders = both[0].encoders()

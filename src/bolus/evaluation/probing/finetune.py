@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from bolus.data.batches.batch import seed_for
 from bolus.data.batches.presets import resolve
 from bolus.data.cohort.cohort import Samples
+from bolus.data.copies.seen import SeenImages
 from bolus.data.images.cache import ImageStore
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.folders.folder import save_encoder
@@ -48,10 +49,15 @@ class Finetuned:
     notes: tuple[str, ...]
 
     def save(
-        self, folder: Path, *, preprocessing: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]] = ()
+        self,
+        folder: Path,
+        *,
+        preprocessing: Mapping[str, Any],
+        lineage: Sequence[Mapping[str, Any]] = (),
+        seen: Mapping[str, SeenImages] | None = None,
     ) -> None:
         """Write an encoder folder with `head.safetensors` in it; Args as `save_encoder`."""
-        save_encoder(self.encoder, folder, preprocessing=preprocessing, lineage=lineage)
+        save_encoder(self.encoder, folder, preprocessing=preprocessing, lineage=lineage, seen=seen)
         self.head.save(Path(folder) / "head.safetensors")
 
 

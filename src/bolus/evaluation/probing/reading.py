@@ -15,6 +15,7 @@ import pandas as pd
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.cohort.split import hash_patients
 from bolus.device import Precision
+from bolus.embedding.seen import remember_training
 from bolus.errors import UsageError
 from bolus.evaluation.notebook import as_html
 from bolus.evaluation.preparation import PRESENT, Prepared, embed_all, prepare
@@ -222,12 +223,14 @@ def _judge(task: TargetTask, prepared: Prepared[Ahead]) -> Evaluation:
     weights = digest_of_encoder(judged.encoder)
     fitted = {each.name: _fitted_on(cohort, rows, each, task.name) for each in targets}
     kept: list[Path] = []
+    own = hash_patients(cohort.patients[cohort.split == "train"])
+    seen = cache(lambda: {**remember_training(cohort, prepared.store, own), **judged.seen})
 
     def keep(name: str, trained: Finetuned) -> None:
-        lineage = [hash_patients(cohort.patients[cohort.split == "train"]), *judged.lineage]
+        lineage = [own, *judged.lineage]
         kept.append(folder / f"finetuned-{file_name(name)}")
         trained = replace(trained, head=trained.head.signed(digest_of_encoder(trained.encoder), fitted[name]))
-        trained.save(kept[-1], preprocessing=prepared.store.preprocessing.to_json(), lineage=lineage)
+        trained.save(kept[-1], preprocessing=prepared.store.preprocessing.to_json(), lineage=lineage, seen=seen())
 
     trainers = trainers_of(
         encoders,

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from bolus.checksums import find_damage, with_checksums
 from bolus.data.cohort.split import Labels, hash_patients, seen_rows
+from bolus.data.copies.seen import SeenImages
 from bolus.embedding.opening import Judged, open_encoder
 from bolus.encoders.families.unet import MaskDecoder
 from bolus.encoders.folders.folder import save_encoder
@@ -65,6 +66,7 @@ def save_segmenter(
     labels: Mapping[int, str],
     patients: Labels,
     lineage: Sequence[Mapping[str, Any]],
+    seen: Mapping[str, SeenImages] | None = None,
 ) -> None:
     """Write an encoder folder with `decoder.safetensors` in it, which comes last.
 
@@ -74,9 +76,11 @@ def save_segmenter(
         labels: of the foreground classes, in their order: the number that masks have -> its name.
         patients: whose masks it was trained on, one or more rows each; only keyed hashes are kept.
         lineage: as `save_encoder`.
+        seen: likewise.
     """
     (folder / DECODER).unlink(missing_ok=True)
-    save_encoder(segmenter.encoder, folder, preprocessing=segmenter.store.preprocessing.to_json(), lineage=lineage)
+    contract = segmenter.store.preprocessing.to_json()
+    save_encoder(segmenter.encoder, folder, preprocessing=contract, lineage=lineage, seen=seen)
     about = {"labels": list(labels), "names": list(labels.values()), **hash_patients(patients)}
     state = tensors_of(segmenter.decoder.state_dict())
     with replacing(folder / DECODER) as temporary:

@@ -21,6 +21,7 @@ from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.cohort.split import hash_patients
 from bolus.data.readers.masks import to_square
+from bolus.embedding.seen import remember_training
 from bolus.encoders.modalities import one_encoder
 from bolus.errors import EvaluationError
 from bolus.evaluation.preparation import Prepared, prepare
@@ -253,12 +254,14 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
     evaluation = Segmentation(results, pd.concat(tables, ignore_index=True), folder, notes)
     files: dict[str, Callable[[Path], object]] = {"volumes.parquet": evaluation.volumes.to_parquet}
     files |= {name: partial(save_picture, picture) for name, picture in pictures}
+    own = hash_patients(cohort.patients[cohort.split == "train"])
     save_segmenter(
         kept[0],
         folder / f"segmenter-{TARGET}",
         labels=dict(zip(annotations.labels, annotations.names, strict=True)),
         patients=cohort.patients.iloc[kept[1]],
-        lineage=[hash_patients(cohort.patients[cohort.split == "train"]), *prepared.judged.lineage],
+        lineage=[own, *prepared.judged.lineage],
+        seen={**remember_training(cohort, prepared.store, own), **prepared.judged.seen},
     )
     write_evaluation(folder, results, notes, {TARGET: []}, files=files, stale=["overlay-row*.png"])
     return evaluation
