@@ -29,7 +29,7 @@ COHORTS = {
 }  # fmt: skip
 SERIES = {"acdc": (["patient", "phase"], "slice"), "lus_blues": (["video"], "frame")}  # columns of one volume or clip
 PLANTED = 20
-SIZES = (10_000, 100_000)
+SIZES = (10_000, 30_000, 100_000)
 Picture = np.ndarray
 
 
