@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,37 @@ def check_ending(path: Path, option: str, *endings: str) -> None:
     """
     if path.suffix.lower() not in endings:
         raise UsageError(f"{option}: expected a file name that ends in {' or '.join(endings)}, found {path.name!r}")
+
+
+_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+
+
+class NotRegularError(OSError):
+    """What stands at a path is no file with an end, so that reading it could wait or go on for ever; or no path at all.
+
+    Its message names no path.
+    """
+
+
+def check_regular(path: Path | str) -> os.stat_result:
+    """The state of a file, through links, where it is one that ends; pipes, devices and folders are not.
+
+    Raises:
+        NotRegularError: it is something else, or no file can have such a name.
+        OSError: it is not there, or cannot be reached.
+
+    >>> check_regular("/dev/null")
+    Traceback (most recent call last):
+    bolus.files.NotRegularError: expected a file, found a device
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116 - a million of them are looked at
+    except ValueError:  # a zero byte, or letters that the system cannot write
+        raise NotRegularError("expected a path, found characters that no path can have") from None
+    if not stat.S_ISREG(found.st_mode):
+        what = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "a device")
+        raise NotRegularError(f"expected a file, found {what}")
+    return found
 
 
 @contextmanager

@@ -20,11 +20,14 @@ from bolus.data.pixels.image import Image, Range, Rule, check_frame, own_range
 from bolus.data.pixels.lookup import expand_palette, look_up
 from bolus.data.pixels.range_rules import CLINICAL_RANGE, PERCENTILES, RangeRule, rule_of
 from bolus.data.pixels.square import find_aspect, oblong_notes
+from bolus.data.readers.packed import check_plausible, unpacked_length
+from bolus.data.readers.room import Claim, check_size, limit
 from bolus.errors import ImageError, MissingDecoderError, UsageError, require
 
 Values = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax whose elements are packed
 _IN_HU = {"", "HU"}  # Rescale Type (0028,1054) may be absent where it is HU (PS3.3 C.8.2.1)
 
 
@@ -42,8 +45,52 @@ class _Scaled:
     rescaled: bool = True
 
 
+def open_dataset(path: Path, **options: Any) -> Any:
+    """A DICOM file as pydicom reads it, but that deflated elements unpack to no more than there is room for.
+
+    Raises:
+        ImageError: a deflated file that is damaged; TooLargeError: one that unpacks to more.
+        MissingDecoderError: pydicom is not installed.
+    """
+    pydicom = require("pydicom", "DICOM files", MissingDecoderError)
+    with path.open("rb") as stream:
+        if _DEFLATED in stream.read(4096):
+            from pydicom.filereader import _read_file_meta_info, read_preamble
+
+            stream.seek(0)
+            read_preamble(stream, force=True)
+            _read_file_meta_info(stream)
+            length = unpacked_length(stream, limit() // 3)  # held packed, unpacked and in elements
+            check_size(3 * length, "deflated elements")
+    return pydicom.dcmread(path, force=True, **options)
+
+
+def count_dicom_frames(path: Path) -> int:
+    """How many frames a file says it has.
+
+    Raises:
+        ImageError: the file cannot hold as many.
+    """
+    names = ["NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated"]
+    header = open_dataset(path, stop_before_pixels=True, specific_tags=names)
+    number = max(1, int(header.get("NumberOfFrames") or 1))
+    if number > 1:
+        syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
+        packed = syntax is not None and syntax.is_encapsulated
+        bits = _samples(header) * int(header.get("BitsAllocated") or 8)
+        check_plausible(
+            path, number * (8 if packed else max(1, bits // 8)), f"{number} frames", packed=_is_deflated(header)
+        )
+    return number
+
+
 def read_dicom(
-    path: Path, *, window: tuple[float, float] | None = None, frame: int | None = None, voi: bool | None = None
+    path: Path,
+    *,
+    window: tuple[float, float] | None = None,
+    frame: int | None = None,
+    voi: bool | None = None,
+    claim: Claim = check_size,
 ) -> Image:
     """One DICOM file; see `bolus.data.readers.readers.read_image`, which adds the file's name to errors.
 
@@ -62,12 +109,14 @@ def read_dicom(
         frame: which frame, from 0.
         voi: True: as the file states, whatever the modality; False: as if it stated no window and no VOI LUT, and no
             range of the modality but that of `cohort`.
+        claim: room in memory, before anything is decoded.
 
     Returns:
         Image with float32 `[C, H, W]`, or `[C, T, H, W]` of a file with several frames; spacing in mm.
 
     Raises:
-        ImageError: no pixels, damaged, or a photometric interpretation or transfer syntax that is not read.
+        ImageError: no pixels, damaged, values that are not finite as float32, or a photometric interpretation or
+            transfer syntax that is not read; TooLargeError: more memory than there is room for.
         MissingDecoderError: the message says what to install.
         UsageError: `window` narrower than 1 in a file whose windows are LINEAR.
 
@@ -80,8 +129,7 @@ def read_dicom(
         >>> read_dicom(path, voi=True).range
         Range(low=-200.0, high=1399.0, rule='window')
     """
-    pydicom = require("pydicom", "DICOM files", MissingDecoderError)
-    header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    header = open_dataset(path, stop_before_pixels=True)
     implicit = getattr(header.get_item("Rows"), "is_implicit_VR", None)  # known of an element not yet looked at
     photometric = str(header.get("PhotometricInterpretation", "")).upper()
     needed = ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation")
@@ -91,11 +139,12 @@ def read_dicom(
     number = int(header.get("NumberOfFrames") or 1)
     if frame is not None:
         check_frame(frame, number)
-    words = decode(path, header, frame if number > 1 else None, implicit)
+    claim(*_decoded_size(path, header, 1 if frame is not None else number))
+    words, unverified = decode(path, header, frame if number > 1 else None, implicit)
     stored, of_bits = take_bits(words, header)
-    samples = int(header.get("SamplesPerPixel") or 1)
+    samples = _samples(header)
     notes = ["FOR PROCESSING"] if header.get("PresentationIntentType") == "FOR PROCESSING" else []
-    notes += of_bits
+    notes += [*unverified, *of_bits]
     clip, padding = number > 1 and frame is None, None
     if samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2"):
         padding, of_padding = find_padding(header, words, stored)
@@ -121,8 +170,12 @@ def read_dicom(
     if scaled.bits > 24 and scaled.values.dtype.kind in "iu":
         notes.append(f"{scaled.bits}-bit values rounded to the 24 bits of float32")
     spacing, aspect = _spacing(header, clip, notes)
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    if scaled.values.dtype.kind == "f":
+        _check_finite(array if padding is None else array[:, ~padding], scaled)
     return Image(
-        np.ascontiguousarray(array, dtype=np.float32),
+        array,
         spacing,
         Range(scaled.low, scaled.high, scaled.rule),
         scaled.bits,
@@ -133,6 +186,56 @@ def read_dicom(
         aspect,
         padding,
     )
+
+
+def _check_finite(counted: Values, scaled: _Scaled) -> None:
+    """An ImageError where float32 does not hold the values, or not what lies between black and white."""
+    if not np.isfinite(counted).all():
+        raise ImageError("expected values that are finite as float32, found NaN or infinite ones")
+    with np.errstate(over="ignore", under="ignore"):
+        span = np.float32(scaled.high - scaled.low)
+    if not np.isfinite(span) or (span == 0 and scaled.high > scaled.low):
+        raise ImageError(f"expected a range that float32 holds, found {scaled.low:g} to {scaled.high:g}")
+
+
+def _decoded_size(path: Path, header: Any, frames: int) -> tuple[int, str]:
+    """Bytes that decoding so many frames holds at most, as the header says, and of what."""
+    rows, columns, samples = int(header.Rows), int(header.Columns), _samples(header)
+    word = max(1, -(-int(header.BitsAllocated) // 8))
+    held = samples * (3 * word + 4)  # as the decoder gives it, in words, of their bits; as float32
+    photometric = str(header.PhotometricInterpretation).upper()
+    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
+    if syntax is not None and syntax.is_encapsulated:
+        held += 4 * samples  # OpenJPEG's own
+    if photometric == "PALETTE COLOR":
+        held += 48  # places in three tables, and entries, of 8 bytes
+    elif photometric.startswith("YBR"):
+        held += 8 * samples
+    elif samples == 1 and not _is_plain(header):
+        held += 20  # float64 or int64, and one more on the way
+    whole = path.stat().st_size if frames == int(header.get("NumberOfFrames") or 1) else 0
+    what = f"{columns} x {rows} pixels"
+    return rows * columns * frames * held + whole, what if frames == 1 else f"{frames} frames of {what}"
+
+
+def _is_plain(header: Any) -> bool:
+    """Whether grey values are shown as they are stored: no slope, no table, no curve."""
+    tables = ("ModalityLUTSequence", "VOILUTSequence", "SharedFunctionalGroupsSequence", "DoseGridScaling")
+    return (
+        not any(header.get(name) for name in tables)
+        and header.get("VOILUTFunction", "LINEAR") != "SIGMOID"
+        and _numbers(header, "RescaleSlope") in ([], [1.0])
+        and _numbers(header, "RescaleIntercept") in ([], [0.0])
+    )
+
+
+def _samples(header: Any) -> int:
+    return int(header.get("SamplesPerPixel") or 1)
+
+
+def _is_deflated(header: Any) -> bool:
+    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
+    return syntax is not None and syntax.is_deflated
 
 
 def _modality(header: Any) -> str:
@@ -179,7 +282,9 @@ def _rescale(header: Any, stored: Values, number: int, frames: list[int]) -> _Sc
     if rescaled:
         slopes, intercepts = (np.array(part) for part in zip(*(lines[frame] for frame in frames), strict=True))
         shape = (-1, 1, 1) if stored.ndim == 3 else (1, 1)
-        values = stored.astype(np.float64) * slopes.reshape(shape) + intercepts.reshape(shape)
+        values = stored.astype(np.float64)
+        values *= slopes.reshape(shape)
+        values += intercepts.reshape(shape)
     ends = [slope * end + intercept for slope, intercept in set(lines) for end in span]
     return _Scaled(values, min(ends), max(ends), "bits_stored", bits, [], frozenset(units), rescaled)
 
