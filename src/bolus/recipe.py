@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bolus.errors import RecipeError, suggest, yaml_problem
+from bolus.files import load_yaml
 from bolus.recipes.keys import Overrides, assign, explain, written
 
 
@@ -326,7 +327,7 @@ class Recipe(_Spec):
             near = planned if str(source) == "plan" else suggest(str(source), recipe_names())
             raise RecipeError(f"no recipe named {str(source)!r} and no such file; {near}")
         try:
-            data = yaml.safe_load(text)
+            data = load_yaml(text)
         except yaml.YAMLError as error:
             raise RecipeError(f"{source}: not YAML: {yaml_problem(error)}") from error
         if not isinstance(data, dict):

@@ -105,7 +105,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
         "threads": torch.get_num_threads(),
     }
     if run.status != "new":
-        warnings = run.recognise(facts)
+        warnings = [*run.recognise(facts), *run.torn]
         checkpoint = last_checkpoint(run.checkpoints)
         if checkpoint is not None:
             step, extra = load_checkpoint(checkpoint, model.modules, model.optimizer)

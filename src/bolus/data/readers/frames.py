@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
@@ -104,7 +105,7 @@ def reason_without_name(error: BolusError, path: Path) -> str:
     >>> reason_without_name(BolusError("torn, see p17/left.png and /mnt/p17/log"), Path("images/p17/left.png"))
     'torn, see the file and the file'
     """
-    reason, resolved = str(error).removeprefix(f"{path.name}: "), path.resolve()
+    reason, resolved = str(error).removeprefix(f"{path.name}: "), Path(os.path.realpath(str(path).replace("\0", "")))
     spellings = {str(Path(*whole.parts[start:])) for whole in (path, resolved) for start in range(len(whole.parts))}
     spellings |= {str(folder) for whole in (path, resolved) for folder in whole.parents if len(folder.parts) > 1}
     for spelling in sorted(spellings, key=len, reverse=True):

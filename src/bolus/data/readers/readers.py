@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+import os
 import threading
 import warnings
 from collections.abc import Generator, Iterator
@@ -152,6 +153,8 @@ def naming(path: Path, readers: Readers = NONE) -> Iterator[str]:
         raise ImageError(f"{path.name}: {error}") from None
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
+        if isinstance(error, OSError) and error.errno:  # whose text has the path
+            reason = os.strerror(error.errno)
         for spelling in {str(path), repr(str(path))[1:-1], str(path.resolve())}:
             reason = reason.replace(spelling, path.name)
         reason = reason.splitlines()[0][:200]
