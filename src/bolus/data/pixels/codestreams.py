@@ -1,4 +1,4 @@
-"""What a compressed picture says of itself before it is decoded, and whether its decoder has anything to complain of."""
+"""What a compressed picture says of itself before it is decoded, and whether its decoder complains."""
 
 from __future__ import annotations
 

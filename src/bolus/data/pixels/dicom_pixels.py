@@ -64,7 +64,7 @@ def decode(path: Path, header: Any, frame: int | None, implicit: bool | None) ->
 
 
 def _check_codestreams(path: Path, header: Any, frame: int | None) -> list[str]:
-    """An ImageError where a compressed frame is larger than the header says, or its codes are such as libjpeg warns of.
+    """An ImageError where a compressed frame has another size than the header says, or where libjpeg warns of codes.
 
     OpenJPEG, CharLS and pydicom's RLE say nothing of codes that they can decode.
     """
@@ -90,7 +90,7 @@ def _check_codestreams(path: Path, header: Any, frame: int | None) -> list[str]:
         frames = generate_frames(stream, **asked) if frame is None else [get_frame(stream, frame, **asked)]
         for data in frames:
             size = find_size(data)
-            if size is not None and math.prod(size) > header.Rows * header.Columns * samples:
+            if size is not None and math.prod(size) != header.Rows * header.Columns * samples:
                 raise ImageError(
                     f"damaged: expected {header.Rows} x {header.Columns} pixels of {samples} samples in a compressed "
                     f"frame, found {size.rows} x {size.columns} of {size.samples}"

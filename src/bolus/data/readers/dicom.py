@@ -20,14 +20,14 @@ from bolus.data.pixels.image import Image, Range, Rule, check_frame, own_range
 from bolus.data.pixels.lookup import expand_palette, look_up
 from bolus.data.pixels.range_rules import CLINICAL_RANGE, PERCENTILES, RangeRule, rule_of
 from bolus.data.pixels.square import find_aspect, oblong_notes
-from bolus.data.readers.packed import check_plausible, unpacked_length
-from bolus.data.readers.room import Claim, check_size, limit
-from bolus.errors import ImageError, MissingDecoderError, UsageError, require
+from bolus.data.readers.dicom_header import decoded_size, numbers_of, open_dataset, samples_of
+from bolus.data.readers.room import Claim, check_size
+from bolus.errors import ImageError, UsageError
 
 Values = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
-_DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax whose elements are packed
+_LARGEST = 1e30  # that a window may reach to; float32 holds no more than 3e38
 _IN_HU = {"", "HU"}  # Rescale Type (0028,1054) may be absent where it is HU (PS3.3 C.8.2.1)
 
 
@@ -43,45 +43,6 @@ class _Scaled:
     notes: list[str] = field(default_factory=list)
     units: frozenset[str] = frozenset()
     rescaled: bool = True
-
-
-def open_dataset(path: Path, **options: Any) -> Any:
-    """A DICOM file as pydicom reads it, but that deflated elements unpack to no more than there is room for.
-
-    Raises:
-        ImageError: a deflated file that is damaged; TooLargeError: one that unpacks to more.
-        MissingDecoderError: pydicom is not installed.
-    """
-    pydicom = require("pydicom", "DICOM files", MissingDecoderError)
-    with path.open("rb") as stream:
-        if _DEFLATED in stream.read(4096):
-            from pydicom.filereader import _read_file_meta_info, read_preamble
-
-            stream.seek(0)
-            read_preamble(stream, force=True)
-            _read_file_meta_info(stream)
-            length = unpacked_length(stream, limit() // 3)  # held packed, unpacked and in elements
-            check_size(3 * length, "deflated elements")
-    return pydicom.dcmread(path, force=True, **options)
-
-
-def count_dicom_frames(path: Path) -> int:
-    """How many frames a file says it has.
-
-    Raises:
-        ImageError: the file cannot hold as many.
-    """
-    names = ["NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated"]
-    header = open_dataset(path, stop_before_pixels=True, specific_tags=names)
-    number = max(1, int(header.get("NumberOfFrames") or 1))
-    if number > 1:
-        syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
-        packed = syntax is not None and syntax.is_encapsulated
-        bits = _samples(header) * int(header.get("BitsAllocated") or 8)
-        check_plausible(
-            path, number * (8 if packed else max(1, bits // 8)), f"{number} frames", packed=_is_deflated(header)
-        )
-    return number
 
 
 def read_dicom(
@@ -139,10 +100,10 @@ def read_dicom(
     number = int(header.get("NumberOfFrames") or 1)
     if frame is not None:
         check_frame(frame, number)
-    claim(*_decoded_size(path, header, 1 if frame is not None else number))
+    claim(*decoded_size(path, header, 1 if frame is not None else number))
     words, unverified = decode(path, header, frame if number > 1 else None, implicit)
     stored, of_bits = take_bits(words, header)
-    samples = _samples(header)
+    samples = samples_of(header)
     notes = ["FOR PROCESSING"] if header.get("PresentationIntentType") == "FOR PROCESSING" else []
     notes += [*unverified, *of_bits]
     clip, padding = number > 1 and frame is None, None
@@ -198,46 +159,6 @@ def _check_finite(counted: Values, scaled: _Scaled) -> None:
         raise ImageError(f"expected a range that float32 holds, found {scaled.low:g} to {scaled.high:g}")
 
 
-def _decoded_size(path: Path, header: Any, frames: int) -> tuple[int, str]:
-    """Bytes that decoding so many frames holds at most, as the header says, and of what."""
-    rows, columns, samples = int(header.Rows), int(header.Columns), _samples(header)
-    word = max(1, -(-int(header.BitsAllocated) // 8))
-    held = samples * (3 * word + 4)  # as the decoder gives it, in words, of their bits; as float32
-    photometric = str(header.PhotometricInterpretation).upper()
-    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
-    if syntax is not None and syntax.is_encapsulated:
-        held += 4 * samples  # OpenJPEG's own
-    if photometric == "PALETTE COLOR":
-        held += 48  # places in three tables, and entries, of 8 bytes
-    elif photometric.startswith("YBR"):
-        held += 8 * samples
-    elif samples == 1 and not _is_plain(header):
-        held += 20  # float64 or int64, and one more on the way
-    whole = path.stat().st_size if frames == int(header.get("NumberOfFrames") or 1) else 0
-    what = f"{columns} x {rows} pixels"
-    return rows * columns * frames * held + whole, what if frames == 1 else f"{frames} frames of {what}"
-
-
-def _is_plain(header: Any) -> bool:
-    """Whether grey values are shown as they are stored: no slope, no table, no curve."""
-    tables = ("ModalityLUTSequence", "VOILUTSequence", "SharedFunctionalGroupsSequence", "DoseGridScaling")
-    return (
-        not any(header.get(name) for name in tables)
-        and header.get("VOILUTFunction", "LINEAR") != "SIGMOID"
-        and _numbers(header, "RescaleSlope") in ([], [1.0])
-        and _numbers(header, "RescaleIntercept") in ([], [0.0])
-    )
-
-
-def _samples(header: Any) -> int:
-    return int(header.get("SamplesPerPixel") or 1)
-
-
-def _is_deflated(header: Any) -> bool:
-    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
-    return syntax is not None and syntax.is_deflated
-
-
 def _modality(header: Any) -> str:
     return str(header.get("Modality") or "").strip().upper()
 
@@ -251,14 +172,6 @@ def _group(header: Any, frame: int, name: str) -> Any:
     return None
 
 
-def _numbers(item: Any, name: str) -> list[float]:
-    """The values of an element, empty if it is absent or empty."""
-    value = item.get(name)
-    if value is None or value == "":
-        return []
-    return [float(number) for number in np.atleast_1d(value)]
-
-
 def _rescale(header: Any, stored: Values, number: int, frames: list[int]) -> _Scaled:
     """PS3.3 C.11.1: the modality LUT, or slope and intercept; with the bounds that Bits Stored allows."""
     bits = int(header.get("BitsStored") or header.BitsAllocated)
@@ -268,11 +181,11 @@ def _rescale(header: Any, stored: Values, number: int, frames: list[int]) -> _Sc
         item = header.ModalityLUTSequence[0]
         values, bits, notes = look_up(header, item, stored, span)
         return _Scaled(values, 0.0, float(2**bits - 1), "bits_stored", bits, notes)
-    scaling = (_numbers(header, "DoseGridScaling") if _modality(header) == "RTDOSE" else [])[:1] or [1.0]
+    scaling = (numbers_of(header, "DoseGridScaling") if _modality(header) == "RTDOSE" else [])[:1] or [1.0]
     lines, units = [], set()
     for frame in range(number):
         item = _group(header, frame, "PixelValueTransformationSequence") or header
-        slope, intercept = _numbers(item, "RescaleSlope"), _numbers(item, "RescaleIntercept")
+        slope, intercept = numbers_of(item, "RescaleSlope"), numbers_of(item, "RescaleIntercept")
         slope, intercept = (slope, intercept) if slope and intercept else ([1.0], [0.0])
         lines.append((slope[0] * scaling[0], intercept[0] * scaling[0]))
         units.add(str(item.get("RescaleType") or "").strip().upper())
@@ -328,16 +241,16 @@ def _value_of_interest(header: Any, grey: _Scaled, number: int, window: tuple[fl
         notes = [*grey.notes, *notes, *([f"VOI LUTs: {len(tables)}, first used"] if len(tables) > 1 else [])]
         return _Scaled(values, 0.0, float(2**bits - 1), "voi_lut", bits, notes)
     else:
-        shape = list(zip(_numbers(item, "WindowCenter"), _numbers(item, "WindowWidth"), strict=False))
+        shape = list(zip(numbers_of(item, "WindowCenter"), numbers_of(item, "WindowWidth"), strict=False))
         if len(shape) > 1:
             grey.notes.append(f"windows: {len(shape)}, first used")
         others = [_group(header, frame, "FrameVOILUTSequence") for frame in range(1, number)]
-        if any(o is not None and _numbers(o, "WindowCenter")[:1] != [c for c, _ in shape[:1]] for o in others):
+        if any(o is not None and numbers_of(o, "WindowCenter")[:1] != [c for c, _ in shape[:1]] for o in others):
             grey.notes.append("windows differ between frames, the first frame's used")
     if not shape:
         return grey
     center, width = shape[0]
-    if not (math.isfinite(center) and width >= (1 if function == "LINEAR" else 0) and width > 0):
+    if not (abs(center) + width < _LARGEST and width >= (1 if function == "LINEAR" else 0) and width > 0):
         grey.notes.append(f"window of width {width:g} ignored")
         return grey
     if function == "SIGMOID":
@@ -366,7 +279,7 @@ def _spacing(header: Any, clip: bool, notes: list[str]) -> tuple[tuple[float, ..
             break
     aspect = find_aspect(*(plane or _pair(header, "PixelAspectRatio") or (1.0, 1.0)))
     try:
-        between = abs(_numbers(measures, "SpacingBetweenSlices")[0]) or math.nan
+        between = abs(numbers_of(measures, "SpacingBetweenSlices")[0]) or math.nan
     except (IndexError, TypeError, ValueError):
         between = math.nan
     if not clip:
@@ -377,7 +290,7 @@ def _spacing(header: Any, clip: bool, notes: list[str]) -> tuple[tuple[float, ..
 def _pair(item: Any, name: str) -> tuple[float, ...]:
     """Two positive numbers, vertical and horizontal; empty where these are not stated."""
     try:
-        numbers = tuple(_numbers(item, name))
+        numbers = tuple(numbers_of(item, name))
     except (TypeError, ValueError):
         return ()
     return numbers if len(numbers) == 2 and all(math.isfinite(each) and each > 0 for each in numbers) else ()

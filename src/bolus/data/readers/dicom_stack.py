@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bolus.data.readers.dicom import open_dataset
+from bolus.data.readers.dicom_header import open_dataset
 from bolus.errors import ImageError, MissingDecoderError, require
 
 EVEN = 0.01  # of a step: places that differ by less lie evenly

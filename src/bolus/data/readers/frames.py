@@ -19,6 +19,7 @@ from bolus.errors import BolusError, ImageError
 __all__ = ["all_frames", "count_frames", "read_frames", "reason_without_name"]
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_GZIP = b"\x1f\x8b"
 _PATH = re.compile(r"\S*(?:\S[/\\]|[/\\]\S|\0)\S*?(?=[,;:]?(?:\s|$))")  # also one already cut out, now a \0
 
 
@@ -30,8 +31,9 @@ def read_frames(
     The pixels are those of `read_image(path, frame=frame)`, but what it finds over all that it read, the range of a
     series or the like, may be that of the whole file. Files with several frames are decoded once, whole; except
     for pages of a TIFF, which are found at once and may differ in depth, for files that need more memory than one image
-    may take (then slower, but in little memory), and for files of which some frame is damaged. A video is decoded once,
-    and held in memory only frame by frame where frames are asked for in order. A reader of one's own reads a file once.
+    may take (then slower, but in little memory), and for files of which some frame is damaged; unless they are packed
+    by gzip, of which all frames are read or none. A video is decoded once, and held in memory only frame by frame where
+    frames are asked for in order. A reader of one's own reads a file once.
 
     Args:
         path: the file.
@@ -49,8 +51,11 @@ def read_frames(
         return
     with Room() as room:
         whole = _read_whole(path, voi, room.claim) if several and not head.startswith(_TIFF) else None
-        if whole is not None:
+        if isinstance(whole, Image):
             yield from _take_frames(whole, frames)
+            return
+        if whole is not None and head.startswith(_GZIP):  # of which each frame would have to be unpacked from the start
+            yield from [whole] * len(frames)
             return
     for frame in frames:
         with Room() as room:
@@ -174,8 +179,8 @@ def _head(path: Path) -> bytes:
         return b""
 
 
-def _read_whole(path: Path, voi: bool | None, claim: Claim) -> Image | None:
+def _read_whole(path: Path, voi: bool | None, claim: Claim) -> Image | BolusError:
     try:
         return read_image(path, voi=voi, claim=claim)
-    except BolusError:
-        return None
+    except BolusError as error:
+        return error

@@ -16,9 +16,11 @@ import numpy as np
 from bolus.data.pixels.codestreams import check_jpeg
 from bolus.errors import ImageError
 
-_PIECE = 2**20
+_PIECE, _PACKED = 2**20, 2**14  # bytes at a time, and packed ones, which unpack to 16 MiB at most
 _USED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"pHYs", b"eXIf")  # chunks of a PNG from which something is taken
-_JPEG_IN_TIFF = 7
+_SAMPLES = {2: 3, 4: 2, 6: 4}  # colour type of a PNG -> samples of a pixel; 1 of all others
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_JPEG_IN_TIFF, _DEFLATE_IN_TIFF = 7, (8, 32946)
 
 
 def check_intact(stream: BinaryIO, opened: Any, pages: list[int]) -> list[str]:
@@ -35,7 +37,6 @@ def check_intact(stream: BinaryIO, opened: Any, pages: list[int]) -> list[str]:
     position, notes = stream.tell(), list[str]()
     try:
         if opened.format == "PNG":
-            stream.seek(8)
             _check_chunks(stream)
         elif opened.format == "BMP":
             _check_rows(stream)
@@ -52,22 +53,67 @@ def check_intact(stream: BinaryIO, opened: Any, pages: list[int]) -> list[str]:
 
 
 def _check_chunks(stream: BinaryIO) -> None:
-    """The checksums of a PNG's chunks, up to its end or, where that is missing, the file's."""
+    """The checksums of a PNG's chunks, up to its end or, where that is missing, the file's; and whether rows are there.
+
+    Pillow takes a stream that ends too early for a picture whose last rows are black.
+    """
+    stream.seek(16)
+    pixels = _Unpacking(_length_of_png(stream.read(13)))
+    stream.seek(8)
     while len(head := stream.read(8)) == 8:
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
         if kind not in _USED:
             if kind == b"IEND":
-                return
+                break
             stream.seek(length + 4, os.SEEK_CUR)
             continue
         checksum, left = zlib.crc32(kind), length
         while left and (piece := stream.read(min(left, _PIECE))):
             checksum, left = zlib.crc32(piece, checksum), left - len(piece)
+            if kind == b"IDAT":
+                pixels.add(piece)
         stated = stream.read(4)
         if left or len(stated) < 4:
             raise ImageError("damaged: the file is cut off")
         if int.from_bytes(stated, "big") != checksum:
             raise ImageError(f"damaged: the checksum of its {kind.decode()} chunk is wrong")
+    pixels.end()
+
+
+class _Unpacking:
+    """Counts what a zlib stream unpacks to, up to a length; what lies behind that is not looked at."""
+
+    def __init__(self, needed: int) -> None:
+        self.left, self._inside = needed, zlib.decompressobj()
+
+    def add(self, piece: bytes) -> None:
+        """The next bytes; an ImageError where they are damaged."""
+        try:
+            for start in range(0, len(piece), _PACKED):
+                if self.left > -_PIECE and not self._inside.eof:
+                    self.left -= len(self._inside.decompress(piece[start : start + _PACKED]))
+        except zlib.error as error:
+            raise ImageError(f"damaged: {error}") from None
+
+    def end(self) -> None:
+        """Raise ImageError where there was less than was needed."""
+        if self.left > 0:
+            raise ImageError(f"damaged: {self.left:,} bytes of pixels are missing")
+
+
+def _length_of_png(header: bytes) -> int:
+    """Bytes of all rows, each with one for its filter; of an interlaced picture, those of its seven (Adam7).
+
+    >>> _length_of_png(bytes([0, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0, 0, 0]))
+    4
+    """
+    width, height = (int.from_bytes(header[k : k + 4], "big") for k in (0, 4))
+    bits = header[8] * _SAMPLES.get(header[9], 1)
+    length = 0
+    for left, top, across, down in _ADAM7 if header[12] else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        length += rows * (1 + -(-columns * bits // 8)) if min(columns, rows) > 0 else 0
+    return length
 
 
 def _check_rows(stream: BinaryIO) -> None:
@@ -110,6 +156,14 @@ def _check_strips(stream: BinaryIO, tags: Any) -> list[str]:
         return []
     for start, size in zip(starts, sizes, strict=False):
         _there(stream, start, size, f"the {what}")
+    if packing in _DEFLATE_IN_TIFF:
+        for number, (start, size) in enumerate(zip(starts, sizes, strict=False)):
+            down = number % (needed // planes)
+            tall = height if 322 in tags else min(height, rows - down * height)
+            strip = _Unpacking(-(-width * bits // 8) * tall)
+            stream.seek(start)
+            strip.add(stream.read(size))
+            strip.end()
     if packing == _JPEG_IN_TIFF:
         tables = tags.get(347, b"")
         return [check_jpeg(data) for data in _pictures(stream, tables, starts, sizes)]

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bolus.data.pixels.image import Image, check_frame, own_range
+from bolus.data.pixels.packed import check_plausible, read_to_end
 from bolus.data.pixels.square import find_aspect, oblong_notes
-from bolus.data.readers.packed import check_plausible, read_to_end
 from bolus.data.readers.room import Claim, check_size
 from bolus.errors import ImageError, MissingDecoderError, require
 
@@ -51,10 +51,10 @@ def read_nifti(path: Path, *, frame: int | None = None, claim: Claim = check_siz
     """
     with _unpacked(path) as (nibabel, stream, version, packed):
         volume = _volume(nibabel, stream, version)
-        _check_length(path, volume.header, packed)
-        image = _axial(volume, frame, claim)
+        last = _check_length(path, volume.header, packed)
+        image = _axial(volume, frame, claim, packed)
         if packed:
-            read_to_end(stream)
+            read_to_end(stream, last)
         return image
 
 
@@ -187,20 +187,21 @@ def _unpacked(path: Path) -> Iterator[tuple[Any, Any, int, bool]]:
         yield nibabel, stream, 2 if second else 1, packed
 
 
-def _check_length(path: Path, header: Any, packed: bool) -> None:
-    """Whether all voxels can be in a file, as long as it is."""
+def _check_length(path: Path, header: Any, packed: bool) -> int:
+    """Where the last voxel ends, once all of them can be in a file, as long as it is."""
     shape = [int(length) for length in header.get_data_shape()]
     if min(shape, default=1) < 1:
         raise ImageError(f"expected a volume, found shape {tuple(shape)}")
     needed = int(header["vox_offset"]) + math.prod(shape) * header.get_data_dtype().itemsize
     check_plausible(path, needed, f"{' x '.join(map(str, shape))} voxels", packed=packed)
+    return needed
 
 
 def _to_mm(header: Any) -> float:
     return {"meter": 1000.0, "micron": 0.001}.get(header.get_xyzt_units()[0], 1.0)
 
 
-def _axial(volume: Any, frame: int | None, claim: Claim) -> Image:
+def _axial(volume: Any, frame: int | None, claim: Claim, packed: bool) -> Image:
     import nibabel
 
     shape = (*volume.shape, 1, 1)[: max(3, len(volume.shape))]
@@ -219,15 +220,18 @@ def _axial(volume: Any, frame: int | None, claim: Claim) -> Image:
         index = frame if orientation[stored[2], 1] > 0 else shape[stored[2]] - 1 - frame
         if stored[2] < len(window):
             window[stored[2]] = slice(index, index + 1)
-    read = pixels = math.prod(shape) // (1 if frame is None else shape[stored[2]])
-    if frame is not None and stored[2] < len(volume.shape) - 1:  # slices that do not lie one after another
-        read = math.prod(shape)
-    scaled = 16 if volume.dataobj.slope != 1 or volume.dataobj.inter != 0 else 0  # float64, twice
-    claim((read + pixels) * kind.itemsize + pixels * (5 + scaled), f"{' x '.join(map(str, shape[:3]))} voxels")
-    with np.errstate(over="ignore"):
-        voxels = np.asanyarray(volume.dataobj[tuple(window)])
+    whole = math.prod(shape)
+    pixels = whole if frame is None or packed else whole // shape[stored[2]]  # to a slice, all before it is unpacked
+    apart = frame is not None and stored[2] < len(volume.shape) - 1  # slices that do not lie one after another
+    claim(pixels * (kind.itemsize + 5) + apart * whole * kind.itemsize, f"{' x '.join(map(str, shape[:3]))} voxels")
+    voxels = volume.dataobj.get_unscaled() if frame is None else np.asanyarray(volume.dataobj[tuple(window)])
     ras = nibabel.apply_orientation(voxels.reshape((*voxels.shape, 1, 1)[:3]), orientation)
-    array = np.ascontiguousarray(ras[::-1, ::-1].transpose(2, 1, 0), dtype=np.float32)[None]
+    slices = ras[::-1, ::-1].transpose(2, 1, 0)
+    array = np.empty((1, *slices.shape), np.float32)
+    slope, inter = (volume.dataobj.slope, volume.dataobj.inter) if frame is None else (1.0, 0.0)
+    with np.errstate(over="ignore"):
+        for number, each in enumerate(slices):  # one at a time, since scaling is in float64
+            array[0, number] = nibabel.volumeutils.apply_read_scaling(each, slope, inter)
     header = volume.header
     factor = _to_mm(header)
     zooms = (*(float(zoom) * factor for zoom in header.get_zooms()[:3]), math.nan, math.nan)[:3]

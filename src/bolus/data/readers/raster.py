@@ -112,7 +112,8 @@ def decoded_size(opened: PIL.Image.Image, pages: list[int], *, wide: int = 4) ->
             opened.seek(page)
         mode, (width, height) = opened.mode, opened.size
         held = 2 if mode.startswith("I;16") else _IN_PILLOW.get(mode, 4)
-        turned = held if opened.getexif().get(_ORIENTATION, 1) != 1 else 0
+        turns = opened.format != "PNG" and opened.getexif().get(_ORIENTATION, 1) != 1  # a PNG would be decoded for it
+        turned = held if turns else 0
         palette = mode in ("P", "PA")
         samples = 3 if palette else len(opened.getbands())
         array = held if samples == 1 else samples

@@ -20,7 +20,8 @@ from typing import Any
 import PIL.Image
 
 from bolus.data.pixels.image import Image, Range, take_frame
-from bolus.data.readers.dicom import count_dicom_frames, read_dicom
+from bolus.data.readers.dicom import read_dicom
+from bolus.data.readers.dicom_header import count_dicom_frames
 from bolus.data.readers.nifti import count_slices, read_nifti
 from bolus.data.readers.own import NONE, Readers, suffix_of
 from bolus.data.readers.raster import find_pages, read_raster
@@ -155,7 +156,7 @@ def naming(path: Path, readers: Readers = NONE) -> Iterator[str]:
         reason = str(error).strip() or type(error).__name__
         if isinstance(error, OSError) and error.errno:  # whose text has the path
             reason = os.strerror(error.errno)
-        for spelling in {str(path), repr(str(path))[1:-1], str(path.resolve())}:
+        for spelling in {str(path), repr(str(path))[1:-1], os.path.realpath(path)}:
             reason = reason.replace(spelling, path.name)
         reason = reason.splitlines()[0][:200]
         if kind in readers:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from bolus.data.pixels.image import Image, Range, check_frame
+from bolus.data.pixels.packed import check_plausible
 from bolus.data.pixels.square import find_aspect, oblong_notes
-from bolus.data.readers.packed import check_plausible
 from bolus.data.readers.room import check_size
 from bolus.errors import ImageError, MissingDecoderError, require
 

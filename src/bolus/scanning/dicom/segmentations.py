@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-from bolus.data.readers.dicom import open_dataset
+from bolus.data.readers.dicom_header import open_dataset
 from bolus.data.readers.readers import quiet
 from bolus.scanning.dicom.kinds import SEGMENTATION
 from bolus.scanning.files import LeftOut

@@ -10,7 +10,7 @@ from bolus.errors import ImageError
 
 RATIO = 1032  # of deflate, at most: 258 bytes from two bits
 SPARE = 2**20  # bytes that may follow the last voxel
-_PIECE = 2**20
+_PIECE = 2**14  # packed bytes at a time, which unpack to 16 MiB at most
 
 
 def check_plausible(path: Path, needed: int, what: str, *, packed: bool = False) -> None:
@@ -28,16 +28,18 @@ def check_plausible(path: Path, needed: int, what: str, *, packed: bool = False)
         raise ImageError(f"damaged: expected {needed:,} bytes for {what}, {held}")
 
 
-def read_to_end(stream: Any) -> None:
-    """Read what follows the voxels in an unpacked stream, so that gzip compares its checksum.
+def read_to_end(stream: Any, last: int) -> None:
+    """Read the rest of an unpacked stream, so that gzip compares its checksum.
+
+    Args:
+        stream: from which voxels were read.
+        last: where the last voxel ends.
 
     Raises:
-        ImageError: more than `SPARE` bytes follow. EOFError and zlib.error: the stream is damaged.
+        ImageError: more than `SPARE` bytes follow it. EOFError and zlib.error: the stream is damaged.
     """
-    left = SPARE
-    while piece := stream.read(_PIECE):
-        left -= len(piece)
-        if left < 0:
+    while stream.read(16 * _PIECE):
+        if stream.tell() > last + SPARE:
             raise ImageError(f"damaged: more than {SPARE:,} bytes follow the last voxel")
 
 
@@ -54,10 +56,10 @@ def unpacked_length(stream: BinaryIO, most: int) -> int:
     length, unpacking = 0, zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         while length <= most and not unpacking.eof:
-            piece = unpacking.unconsumed_tail or stream.read(_PIECE)
+            piece = stream.read(_PIECE)
             if not piece:
                 raise ImageError("damaged: the deflated elements are cut off")
-            length += len(unpacking.decompress(piece, _PIECE))
+            length += len(unpacking.decompress(piece))
     except zlib.error as error:
         raise ImageError(f"damaged: the deflated elements cannot be unpacked: {error}") from None
     return length
