@@ -194,7 +194,7 @@ def _check_length(path: Path, header: Any, packed: bool) -> int:
         raise ImageError(f"expected a volume, found shape {tuple(shape)}")
     needed = int(header["vox_offset"]) + math.prod(shape) * header.get_data_dtype().itemsize
     check_plausible(path, needed, f"{' x '.join(map(str, shape))} voxels", packed=packed)
-    return needed
+    return int(needed)
 
 
 def _to_mm(header: Any) -> float:
@@ -203,6 +203,7 @@ def _to_mm(header: Any) -> float:
 
 def _axial(volume: Any, frame: int | None, claim: Claim, packed: bool) -> Image:
     import nibabel
+    from nibabel.volumeutils import apply_read_scaling
 
     shape = (*volume.shape, 1, 1)[: max(3, len(volume.shape))]
     if any(length != 1 for length in shape[3:]):
@@ -231,7 +232,7 @@ def _axial(volume: Any, frame: int | None, claim: Claim, packed: bool) -> Image:
     slope, inter = (volume.dataobj.slope, volume.dataobj.inter) if frame is None else (1.0, 0.0)
     with np.errstate(over="ignore"):
         for number, each in enumerate(slices):  # one at a time, since scaling is in float64
-            array[0, number] = nibabel.volumeutils.apply_read_scaling(each, slope, inter)
+            array[0, number] = apply_read_scaling(each, slope, inter)
     header = volume.header
     factor = _to_mm(header)
     zooms = (*(float(zoom) * factor for zoom in header.get_zooms()[:3]), math.nan, math.nan)[:3]
