@@ -8,7 +8,7 @@ from pathlib import Path
 import bolus
 
 OPTIONAL = (
-    "av", "nibabel", "monai", "pydicom", "pylibjpeg", "openjpeg", "highdicom", "efficientnet_lite_pytorch",
+    "av", "nibabel", "monai", "pydicom", "pylibjpeg", "openjpeg", "simplejpeg", "highdicom", "efficientnet_lite_pytorch",
     "matplotlib", "onnx", "onnxruntime", "onnxscript", "tensorboard", "mlflow", "wandb", "trackio", "timm",
     "torchvision", "torchjd", "hypothesis",
     "pytorch_metric_learning", "pytest",

@@ -6,6 +6,7 @@ BolusError                    exit code 1: something in the user's data, recipe 
 ├── CohortError               a table, its roles, or its rows
 │   └── LeakageError          a patient on both sides of a split, or of pretraining and test
 ├── ImageError                one image that cannot be read rightly
+│   ├── TooLargeError         ... that would take more memory than one image may
 │   └── MissingDecoderError   ... for want of a package (a MissingPackageError too)
 ├── RecipeError               a recipe, an override, or an objective's parameters
 ├── EncoderError              an encoder that cannot be built, loaded or fed
@@ -58,6 +59,10 @@ class LeakageError(CohortError):
 
 class ImageError(BolusError):
     """An image file that cannot be read, or cannot be read rightly."""
+
+
+class TooLargeError(ImageError):
+    """Decoding the image would take more memory than one image may; the message says how to allow it."""
 
 
 class MissingDecoderError(ImageError, MissingPackageError):

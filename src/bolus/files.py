@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,39 @@ def check_ending(path: Path, option: str, *endings: str) -> None:
     """
     if path.suffix.lower() not in endings:
         raise UsageError(f"{option}: expected a file name that ends in {' or '.join(endings)}, found {path.name!r}")
+
+
+MOST_VALUES = 1_000_000  # in a YAML file, aliases written out
+
+_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+
+
+class NotRegularError(OSError):
+    """What stands at a path is no file with an end, so that reading it could wait or go on for ever; or no path at all.
+
+    Its message names no path.
+    """
+
+
+def check_regular(path: Path | str) -> os.stat_result:
+    """The state of a file, through links, where it is one that ends; pipes, devices and folders are not.
+
+    Raises:
+        NotRegularError: it is something else, or no file can have such a name.
+        OSError: it is not there, or cannot be reached.
+
+    >>> check_regular("/dev/null")
+    Traceback (most recent call last):
+    bolus.files.NotRegularError: expected a file, found a device
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116 - a million of them are looked at
+    except ValueError:  # a zero byte, or letters that the system cannot write
+        raise NotRegularError("expected a path, found characters that no path can have") from None
+    if not stat.S_ISREG(found.st_mode):
+        what = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "a device")
+        raise NotRegularError(f"expected a file, found {what}")
+    return found
 
 
 @contextmanager
@@ -163,6 +197,74 @@ def strict_json(value: Any, *, indent: int | None = None) -> str:
     '{"dice": null, "who": ["Müller", 1]}'
     """
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def load_yaml(text: str) -> Any:
+    """A YAML text as plain data; whatever PyYAML gives up on is a YAMLError, as is what unfolds to too much.
+
+    >>> load_yaml("[" * 5000)
+    Traceback (most recent call last):
+    yaml.error.MarkedYAMLError: it is nested too deeply
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(text)
+        if _weigh(data, {}) > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"it unfolds to more than {MOST_VALUES:,} values")
+    except RecursionError:
+        raise yaml.MarkedYAMLError(problem="it is nested too deeply") from None
+    except (ValueError, TypeError, OverflowError) as error:  # of dates and numbers that are none
+        raise yaml.MarkedYAMLError(problem=str(error).splitlines()[0][:100]) from None
+    return data
+
+
+def load_json(text: str | bytes) -> Any:
+    """A JSON text as plain data; ValueError where it is none, and where it is nested too deeply.
+
+    >>> load_json("[" * 100_000)
+    Traceback (most recent call last):
+    ValueError: it is nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    r"""The objects of a file of JSON lines, none where there is no file, and the numbers of lines that are none.
+
+    A process that is killed, or a machine that stops, can leave a line half written, or bytes that are no text.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "a.jsonl").write_bytes(b'{"step": 1}\n{"st\xff')
+    ...     read_lines(Path(folder, "a.jsonl"))
+    ([{'step': 1}], [2])
+    """
+    found, damaged = list[dict[str, Any]](), list[int]()
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], start=1):
+        try:
+            value = load_json(line) if line.strip() else {}
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            found += [value] if value else []
+        else:
+            damaged.append(number)
+    return found, damaged
+
+
+def _weigh(value: Any, known: dict[int, int]) -> int:
+    """How many values there are once each alias is written out."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = MOST_VALUES + 1  # until it is known: what holds itself has no end
+        inner = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_weigh(each, known) for each in inner)
+    return known[id(value)]
 
 
 def _finite(value: Any) -> Any:

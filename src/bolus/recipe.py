@@ -14,14 +14,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bolus.errors import RecipeError, suggest, yaml_problem
+from bolus.files import load_yaml
 from bolus.recipes.keys import Overrides, assign, explain, written
+
+LARGEST = 2**31 - 1
+"""Of whole numbers in a recipe, seeds among them: what every library under bolus takes."""
 
 
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _within_bounds(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"expected a number up to {LARGEST}")
+        return value
 
 
 NORMALISATION = {"mean": [0.5], "std": [0.25]}
@@ -93,7 +104,7 @@ class ImagesSpec(_Spec):
 
     unit: Literal["image", "slice", "clip"] = "image"
     frames: int = Field(8, ge=1)  # of a clip, one from each of so many equal parts of it
-    size: int = Field(224, ge=8)  # pixels, square
+    size: int = Field(224, ge=8, le=2**14)  # pixels, square
     fit: Literal["pad", "stretch", "crop"] = "pad"  # how an image that is not square becomes so
     mirror: Literal["left", "right"] | None = None  # images of this side, so that both sides look alike (laterality)
     views: int = Field(2, ge=1)
@@ -107,7 +118,7 @@ class ModalitySpec(_Spec):
     """
 
     encoder: EncoderSpec | None = None  # for encoders: per_modality
-    size: int | None = Field(None, ge=8)
+    size: int | None = Field(None, ge=8, le=2**14)
     fit: Literal["pad", "stretch", "crop"] | None = None
     augment: AugmentSpec | None = None
 
@@ -326,7 +337,7 @@ class Recipe(_Spec):
             near = planned if str(source) == "plan" else suggest(str(source), recipe_names())
             raise RecipeError(f"no recipe named {str(source)!r} and no such file; {near}")
         try:
-            data = yaml.safe_load(text)
+            data = load_yaml(text)
         except yaml.YAMLError as error:
             raise RecipeError(f"{source}: not YAML: {yaml_problem(error)}") from error
         if not isinstance(data, dict):

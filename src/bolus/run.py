@@ -29,7 +29,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.split import hash_patients
 from bolus.data.images.cache import Quarantined
 from bolus.errors import BolusError, TrainingError
-from bolus.files import NO_ROOM, strict_json, write_json, write_text
+from bolus.files import NO_ROOM, load_json, read_lines, strict_json, write_json, write_text
 from bolus.provenance import versions
 from bolus.recipe import Recipe
 
@@ -110,7 +110,7 @@ class Run:
     def record(self) -> Record:
         """run.json as data."""
         try:
-            return Record(self.record_path, dict(json.loads(self.record_path.read_text(encoding="utf-8"))))
+            return Record(self.record_path, dict(load_json(self.record_path.read_bytes())))
         except OSError as error:
             raise BolusError(f"no run in {self.folder}: expected {self.record_path.name} there") from error
         except (TypeError, ValueError) as error:
@@ -333,11 +333,17 @@ class Run:
         write_json(self.record_path, record)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of metrics.jsonl; a last line that a crash tore is left out."""
-        if not self.metrics_path.is_file():
+        """Every whole line of metrics.jsonl; what a crash tore is left out, and `torn` says so."""
+        return [line for line in read_lines(self.metrics_path)[0] if "step" in line and "kind" in line]
+
+    @property
+    def torn(self) -> list[str]:
+        """What is said of lines of metrics.jsonl that cannot be read; empty where all can."""
+        damaged = read_lines(self.metrics_path)[1]
+        if not damaged:
             return []
-        text = self.metrics_path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        lines = f"{len(damaged)} line{'' if len(damaged) == 1 else 's'}"
+        return [f"{lines} of {self.metrics_path.name} cannot be read and left out, the first is line {damaged[0]}"]
 
 
 def _changed(before: Recipe, after: Recipe) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from bolus.errors import RecipeError, UsageError
+from bolus.files import load_yaml
 from bolus.objectives import OBJECTIVES
 from bolus.recipe import Recipe
 from bolus.recipes.keys import Overrides, written
@@ -189,7 +190,7 @@ def _values(key: str, text: str) -> list[Any]:
     """
     for tried in (text, f"[{text}]"):
         try:
-            found = yaml.safe_load(tried)
+            found = load_yaml(tried)
         except yaml.YAMLError:
             continue
         if isinstance(found, list):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bolus.device import Precision, check_precision
 from bolus.errors import UsageError
+from bolus.recipe import LARGEST
 
 if TYPE_CHECKING:
     from bolus.evaluation.statistics.results import Result
@@ -85,6 +86,8 @@ class Judging:
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("draws", 1)):
             check_whole(name, getattr(self, name), least)
+        if self.seed > LARGEST:
+            raise UsageError(f"seed must be a whole number up to {LARGEST}, found {self.seed}")
         check_precision(self.precision)
         if isinstance(self.baselines, str | Path):
             raise UsageError(f"baselines: expected a list of folders or hub names, found one name, {self.baselines}")

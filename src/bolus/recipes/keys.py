@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from bolus.errors import RecipeError, suggest
+from bolus.files import load_yaml
 
 Overrides: TypeAlias = Iterable[str] | Mapping[str, Any]
 """Keys of a recipe and their values: `dotted.key=value` each, or a mapping of dotted keys."""
@@ -53,7 +54,7 @@ def assign(data: dict[str, Any], assignment: str) -> None:
     if not separator or not key:
         raise RecipeError(f"expected key=value, found {assignment!r}")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = load_yaml(value)
     except yaml.YAMLError as error:
         raise RecipeError(f"{key}: value is not YAML: {value!r}") from error
     _assign(data, key.split("."), parsed, key)

@@ -18,6 +18,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.errors import BolusError, UsageError
 from bolus.evaluation.statistics.results import Result, read_results
 from bolus.evaluation.writing import NOTES, RESULTS
+from bolus.files import read_lines
 from bolus.run import Run
 
 
@@ -202,9 +203,8 @@ def _cohort_of(run: Run) -> tuple[Cohort | None, str]:
 
 
 def _quarantined(run: Run) -> dict[int, str]:
-    path = run.folder / "quarantine.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return {int(each["row"]): str(each["reason"]) for each in map(json.loads, lines)}
+    lines, _ = read_lines(run.folder / "quarantine.jsonl")
+    return {int(each["row"]): str(each["reason"]) for each in lines}
 
 
 def _question(folder: Path) -> Question | None:
@@ -238,8 +238,8 @@ def _doubts(questions: Sequence[Question], run: Run) -> list[str]:
     splits = Counter(each.results[0].split_hash for each in questions if each.results[0].split_hash)
     others = sum(number for split, number in splits.items() if split != run.record["split_hash"])
     if not others:
-        return []
+        return run.torn
     said = (
         f"{others} of {len(questions)} evaluations were made on another cohort or split than the run was trained with; "
     )
-    return [said + "their rows are not joined to the run's table"]
+    return [said + "their rows are not joined to the run's table", *run.torn]

@@ -116,7 +116,7 @@ def _is_whole(path: Path, packed: bool, needed: int) -> bool:
     length = 0
     try:
         with gzip.open(path) as stream:
-            while part := stream.read(2**20):
+            while length < needed and (part := stream.read(2**20)):
                 length += len(part)
     except (OSError, EOFError):
         return False

@@ -116,7 +116,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
         "threads": torch.get_num_threads(),
     }
     if run.status != "new":
-        warnings += run.recognise(facts)
+        warnings += [*run.recognise(facts), *run.torn]
         restored = restore(run.checkpoints, model.modules, model.optimizer)
         if restored is not None:
             step, spent = restored.step, restored.extra["seconds"]

@@ -17,6 +17,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.series import IF_FILES
 from bolus.data.copies.thumbnails import thumbnail_of
 from bolus.data.images.clips import rows_are_files
+from bolus.data.images.file_names import exists
 from bolus.data.images.preprocessing import ONE_FRAME
 from bolus.data.pixels.greys import GREY, measure, reading_of, sketch_of
 from bolus.data.pixels.image import Image
@@ -59,7 +60,7 @@ def look_at_pixels(
 
     def look(rows: list[int]) -> list[Look]:
         path, reading = cohort.image_path(rows[0]), reading_of(str(modality[rows[0]]), stated)
-        if not path.exists():
+        if not exists(path):
             found = [_unusable("missing")] * len(rows)
         elif len(rows) == 1:
             found = [_look_at_file(path, reading, readers, clips, "series" in cohort.roles)]

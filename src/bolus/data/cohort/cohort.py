@@ -29,7 +29,7 @@ from bolus.data.cohort.values import Values
 from bolus.data.cohort.violations import find_violations
 from bolus.data.cohort.volumes import slice_positions, volume_codes
 from bolus.errors import CohortError, LeakageError, UsageError, name_rows, suggest, yaml_problem
-from bolus.files import write_text
+from bolus.files import load_yaml, write_text
 
 CohortLike: TypeAlias = "str | Path | pd.DataFrame | Cohort"
 """What a cohort is opened from: a cohort.yaml, a table or DataFrame with conventional column names, or an open one."""
@@ -108,7 +108,7 @@ class Cohort(Values):
         data: dict[str, Any] = {"table": path.name}
         if path.suffix.lower() in {".yaml", ".yml"}:
             try:
-                data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+                data = load_yaml(path.read_text(encoding="utf-8")) or {}
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise CohortError(f"{path.name}: not YAML: {yaml_problem(error)}") from error
             if not isinstance(data, dict):

@@ -91,6 +91,7 @@ def table_of(frame: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         CohortError: a column whose name is no text, or whose values are of several kinds; its values are not quoted.
+            Bytes of a path that are no text become escapes, so that no file is found there.
 
     >>> table_of(pd.DataFrame({"patient": ["a", None]}, index=[7, 8])).index.tolist()
     [0, 1]
@@ -101,10 +102,16 @@ def table_of(frame: pd.DataFrame) -> pd.DataFrame:
     for name in frame.columns:
         try:
             pa.Array.from_pandas(frame[name])
+        except UnicodeEncodeError:  # bytes of a file's name that are no text
+            frame = frame.assign(**{name: frame[name].map(_as_text)})
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise CohortError(f"a DataFrame: expected values of one kind in column {name!r}, found several") from error
     table = pa.Table.from_pandas(frame, preserve_index=False)
     return table.to_pandas(ignore_metadata=True)  # type: ignore[no-any-return]
+
+
+def _as_text(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def strip_text(table: pd.DataFrame, columns: set[str]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.shards import SIGHTING, Manifest, write_sightings
+from bolus.files import check_regular
 
 CHUNK = 1024  # items handed to the threads at a time
 UNOPENED = "the file cannot be opened"
@@ -100,19 +101,20 @@ def _stat(paths: Sequence[str]) -> tuple[npt.NDArray[np.void], dict[int, str]]:
     sizes, times, failed = [0] * len(paths), [0] * len(paths), {}
     for file, path in enumerate(paths):
         try:
-            stat = os.stat(path)  # noqa: PTH116 - Path takes five times as long
+            stat = check_regular(path)
         except OSError as error:
             failed[file] = _unopened(error)
             continue
         sizes[file], times[file] = stat.st_size, stat.st_mtime_ns
     seen = np.zeros(len(paths), SIGHTING)
-    seen["path"] = pd.util.hash_array(np.array(paths, object), categorize=False)
+    names = [each.encode("utf-8", "backslashreplace").decode() for each in paths]  # bytes that are no text, as escapes
+    seen["path"] = pd.util.hash_array(np.array(names, object), categorize=False)
     seen["size"], seen["mtime"] = sizes, times
     return seen, failed
 
 
 def _unopened(error: OSError) -> str:
-    return f"{UNOPENED}: {error.strerror}"
+    return f"{UNOPENED}: {error.strerror or error}"
 
 
 def _digest(path: Path) -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bolus.data.pixels.codestreams import check_jpeg, find_size
 from bolus.errors import ImageError, MissingDecoderError
 
 Values = npt.NDArray[Any]
@@ -18,10 +20,10 @@ FEW = 0.001  # of the values that are not padding: so many may lie beyond the pa
 _NO_PADDING_THERE = "the padding value {:g} lies among the values of the image: not taken as padding"
 
 
-def decode(path: Path, header: Any, frame: int | None, implicit: bool | None) -> Values:
+def decode(path: Path, header: Any, frame: int | None, implicit: bool | None) -> tuple[Values, list[str]]:
     """Words as they are stored, `[H, W]`, `[T, H, W]` or these with `[..., 3]` RGB; only the frame that is asked for.
 
-    Unused bits of grey and RGB words are kept, for `take_bits`.
+    Unused bits of grey and RGB words are kept, for `take_bits`. Notes say what could not be verified.
 
     Args:
         path: the file.
@@ -44,20 +46,58 @@ def decode(path: Path, header: Any, frame: int | None, implicit: bool | None) ->
             raise ImageError(f"pixels in transfer syntax {syntax.name} are not read") from None
         if not decoder.is_available:
             raise MissingDecoderError(advice(syntax))
+    notes = _check_codestreams(path, header, frame) if syntax is not None and syntax.is_encapsulated else []
     # Of these pydicom takes the lowest bits itself, before it converts them to RGB.
     whole_words = {} if _is_ybr(header) else {"correct_unused_bits": False}
     try:
         # One of many frames straight from the file, if the header is encoded as it declares: that route trusts it.
         if frame is not None and syntax is not None and not syntax.is_deflated and implicit == syntax.is_implicit_VR:
             with path.open("rb") as stream:
-                return np.asarray(pixel_array(stream, index=frame, **whole_words))
-        return _decode_whole(path, frame, whole_words)
+                return np.asarray(pixel_array(stream, index=frame, **whole_words)), notes
+        return _decode_whole(path, frame, whole_words), notes
     except AttributeError as error:
         raise ImageError(f"a DICOM file without pixels, or with an incomplete header: {error}") from error
     except RuntimeError as error:
         if syntax == JPEGExtended12Bit and "12-bit" in str(error):
             raise MissingDecoderError(advice(syntax)) from error
         raise ImageError(f"damaged pixels: {str(error).splitlines()[-1].strip()[:200]}") from error
+
+
+def _check_codestreams(path: Path, header: Any, frame: int | None) -> list[str]:
+    """An ImageError where a compressed frame has another size than the header says, or where libjpeg warns of codes.
+
+    OpenJPEG, CharLS and pydicom's RLE say nothing of codes that they can decode.
+    """
+    import pydicom
+    from pydicom.encaps import generate_frames, get_frame
+    from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
+
+    syntax = header.file_meta.TransferSyntaxUID
+    if syntax == RLELossless:
+        return []
+    samples, notes = int(header.get("SamplesPerPixel") or 1), dict[str, None]()
+    offsets = (header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths"))
+    asked = {
+        "number_of_frames": int(header.get("NumberOfFrames") or 1),
+        "extended_offsets": offsets if all(offsets) else None,
+    }
+    with path.open("rb") as stream:
+        pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=[])
+        element = stream.read(8)
+        if element[:4] != b"\xe0\x7f\x10\0":
+            return []
+        stream.seek(4 if element[4:6].isalpha() else 0, os.SEEK_CUR)  # the length, after an explicit VR
+        frames = generate_frames(stream, **asked) if frame is None else [get_frame(stream, frame, **asked)]
+        for data in frames:
+            size = find_size(data)
+            if size is not None and math.prod(size) != header.Rows * header.Columns * samples:
+                raise ImageError(
+                    f"damaged: expected {header.Rows} x {header.Columns} pixels of {samples} samples in a compressed "
+                    f"frame, found {size.rows} x {size.columns} of {size.samples}"
+                )
+            if syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
+                notes[check_jpeg(data)] = None
+    return [note for note in notes if note]
 
 
 def _decode_whole(path: Path, frame: int | None, options: dict[str, Any]) -> Values:

@@ -20,11 +20,14 @@ from bolus.data.pixels.image import Image, Range, Rule, check_frame, own_range
 from bolus.data.pixels.lookup import expand_palette, look_up
 from bolus.data.pixels.range_rules import CLINICAL_RANGE, PERCENTILES, RangeRule, rule_of
 from bolus.data.pixels.square import find_aspect, oblong_notes
-from bolus.errors import ImageError, MissingDecoderError, UsageError, require
+from bolus.data.readers.dicom_header import decoded_size, numbers_of, open_dataset, samples_of
+from bolus.data.readers.room import Claim, check_size
+from bolus.errors import ImageError, UsageError
 
 Values = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
+_LARGEST = 1e30  # that a window may reach to; float32 holds no more than 3e38
 _IN_HU = {"", "HU"}  # Rescale Type (0028,1054) may be absent where it is HU (PS3.3 C.8.2.1)
 
 
@@ -43,7 +46,12 @@ class _Scaled:
 
 
 def read_dicom(
-    path: Path, *, window: tuple[float, float] | None = None, frame: int | None = None, voi: bool | None = None
+    path: Path,
+    *,
+    window: tuple[float, float] | None = None,
+    frame: int | None = None,
+    voi: bool | None = None,
+    claim: Claim = check_size,
 ) -> Image:
     """One DICOM file; see `bolus.data.readers.readers.read_image`, which adds the file's name to errors.
 
@@ -62,12 +70,14 @@ def read_dicom(
         frame: which frame, from 0.
         voi: True: as the file states, whatever the modality; False: as if it stated no window and no VOI LUT, and no
             range of the modality but that of `cohort`.
+        claim: room in memory, before anything is decoded.
 
     Returns:
         Image with float32 `[C, H, W]`, or `[C, T, H, W]` of a file with several frames; spacing in mm.
 
     Raises:
-        ImageError: no pixels, damaged, or a photometric interpretation or transfer syntax that is not read.
+        ImageError: no pixels, damaged, values that are not finite as float32, or a photometric interpretation or
+            transfer syntax that is not read; TooLargeError: more memory than there is room for.
         MissingDecoderError: the message says what to install.
         UsageError: `window` narrower than 1 in a file whose windows are LINEAR.
 
@@ -80,8 +90,7 @@ def read_dicom(
         >>> read_dicom(path, voi=True).range
         Range(low=-200.0, high=1399.0, rule='window')
     """
-    pydicom = require("pydicom", "DICOM files", MissingDecoderError)
-    header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    header = open_dataset(path, stop_before_pixels=True)
     implicit = getattr(header.get_item("Rows"), "is_implicit_VR", None)  # known of an element not yet looked at
     photometric = str(header.get("PhotometricInterpretation", "")).upper()
     needed = ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation")
@@ -91,11 +100,12 @@ def read_dicom(
     number = int(header.get("NumberOfFrames") or 1)
     if frame is not None:
         check_frame(frame, number)
-    words = decode(path, header, frame if number > 1 else None, implicit)
+    claim(*decoded_size(path, header, 1 if frame is not None else number))
+    words, unverified = decode(path, header, frame if number > 1 else None, implicit)
     stored, of_bits = take_bits(words, header)
-    samples = int(header.get("SamplesPerPixel") or 1)
+    samples = samples_of(header)
     notes = ["FOR PROCESSING"] if header.get("PresentationIntentType") == "FOR PROCESSING" else []
-    notes += of_bits
+    notes += [*unverified, *of_bits]
     clip, padding = number > 1 and frame is None, None
     if samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2"):
         padding, of_padding = find_padding(header, words, stored)
@@ -121,8 +131,12 @@ def read_dicom(
     if scaled.bits > 24 and scaled.values.dtype.kind in "iu":
         notes.append(f"{scaled.bits}-bit values rounded to the 24 bits of float32")
     spacing, aspect = _spacing(header, clip, notes)
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    if scaled.values.dtype.kind == "f":
+        _check_finite(array if padding is None else array[:, ~padding], scaled)
     return Image(
-        np.ascontiguousarray(array, dtype=np.float32),
+        array,
         spacing,
         Range(scaled.low, scaled.high, scaled.rule),
         scaled.bits,
@@ -133,6 +147,16 @@ def read_dicom(
         aspect,
         padding,
     )
+
+
+def _check_finite(counted: Values, scaled: _Scaled) -> None:
+    """An ImageError where float32 does not hold the values, or not what lies between black and white."""
+    if not np.isfinite(counted).all():
+        raise ImageError("expected values that are finite as float32, found NaN or infinite ones")
+    with np.errstate(over="ignore", under="ignore"):
+        span = np.float32(scaled.high - scaled.low)
+    if not np.isfinite(span) or (span == 0 and scaled.high > scaled.low):
+        raise ImageError(f"expected a range that float32 holds, found {scaled.low:g} to {scaled.high:g}")
 
 
 def _modality(header: Any) -> str:
@@ -148,14 +172,6 @@ def _group(header: Any, frame: int, name: str) -> Any:
     return None
 
 
-def _numbers(item: Any, name: str) -> list[float]:
-    """The values of an element, empty if it is absent or empty."""
-    value = item.get(name)
-    if value is None or value == "":
-        return []
-    return [float(number) for number in np.atleast_1d(value)]
-
-
 def _rescale(header: Any, stored: Values, number: int, frames: list[int]) -> _Scaled:
     """PS3.3 C.11.1: the modality LUT, or slope and intercept; with the bounds that Bits Stored allows."""
     bits = int(header.get("BitsStored") or header.BitsAllocated)
@@ -165,11 +181,11 @@ def _rescale(header: Any, stored: Values, number: int, frames: list[int]) -> _Sc
         item = header.ModalityLUTSequence[0]
         values, bits, notes = look_up(header, item, stored, span)
         return _Scaled(values, 0.0, float(2**bits - 1), "bits_stored", bits, notes)
-    scaling = (_numbers(header, "DoseGridScaling") if _modality(header) == "RTDOSE" else [])[:1] or [1.0]
+    scaling = (numbers_of(header, "DoseGridScaling") if _modality(header) == "RTDOSE" else [])[:1] or [1.0]
     lines, units = [], set()
     for frame in range(number):
         item = _group(header, frame, "PixelValueTransformationSequence") or header
-        slope, intercept = _numbers(item, "RescaleSlope"), _numbers(item, "RescaleIntercept")
+        slope, intercept = numbers_of(item, "RescaleSlope"), numbers_of(item, "RescaleIntercept")
         slope, intercept = (slope, intercept) if slope and intercept else ([1.0], [0.0])
         lines.append((slope[0] * scaling[0], intercept[0] * scaling[0]))
         units.add(str(item.get("RescaleType") or "").strip().upper())
@@ -179,7 +195,9 @@ def _rescale(header: Any, stored: Values, number: int, frames: list[int]) -> _Sc
     if rescaled:
         slopes, intercepts = (np.array(part) for part in zip(*(lines[frame] for frame in frames), strict=True))
         shape = (-1, 1, 1) if stored.ndim == 3 else (1, 1)
-        values = stored.astype(np.float64) * slopes.reshape(shape) + intercepts.reshape(shape)
+        values = stored.astype(np.float64)
+        values *= slopes.reshape(shape)
+        values += intercepts.reshape(shape)
     ends = [slope * end + intercept for slope, intercept in set(lines) for end in span]
     return _Scaled(values, min(ends), max(ends), "bits_stored", bits, [], frozenset(units), rescaled)
 
@@ -223,16 +241,16 @@ def _value_of_interest(header: Any, grey: _Scaled, number: int, window: tuple[fl
         notes = [*grey.notes, *notes, *([f"VOI LUTs: {len(tables)}, first used"] if len(tables) > 1 else [])]
         return _Scaled(values, 0.0, float(2**bits - 1), "voi_lut", bits, notes)
     else:
-        shape = list(zip(_numbers(item, "WindowCenter"), _numbers(item, "WindowWidth"), strict=False))
+        shape = list(zip(numbers_of(item, "WindowCenter"), numbers_of(item, "WindowWidth"), strict=False))
         if len(shape) > 1:
             grey.notes.append(f"windows: {len(shape)}, first used")
         others = [_group(header, frame, "FrameVOILUTSequence") for frame in range(1, number)]
-        if any(o is not None and _numbers(o, "WindowCenter")[:1] != [c for c, _ in shape[:1]] for o in others):
+        if any(o is not None and numbers_of(o, "WindowCenter")[:1] != [c for c, _ in shape[:1]] for o in others):
             grey.notes.append("windows differ between frames, the first frame's used")
     if not shape:
         return grey
     center, width = shape[0]
-    if not (math.isfinite(center) and width >= (1 if function == "LINEAR" else 0) and width > 0):
+    if not (abs(center) + width < _LARGEST and width >= (1 if function == "LINEAR" else 0) and width > 0):
         grey.notes.append(f"window of width {width:g} ignored")
         return grey
     if function == "SIGMOID":
@@ -261,7 +279,7 @@ def _spacing(header: Any, clip: bool, notes: list[str]) -> tuple[tuple[float, ..
             break
     aspect = find_aspect(*(plane or _pair(header, "PixelAspectRatio") or (1.0, 1.0)))
     try:
-        between = abs(_numbers(measures, "SpacingBetweenSlices")[0]) or math.nan
+        between = abs(numbers_of(measures, "SpacingBetweenSlices")[0]) or math.nan
     except (IndexError, TypeError, ValueError):
         between = math.nan
     if not clip:
@@ -272,7 +290,7 @@ def _spacing(header: Any, clip: bool, notes: list[str]) -> tuple[tuple[float, ..
 def _pair(item: Any, name: str) -> tuple[float, ...]:
     """Two positive numbers, vertical and horizontal; empty where these are not stated."""
     try:
-        numbers = tuple(_numbers(item, name))
+        numbers = tuple(numbers_of(item, name))
     except (TypeError, ValueError):
         return ()
     return numbers if len(numbers) == 2 and all(math.isfinite(each) and each > 0 for each in numbers) else ()

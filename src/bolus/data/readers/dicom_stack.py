@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bolus.data.readers.dicom_header import open_dataset
 from bolus.errors import ImageError, MissingDecoderError, require
 
 EVEN = 0.01  # of a step: places that differ by less lie evenly
@@ -27,8 +28,7 @@ def find_stack(paths: Sequence[Path]) -> tuple[npt.NDArray[np.int64], npt.NDArra
     Raises:
         ImageError: files that do not say where they lie, or do not lie evenly behind each other.
     """
-    pydicom = require("pydicom", "DICOM files", MissingDecoderError)
-    headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths]
+    headers = [open_dataset(path, stop_before_pixels=True) for path in paths]
     turns = np.array([_numbers(header, "ImageOrientationPatient", 6) for header in headers])
     places = np.array([_numbers(header, "ImagePositionPatient", 3) for header in headers])
     steps = np.array([_numbers(header, "PixelSpacing", 2) for header in headers])

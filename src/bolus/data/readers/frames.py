@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
-import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 from bolus.data.pixels.greys import wants_values
 from bolus.data.pixels.image import Image, take_frame
 from bolus.data.readers.own import NONE, Readers, suffix_of
-from bolus.data.readers.readers import count_frames, iterate_frames, read_image
+from bolus.data.readers.readers import count_frames, iterate_frames, naming, read_image
+from bolus.data.readers.room import Claim, Room, limit
 from bolus.data.readers.video import is_video
 from bolus.errors import BolusError, ImageError
 
 __all__ = ["all_frames", "count_frames", "read_frames", "reason_without_name"]
 
-LARGE = 256 * 2**20  # bytes of float32 above which a file waits until no other large one is in memory
-HUGE = 4 * 2**30  # bytes above which frames are read one at a time, slower but in little memory
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_GZIP = b"\x1f\x8b"
 _PATH = re.compile(r"\S*(?:\S[/\\]|[/\\]\S|\0)\S*?(?=[,;:]?(?:\s|$))")  # also one already cut out, now a \0
-_alone = threading.Lock()
 
 
 def read_frames(
@@ -32,9 +30,10 @@ def read_frames(
 
     The pixels are those of `read_image(path, frame=frame)`, but what it finds over all that it read, the range of a
     series or the like, may be that of the whole file. Files with several frames are decoded once, whole; except
-    for pages of a TIFF, which are found at once and may differ in depth, for files that would fill the memory, and for
-    files of which some frame is damaged. A video is decoded once, and held in memory only frame by frame where frames
-    are asked for in order. A reader of one's own reads a file once.
+    for pages of a TIFF, which are found at once and may differ in depth, for files that need more memory than one image
+    may take (then slower, but in little memory), and for files of which some frame is damaged; unless they are packed
+    by gzip, of which all frames are read or none. A video is decoded once, and held in memory only frame by frame where
+    frames are asked for in order. A reader of one's own reads a file once.
 
     Args:
         path: the file.
@@ -42,22 +41,26 @@ def read_frames(
         voi: as `read_image`.
         readers: as `read_image`.
     """
-    numbers = [frame for frame in frames if frame is not None]
+    several = sum(frame is not None for frame in frames) > 1
     if suffix_of(path.name, readers) is not None:
         yield from _read_own(path, frames, voi, readers)
         return
-    if len(numbers) > 1 and _is_video(path):
+    head = _head(path) if several else b""
+    if is_video(head):
         yield from _read_video(path, frames)
         return
-    size = _decoded_size(path, numbers) if len(numbers) > 1 else 0
-    with _alone if size > LARGE else nullcontext():
-        whole = _read_whole(path, voi) if 0 < size <= HUGE else None
-        for frame in frames:
+    with Room() as room:
+        whole = _read_whole(path, voi, room.claim) if several and not head.startswith(_TIFF) else None
+        if isinstance(whole, Image):
+            yield from _take_frames(whole, frames)
+            return
+        if whole is not None and head.startswith(_GZIP):  # of which each frame would have to be unpacked from the start
+            yield from [whole] * len(frames)
+            return
+    for frame in frames:
+        with Room() as room:
             try:
-                if whole is None or frame is None:
-                    yield read_image(path, frame=frame, voi=voi)
-                else:
-                    yield take_frame(whole, frame)
+                yield read_image(path, frame=frame, voi=voi, claim=room.claim)
             except BolusError as error:
                 yield error
 
@@ -107,7 +110,7 @@ def reason_without_name(error: BolusError, path: Path) -> str:
     >>> reason_without_name(BolusError("torn, see p17/left.png and /mnt/p17/log"), Path("images/p17/left.png"))
     'torn, see the file and the file'
     """
-    reason, resolved = str(error).removeprefix(f"{path.name}: "), path.resolve()
+    reason, resolved = str(error).removeprefix(f"{path.name}: "), Path(os.path.realpath(str(path).replace("\0", "")))
     spellings = {str(Path(*whole.parts[start:])) for whole in (path, resolved) for start in range(len(whole.parts))}
     spellings |= {str(folder) for whole in (path, resolved) for folder in whole.parents if len(folder.parts) > 1}
     for spelling in sorted(spellings, key=len, reverse=True):
@@ -119,18 +122,23 @@ def _read_own(
     path: Path, frames: Sequence[int | None], voi: bool | None, readers: Readers
 ) -> Iterator[Image | BolusError]:
     """Frames of a file that is read whole by a reader of one's own."""
-    size = path.stat().st_size if path.is_file() else 0
-    with _alone if 2 * size > LARGE else nullcontext():  # 16 bits take twice as much in memory, packed files more
+    with Room() as room:
         try:
+            with naming(path, readers):  # 16 bits take twice as much as float32; what is packed, more
+                room.claim(min(2 * path.stat().st_size, limit()), "a file")
             whole = read_image(path, voi=voi, readers=readers)
         except BolusError as error:
             yield from [error] * len(frames)
             return
-        for frame in frames:
-            try:
-                yield take_frame(whole, frame)
-            except BolusError as error:
-                yield error
+        yield from _take_frames(whole, frames)
+
+
+def _take_frames(whole: Image, frames: Sequence[int | None]) -> Iterator[Image | BolusError]:
+    for frame in frames:
+        try:
+            yield take_frame(whole, frame)
+        except BolusError as error:
+            yield error
 
 
 def _read_video(path: Path, frames: Sequence[int | None]) -> Iterator[Image | BolusError]:
@@ -162,27 +170,17 @@ def _read_video(path: Path, frames: Sequence[int | None]) -> Iterator[Image | Bo
     decoder.close()
 
 
-def _is_video(path: Path) -> bool:
+def _head(path: Path) -> bytes:
+    """The first bytes of a file; none where it cannot be read, which is said again by whoever reads it."""
     try:
-        with path.open("rb") as file:
-            return is_video(file.read(352))
-    except OSError:  # which is said again, by whoever reads it
-        return False
-
-
-def _decoded_size(path: Path, frames: Sequence[int]) -> int:
-    """Bytes that all frames up to the last one asked for take as float32; 0 where each is to be read by itself."""
-    try:
-        with path.open("rb") as file:
-            if file.read(4) in _TIFF:
-                return 0
-        return read_image(path, frame=frames[0]).array.nbytes * (max(frames) + 1)
-    except (OSError, BolusError):  # which is said again, for each frame
-        return 0
-
-
-def _read_whole(path: Path, voi: bool | None) -> Image | None:
-    try:
-        return read_image(path, voi=voi)
+        with naming(path), path.open("rb") as file:
+            return file.read(352)
     except BolusError:
-        return None
+        return b""
+
+
+def _read_whole(path: Path, voi: bool | None, claim: Claim) -> Image | BolusError:
+    try:
+        return read_image(path, voi=voi, claim=claim)
+    except BolusError as error:
+        return error

@@ -15,10 +15,12 @@ from torch.nn import functional as F
 
 from bolus.data.pixels.image import check_frame, take_frame
 from bolus.data.pixels.square import Fit, canvas
+from bolus.data.readers.intact import check_intact
 from bolus.data.readers.nifti import read_nifti
 from bolus.data.readers.own import NONE, Readers
-from bolus.data.readers.raster import find_pages
+from bolus.data.readers.raster import decoded_size, find_pages
 from bolus.data.readers.readers import naming, quiet
+from bolus.data.readers.room import Claim, Room
 from bolus.errors import ImageError, UsageError
 
 IntArray = npt.NDArray[np.int64]
@@ -58,7 +60,7 @@ def read_labels(path: Path, *, frame: int | None = None, readers: Readers = NONE
         [[0, 2], [1, 0]]
     """
     path = Path(path)
-    with quiet(), naming(path, readers) as kind:
+    with quiet(), Room() as room, naming(path, readers) as kind:
         if kind in readers:
             return _as_integers(take_frame(readers[kind].read(path), frame).array[0])
         if kind == "DICOM":
@@ -68,8 +70,8 @@ def read_labels(path: Path, *, frame: int | None = None, readers: Readers = NONE
         if kind == "video":
             raise ImageError(f"expected a label map, found a video; {_SAVE_AS}")
         if kind == "NIfTI":
-            return _as_integers(read_nifti(path, frame=frame).array[0])
-        return _read_raster(path, kind, frame)
+            return _as_integers(read_nifti(path, frame=frame, claim=room.claim).array[0])
+        return _read_raster(path, kind, frame, room.claim)
 
 
 def to_square(labels: npt.NDArray[Any], *, fit: Fit, size: int, aspect: float = 1.0) -> IntArray:
@@ -187,7 +189,7 @@ def _resample(maps: Tensor, shape: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, shape, mode="bilinear", antialias=True, align_corners=False)
 
 
-def _read_raster(path: Path, kind: str, frame: int | None) -> IntArray:
+def _read_raster(path: Path, kind: str, frame: int | None, claim: Claim) -> IntArray:
     with path.open("rb") as stream, PIL.Image.open(stream, formats=(kind,)) as opened:
         depth = 8
         if kind == "PNG":
@@ -198,6 +200,8 @@ def _read_raster(path: Path, kind: str, frame: int | None) -> IntArray:
         pages = find_pages(opened)
         if frame is not None:
             pages = [pages[check_frame(frame, len(pages))]]
+        claim(*decoded_size(opened, pages, wide=8))
+        check_intact(stream, opened, pages)
         decoded = [_decode_page(opened, page, depth) for page in pages]
     if len({labels.shape for labels in decoded}) > 1:
         raise ImageError(f"expected pages of one size, found several among {len(decoded)}: read them by `frame`")

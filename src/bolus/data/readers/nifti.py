@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bolus.data.pixels.image import Image, check_frame, own_range
+from bolus.data.pixels.packed import check_plausible, read_to_end
 from bolus.data.pixels.square import find_aspect, oblong_notes
+from bolus.data.readers.room import Claim, check_size
 from bolus.errors import ImageError, MissingDecoderError, require
 
 
-def read_nifti(path: Path, *, frame: int | None = None) -> Image:
+def read_nifti(path: Path, *, frame: int | None = None, claim: Claim = check_size) -> Image:
     """One NIfTI-1 or NIfTI-2 file, packed by gzip or not; `data.readers.readers.read_image` adds its name to errors.
 
     The volume is turned to the closest of the anatomical axes and read as axial slices: slice 0 is the lowest
@@ -28,13 +30,15 @@ def read_nifti(path: Path, *, frame: int | None = None) -> Image:
     Args:
         path: the file.
         frame: which axial slice, from 0; only this one is decoded.
+        claim: room in memory, before anything is decoded.
 
     Returns:
         Image with float32 `[1, T, H, W]`, or `[1, H, W]` of a single slice; spacing in mm, (slice, row, column). Its
         range is that of `covering_range` over what was read: a slice may have a smaller one than its volume.
 
     Raises:
-        ImageError: more than three axes, voxels that are not one finite number each, or a degenerate affine.
+        ImageError: more than three axes, voxels that are not one finite number each, a degenerate affine, fewer bytes
+            than the header says, or a wrong checksum of gzip; TooLargeError: more memory than there is room for.
 
     Example:
         >>> import tempfile, nibabel
@@ -45,8 +49,27 @@ def read_nifti(path: Path, *, frame: int | None = None) -> Image:
         >>> image.array.shape, image.spacing, image.array[0, 0, 0, 0]
         ((1, 2, 3, 4), (5.0, 1.0, 1.0), np.float32(22.0))
     """
-    with _opened(path) as volume:
-        return _axial(volume, frame)
+    with _unpacked(path) as (nibabel, stream, version, packed):
+        volume = _volume(nibabel, stream, version)
+        last = _check_length(path, volume.header, packed)
+        image = _axial(volume, frame, claim, packed)
+        if packed:
+            read_to_end(stream, last)
+        return image
+
+
+def count_slices(path: Path) -> int:
+    """How many axial slices `read_nifti` finds, from the header.
+
+    Raises:
+        ImageError: the file cannot hold as many as it says.
+    """
+    nibabel = require("nibabel", "NIfTI files", MissingDecoderError)
+    header, packed = read_header(path)
+    _check_length(path, header, packed)
+    axes = nibabel.io_orientation(header.get_best_affine())[:, 0]
+    shape = (*header.get_data_shape(), 1, 1, 1)[:3]
+    return max([int(length) for length, axis in zip(shape, axes, strict=True) if axis == 2], default=1)
 
 
 def read_affine(path: Path) -> npt.NDArray[np.float64]:
@@ -144,8 +167,12 @@ def write_labels_like(image: Path, labels: Mapping[int, npt.NDArray[np.int64]], 
 def _opened(path: Path) -> Iterator[Any]:
     """The volume in a file, whose voxels are not read yet."""
     with _unpacked(path) as (nibabel, stream, version, _):
-        image = getattr(nibabel, f"Nifti{version}Image")
-        yield image.from_file_map({"image": nibabel.FileHolder(fileobj=stream)}, mmap=False)
+        yield _volume(nibabel, stream, version)
+
+
+def _volume(nibabel: Any, stream: Any, version: int) -> Any:
+    image = getattr(nibabel, f"Nifti{version}Image")
+    return image.from_file_map({"image": nibabel.FileHolder(fileobj=stream)}, mmap=False)
 
 
 @contextmanager
@@ -160,12 +187,23 @@ def _unpacked(path: Path) -> Iterator[tuple[Any, Any, int, bool]]:
         yield nibabel, stream, 2 if second else 1, packed
 
 
+def _check_length(path: Path, header: Any, packed: bool) -> int:
+    """Where the last voxel ends, once all of them can be in a file, as long as it is."""
+    shape = [int(length) for length in header.get_data_shape()]
+    if min(shape, default=1) < 1:
+        raise ImageError(f"expected a volume, found shape {tuple(shape)}")
+    needed = int(header["vox_offset"]) + math.prod(shape) * header.get_data_dtype().itemsize
+    check_plausible(path, needed, f"{' x '.join(map(str, shape))} voxels", packed=packed)
+    return int(needed)
+
+
 def _to_mm(header: Any) -> float:
     return {"meter": 1000.0, "micron": 0.001}.get(header.get_xyzt_units()[0], 1.0)
 
 
-def _axial(volume: Any, frame: int | None) -> Image:
+def _axial(volume: Any, frame: int | None, claim: Claim, packed: bool) -> Image:
     import nibabel
+    from nibabel.volumeutils import apply_read_scaling
 
     shape = (*volume.shape, 1, 1)[: max(3, len(volume.shape))]
     if any(length != 1 for length in shape[3:]):
@@ -183,9 +221,18 @@ def _axial(volume: Any, frame: int | None) -> Image:
         index = frame if orientation[stored[2], 1] > 0 else shape[stored[2]] - 1 - frame
         if stored[2] < len(window):
             window[stored[2]] = slice(index, index + 1)
-    voxels = np.asanyarray(volume.dataobj[tuple(window)])
+    whole = math.prod(shape)
+    pixels = whole if frame is None or packed else whole // shape[stored[2]]  # to a slice, all before it is unpacked
+    apart = frame is not None and stored[2] < len(volume.shape) - 1  # slices that do not lie one after another
+    claim(pixels * (kind.itemsize + 5) + apart * whole * kind.itemsize, f"{' x '.join(map(str, shape[:3]))} voxels")
+    voxels = volume.dataobj.get_unscaled() if frame is None else np.asanyarray(volume.dataobj[tuple(window)])
     ras = nibabel.apply_orientation(voxels.reshape((*voxels.shape, 1, 1)[:3]), orientation)
-    array = np.ascontiguousarray(ras[::-1, ::-1].transpose(2, 1, 0), dtype=np.float32)[None]
+    slices = ras[::-1, ::-1].transpose(2, 1, 0)
+    array = np.empty((1, *slices.shape), np.float32)
+    slope, inter = (volume.dataobj.slope, volume.dataobj.inter) if frame is None else (1.0, 0.0)
+    with np.errstate(over="ignore"):
+        for number, each in enumerate(slices):  # one at a time, since scaling is in float64
+            array[0, number] = apply_read_scaling(each, slope, inter)
     header = volume.header
     factor = _to_mm(header)
     zooms = (*(float(zoom) * factor for zoom in header.get_zooms()[:3]), math.nan, math.nan)[:3]

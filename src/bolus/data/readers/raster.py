@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from PIL import ImageOps
 
 from bolus.data.pixels.image import Image, Range, check_frame, own_range
 from bolus.data.pixels.square import find_aspect, oblong_notes
+from bolus.data.readers.intact import check_intact
+from bolus.data.readers.room import Claim, check_size
 from bolus.errors import ImageError
 
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: rows and columns change places
@@ -19,9 +22,10 @@ _NO_DEEP_COLOUR = (
     "colour (or grey with alpha) at more than 8 bits, of which the decoder would keep 8: "
     "save it as 8-bit colour, or as grey without alpha at 16 bits"
 )
+_IN_PILLOW = {"1": 1, "L": 1, "P": 1}  # bytes of a pixel, as Pillow holds it; 4 in all other modes but those of 16 bits
 
 
-def read_raster(path: Path, kind: str, *, frame: int | None = None) -> Image:
+def read_raster(path: Path, kind: str, *, frame: int | None = None, claim: Claim = check_size) -> Image:
     """One PNG, JPEG, TIFF or BMP file; `bolus.data.readers.readers.read_image` adds its name to errors.
 
     Palettes, CMYK and YCbCr become RGB and alpha is dropped, each with a note. Pages of a TIFF are frames, without
@@ -31,6 +35,7 @@ def read_raster(path: Path, kind: str, *, frame: int | None = None) -> Image:
         path: the file.
         kind: its format: `PNG`, `JPEG`, `TIFF` or `BMP`.
         frame: which page, from 0; only this one is decoded.
+        claim: room in memory, before anything is decoded.
 
     Returns:
         Image with float32 `[C, H, W]`, or `[C, T, H, W]` of several pages; the range is what the bits of the file
@@ -38,7 +43,8 @@ def read_raster(path: Path, kind: str, *, frame: int | None = None) -> Image:
         that of a screen; but where it is another one across than down, pixels are oblong (not in BMP).
 
     Raises:
-        ImageError: colour at more than 8 bits, pages of several sizes, values that are not finite.
+        ImageError: damage as far as `bolus.data.readers.intact` sees it, colour at more than 8 bits, pages of several
+            sizes, values that are not finite; TooLargeError: more memory than there is room for.
 
     Example:
         >>> import tempfile
@@ -58,20 +64,23 @@ def read_raster(path: Path, kind: str, *, frame: int | None = None) -> Image:
         pages = find_pages(opened)
         if frame is not None:
             pages = [pages[check_frame(frame, len(pages))]]
-        notes: dict[str, None] = {}
+        claim(*decoded_size(opened, pages))
+        notes = dict.fromkeys(check_intact(stream, opened, pages))
         decoded = [_decode_page(opened, page, notes) for page in pages]
     if len({(page.array.shape, page.array.dtype, page.aspect) for page in decoded}) > 1:
         raise ImageError(
             f"expected pages of one size and type, found several among {len(decoded)}: read them by `frame`"
         )
-    array, (_, bits, inverted, aspect) = np.stack([page.array for page in decoded], axis=1), decoded[0]
-    array = array[:, 0] if len(pages) == 1 else array
+    array, bits, inverted, aspect = decoded[0]
+    if len(pages) > 1:
+        array = np.stack([page.array for page in decoded], axis=1)
     if array.dtype in (np.uint8, np.uint16):
         value_range = Range(0.0, float(2**bits - 1), "container")
     else:
         value_range = own_range(array)
     said = (*notes, *oblong_notes(aspect))
-    return Image(array.astype(np.float32), None, value_range, bits, inverted, said, aspect=aspect)
+    values = np.ascontiguousarray(array, np.float32)
+    return Image(values, None, value_range, bits, inverted, said, aspect=aspect)
 
 
 def find_pages(opened: PIL.Image.Image) -> list[int]:
@@ -84,6 +93,35 @@ def find_pages(opened: PIL.Image.Image) -> list[int]:
         if not int(_tag(opened, 254, 0)) & 0b101:
             pages.append(page)
     return pages or list(range(number))
+
+
+def decoded_size(opened: PIL.Image.Image, pages: list[int], *, wide: int = 4) -> tuple[int, str]:
+    """Bytes that decoding these pages holds at most, as their headers say, and of what; for a `Claim`.
+
+    Args:
+        opened: the file; of a TIFF, on whichever page.
+        pages: those that will be decoded.
+        wide: bytes of a value in the end.
+
+    >>> decoded_size(PIL.Image.new("L", (100, 10)), [0])
+    (6000, '100 x 10 pixels')
+    """
+    size, what = 0, ""
+    for page in pages:
+        if opened.format == "TIFF":
+            opened.seek(page)
+        mode, (width, height) = opened.mode, opened.size
+        held = 2 if mode.startswith("I;16") else _IN_PILLOW.get(mode, 4)
+        turns = opened.format != "PNG" and opened.getexif().get(_ORIENTATION, 1) != 1  # a PNG would be decoded for it
+        turned = held if turns else 0
+        palette = mode in ("P", "PA")
+        samples = 3 if palette else len(opened.getbands())
+        array = held if samples == 1 else samples
+        tile = math.prod(int(_tag(opened, each, 0)) for each in (322, 323)) * samples * held
+        strip = width * min(int(_tag(opened, 278, 0)), height) * samples * held
+        size += width * height * (held + turned + array + wide * samples + (4 if palette else 0)) + max(tile, strip)
+        what = f"{width} x {height} pixels"
+    return size, what if len(pages) == 1 else f"{len(pages)} pages of {what}"
 
 
 def _tag(opened: PIL.Image.Image, number: int, default: Any) -> Any:
@@ -108,7 +146,8 @@ def _decode_page(opened: PIL.Image.Image, page: int, notes: dict[str, None]) -> 
     if tiff and len(depths) > 1 and max(depths) > 8:
         raise ImageError(_NO_DEEP_COLOUR)
     white_is_zero, unsigned = _tag(opened, 262, 1) == 0, int(np.atleast_1d(_tag(opened, 339, 1))[0]) == 1
-    aspect, picture = _aspect(opened), ImageOps.exif_transpose(opened)
+    aspect, turned = _aspect(opened), opened.getexif().get(_ORIENTATION, 1) != 1
+    picture = ImageOps.exif_transpose(opened) if turned else opened
     if picture.mode in ("P", "PA"):
         notes["palette expanded to RGB"] = None
         picture = picture.convert("RGBA" if picture.mode == "PA" or "transparency" in picture.info else "RGB")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+import os
 import threading
 import warnings
 from collections.abc import Generator, Iterator
@@ -20,11 +21,14 @@ import PIL.Image
 
 from bolus.data.pixels.image import Image, Range, take_frame
 from bolus.data.readers.dicom import read_dicom
-from bolus.data.readers.nifti import read_header, read_nifti
+from bolus.data.readers.dicom_header import count_dicom_frames
+from bolus.data.readers.nifti import count_slices, read_nifti
 from bolus.data.readers.own import NONE, Readers, suffix_of
 from bolus.data.readers.raster import find_pages, read_raster
+from bolus.data.readers.room import Claim, check_size
 from bolus.data.readers.video import count_video_frames, is_video, iterate_video, read_video
-from bolus.errors import ImageError, MissingDecoderError, UsageError, require
+from bolus.errors import ImageError, UsageError
+from bolus.files import NotRegularError, check_regular
 
 
 def read_image(
@@ -34,6 +38,7 @@ def read_image(
     frame: int | None = None,
     voi: bool | None = None,
     readers: Readers = NONE,
+    claim: Claim = check_size,
 ) -> Image:
     """Read one image file; safe to call from many threads.
 
@@ -51,10 +56,13 @@ def read_image(
         voi: of DICOM, whether the window, VOI LUT or SIGMOID of the file is used. None: as is usual for the modality,
             see `bolus.data.readers.dicom.read_dicom`; True: it is; False: it is not.
         readers: of one's own, see `bolus.data.readers.own`; they win over all of this.
+        claim: room in memory, see `bolus.data.readers.room`; called before anything is decoded, but not for readers of
+            one's own.
 
     Raises:
         ImageError: no such file, no image, damaged, or of a kind that cannot be read rightly (16-bit colour PNG and
             TIFF, 4-D NIfTI). The message has the file's name without its folders.
+        TooLargeError: decoding would take more memory than one image may.
         MissingDecoderError: the message says what to install.
         UsageError: a window whose width is not positive.
 
@@ -73,13 +81,13 @@ def read_image(
         if kind in readers:
             image = take_frame(readers[kind].read(path, window=voi is not False), frame)
         elif kind == "DICOM":
-            image = read_dicom(path, window=window, frame=frame, voi=voi)
+            image = read_dicom(path, window=window, frame=frame, voi=voi, claim=claim)
         elif kind == "NIfTI":
-            image = read_nifti(path, frame=frame)
+            image = read_nifti(path, frame=frame, claim=claim)
         elif kind == "video":
             image = read_video(path, frame=frame)
         else:
-            image = read_raster(path, kind, frame=frame)
+            image = read_raster(path, kind, frame=frame, claim=claim)
     if window is not None and (kind in readers or image.range.rule != "window"):
         image.range = Range(window[0] - window[1] / 2, window[0] + window[1] / 2, "window")
     return image
@@ -104,11 +112,9 @@ def count_frames(path: Path, readers: Readers = NONE) -> int:
             array = readers[kind].read(path).array
             return array.shape[1] if array.ndim == 4 else 1
         if kind == "DICOM":
-            pydicom = require("pydicom", "DICOM files", MissingDecoderError)
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames"])
-            return max(1, int(header.get("NumberOfFrames") or 1))
+            return count_dicom_frames(path)
         if kind == "NIfTI":
-            return _count_slices(path)
+            return count_slices(path)
         if kind == "video":
             return count_video_frames(path)
         with path.open("rb") as stream, PIL.Image.open(stream, formats=(kind,)) as opened:
@@ -126,14 +132,6 @@ def iterate_frames(path: Path) -> Generator[Image]:
             yield from iterate_video(path)
 
 
-def _count_slices(path: Path) -> int:
-    nibabel = require("nibabel", "NIfTI files", MissingDecoderError)
-    header, _ = read_header(path)
-    axes = nibabel.io_orientation(header.get_best_affine())[:, 0]
-    shape = (*header.get_data_shape(), 1, 1, 1)[:3]
-    return max([int(length) for length, axis in zip(shape, axes, strict=True) if axis == 2], default=1)
-
-
 @contextmanager
 def naming(path: Path, readers: Readers = NONE) -> Iterator[str]:
     """What a file is; whatever a decoder throws at it becomes an ImageError with its name, without its folders.
@@ -142,6 +140,8 @@ def naming(path: Path, readers: Readers = NONE) -> Iterator[str]:
     """
     kind = "image"
     try:
+        if not check_regular(path).st_size:
+            raise ImageError("the file is empty")
         kind = suffix_of(path.name, readers) or _kind(path)
         yield kind
     except ImageError as error:
@@ -150,9 +150,13 @@ def naming(path: Path, readers: Readers = NONE) -> Iterator[str]:
         raise
     except FileNotFoundError:
         raise ImageError(f"{path.name}: no such file") from None
+    except NotRegularError as error:
+        raise ImageError(f"{path.name}: {error}") from None
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
-        for spelling in {str(path), repr(str(path))[1:-1], str(path.resolve())}:
+        if isinstance(error, OSError) and error.errno:  # whose text has the path
+            reason = os.strerror(error.errno)
+        for spelling in {str(path), repr(str(path))[1:-1], os.path.realpath(path)}:
             reason = reason.replace(spelling, path.name)
         reason = reason.splitlines()[0][:200]
         if kind in readers:
@@ -165,8 +169,6 @@ def _kind(path: Path) -> str:
     """What a file is, from its first bytes."""
     with path.open("rb") as stream:
         head = stream.read(352)
-    if not head:
-        raise ImageError("the file is empty")
     packed = head[:2] == b"\x1f\x8b"
     if packed:
         with gzip.open(path) as stream:
@@ -218,10 +220,11 @@ def quiet() -> Iterator[None]:
     with _lock:
         if _num_inside == 0:
             caught = warnings.catch_warnings()
-            _restore = (caught, printing.disabled, passing_on.propagate)
+            _restore = (caught, printing.disabled, passing_on.propagate, PIL.Image.MAX_IMAGE_PIXELS)
             caught.__enter__()
             warnings.filterwarnings("ignore", module=_LIBRARIES)
             printing.disabled, passing_on.propagate = True, False  # their messages hold whole paths
+            PIL.Image.MAX_IMAGE_PIXELS = None  # bolus has a limit of its own, in bytes
         _num_inside += 1
     try:
         yield
@@ -229,5 +232,5 @@ def quiet() -> Iterator[None]:
         with _lock:
             _num_inside -= 1
             if _num_inside == 0:
-                caught, printing.disabled, passing_on.propagate = _restore
+                caught, printing.disabled, passing_on.propagate, PIL.Image.MAX_IMAGE_PIXELS = _restore
                 caught.__exit__(None, None, None)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from bolus.data.pixels.image import Image, Range, check_frame
+from bolus.data.pixels.packed import check_plausible
 from bolus.data.pixels.square import find_aspect, oblong_notes
+from bolus.data.readers.room import check_size
 from bolus.errors import ImageError, MissingDecoderError, require
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def count_video_frames(path: Path) -> int:
         raise ImageError(_torn(error)) from error
     if not number:
         raise ImageError("a video without frames")
+    check_plausible(path, int(number), f"{number} frames")
     return int(number)
 
 
@@ -70,7 +73,7 @@ def read_video(path: Path, *, frame: int | None = None) -> Image:
         Image with float32 `[C, T, H, W]`, or `[C, H, W]` of one frame; see `iterate_video`.
 
     Raises:
-        ImageError: as `iterate_video`; or frames of several sizes.
+        ImageError: as `iterate_video`; frames of several sizes; TooLargeError: more than one image may take.
     """
     images = []
     for number, image in enumerate(iterate_video(path)):
@@ -78,6 +81,7 @@ def read_video(path: Path, *, frame: int | None = None) -> Image:
             return image
         if frame is None:
             images.append(image)
+            check_size(2 * len(images) * image.array.nbytes, f"{len(images)} or more frames of {_size_of(image)}")
     if frame is not None:
         check_frame(frame, number + 1)
     if len({(image.array.shape, image.bits) for image in images}) > 1:
@@ -103,7 +107,7 @@ def iterate_video(path: Path) -> Iterator[Image]:
         Images with float32 `[C, H, W]`, C = 1 or 3, and no spacing.
 
     Raises:
-        ImageError: no video in the file, torn, or damaged.
+        ImageError: no video in the file, torn, or damaged; TooLargeError: frames larger than one image may be.
     """
     av = _pyav()
     times, number = _check_whole(path), 0
@@ -111,6 +115,7 @@ def iterate_video(path: Path) -> Iterator[Image]:
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container)
+            check_size(24 * stream.width * stream.height, f"frames of {stream.width} x {stream.height} pixels")
             ratio = stream.sample_aspect_ratio  # width to height of a pixel; 0 or None where it is unknown
             aspect = find_aspect(ratio.denominator, ratio.numerator) if ratio else 1.0
             for decoded in container.decode(stream):
@@ -124,6 +129,10 @@ def iterate_video(path: Path) -> Iterator[Image]:
         raise ImageError(f"{_torn(error)} (after {number} of {len(times)} frames)") from error
     if number != len(times):
         raise ImageError(f"expected {len(times)} frames, as the file announces, found {number} that can be decoded")
+
+
+def _size_of(image: Image) -> str:
+    return f"{image.array.shape[-1]} x {image.array.shape[-2]} pixels"
 
 
 def _pyav() -> Any:

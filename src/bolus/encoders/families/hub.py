@@ -112,7 +112,10 @@ def find_config(name: str) -> Any:
         return UNetConfig(base_filters=int(unet[1]))
     where = _where(name)
     if (file := find_timm(name)) is not None:
-        return timm_config(file, stated_config(name))
+        try:
+            return timm_config(file, stated_config(name))
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise EncoderError(f"{name}: weights of other shapes than a vision transformer has: {error}") from error
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         pickles = sorted(path.name for path in Path(name).iterdir() if path.suffix in PICKLES)
         advice = f"; {pickles[0]} is a pickle, which is not opened: docs/starting.md converts it" if pickles else ""
@@ -122,7 +125,7 @@ def find_config(name: str) -> Any:
         )
     try:
         theirs = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # whatever transformers and the hub's library raise of a file that means nothing
         raise EncoderError(f"no encoder loaded: tried {where}: {_first_line(error)}") from error
     return plain_config(theirs) if theirs.model_type in MODELS else theirs
 

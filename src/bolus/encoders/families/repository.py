@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import cached_file
+
+from bolus.files import load_json
 
 
 def find_file(name: str, file: str) -> Path | None:
@@ -33,7 +34,7 @@ def read_json(name: str, file: str) -> dict[str, Any]:
     path = find_file(name, file)
     if path is None:
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = load_json(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise ValueError(f"expected an object, found {type(found).__name__}")  # noqa: TRY004
     return found

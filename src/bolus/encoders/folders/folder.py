@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CONFIG_MAPPING
@@ -22,7 +23,7 @@ from bolus.data.copies.seen import SeenImages, save_seen
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.families.hub import is_named, make_backbone
 from bolus.errors import EncoderError
-from bolus.files import replacing, save_tensors, tensors_of, write_json, write_text
+from bolus.files import load_json, replacing, save_tensors, tensors_of, write_json, write_text
 from bolus.recipe import EncoderSpec
 
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "encoder.json", "README.md"
@@ -233,7 +234,7 @@ def _config(description: Mapping[str, Any]) -> Any:
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = load_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         stopped = (folder / "run.json").is_file()
         why = ": training has not ended; go on with bolus pretrain ... --resume" if stopped else ""
@@ -253,7 +254,10 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         raise EncoderError(f"expected {WEIGHTS} in {folder}, found none")
     if _digest(path) != expected:
         raise EncoderError(f"{path}: not the weights that {DESCRIPTION} was written for; the folder is damaged or torn")
-    tensors: dict[str, Tensor] = load_file(path)
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise EncoderError(f"{path}: no safetensors file, which weights must be: {error}") from error
     return tensors
 
 

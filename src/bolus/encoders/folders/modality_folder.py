@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from bolus.encoders.backbone import Encoder
 from bolus.encoders.folders.folder import lineage_of, load_encoder, save_encoder, stated_weights
 from bolus.encoders.modalities import ModalityEncoders, part_folders
 from bolus.errors import EncoderError
-from bolus.files import write_json
+from bolus.files import load_json, write_json
 
 DESCRIPTION = "encoders.json"
 FORMAT = 1  # of encoders.json
@@ -100,7 +99,7 @@ def _read_parts(folder: Path) -> dict[str, tuple[Path, str]]:
     """Modality -> its folder and the digest of its weights."""
     path = folder / DESCRIPTION
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = load_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise EncoderError(f"expected {DESCRIPTION} in {folder}, found none") from error
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from bolus.errors import EvaluationError, suggest
 from bolus.evaluation.statistics.intervals import Estimate
-from bolus.files import strict_json, write_text
+from bolus.files import load_json, strict_json, write_text
 from bolus.provenance import versions
 
 MAJORITY = "majority"
@@ -187,13 +186,13 @@ def read_results(path: str | Path) -> list[Result]:
     if not path.is_file():
         raise EvaluationError(f"no result file {path}")
     results = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
+            values = load_json(line)
+        except ValueError as error:
             raise EvaluationError(f"{where} is not JSON ({error})") from error
         if not isinstance(values, dict):
             raise EvaluationError(f"{where}: expected an object, found {type(values).__name__}")

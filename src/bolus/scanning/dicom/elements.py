@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Collection
@@ -22,6 +23,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SNIFFED = 4096  # bytes of a file that may be none
 _HEAD = 1 << 16  # bytes read at once: longer than nearly all headers
 _UNDEFINED = 0xFFFFFFFF
+_UNPACKED = 1 << 29  # bytes of deflated elements at most
 _DEEPEST = 64  # sequences within sequences
 _SAMPLES, _SAMPLE = 3, 4096  # pieces of the pixels that make their fingerprint, and bytes of each
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
@@ -73,8 +75,11 @@ def read_elements(path: str | os.PathLike[str], tags: Collection[int]) -> Elemen
         >>> found.values[0x00100020], found.has_pixels
         (b'1CT1', True)
     """
-    with Path(path).open("rb", buffering=0) as stream:
-        size = os.fstat(stream.fileno()).st_size
+    with open(path, "rb", buffering=0, opener=_without_waiting) as stream:
+        state = os.fstat(stream.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise NotDicomError
+        size = state.st_size
         if not size:
             raise EmptyError
         data = stream.read(_SNIFFED) or b""
@@ -92,6 +97,11 @@ def read_elements(path: str | os.PathLike[str], tags: Collection[int]) -> Elemen
                 if len(more) <= len(data):
                     raise TornError from error
                 data = more
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A file as `open` opens it; a pipe that nobody writes to is opened too."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def digest_pixels(path: str | os.PathLike[str]) -> str:
@@ -204,9 +214,12 @@ def _read(stream: BinaryIO, data: bytes, at: int, size: int, tags: Collection[in
         if len(data) < size:
             raise _Short
         try:
-            data, at = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[at:]), 0
+            unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
+            data, at = unpacking.decompress(data[at:], _UNPACKED), 0
         except zlib.error as error:
             raise TornError from error
+        if unpacking.unconsumed_tail:
+            raise TornError
         size = len(data)
     first = data[at : at + 8]
     little = not (len(first) >= 2 and first[0] == 0 and first[1] != 0)

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
+from bolus.data.readers.dicom_header import open_dataset
 from bolus.data.readers.readers import quiet
-from bolus.errors import require
 from bolus.scanning.dicom.kinds import SEGMENTATION
 from bolus.scanning.files import LeftOut
 
@@ -55,11 +55,11 @@ def make_masks(
         folder: that takes the masks.
         left_out: takes segmentations that are of no use, with the reason.
     """
-    found, pydicom = Masks(), require("pydicom", "DICOM files")
+    found = Masks()
     for path in files:
         try:
             with quiet():
-                dataset = pydicom.dcmread(path, force=True)
+                dataset = open_dataset(path)
                 labels, overlaps, reason = _read(dataset, images)
         except Exception:  # whatever pydicom raises of bytes that mean nothing
             labels, overlaps, reason = {}, 0, UNREAD
