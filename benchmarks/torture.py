@@ -27,11 +27,12 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
 sys.path.insert(0, str(TESTS))
 
+import twins  # noqa: E402
 from bolus.data.images.cache import build_store  # noqa: E402 - attacks lie beside the tests
 from bolus.phantom import make_phantom  # noqa: E402
 from bolus.recipe import Recipe  # noqa: E402
 from bolus.training.loop import pretrain  # noqa: E402
-from grid import RESULTS, write_results  # noqa: E402
+from grid import DATA, RESULTS, write_results  # noqa: E402
 
 Counts = dict[str, Any]
 KILLS, RUNS, FLIPS = 20, 4, 40
@@ -141,6 +142,38 @@ def images_of(store: Any) -> Any:
     return store.gather(np.arange(len(store.readable))).unit().numpy()
 
 
+def hostile(work: Path) -> list[Counts]:
+    """Files that were cut off, flipped, overwritten, that lie in their headers or unpack to gigabytes."""
+    from hostile_reading import torture  # type: ignore[import-not-found]
+
+    found = torture(work)
+    silent = {kind: wrong for kind, (wrong, _) in found["silent"].items() if wrong}
+    damaged = sum(number for _, number in found["silent"].values())
+    remark = (
+        f"{found['read']} read, {found['refused']} refused; at most {found['worst_seconds']} s, {found['worst_gib']} GiB. "
+        f"Of {damaged} damaged ones {sum(silent.values())} were read with more than 5 % of the values changed, in "
+        f"formats that have no checksum ({', '.join(sorted(silent))})"
+    )
+    promise = "a hostile file is read or refused: no crash, no hang, no error that is not of bolus"
+    tried, held = found["files"], found["read"] + found["refused"]
+    return [counts(promise, "cut off, flipped, zeroed, lying headers, bombs", tried, held, remark=remark)]
+
+
+def copies(work: Path) -> list[Counts]:
+    """Images of public cohorts filed once more under new patients, each kind of change by itself; none without them."""
+    names = [name for name in ("nih1000", "cxr", "acdc") if (DATA / name / "meta.csv").is_file()]
+    cohorts = [twins.of_cohort(name) for name in names]
+    found = []
+    for kind in twins.KINDS if cohorts else ():
+        held = sum(each["kinds"][kind]["found"] for each in cohorts)
+        false = sum(each["kinds"][kind]["new_pairs_of_others"] for each in cohorts)
+        promise = "check finds images filed under another patient"
+        found.append(
+            counts(promise, kind, len(cohorts) * twins.PLANTED, held, remark=f"{false} false pairs; {', '.join(names)}")
+        )
+    return found
+
+
 TESTED: dict[str, tuple[str, str, str]] = {
     "signals": (
         "a signal ends the step, writes a checkpoint and says how to go on; one training holds a run folder",
@@ -151,6 +184,26 @@ TESTED: dict[str, tuple[str, str, str]] = {
         "no room on the disk: one sentence, nothing half written, the last checkpoint stands",
         "checkpoint, cache and table over a limit",
         "test_no_room.py",
+    ),
+    "keys": (
+        "hashes of training patients open to nobody without the site's key, which lies in no folder that is given away",
+        "seven-digit numbers hashed with all that a run holds; keys moved, open to others, in the run folder",
+        "test_site_key.py",
+    ),
+    "strip": (
+        "an encoder that is given away leads to nobody",
+        "runs, heads, segmenters, earlier versions",
+        "test_strip.py",
+    ),
+    "tables": (
+        "tables of embeddings and predictions name nobody, and no cell is a formula",
+        "names, identifiers, dates, paths, notes; = + - @ in cells",
+        "test_written_columns.py",
+    ),
+    "privacy": (
+        "every file holds what docs/privacy.md says, and nothing else of what was planted",
+        "names planted in a table, in DICOM headers and in paths, then a life of commands",
+        "test_private_life.py",
     ),
     "escapes": (
         "no cell, name or key commands a terminal",
@@ -180,6 +233,8 @@ def counts(promise: str, attack: str, tried: int, held: int, **more: Any) -> Cou
 PARTS: dict[str, Callable[[Path], list[Counts]]] = {
     "kills": kills,
     "flips": flips,
+    "hostile": hostile,
+    "copies": copies,
     **{name: lambda _, name=name: tested(name) for name in TESTED},  # type: ignore[misc]
 }
 

@@ -1,6 +1,6 @@
 """Near copies across patients: eight kinds of leak at 20 plants each on six public cohorts, and the search at 100,000.
 
-python benchmarks/twins.py --shared ../shared/data   # a line a cohort or size in results/twins.jsonl; can be stopped
+python benchmarks/twins.py    # a line a cohort or size in results/twins.jsonl; can be stopped
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 from bolus.data.copies.near import NearCopies, find_near_copies
 from bolus.data.copies.seen import remember_images
 from bolus.data.copies.thumbnails import standardised, thumbnail_of
-from grid import RESULTS, run_grid
+from grid import DATA, RESULTS, run_grid
 
 COHORTS = {
     "nih1000": "patient", "cxr": "group", "acdc": "patient", "lus_blues": "patient", "odir": "group",
@@ -92,11 +92,11 @@ def thumbnail(image: Picture) -> np.ndarray:
     return thumbnail_of(array.astype(np.float32))
 
 
-def of_cohort(shared: Path, name: str) -> dict[str, Any]:
+def of_cohort(name: str) -> dict[str, Any]:
     """What is found in a cohort, as it is and with 20 images of one kind planted under new patients."""
-    table = pd.read_csv(shared / name / "meta.csv", dtype=str)
+    table = pd.read_csv(DATA / name / "meta.csv", dtype=str)
     patients = pd.factorize(table[COHORTS[name]])[0]
-    paths, spent, made = [shared / name / path for path in table["image"]], 0.0, []
+    paths, spent, made = [DATA / name / path for path in table["image"]], 0.0, []
     for path in paths:
         image = read(path)
         began = time.process_time()
@@ -220,14 +220,13 @@ def of_size(size: int) -> dict[str, Any]:
 def main() -> None:
     """Measure every cell that is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shared", type=Path, required=True, help="folder with the public cohorts")
     parser.add_argument("--only", nargs="*", help="these cohorts, or sizes")
     given = parser.parse_args()
     cells: list[dict[str, Any]] = [{"cohort": name} for name in COHORTS] + [{"size": size} for size in SIZES]
     wanted = [cell for cell in cells if not given.only or str(next(iter(cell.values()))) in given.only]
 
     def measure(cohort: str = "", size: int = 0) -> dict[str, Any]:
-        return of_cohort(given.shared, cohort) if cohort else of_size(size)
+        return of_cohort(cohort) if cohort else of_size(size)
 
     run_grid(RESULTS / "twins.jsonl", wanted, measure)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import bolus
 
 OPTIONAL = (
-    "av", "nibabel", "monai", "pydicom", "pylibjpeg", "openjpeg", "simplejpeg", "highdicom", "efficientnet_lite_pytorch",
-    "matplotlib", "onnx", "onnxruntime", "onnxscript", "tensorboard", "mlflow", "wandb", "trackio", "timm",
-    "torchvision", "torchjd", "hypothesis",
+    "av", "nibabel", "monai", "pydicom", "pylibjpeg", "openjpeg", "simplejpeg", "highdicom",
+    "efficientnet_lite_pytorch", "matplotlib", "onnx", "onnxruntime", "onnxscript", "tensorboard", "mlflow",
+    "wandb", "trackio", "timm", "torchvision", "torchjd", "hypothesis",
     "pytorch_metric_learning", "pytest",
 )  # fmt: skip
 
