@@ -150,9 +150,9 @@ def hostile(work: Path) -> list[Counts]:
     silent = {kind: wrong for kind, (wrong, _) in found["silent"].items() if wrong}
     damaged = sum(number for _, number in found["silent"].values())
     remark = (
-        f"{found['read']} read, {found['refused']} refused; at most {found['worst_seconds']} s, {found['worst_gib']} GiB. "
-        f"Of {damaged} damaged ones {sum(silent.values())} were read with more than 5 % of the values changed, in "
-        f"formats that have no checksum ({', '.join(sorted(silent))})"
+        f"{found['read']} read, {found['refused']} refused; {found['worst_seconds']} s, {found['worst_gib']} GiB "
+        f"at most. Of {damaged} damaged ones {sum(silent.values())} were read with more than 5 % of the values changed, "
+        f"in formats that have no checksum ({', '.join(sorted(silent))})"
     )
     promise = "a hostile file is read or refused: no crash, no hang, no error that is not of bolus"
     tried, held = found["files"], found["read"] + found["refused"]
