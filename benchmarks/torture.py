@@ -151,7 +151,7 @@ def hostile(work: Path) -> list[Counts]:
     damaged = sum(number for _, number in found["silent"].values())
     remark = (
         f"{found['read']} read, {found['refused']} refused; {found['worst_seconds']} s, {found['worst_gib']} GiB "
-        f"at most. Of {damaged} damaged ones {sum(silent.values())} were read with more than 5 % of the values changed, "
+        f"at most. Of {damaged} damaged ones {sum(silent.values())} were read with more than 5 % of values changed, "
         f"in formats that have no checksum ({', '.join(sorted(silent))})"
     )
     promise = "a hostile file is read or refused: no crash, no hang, no error that is not of bolus"
