@@ -119,7 +119,7 @@ def test_an_unreadable_file_is_tried_again_but_not_hashed_again(
     assert len(build_store(cohort, Preprocessing(SIZE)).quarantined) == 1
     monkeypatch.setattr(sources, "_digest", refuse)
     original, tried = frames.read_image, []
-    monkeypatch.setattr(frames, "read_image", lambda path, frame=None, voi=None: tried.append(path) or original(path))
+    monkeypatch.setattr(frames, "read_image", lambda path, **_: tried.append(path) or original(path))
     assert [item.row for item in build_store(cohort, Preprocessing(SIZE)).quarantined] == [1]
     assert [path.name for path in tried] == ["Surname1.png"]
 
@@ -171,7 +171,7 @@ def test_equal_files_are_decoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
     decoded: list[Path] = []
     original = frames.read_image
 
-    def counted(path: Path, frame: int | None = None, voi: bool | None = None) -> Image:
+    def counted(path: Path, frame: int | None = None, **_: Any) -> Image:
         decoded.append(path)
         return original(path, frame=frame)
 
@@ -250,12 +250,12 @@ def test_what_was_decoded_before_an_interruption_is_kept(
     cohort = write(tmp_path / "a", [noise(seed) for seed in range(5)])
     original, decoded = frames.read_image, []
 
-    def stops(path: Path, frame: int | None = None, voi: bool | None = None) -> Image:
+    def stops(path: Path, frame: int | None = None, **_: Any) -> Image:
         if path.name == stopped_at:
             raise KeyboardInterrupt
         return counted(path, frame=frame)
 
-    def counted(path: Path, frame: int | None = None, voi: bool | None = None) -> Image:
+    def counted(path: Path, frame: int | None = None, **_: Any) -> Image:
         decoded.append(path.name)
         return original(path, frame=frame)
 
@@ -427,7 +427,7 @@ def test_unreadable_images_are_left_out_with_row_and_reason(tmp_path: Path) -> N
     assert [(item.row, item.reason) for item in store.quarantined] == [
         (1, "the file is empty"),
         (3, "the file cannot be opened: No such file or directory"),
-        (5, "the file cannot be opened: Is a directory"),
+        (5, "the file cannot be opened: expected a file, found a folder"),
     ]
     assert store.readable.tolist() == [True, False, True, False, True, False, True]
     np.testing.assert_allclose(units(store, [2])[0, 0], noise(2) / 255, atol=1e-6)
@@ -531,7 +531,7 @@ def test_signed_values_lie_about_the_middle(tmp_path: Path, monkeypatch: pytest.
     cohort = write(tmp_path / "a", [noise(0), noise(1)])  # files to hash; the arrays come from below
     arrays = [np.linspace(-1024, 0, 400, dtype=np.float32), np.linspace(0, 3071, 400, dtype=np.float32)]
 
-    def units_of_hounsfield(path: Path, frame: int | None = None, voi: bool | None = None) -> Image:
+    def units_of_hounsfield(path: Path, frame: int | None = None, **_: Any) -> Image:
         array = arrays[int(path.stem[-1])].reshape(1, 20, 20)
         return Image(array, None, Range(-9.0, 9.0, "cohort"), 16, False)
 
@@ -545,7 +545,7 @@ def test_signed_values_lie_about_the_middle(tmp_path: Path, monkeypatch: pytest.
 def test_a_constant_image_does_not_divide_by_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = write(tmp_path / "a", [noise(0)])
     flat = Image(np.full((1, 20, 20), 7, np.float32), None, Range(0, 7, "cohort"), 32, False)
-    monkeypatch.setattr(frames, "read_image", lambda path, frame=None, voi=None: flat)
+    monkeypatch.setattr(frames, "read_image", lambda path, **_: flat)
     np.testing.assert_allclose(units(build_store(cohort, Preprocessing(SIZE))), 1.0, atol=1e-6)
 
 
@@ -649,8 +649,8 @@ def many_frames(kind: str, folder: Path) -> tuple[Path, int]:
     """A file with several frames, and how many."""
     rng = np.random.default_rng(0)
     voxels = rng.integers(-1000, 3000, (24, 20, 6)).astype(np.int16)
-    if kind in ("nii.gz", "flipped", "scaled"):
-        path = folder / "volume.nii.gz"
+    if kind in ("nii", "nii.gz", "flipped", "scaled"):
+        path = folder / ("volume.nii" if kind == "nii" else "volume.nii.gz")
         nifti(path, voxels, (-1, -1, -2 if kind == "flipped" else 2, 1))
         if kind == "scaled":
             image = nibabel.Nifti1Image(voxels, np.eye(4))
@@ -705,18 +705,19 @@ def test_frames_read_at_once_equal_frames_read_one_by_one(kind: str, tmp_path: P
 def test_a_volume_is_decoded_once_unless_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, huge: bool
 ) -> None:
-    path, number = many_frames("nii.gz", tmp_path)
+    path, number = many_frames("nii", tmp_path)
     cohort = table(tmp_path, [path.name] * number, order=[str(frame) for frame in range(number)])
     original, calls = frames.read_image, []
     monkeypatch.setattr(
-        frames, "read_image", lambda path, frame=None, voi=None: calls.append(frame) or original(path, frame=frame)
+        frames,
+        "read_image",
+        lambda path, frame=None, **more: calls.append(frame) or original(path, frame=frame, **more),
     )
-    monkeypatch.setattr(frames, "LARGE", 1000)
     if huge:
-        monkeypatch.setattr(frames, "HUGE", 2000)
+        monkeypatch.setenv("BOLUS_IMAGE_GIB", str(8_000 / 2**30))
     steps: list[tuple[int, int]] = []
     store = build_store(cohort, Preprocessing(SIZE), on_progress=lambda *step: steps.append(step))
-    assert calls == [0, *(range(number) if huge else [None])]  # the first frame says how much memory it takes
+    assert calls == [None, *(range(number) if huge else [])]
     assert steps == [(number, number)]
     assert store.readable.all()
 
@@ -764,7 +765,7 @@ def test_an_error_of_the_reader_loses_the_name_of_its_file(tmp_path: Path, monke
     cohort = write(tmp_path / "a", [noise(0), noise(1)])
     original = frames.read_image
 
-    def fails(path: Path, frame: int | None = None, voi: bool | None = None) -> Image:
+    def fails(path: Path, frame: int | None = None, **_: Any) -> Image:
         if "1" in path.name:
             raise ImageError(f"{path.name}: torn at {path}, see {path.name}")
         return original(path, frame=frame)

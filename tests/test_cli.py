@@ -16,6 +16,7 @@ import yaml
 from bolus import __version__
 from bolus.recipe import Recipe, recipe_names
 from bolus.training.assembly import resolve
+from test_judging import other_people
 
 
 class Result:
@@ -106,7 +107,7 @@ def test_a_score_is_pretrained_on_judged_and_predicted(bolus: Any, tiny_cohort: 
 def test_an_encoder_is_asked_for_people_groups_visits_and_another_cohort(
     bolus: Any, tiny_cohort: Path, tmp_path: Path
 ) -> None:
-    run, other = tmp_path / "run", tmp_path / "other.yaml"
+    run, other = tmp_path / "run", other_people(tiny_cohort)
     keys = ["encoder.backbone=r18w32", "images.size=32", "sampling.batch_size=8", "training.max_steps=1"]
     found = bolus("pretrain", tiny_cohort, *keys, "--recipe", "comprer_temporal", "--out", run)
     assert found.code == 0, found.out
@@ -124,8 +125,6 @@ def test_an_encoder_is_asked_for_people_groups_visits_and_another_cohort(
     )
     assert found.code == 0, found.out
     assert "present label" in found.out
-    other.write_text(f"{tiny_cohort.read_text()}namespace: elsewhere\nroot: {tiny_cohort.parent}\n")
-    other.write_text(other.read_text().replace("table.csv", str(tiny_cohort.parent / "table.csv")))
     found = bolus(
         "evaluate", "classify", run, tiny_cohort, "--target", "sick", "--elsewhere", other, "--probes", "linear"
     )

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image as Pillow
 from PIL import Image as PillowImage
 
 from bolus.data.cohort.cohort import Cohort
@@ -223,7 +224,21 @@ def changed(cohort: Path, name: str, **changes: Any) -> Path:
 
 
 ANOTHER_SPLIT = {"split": {"seed": 5, "val": 0.2, "test": 0.3}}
-OTHER_PEOPLE = {**ANOTHER_SPLIT, "namespace": "another hospital"}  # of the same identifiers
+
+
+def other_people(cohort: Path) -> Path:
+    """Another hospital's cohort, of the same identifiers, labels and columns, and other pictures."""
+    folder, rng = cohort.parent.with_name("others"), np.random.default_rng(7)
+    table = pd.read_csv(cohort.with_name("table.csv"), dtype=str, keep_default_na=False)
+    (folder / "img").mkdir(parents=True, exist_ok=True)
+    for name, sick in zip(table["image"], table["sick"], strict=True):
+        pixels = rng.integers(40, 115, (24, 24))
+        pixels[6:14, 6:14] += 90 * (sick == "yes")
+        Pillow.fromarray(pixels.astype(np.uint8)).save(folder / name)
+    table.to_csv(folder / "table.csv", index=False)
+    keys = yaml.safe_load(cohort.read_text()) | ANOTHER_SPLIT | {"namespace": "another hospital"}
+    (folder / "cohort.yaml").write_text(yaml.safe_dump(keys))
+    return folder / "cohort.yaml"
 
 
 def test_patients_of_the_training_are_refused_on_any_later_cohort(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
@@ -233,7 +248,7 @@ def test_patients_of_the_training_are_refused_on_any_later_cohort(run: Run, tiny
             evaluate(source, turned, target="sick", cache=tmp_path / "cache", out=tmp_path / "never")
         assert "P0" not in str(caught.value)
     assert not (tmp_path / "never").exists()
-    others = changed(tiny_cohort, "others", **OTHER_PEOPLE)
+    others = other_people(tiny_cohort)
     for source in (run.folder, run.encoder):
         found = evaluate(source, others, target="sick", draws=20, cache=tmp_path / "cache", out=tmp_path / "out")
         assert not any("overlap was not checked" in note for note in found.notes)
@@ -254,7 +269,7 @@ def test_a_run_whose_encoder_has_no_lineage_still_knows_its_patients(
 def test_patients_of_an_ancestor_are_refused_too(
     run: Run, tiny_cohort: Path, small_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    others = changed(tiny_cohort, "others", **OTHER_PEOPLE)
+    others = other_people(tiny_cohort)
     keys = [f"encoder.backbone={run.encoder}", "encoder.pretrained=true", "training.epochs=1"]
     child = pretrain(others, recipe=small_recipe, overrides=keys, out=tmp_path / "child", cache=tmp_path / "cache",
                      quiet=True)  # fmt: skip
@@ -276,7 +291,7 @@ def test_every_set_of_a_lineage_is_looked_at(tiny_cohort: Path, tmp_path: Path) 
 
 
 def test_another_split_has_another_folder(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:
-    others = changed(tiny_cohort, "others", **OTHER_PEOPLE)
+    others = other_people(tiny_cohort)
     found = [
         evaluate(run.folder, cohort, target="sick", probes=("linear",), draws=20, cache=tmp_path / "cache")
         for cohort in (tiny_cohort, others, tiny_cohort)

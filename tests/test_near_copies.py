@@ -17,7 +17,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.copies import seen as seen_module
 from bolus.data.copies.near import find_near_copies
 from bolus.data.copies.search import nearest_strangers
-from bolus.data.copies.seen import FILE, load_seen, name_of, remember_images, save_seen
+from bolus.data.copies.seen import FILE, SeenImages, load_seen, name_of, remember_images, save_seen
 from bolus.data.copies.signatures import FINE, learn_signer
 from bolus.data.copies.thumbnails import thumbnail_of
 from bolus.embedding.opening import open_encoder
@@ -272,7 +272,7 @@ def cohort(tmp_path: Path) -> Path:
 
 
 def test_evaluate_refuses_training_images_under_new_patients(
-    cohort: Path, small_recipe: dict[str, Any], tmp_path: Path
+    cohort: Path, small_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"cache": tmp_path / "cache"}
     spec = Cohort.open(cohort, roles={"label:sick": "label"})
@@ -282,6 +282,9 @@ def test_evaluate_refuses_training_images_under_new_patients(
     judged = evaluate(run.folder, spec, target="sick", draws=20, probes=("linear",), **options)
     assert not any("not written down" in note for note in judged.notes)
     head = judged.folder / "head-sick-linear.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(SeenImages, "recognise", None)  # a second question asks no image again
+        evaluate(run.folder, spec, target="sick", draws=20, probes=("linear",), **options)
 
     stolen = [picture(seed, 48) for seed in range(200, 260)]
     stolen[40:46] = [as_jpeg(picture(seed, 48)[:, ::-1]) for seed in range(6)]

@@ -67,7 +67,7 @@ def test_a_copy_has_the_same_weights_and_nothing_that_leads_to_patients(folder: 
 
 
 def test_in_place_the_folder_itself_is_changed_and_twice_is_once(folder: Path) -> None:
-    assert len(strip(folder).taken) == 2
+    assert len(strip(folder).taken) == 3
     assert holding(folder) == {"of Mrs Doe.png"}
     again = strip(folder)
     assert (again.taken, again.lost, again.left) == ((), (), 1)

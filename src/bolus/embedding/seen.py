@@ -14,8 +14,11 @@ from bolus.data.copies.seen import SeenImages, name_of, remember_images
 from bolus.data.images.cache import ImageStore
 from bolus.data.images.thumbnails import thumbnails_in
 from bolus.embedding.opening import Judged
+from bolus.embedding.remembering import FOLDER, embedder_key, remember
 from bolus.errors import LeakageError, name_rows
 from bolus.site_key import find_secret
+
+SEEN = "seen images 1"  # raise it when other answers are given to the same images
 
 
 def remember_training(cohort: Cohort, store: ImageStore, training: Mapping[str, Any]) -> dict[str, SeenImages]:
@@ -69,15 +72,20 @@ def refuse_seen_images(
 
 
 def recognised(judged: Judged, cohort: Cohort, store: ImageStore, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which of these rows, all readable, show what a training image of the encoder shows, bool `[n]`."""
+    """Which of these rows, all readable, show what a training image of the encoder shows, bool `[n]`.
+
+    Answers are remembered beside the embeddings, so that a second question asks no image again.
+    """
     known = np.zeros(len(rows), bool)
     trainings = [(_key_of(each), judged.seen.get(name_of(str(each["salt"])))) for each in judged.lineage]
     there = [(key, seen) for key, seen in trainings if key is not None and seen is not None]
-    if not there:
-        return known
-    thumbnails = thumbnails_in(store, cohort, rows)
     for key, seen in there:
-        known |= seen.recognise(thumbnails, key)
+
+        def ask(places: npt.NDArray[np.int64], key: str = key, seen: SeenImages = seen) -> npt.NDArray[np.float32]:
+            return seen.recognise(thumbnails_in(store, cohort, rows[places]), key)[:, None].astype(np.float32)
+
+        folder = store.folder / FOLDER / embedder_key(seen.digest, [SEEN, key])
+        known |= remember(folder, store.keys(rows), 1, ask)[:, 0] > 0
     return known
 
 

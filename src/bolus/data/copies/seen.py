@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from bolus.checksums import find_damage, with_checksums
+from bolus.checksums import FACTS, find_damage, with_checksums
 from bolus.data.copies.near import find_near_copies
 from bolus.data.copies.signatures import FINE, MIRRORED, WHOLE, WIDENED, Signer, plain_signer
 from bolus.data.copies.thumbnails import FloatArray
@@ -51,6 +51,16 @@ class SeenImages:
     bits: Bits
     threshold: float
     signer: Signer
+
+    @property
+    def digest(self) -> str:
+        """A hash of everything that answers depend on but the key."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "bits": self.bits,
+            "mean": self.signer.mean,
+            "whitening": self.signer.whitening,
+        }
+        return str(with_checksums({"threshold": self.threshold, "reach": self.signer.reach}, arrays)[FACTS])
 
     def recognise(self, thumbnails: FloatArray, key: str) -> npt.NDArray[np.bool_]:
         """Which images show what a training image shows, bool `[n]`; as they are, mirrored, or as crops of it.

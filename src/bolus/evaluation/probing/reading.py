@@ -16,6 +16,7 @@ from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.cohort.split import hash_patients
 from bolus.device import Precision
 from bolus.embedding.seen import remember_training
+from bolus.encoders.folders.stripping import KNOWN
 from bolus.errors import UsageError
 from bolus.evaluation.notebook import as_html
 from bolus.evaluation.preparation import PRESENT, Prepared, embed_all, prepare
@@ -302,7 +303,7 @@ def _remove_finetuned(folder: Path, target: str, kept: Sequence[Path]) -> None:
     """Remove the encoders that an earlier evaluation of this target trained, and this one did not."""
     name = file_name(shown(target))
     for place in {*folder.glob(f"finetuned-{name}"), *folder.glob(f"finetuned-{name}=*")} - set(kept):
-        for file in ("encoder.json", "model.safetensors", "head.safetensors"):  # what `Finetuned.save` writes
+        for file in KNOWN:  # what `Finetuned.save` writes among them
             (place / file).unlink(missing_ok=True)
         if not any(place.iterdir()):
             place.rmdir()
