@@ -11,6 +11,7 @@ its tests. The attacks themselves lie in tests/, where `make test` runs some of 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -48,12 +49,17 @@ RECIPE: dict[str, Any] = {
     "optimizer": {"kind": "lars", "lr": 0.02},
     "training": {"max_steps": 40, "epochs": 100, "log_steps": 1, "checkpoint_steps": 3, "health_epochs": None},
 }
-VIEWS = "objectives={global: null, levels: null, views: {kind: contrast, relation: views, dim: 16}}"
+VIEWS = (
+    "objectives.global=null",
+    "objectives.levels=null",
+    "objectives.views={kind: contrast, relation: views, dim: 16}",
+    "encoder.context=false",
+)
 KINDS: dict[str, tuple[str, ...]] = {
     "sum": (),
     "GradMitigator": ("combiner={kind: grad_mitigator, rate: 0.3}",),
     "batches in chunks": ("sampling.chunk=3",),
-    "drop path and dropout": ("encoder.context=false", VIEWS),
+    "drop path and dropout": VIEWS,
 }
 
 
@@ -245,17 +251,20 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all where none is named")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    lines: list[Counts] = []
+    path, failed = RESULTS / "torture.json", False
+    done = json.loads(path.read_text())["results"] if path.is_file() else []
     for name in arguments.parts or PARTS:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             found = PARTS[name](Path(folder))
         for line in found:
             print(f"{line['held']:4} of {line['tried']:4}  {line['promise']}: {line['attack']}")
-        lines += [{"part": name, **line, "seconds": round(time.monotonic() - began, 1)} for line in found]
-    if not arguments.parts:
-        write_results(RESULTS / "torture.json", lines)
-    return int(any(line["held"] < line["tried"] for line in lines))
+        seconds = round(time.monotonic() - began, 1)
+        done = [line for line in done if line["part"] != name]
+        done += [{"part": name, **line, "seconds": seconds} for line in found]
+        write_results(path, sorted(done, key=lambda line: [*PARTS].index(line["part"])))
+        failed |= any(line["held"] < line["tried"] for line in found)
+    return int(failed)
 
 
 if __name__ == "__main__":

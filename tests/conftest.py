@@ -17,6 +17,22 @@ torch.set_num_threads(1)
 os.environ["COLUMNS"] = "100"  # text folds as in a wide terminal, wherever the tests run
 
 
+SLOW = Path(__file__).with_name("slow.txt")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that slow.txt names; a name of none is an error where all are collected."""
+    lines = SLOW.read_text(encoding="utf-8").splitlines()
+    named = {f"tests/{line}" for line in lines if not line.startswith("#")}
+    for item in items:
+        if item.nodeid in named:
+            named.remove(item.nodeid)
+            item.add_marker(pytest.mark.slow)
+    if named and [*config.args] == [str(path) for path in config.getini("testpaths")]:
+        raise pytest.UsageError(f"slow.txt names tests that are not there: {', '.join(sorted(named))}")
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """The public research sets beside the checkout; the test is skipped where they are absent."""

@@ -183,7 +183,7 @@ CASES: dict[str, tuple[str, str, int | None]] = {  # objectives, combiner, sampl
 }
 
 
-FEW = ("sum in chunks", "torchjd", "grad_mitigator")  # processes start only once, and start slowly
+FEW = ("grad_mitigator in chunks",)  # processes start only once, and start slowly
 MORE = tuple(name for name in CASES if name not in FEW)
 
 
