@@ -754,7 +754,7 @@ def test_values_out_of_a_stated_range_are_quarantined(tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         frames,
         "read_image",
-        lambda path, frame=None, voi=None: wrong if "1" in path.name else original(path, frame=frame),
+        lambda path, frame=None, **_: wrong if "1" in path.name else original(path, frame=frame),
     )
     (item,) = build_store(cohort, Preprocessing(SIZE)).quarantined
     assert item.row == 1
