@@ -167,11 +167,11 @@ def hits(_: Any, p: Any, weights: Any = None) -> Any:
 
 
 def compare(finished: Finished) -> Lines:
-    """Every arm less the start, less random weights and less simclr, frozen and fine-tuned."""
+    """Every arm less the start, less random weights and less each single recipe, frozen and fine-tuned."""
     cohort, lines = Cohort.open(comprer_odir.prepare(finished.work, {})), Lines()
     facts = {"cohort": "odir", "tier": finished.tier, "split_hash": cohort.split_hash}
-    order = (*JUDGED.arms, LONGER)
-    compared: dict[str, Any] = {"others": (START, RANDOM, "simclr"), "seeds": STUDY.seeds, "order": order}
+    others = (START, RANDOM, "simclr", "comprer", "supremix")
+    compared: dict[str, Any] = {"others": others, "seeds": STUDY.seeds, "order": (*JUDGED.arms, LONGER)}
     lines += compare_cells(questions(cohort), finished.lines(JUDGED), **compared, facts=facts | {"probe": "linear"})
     for grid in (FEW_TUNED, ALL_TUNED):
         fraction = grid.parts[0]["labelled"]

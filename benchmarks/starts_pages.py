@@ -42,7 +42,7 @@ def rows_of(lines: list[dict[str, Any]], base: str = "start") -> tuple[list[str]
     return header, rows
 
 
-def summary_of(lines: list[dict[str, Any]], arm: str = "comprer") -> tuple[list[str], list[list[str]]]:
+def summary_of(lines: list[dict[str, Any]], arm: str = "planned") -> tuple[list[str], list[list[str]]]:
     """The start and one arm, over the seeds of the arm, at the fewest labels and at all."""
     asked = [line for line in lines if line.get("fraction") in (0.05, 1.0, None)]
     rows = []
