@@ -54,6 +54,7 @@ VIEWS = (
     "objectives.levels=null",
     "objectives.views={kind: contrast, relation: views, dim: 16}",
     "encoder.context=false",
+    "encoder.stem_pool=true",
 )
 KINDS: dict[str, tuple[str, ...]] = {
     "sum": (),
