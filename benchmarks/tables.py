@@ -470,6 +470,32 @@ def summary_table(only: str = "") -> str:
     return markdown(["paper", "question", "minus its ancestor [95 %]", "minus random weights [95 %]"], rows)
 
 
+def twins_table() -> str:
+    """Copies filed as new patients, found by check and by evaluate; pairs where nothing was planted."""
+    rows = []
+    for line in read_cells(RESULTS / "twins.jsonl"):
+        if "cohort" not in line["cell"]:
+            continue
+        found = line["result"]
+        kinds, bits = {kind: each["found"] for kind, each in found["kinds"].items()}, found["remembered"]
+        cropped = "cropped to 95 %"
+        others, again = ({kind: n for kind, n in each.items() if kind != cropped} for each in (kinds, bits["found"]))
+        rows.append(
+            [
+                line["cell"]["cohort"],
+                f"{found['images']:,}",
+                f"{min(others.values())} to {max(others.values())}",
+                str(kinds[cropped]),
+                str(found["pairs"]),
+                f"{min(again.values())} to {max(again.values())}",
+                str(bits["found"][cropped]),
+                f"{len(bits['held_out_recognised'])} of {bits['held_out_images']:,}",
+            ]
+        )
+    header = ["cohort", "images", "check: seven kinds", "crop", "pairs, nothing planted"]
+    return markdown([*header, "evaluate: seven kinds", "crop", "wrongly refused"], rows)
+
+
 def torture_table() -> str:
     """What was attacked, how often, and how often the promise held."""
     rows = [
@@ -526,6 +552,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "losses": losses_table,
     "export": export_table,
     "torture": torture_table,
+    "twins": twins_table,
 }
 
 
