@@ -398,7 +398,7 @@ def test_the_range_of_a_cohort_is_kept_and_what_lies_beyond_is_said(tmp_path: Pa
 def test_notes_of_the_reader_are_reported_once_per_kind(tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = frames.read_image
 
-    def noted(path: Path, frame: int | None = None, voi: bool | None = None) -> object:
+    def noted(path: Path, frame: int | None = None, **_: Any) -> object:
         image = original(path, frame=frame)
         image.notes = ("FOR PROCESSING",) if path.name.endswith("_0.png") else ("sigmoid applied",)
         return image
