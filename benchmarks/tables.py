@@ -493,7 +493,7 @@ def twins_table() -> str:
             ]
         )
     header = ["cohort", "images", "check: seven kinds", "crop", "pairs, nothing planted"]
-    return markdown([*header, "evaluate: seven kinds", "crop", "wrongly refused"], rows)
+    return markdown([*header, "evaluate: seven kinds", "crop", "refused, nothing planted"], rows)
 
 
 def torture_table() -> str:
