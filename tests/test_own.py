@@ -48,9 +48,10 @@ class Maps(nn.Module):
     def __init__(self, in_channels, width):
         super().__init__()
         self.first, self.second = nn.Conv2d(in_channels, width, 3, 2, 1), nn.Conv2d(width, 2 * width, 3, 2, 1)
+        self.drop = nn.Dropout(0.3)
 
     def forward(self, x):
-        first = self.first(x).relu()
+        first = self.drop(self.first(x).relu())
         return [first, self.second(first).relu()]
 
 

@@ -209,12 +209,22 @@ def test_a_folder_of_any_family_starts_a_run_and_comes_back(family: str, tmp_pat
 # --- resume
 
 
-def test_resume_is_exact_where_paths_and_features_are_dropped(tiny_cohort: Path, tmp_path: Path) -> None:
-    """Dropout and stochastic depth draw from the step's seed, so that nothing random stands in a checkpoint."""
-    config = Dinov2Config(
+DROPPING = {
+    "DINOv2": Dinov2Config(
         hidden_size=32, num_hidden_layers=3, num_attention_heads=2, patch_size=8, image_size=24, mlp_ratio=2,
         drop_path_rate=0.5, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2,
-    )  # fmt: skip
+    ),
+    "Swin": SwinConfig(
+        embed_dim=16, depths=[1, 2], num_heads=[1, 2], patch_size=2, image_size=24, window_size=3, mlp_ratio=2,
+        drop_path_rate=0.5, hidden_dropout_prob=0.3,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", DROPPING)
+def test_resume_is_exact_where_paths_and_features_are_dropped(tiny_cohort: Path, tmp_path: Path, family: str) -> None:
+    """Dropout and stochastic depth draw from the step's seed, so that nothing random stands in a checkpoint."""
+    config = DROPPING[family]
     make_backbone(config, "start").save_pretrained(tmp_path / "start")
     keys = {
         "encoder.backbone": str(tmp_path / "start"), "encoder.pretrained": True, "images.size": 24,
