@@ -25,7 +25,7 @@ from bolus.embedding.vectors import embed_samples, keys_of
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
-from bolus.errors import UsageError
+from bolus.errors import EncoderError, UsageError
 from bolus.recipe import EncoderSpec
 
 
@@ -181,3 +181,16 @@ def test_every_question_is_asked_in_the_precision_that_is_asked_for(
     ):
         with pytest.raises(UsageError, match="expected fp32, bf16 or fp16, found 'int8'"):
             ask()
+
+
+def test_features_that_are_not_finite_are_an_error_and_not_kept(
+    encoder: Path, tiny_cohort: Path, tmp_path: Path
+) -> None:
+    judged = open_encoder(encoder)
+    with torch.no_grad():
+        next(judged.encoder.parameters()).fill_(float("nan"))
+    cohort = Cohort.open(tiny_cohort)
+    store = build_store(cohort, Preprocessing(24), folder=tmp_path / "nan")
+    with pytest.raises(EncoderError, match=r"not finite for 2 of 2 samples \(rows 1, 2\): its weights are damaged"):
+        embed_samples(judged.encoder, store, open_samples(cohort, "image"), np.array([0, 1]), keep=True)
+    assert not list((tmp_path / "nan" / FOLDER).rglob("*.npy"))

@@ -17,7 +17,7 @@ from bolus.device import Precision, check_precision
 from bolus.embedding.remembering import FOLDER, embedder_key, remember
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, parts_of
-from bolus.errors import UsageError
+from bolus.errors import EncoderError, UsageError, name_rows
 from bolus.progress import Meter
 from bolus.provenance import digest_of
 
@@ -50,7 +50,7 @@ def embed_samples(
         float32 `[n, D]`, in the order of the positions.
 
     Raises:
-        EncoderError: a modality for which there is no encoder, where each has its own.
+        EncoderError: a modality for which there is no encoder, where each has its own; features that are not finite.
         UsageError: another precision, or fp16 on a CPU, where it is emulated.
     """
     check_precision(precision)
@@ -104,7 +104,14 @@ def _embed_alike(
             parts.append(encoder(images, frame_mask=mask).pooled.float().cpu().numpy())
             if meter is not None:
                 meter.update(meter.done + len(images))
-    return np.concatenate(parts) if parts else np.zeros((0, encoder.shape.dim), np.float32)
+    found = np.concatenate(parts) if parts else np.zeros((0, encoder.shape.dim), np.float32)
+    lost = positions[~np.isfinite(found).all(axis=1)]
+    if len(lost):
+        rows = name_rows(np.unique(samples.cohort.origin[samples.first_row[lost]]))
+        why = "its weights are damaged" if precision == "fp32" else f"{precision} is too narrow for it; take fp32"
+        what = f"values that are not finite for {len(lost)} of {len(positions)} samples ({rows})"
+        raise EncoderError(f"the encoder gives {what}: {why}")
+    return found
 
 
 def keys_of(
