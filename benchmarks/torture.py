@@ -34,19 +34,11 @@ from bolus.phantom import make_phantom  # noqa: E402
 from bolus.recipe import Recipe  # noqa: E402
 from bolus.training.loop import pretrain  # noqa: E402
 from grid import DATA, RESULTS, write_results  # noqa: E402
+from small import SMALL  # type: ignore[import-not-found]  # noqa: E402
 
 Counts = dict[str, Any]
 KILLS, RUNS, FLIPS = 20, 4, 40
-RECIPE: dict[str, Any] = {
-    "name": "attacked",
-    "encoder": {"backbone": "r18w32", "stem_pool": False, "context": True},
-    "images": {"size": 24, "views": 2},
-    "sampling": {"batch_size": 8},
-    "objectives": {
-        "global": {"kind": "varcov", "source": "pooled", "width": 32},
-        "levels": {"kind": "varcov", "source": "levels", "width": 32, "level_channels": 8, "grid": 2},
-    },
-    "optimizer": {"kind": "lars", "lr": 0.02},
+RECIPE = SMALL | {
     "training": {"max_steps": 40, "epochs": 100, "log_steps": 1, "checkpoint_steps": 3, "health_epochs": None},
 }
 VIEWS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image as PillowImage
 
 from bolus.cli import main
+from small import SMALL
 
 torch.set_num_threads(1)
 os.environ["COLUMNS"] = "100"  # text folds as in a wide terminal, wherever the tests run
@@ -87,16 +89,5 @@ def tiny_cohort(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_recipe() -> dict[str, object]:
-    """MLVICX small enough for a test: a tenth of a second a step."""
-    return {
-        "name": "small",
-        "encoder": {"backbone": "r18w32", "stem_pool": False, "context": True},
-        "images": {"size": 24, "views": 2},
-        "sampling": {"batch_size": 8},
-        "objectives": {
-            "global": {"kind": "varcov", "source": "pooled", "width": 32},
-            "levels": {"kind": "varcov", "source": "levels", "width": 32, "level_channels": 8, "grid": 2},
-        },
-        "optimizer": {"kind": "lars", "lr": 0.02},  # ten times as much goes anywhere, or nowhere, by the last bits
-        "training": {"epochs": 2, "log_steps": 1},
-    }
+    """MLVICX small enough for a test; each test has its own."""
+    return deepcopy(SMALL)
