@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,7 @@ from bolus.optimization import Lars, build_optimizer, lr_scales, peak_lr
 from bolus.recipe import EncoderSpec, OptimizerSpec, Recipe
 from bolus.training.loop import pretrain
 
+Array = npt.NDArray[np.float64]
 KINDS = ["adamw", "sgd", "lars"]
 
 
@@ -148,3 +151,37 @@ def test_the_loop_sets_each_groups_own_rate(
         assert sorted({scale for _, scale in rates}) == pytest.approx([0.7**5, 0.7**4, 0.7**3, 0.7**2, 0.7, 1])
         for rate, scale in rates:
             assert rate == pytest.approx(lr * scale)
+
+
+def naive_update(kind: str, weight: Array, grad: Array, state: dict[str, Any], lr: float, decay: float) -> Array:
+    """One update of a matrix or a stack of them, as the papers write it, in NumPy."""
+    state["count"] = state.get("count", 0) + 1
+    if kind == "adamw":
+        state["mean"] = 0.9 * state.get("mean", 0) + 0.1 * grad
+        state["square"] = 0.999 * state.get("square", 0) + 0.001 * grad**2
+        mean, square = state["mean"] / (1 - 0.9 ** state["count"]), state["square"] / (1 - 0.999 ** state["count"])
+        return weight - lr * decay * weight - lr * mean / (np.sqrt(square) + 1e-8)
+    grad = grad + decay * weight
+    if kind == "lars":
+        grad = grad * 0.001 * np.linalg.norm(weight.ravel()) / np.linalg.norm(grad.ravel())
+    state["momentum"] = 0.9 * state.get("momentum", 0) + grad
+    return np.asarray(weight - lr * state["momentum"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_update_does_not_depend_on_how_tensors_lie_in_memory(kind: str) -> None:
+    """Weights with channels last, gradients in either order, and a state that came from a file."""
+    conv = nn.Conv2d(3, 4, 3, bias=False, dtype=torch.float64).to(memory_format=torch.channels_last)
+    spec = OptimizerSpec(kind=kind, weight_decay=0.1)  # type: ignore[arg-type]
+    optimizer = build_optimizer({"conv": conv}, spec, lr=0.3)
+    expected, state = conv.weight.detach().numpy().copy(), dict[str, Any]()
+    for number in range(4):
+        grad = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+        conv.weight.grad = grad if number % 2 else grad.to(memory_format=torch.channels_last)
+        expected = naive_update(kind, expected, grad.numpy(), state, 0.3, 0.1)
+        optimizer.step()
+        np.testing.assert_allclose(conv.weight.detach().numpy(), expected, rtol=1e-9, atol=1e-12)
+        held = optimizer.state_dict()
+        for each in held["state"].values():
+            each.update({k: v.contiguous() for k, v in each.items() if isinstance(v, torch.Tensor)})
+        optimizer.load_state_dict(held)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.sgd import sgd
 
 from bolus.encoders.backbone import Encoder
 from bolus.errors import EncoderError, RecipeError
@@ -52,9 +53,8 @@ class Lars(Optimizer):
         """One update from the gradients in place."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameter in parameters:
                 update = parameter.grad  # changed in place: large heads make every copy dear
                 if group["weight_decay"]:
                     update.add_(parameter, alpha=group["weight_decay"])
@@ -63,12 +63,42 @@ class Lars(Optimizer):
                     ratio = group["trust"] * norm / length.clamp_min(torch.finfo(length.dtype).tiny)
                     # A zero weight or gradient has no ratio: step plainly.
                     update.mul_(torch.where((norm > 0) & (length > 0), ratio, torch.ones_like(ratio)))
-                state = self.state[parameter]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].mul_(group["momentum"]).add_(update)
-                parameter.add_(state["momentum"], alpha=-group["lr"])
+                if "momentum" not in self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+            sgd(
+                parameters,
+                [parameter.grad for parameter in parameters],
+                [self.state[parameter]["momentum"] for parameter in parameters],
+                weight_decay=0.0,
+                momentum=group["momentum"],
+                lr=group["lr"],
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+                fused=True,
+            )
         return loss
+
+
+def match_layouts(optimizer: Optimizer, *_: Any) -> None:
+    """Lay gradients and the optimiser's state out in memory as their parameters are.
+
+    A fused update of torch goes through memory in one pass and, on a CPU, does not look at strides; gradients of
+    convolutions and what a checkpoint held may have others than the parameter.
+    """
+    for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+        if parameter.grad is not None:
+            parameter.grad = _laid_out(parameter.grad, parameter)
+        state = optimizer.state.get(parameter, {})
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = _laid_out(value, parameter)
+
+
+def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
+    if tensor.stride() == parameter.stride():
+        return tensor
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
 
 
 def peak_lr(spec: OptimizerSpec, batch_size: int) -> float:
@@ -113,13 +143,17 @@ def build_optimizer(modules: Mapping[str, nn.Module], spec: OptimizerSpec, lr: f
         }
         for key in sorted(found, reverse=True)
     ]
+    optimizer: Optimizer
     if spec.kind == "adamw":
-        return AdamW(groups, lr=lr, betas=spec.betas)
-    if spec.kind == "sgd":
-        return SGD(groups, lr=lr, momentum=spec.momentum)
-    for group in groups:
-        group["adapt"] = group["params"][0].ndim > 1
-    return Lars(groups, lr=lr, momentum=spec.momentum, trust=spec.trust)
+        optimizer = AdamW(groups, lr=lr, betas=spec.betas, fused=True)
+    elif spec.kind == "sgd":
+        optimizer = SGD(groups, lr=lr, momentum=spec.momentum, fused=True)
+    else:
+        for group in groups:
+            group["adapt"] = group["params"][0].ndim > 1
+        optimizer = Lars(groups, lr=lr, momentum=spec.momentum, trust=spec.trust)
+    optimizer.register_step_pre_hook(match_layouts)
+    return optimizer
 
 
 def lr_scales(modules: Mapping[str, nn.Module], layer_decay: float) -> dict[nn.Parameter, float]:

@@ -77,20 +77,22 @@ def _largest(scores_AJ: Tensor, among_AJ: Tensor, share: float) -> Tensor:
     """Of the true entries of each row, the `ceil(share * count)` with the largest scores, ties to the lower column."""
     if share == 1 or not among_AJ.any():
         return among_AJ
-    num_anchors, num_columns = among_AJ.shape
-    counts = among_AJ.sum(dim=1)
-    width = int(counts.max())
-    # The columns of each row's entries, in order; what a row lacks is filled up with a column that is cut off below.
-    rows, columns = among_AJ.nonzero(as_tuple=True)
-    places = (among_AJ.cumsum(dim=1) - 1)[among_AJ]
-    found = torch.full((num_anchors, width), num_columns, device=scores_AJ.device)
-    found[rows, places] = columns
-    scores = torch.full((num_anchors, width), -torch.inf, dtype=scores_AJ.dtype, device=scores_AJ.device)
-    scores[rows, places] = scores_AJ[among_AJ]
-    found = found.gather(1, scores.sort(dim=1, descending=True, stable=True).indices)
-
     billionths = max(1, math.ceil(share * 1e9) - 1)  # just below the share, so that 0.07 of 100 is 7 and not 8
-    wanted = (counts * billionths + 10**9 - 1) // 10**9
-    taken = torch.arange(width, device=wanted.device) < wanted[:, None]
-    chosen = torch.zeros(num_anchors, num_columns + 1, dtype=torch.bool, device=among_AJ.device)
-    return chosen.scatter(1, found, taken)[:, :num_columns]
+    wanted = (_count(among_AJ) * billionths + 10**9 - 1) // 10**9
+    # Rows want different numbers. One more column of +inf for each that a row wants less than the most makes its last
+    # wanted score the same place in all, which is found without sorting.
+    most = int(wanted.max())
+    scores_AJ = scores_AJ.masked_fill(~among_AJ, -torch.inf)
+    filling = torch.where(torch.arange(most, device=wanted.device) < most - wanted[:, None], torch.inf, -torch.inf)
+    widened = torch.cat([scores_AJ, filling.to(scores_AJ)], dim=1)
+    last = widened.topk(most, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    chosen, level = scores_AJ > last, (scores_AJ == last) & among_AJ
+    room = wanted - _count(chosen)
+    tied = (_count(level) > room).nonzero().flatten()
+    level[tied] &= level[tied].cumsum(dim=1) <= room[tied, None]
+    return chosen | level
+
+
+def _count(pairs_AJ: Tensor) -> Tensor:
+    """True entries of each row; as int32, which is half the work of the usual int64."""
+    return pairs_AJ.sum(dim=1, dtype=torch.int32).long()
