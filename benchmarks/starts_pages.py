@@ -5,15 +5,14 @@ python benchmarks/starts_pages.py     # writes docs/starts.svg
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
+from figures import DOCS, is_stale, pyplot, save_figure
 from grid import RESULTS
 
-FIGURE = Path(__file__).resolve().parents[1] / "docs" / "starts.svg"
+FIGURE = DOCS / "starts.svg"
 NAMES = {"age": "age, MAE in years", "fellow eye": "fellow eye, Top-5"}
 
 
@@ -83,17 +82,12 @@ def _gap(line: dict[str, Any]) -> str:
 
 def draw(lines: list[dict[str, Any]]) -> None:
     """Labels against AUROC, a panel a target: the start, random weights and every arm, with bands of 95 %."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "starts"  # the same file from the same numbers
-    import matplotlib.pyplot as plt
-
+    plt = pyplot("starts")
     values = [line for line in lines if "arm" in line and line["task"] == "classify"]
     targets, arms = (list(dict.fromkeys(line[key] for line in values)) for key in ("target", "arm"))
     figure, axes = plt.subplots(1, len(targets), figsize=(10, 3.6), sharex=True, layout="constrained")
     styles = {"start": ("black", "--"), "random init": ("0.55", ":")}
-    colours = iter(mpl.colormaps["tab10"].colors)  # type: ignore[attr-defined]
+    colours = iter(plt.get_cmap("tab10").colors)
     drawn = {arm: styles[arm] if arm in styles else (next(colours), "-") for arm in arms}
     for axis, target in zip(axes, targets, strict=True):
         for arm in arms:
@@ -110,26 +104,22 @@ def draw(lines: list[dict[str, Any]]) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("AUROC, test patients")
     axes[-1].legend(fontsize="small", title="arm (seeds)", title_fontsize="small")
-    figure.savefig(FIGURE, metadata={"Date": None, "Description": digest(lines)})
-    text = FIGURE.read_text(encoding="utf-8")
-    FIGURE.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8")
+    save_figure(figure, FIGURE, shown_of(lines))
 
 
 def _share(line: dict[str, Any]) -> float:
     return float(line["fraction"])
 
 
-def digest(lines: list[dict[str, Any]]) -> str:
-    """Of the numbers that the figure shows, by which it says whether it is up to date."""
-    shown = [[line[key] for key in ("arm", "target", "fraction", "estimate", "ci_low", "ci_high", "seeds")]
-             for line in lines if "arm" in line and line["task"] == "classify"]  # fmt: skip
-    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+def shown_of(lines: list[dict[str, Any]]) -> list[list[Any]]:
+    """The numbers that the figure shows."""
+    return [[line[key] for key in ("arm", "target", "fraction", "estimate", "ci_low", "ci_high", "seeds")]
+            for line in lines if "arm" in line and line["task"] == "classify"]  # fmt: skip
 
 
 def stale() -> bool:
     """Whether the figure shows other numbers than the results."""
-    lines = lines_of("linear")
-    return bool(lines) and not (FIGURE.is_file() and digest(lines) in FIGURE.read_text(encoding="utf-8"))
+    return is_stale(FIGURE, shown_of(lines_of("linear")))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import growth
 import starts_pages
 from bolus.evaluation.statistics.verdict import ENOUGH_PATIENTS
 from grid import RESULTS, read_cells
@@ -567,6 +568,12 @@ def rendered(text: str) -> str:
     return text
 
 
+FIGURES: tuple[tuple[Callable[[], bool], Callable[[], None]], ...] = (
+    (starts_pages.stale, lambda: starts_pages.draw(starts_pages.lines_of("linear"))),
+    (growth.stale, lambda: growth.draw(growth.curves())),
+)
+
+
 def main() -> int:
     """Write, or check."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -582,9 +589,10 @@ def main() -> int:
         stale += before != after
         if not arguments.check:
             page.write_text(after, encoding="utf-8")
-    stale += starts_pages.stale()
-    if not arguments.check and starts_pages.stale():
-        starts_pages.draw(starts_pages.lines_of("linear"))
+    for is_stale, draw in FIGURES:
+        stale += is_stale()
+        if not arguments.check and is_stale():
+            draw()
     return int(arguments.check and stale > 0)
 
 
