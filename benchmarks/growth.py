@@ -2,9 +2,9 @@
 
     python benchmarks/growth.py     # every cell that is not there yet, then docs/growth.svg
 
-`bolus bench --grow` on a phantom: SimCLR with `r18w32` at 64 pixels, and for the objectives GCL's six with a small U-Net,
-once summed and once reconciled. Every point is a process of its own. Two cores can show what several processes cost,
-not what they gain.
+`bolus bench --grow` on a phantom: SimCLR with `r18w32` at 64 pixels, and for the objectives those of GCL with a small
+U-Net, once summed and once reconciled. Every point is a process of its own. Two cores can show what several processes
+cost, not what they gain.
 """
 
 from __future__ import annotations
