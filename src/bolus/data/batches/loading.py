@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,9 @@ from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import ImageStore, Stored
 from bolus.data.images.clips import pick_frames
 from bolus.recipe import ImagesSpec
+
+AHEAD = 4
+"""Batches that are read or wait to be used, that which is waited for included."""
 
 
 @dataclass(frozen=True)
@@ -122,22 +126,24 @@ class Loader:
         table_rows, mask = self._pick(number, positions[local])
         modality = self.samples.cohort.modality[self.samples.first_row[positions[local]]]
         rows = {str(name): np.flatnonzero(modality == name) for name in np.unique(modality)}
-        stored = {name: self.store.gather(table_rows[where].ravel()) for name, where in rows.items()}
+        stored = {name: self.store.gather(table_rows[where].ravel()).pinned() for name, where in rows.items()}
         patient = self.columns["patient"][positions]
         patients = len(np.unique(patient[patient >= 0])) + int((patient < 0).sum())
         return Fetched(number, positions, local, stored, rows, frame_mask=mask, patients=patients)
 
     def iterate(self, start: int, stop: int) -> Iterator[Fetched]:
-        """Batches `start` to `stop - 1`, each read while the one before is used."""
+        """Batches `start` to `stop - 1`; up to `AHEAD` of them are read while earlier ones are used."""
+        pending: deque[Future[Fetched]] = deque()
         with ThreadPoolExecutor(max_workers=1) as pool:
-            pending = pool.submit(self.fetch, start) if start < stop else None
-            for number in range(start, stop):
-                assert pending is not None
-                began = time.perf_counter()
-                fetched = pending.result()
-                wait = time.perf_counter() - began
-                pending = pool.submit(self.fetch, number + 1) if number + 1 < stop else None
-                yield replace(fetched, wait=wait)
+            try:
+                for number in range(start, stop):
+                    asked = number + len(pending)
+                    pending.extend(pool.submit(self.fetch, each) for each in range(asked, min(number + AHEAD, stop)))
+                    began = time.perf_counter()
+                    fetched = pending.popleft().result()
+                    yield replace(fetched, wait=time.perf_counter() - began)
+            finally:  # whoever stops early does not wait for what nobody will use
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def batch(self, fetched: Fetched, *, device: torch.device, progress: float) -> tuple[Batch, Batch]:
         """The local batch with its views, and the global batch, whose columns every process knows.

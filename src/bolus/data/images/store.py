@@ -54,6 +54,12 @@ class Stored:
     gain: Tensor
     bias: Tensor
 
+    def pinned(self) -> Stored:
+        """In memory from which a CUDA device copies while the program goes on; as they are without one."""
+        if not torch.cuda.is_available():
+            return self
+        return Stored(self.values.pin_memory(), self.gain.pin_memory(), self.bias.pin_memory())
+
     def unit(self, device: torch.device | str = "cpu") -> Tensor:
         """Float32 in [0, 1] on the device; the narrow integers are what travels."""
         values = self.values.to(device, non_blocking=True)
