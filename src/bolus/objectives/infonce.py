@@ -92,31 +92,26 @@ def infonce(
     _check(logits, positives, negatives, form, positive_weights, negative_weights, reduction)
     with torch.autocast(device_type=logits.device.type, enabled=False):
         s = at_least_float32(logits)
-        negatives = negatives & ~positives
-        if positive_weights is None:
-            v = positives.to(s.dtype)
+        has = positives if positive_weights is None else positives & (positive_weights > 0)
+        valid = has.any(dim=1)
+        counted = positives if form == "out" else has
+        opposed = negatives & ~positives if negative_weights is None else negatives & ~positives & (negative_weights > 0)
+        # What the denominator does not read is -inf, and 0 throughout in rows with nothing to do: after a logarithm of
+        # nothing their gradients would be NaN.
+        read, unread = (counted | opposed) & valid[:, None], torch.where(valid, -torch.inf, 0.0).to(s)[:, None]
+        v = None if positive_weights is None else torch.where(has, positive_weights.to(s.dtype), 0.0)
+        weighted = s
+        if form == "in" and v is not None:
+            weighted = weighted + _log(v)
+        if negative_weights is not None:
+            weighted = weighted + _log(torch.where(opposed, negative_weights.to(s.dtype), 0.0))
+        log_all = torch.logsumexp(torch.where(read, weighted, unread), dim=1)
+        if form == "in":
+            values = log_all - torch.logsumexp(torch.where(has, weighted, unread), dim=1)
         else:
-            v = torch.where(positives & (positive_weights > 0), positive_weights.to(s.dtype), 0.0)
-        valid = (v > 0).any(dim=1)
-        # Rows with nothing to do are emptied before any logarithm: after it, their gradients would already be NaN.
-        kept = valid[:, None]
-        counted = positives & kept if form == "out" else (v > 0) & kept
-        s = torch.where(counted | (negatives & kept), s, 0.0)
-
-        positive_terms = s if form == "out" or positive_weights is None else s + _log(v)
-        positive_terms = positive_terms.masked_fill(~counted, -torch.inf)
-        if negative_weights is None:
-            negative_terms, opposed = s, negatives & kept
-        else:
-            w = torch.where(negatives & (negative_weights > 0), negative_weights.to(s.dtype), 0.0)
-            negative_terms, opposed = s + _log(w), (w > 0) & kept
-        terms = torch.where(opposed, negative_terms, positive_terms)
-        log_all = _logsumexp(terms, valid)
-        if form == "out":
-            total = torch.where(valid, v.sum(dim=1), 1.0)
-            values = log_all - (v * s).sum(dim=1) / total
-        else:
-            values = log_all - _logsumexp(positive_terms, valid)
+            s = torch.where(has, s, 0.0)
+            sums, total = (s, has.sum(dim=1, dtype=s.dtype)) if v is None else (v * s, v.sum(dim=1))
+            values = log_all - sums.sum(dim=1) / torch.where(valid, total, 1.0)
         values = torch.where(valid, values, 0.0)
         if reduction == "none":
             return values, valid
@@ -126,11 +121,6 @@ def infonce(
 def _log(weights: Tensor) -> Tensor:
     """The logarithm where a weight is positive, else 0: such terms are masked, and log 0 has no gradient to mask."""
     return torch.where(weights > 0, weights, 1.0).log()
-
-
-def _logsumexp(terms: Tensor, valid: Tensor) -> Tensor:
-    """Of every row with a term; rows that are empty, all -inf, are replaced by zeros first."""
-    return torch.logsumexp(terms.masked_fill(~valid[:, None], 0.0), dim=1)
 
 
 def _check(

@@ -158,11 +158,13 @@ class Contrast(Objective):
         with torch.autocast(device_type=z_VND.device.type, enabled=False):
             z = at_least_float32(z_VND).reshape(num_views * num_rows, -1)
             for pair in self._terms(batch, positives[:num_rows, :num_rows], negatives[:num_rows, :num_rows]):
-                a, b = ((starts + rows).flatten() for rows in pair)
-                logits = z[a.to(z.device)] @ z[b.to(z.device)].T
-                logits = logits if self.log_scale is not None else logits / self.temperature
-                at = (a[:, None], b)
-                masks = [logits, positives[at].to(z.device), negatives[at].to(z.device)]
+                a_ND = b_MD = z
+                at: Any = ...  # all rows in order: nothing is picked
+                if self.between is not None or self.among is not None:
+                    a, b = ((starts + rows).flatten() for rows in pair)
+                    a_ND, b_MD, at = z[a.to(z.device)], z[b.to(z.device)], (a[:, None], b)
+                a_ND = a_ND if self.log_scale is not None else a_ND / self.temperature
+                masks = [a_ND @ b_MD.T, positives[at].to(z.device), negatives[at].to(z.device)]
                 masks += [] if weights is None else [weights[at]]
                 ways = [masks] if self.between is None else [masks, [each.T for each in masks]]
                 means, found = [], torch.zeros_like(num_anchors)
