@@ -95,7 +95,8 @@ def infonce(
         has = positives if positive_weights is None else positives & (positive_weights > 0)
         valid = has.any(dim=1)
         counted = positives if form == "out" else has
-        opposed = negatives & ~positives if negative_weights is None else negatives & ~positives & (negative_weights > 0)
+        opposed = negatives & ~positives
+        opposed = opposed if negative_weights is None else opposed & (negative_weights > 0)
         # What the denominator does not read is -inf, and 0 throughout in rows with nothing to do: after a logarithm of
         # nothing their gradients would be NaN.
         read, unread = (counted | opposed) & valid[:, None], torch.where(valid, -torch.inf, 0.0).to(s)[:, None]
