@@ -75,7 +75,7 @@ class Lars(Optimizer):
                 dampening=0.0,
                 nesterov=False,
                 maximize=False,
-                fused=True,
+                fused=_can_fuse(parameters),
             )
         return loss
 
@@ -93,6 +93,11 @@ def match_layouts(optimizer: Optimizer, *_: Any) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[name] = _laid_out(value, parameter)
+
+
+def _can_fuse(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether torch's fused kernels take these parameters: not those that are shared out over processes."""
+    return not any(hasattr(parameter, "full_tensor") for parameter in parameters)
 
 
 def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
@@ -145,9 +150,9 @@ def build_optimizer(modules: Mapping[str, nn.Module], spec: OptimizerSpec, lr: f
     ]
     optimizer: Optimizer
     if spec.kind == "adamw":
-        optimizer = AdamW(groups, lr=lr, betas=spec.betas, fused=True)
+        optimizer = AdamW(groups, lr=lr, betas=spec.betas, fused=_can_fuse(parameters))
     elif spec.kind == "sgd":
-        optimizer = SGD(groups, lr=lr, momentum=spec.momentum, fused=True)
+        optimizer = SGD(groups, lr=lr, momentum=spec.momentum, fused=_can_fuse(parameters))
     else:
         for group in groups:
             group["adapt"] = group["params"][0].ndim > 1
