@@ -48,7 +48,7 @@ def measure(axis: str, recipe: str) -> dict[str, Any]:
         work = Path(folder)
         table = make_phantom(work / "cohort", num_patients=100, size=96)
         cohort = Cohort.open(table.parent / "cohort.yaml")
-        points = grow(cohort, Recipe.load(name).override(list(keys)), axis, seconds=15.0, cache=work / "cache")
+        points = grow(cohort, Recipe.load(name).override(list(keys)), axis, seconds=6.0, cache=work / "cache")
     return {"points": [{key: _rounded(value) for key, value in point.items()} for point in points]}
 
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from grid import DATA, RESULTS, run_grid
 
-VIEWS, NEIGHBORS = 2, 20
+VIEWS, NEIGHBORS, TESTED = 2, 20, 1200
 CROP, TURN = (0.3, 1.0), {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2}
 JITTER, MIRROR, BLUR, SIGMA = 0.8, 0.5, 0.5, (0.1, 2.0)
 LR, DECAY, WIDTH = 3e-4, 1e-4, 2048
@@ -36,22 +36,22 @@ Vectors = npt.NDArray[np.float32]
 
 
 def chosen(images: int) -> dict[str, tuple[list[str], npt.NDArray[np.int64]]]:
-    """Paths and class D of so many training images, and of all images of validation and of test patients."""
+    """Paths and class D of the training and the test images."""
     cohort = open_cohort(images)
     sides, paths = cohort.split, cohort.table["image"].to_numpy()
     y = (cohort.table["D"].astype(int)).to_numpy()
-    return {side: (paths[sides == side].tolist(), y[sides == side]) for side in ("train", "val", "test")}
+    return {side: (paths[sides == side].tolist(), y[sides == side]) for side in ("train", "test")}
 
 
 def open_cohort(images: int) -> Any:
-    """Odir by patient; of the training images the first so many, in an order drawn from a seed."""
+    """odir by patient; so many training and `TESTED` test images, drawn from a seed, and all of validation."""
     from bolus.data.cohort.cohort import Cohort
 
     keys: dict[str, Any] = {"roles": {"patient": "group"}, "split": {"test": 0.4}}
     whole = Cohort.open(DATA / "odir" / "meta.csv", **keys)
-    train = np.flatnonzero(whole.split == "train")
-    left_out = np.random.default_rng(0).permutation(train)[images:]
-    table = whole.table.assign(split=whole.split).drop(index=left_out.tolist()).reset_index(drop=True)
+    drawn = np.random.default_rng(0).permutation(len(whole))
+    left_out = [drawn[whole.split[drawn] == side][most:] for side, most in (("train", images), ("test", TESTED))]
+    table = whole.table.assign(split=whole.split).drop(index=np.concatenate(left_out).tolist()).reset_index(drop=True)
     roles = {"image": "image", "patient": "group", "split": "split"}
     return Cohort.open(table, roles=roles, root=str(DATA / "odir"))
 
@@ -292,14 +292,15 @@ def ahead_of(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> list[float]:
     return [round(float(value), 4) for value in values]
 
 
-SMALL = {"size": 64, "batch": 64, "images": 2048}
+SMALL = {"size": 64, "batch": 64, "images": 2048, "rounds": 1}
+LARGE = {"size": 224, "batch": 32, "images": 256, "epochs": 3, "rounds": 1}
 CELLS: list[dict[str, Any]] = [
-    {"method": "simclr", "backbone": "resnet18", **SMALL, "epochs": 4, "rounds": 2},
-    {"method": "simclr", "backbone": "r18w32", **SMALL, "epochs": 8, "rounds": 2},
-    {"method": "vicreg", "backbone": "resnet18", **SMALL, "epochs": 4, "rounds": 1},
-    {"method": "vicreg", "backbone": "r18w32", **SMALL, "epochs": 8, "rounds": 1},
-    {"method": "simclr", "backbone": "resnet18", "size": 224, "batch": 32, "images": 384, "epochs": 3, "rounds": 1},
-    {"method": "vicreg", "backbone": "resnet18", "size": 224, "batch": 32, "images": 384, "epochs": 3, "rounds": 1},
+    {"method": "simclr", "backbone": "resnet18", **SMALL, "epochs": 3},
+    {"method": "simclr", "backbone": "r18w32", **SMALL, "epochs": 6},
+    {"method": "simclr", "backbone": "resnet18", **LARGE},
+    {"method": "vicreg", "backbone": "resnet18", **SMALL, "epochs": 3},
+    {"method": "vicreg", "backbone": "r18w32", **SMALL, "epochs": 6},
+    {"method": "vicreg", "backbone": "resnet18", **LARGE},
 ]
 
 
