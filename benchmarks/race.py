@@ -35,25 +35,27 @@ LR, DECAY, WIDTH = 3e-4, 1e-4, 2048
 Vectors = npt.NDArray[np.float32]
 
 
-def chosen(images: int) -> dict[str, tuple[list[str], npt.NDArray[np.int64]]]:
-    """Paths and class D of the training and the test images."""
-    cohort = open_cohort(images)
-    sides, paths = cohort.split, cohort.table["image"].to_numpy()
-    y = (cohort.table["D"].astype(int)).to_numpy()
-    return {side: (paths[sides == side].tolist(), y[sides == side]) for side in ("train", "test")}
-
-
-def open_cohort(images: int) -> Any:
-    """odir by patient; so many training and `TESTED` test images, drawn from a seed, and all of validation."""
+def open_side(side: str, images: int) -> Any:
+    """The training or the test images of odir by patient: so many of them, drawn from a seed."""
     from bolus.data.cohort.cohort import Cohort
 
     keys: dict[str, Any] = {"roles": {"patient": "group"}, "split": {"test": 0.4}}
     whole = Cohort.open(DATA / "odir" / "meta.csv", **keys)
     drawn = np.random.default_rng(0).permutation(len(whole))
-    left_out = [drawn[whole.split[drawn] == side][most:] for side, most in (("train", images), ("test", TESTED))]
-    table = whole.table.assign(split=whole.split).drop(index=np.concatenate(left_out).tolist()).reset_index(drop=True)
+    rows = np.sort(drawn[whole.split[drawn] == side][: images if side == "train" else TESTED])
+    table = whole.table.iloc[rows].reset_index(drop=True).assign(split=side)
     roles = {"image": "image", "patient": "group", "split": "split"}
     return Cohort.open(table, roles=roles, root=str(DATA / "odir"))
+
+
+def paths_of(cohort: Any) -> list[str]:
+    """The files of a side."""
+    return [str(path) for path in cohort.table["image"]]
+
+
+def diabetes(cohort: Any) -> npt.NDArray[np.int64]:
+    """Class D of a side, 0 or 1."""
+    return np.asarray(cohort.table["D"].astype(int))
 
 
 def of_bolus(method: str, backbone: str, size: int, batch: int, epochs: int, images: int, work: Path) -> Any:
@@ -64,8 +66,7 @@ def of_bolus(method: str, backbone: str, size: int, batch: int, epochs: int, ima
         "simclr": {"kind": "contrast", "relation": "views", "temperature": 0.1, "dim": 128, "hidden": 512},
         "vicreg": {"kind": "varcov", "source": "pooled", "width": WIDTH, "last_norm": False},
     }[method]
-    cohort = open_cohort(images)
-    number = int((cohort.split == "train").sum())
+    cohort = open_side("train", images)
     recipe = {
         "name": "race",
         "encoder": {"backbone": backbone, "in_channels": 3},
@@ -81,7 +82,7 @@ def of_bolus(method: str, backbone: str, size: int, batch: int, epochs: int, ima
         "objectives": {"views": objective},
         "optimizer": {"kind": "adamw", "lr": LR, "weight_decay": DECAY},
         "schedule": {"kind": "cosine", "warmup_epochs": 0, "final": 0},
-        "training": {"epochs": epochs, "health_epochs": None, "log_steps": number // batch},
+        "training": {"epochs": epochs, "health_epochs": None, "log_steps": len(cohort) // batch},
     }  # fmt: skip
     run, ends, over = work / "run", list[float](), threading.Event()
 
@@ -98,13 +99,13 @@ def of_bolus(method: str, backbone: str, size: int, batch: int, epochs: int, ima
     watching.join()
 
     def embed(side: str) -> Vectors:
-        opened = open_encoder(run)
         from bolus.embedding.opening import open_store, samples_of
         from bolus.embedding.vectors import embed_samples
 
-        samples = samples_of(opened, cohort)
+        opened = open_encoder(run)
+        samples = samples_of(opened, open_side(side, images))
         store = open_store(opened, samples.cohort, cache=work / "cache")
-        return embed_samples(opened.encoder, store, samples, np.flatnonzero(cohort.split == side))
+        return embed_samples(opened.encoder, store, samples, np.arange(len(samples)))
 
     return ends, embed
 
@@ -136,11 +137,10 @@ def of_lightly(method: str, backbone: str, size: int, batch: int, epochs: int, i
         cj_sat=TURN["saturation"], cj_hue=0.0, min_scale=CROP[0], random_gray_scale=0.0, gaussian_blur=BLUR,
         sigmas=SIGMA, hf_prob=MIRROR,
     )  # fmt: skip
-    sides = chosen(images)
+    training = Pictures(paths_of(open_side("train", images)), views)
     loader = DataLoader(
-        Pictures(sides["train"][0], views), batch_size=batch, shuffle=True, drop_last=True, num_workers=2,
-        persistent_workers=True,
-    )  # fmt: skip
+        training, batch_size=batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
+    )
     torch.manual_seed(0)
     network, dim = network_of(backbone)
     criterion: nn.Module
@@ -168,7 +168,9 @@ def of_lightly(method: str, backbone: str, size: int, batch: int, epochs: int, i
         ])  # fmt: skip
         network.eval()
         with torch.inference_mode():
-            found = [network(each) for each in DataLoader(Pictures(sides[side][0], plain), batch_size=256)]
+            found = [
+                network(each) for each in DataLoader(Pictures(paths_of(open_side(side, images)), plain), batch_size=256)
+            ]
         return torch.cat(found).numpy()
 
     assert torchvision.__version__
@@ -211,8 +213,10 @@ def run_side(side: str, cell: dict[str, Any], began: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         ends, embed = SIDES[side](**cell, work=Path(folder))
         trained = time.time()
-        parts = chosen(cell["images"])
-        x, y = normalize(embed("train")), parts["train"][1]
+        x, y, tested = (
+            normalize(embed("train")),
+            *(diabetes(open_side(side, cell["images"])) for side in ("train", "test")),
+        )
         neighbors = KNeighborsClassifier(NEIGHBORS, weights="distance", metric="cosine").fit(x, y)
         p = neighbors.predict_proba(normalize(embed("test")))[:, 1]
     marks = np.array([began, *ends])
@@ -220,7 +224,7 @@ def run_side(side: str, cell: dict[str, Any], began: float) -> dict[str, Any]:
         "epoch_seconds": np.diff(marks).round(2).tolist(),
         "trained_at": trained - began,
         "passes": len(x) // cell["batch"] * cell["batch"] * VIEWS,
-        "auroc": round(float(roc_auc_score(parts["test"][1], p)), 4),
+        "auroc": round(float(roc_auc_score(tested, p)), 4),
         "p": p.tolist(),
     }
 
@@ -282,9 +286,8 @@ def ahead_of(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> list[float]:
     """AUROC of class D less the other's, and its interval over 1,000 draws of test patients."""
     from bolus.evaluation.statistics.metrics import auroc
 
-    cohort = open_cohort(1)
-    test = cohort.split == "test"
-    y, patients = cohort.table["D"].astype(int).to_numpy()[test], cohort.encoded("patient")[test]
+    cohort = open_side("test", 0)
+    y, patients = diabetes(cohort), cohort.encoded("patient")
     people, place = np.unique(patients, return_inverse=True)
     weights = np.random.default_rng(0).multinomial(len(people), np.full(len(people), 1 / len(people)), 1000)[:, place]
     drawn = auroc(y, ours, weights) - auroc(y, theirs, weights)
