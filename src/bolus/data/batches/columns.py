@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bolus.data.cohort.coding import distinct
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.roles import BIN, PATHS, binned_role
 from bolus.errors import CohortError, RecipeError
@@ -174,7 +175,7 @@ class TrainingColumns(Mapping[str, npt.NDArray[Any]]):
     @property
     def modalities(self) -> list[str]:
         """The modalities of these samples, sorted."""
-        return sorted(set(self.cohort.modality[self.rows].tolist()))
+        return distinct(self.cohort.modality_of(self.rows))
 
     def __getitem__(self, role: str) -> Array:
         if binned_role(role) is not None:

@@ -69,7 +69,7 @@ def volume_codes(table: Values) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]
                 codes = np.unique(table.encoded(role), return_inverse=True)[1] + 1
                 keys[role] = np.where(untold, codes, 0)
         if (untold & table.shared_file).any():
-            files = pd.factorize(table.table[table.roles["image"]])[0] + 1
+            files = table.files + 1
             keys["image"] = np.where(untold & table.shared_file, files, 0)
     found = np.zeros(len(table), np.int64)
     for codes in keys.values():  # joined one by one, so that the products of their numbers cannot overflow

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,14 +21,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bolus.data.cohort.coding import distinct
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.volumes import series_codes
 from bolus.data.images.missing_files import likely_cause
 from bolus.data.images.preprocessing import ONE_FRAME, Preprocessing, shrink
-from bolus.data.images.shards import Manifest, ShardWriter, read_manifest, remove_orphans
+from bolus.data.images.shards import RECORD, Manifest, ShardWriter, read_manifest, remove_orphans
 from bolus.data.images.sources import UNOPENED, Sources, find_sources, identify, in_threads
-from bolus.data.images.store import ImageStore, Quarantined, Stored
-from bolus.data.pixels.greys import reading_of, refuse_unknown, resolve_ranges
+from bolus.data.images.store import Content, ImageStore, Quarantined, Stored
+from bolus.data.pixels.greys import Ranges, is_final, reading_of, refuse_unknown, resolve_ranges
 from bolus.data.readers.frames import read_as, reason_without_name
 from bolus.data.readers.own import Readers, group_by_reader, open_readers
 from bolus.data.text.laterality import SIDES
@@ -88,21 +89,21 @@ def build_store(
     sides = None if preprocessing.mirror is None else cohort.sides
     readers = open_readers(cohort.spec.readers)
     found: list[_Found] = []
-    for contract, places in preprocessing.groups(cohort.modality[rows]):
+    for contract, places in preprocessing.groups(cohort.modality_of(rows)):
         for reading, reader, some in _readings(cohort, rows[places], preprocessing.stated, readers):
             onwards = _onwards(on_progress, sum(each.decoded for each in found))
             here, decoding = rows[places[some]], _Decoding(contract, reading, reader, readers)
             found.append(_find(cohort, decoding, folder or cache_folder(), here, onwards))
-    rows = np.concatenate([each.rows for each in found])
+    rows = _joined(each.rows for each in found)
     lacking = np.concatenate([each.entries < 0 for each in found])
     starts = np.cumsum([0, *(len(each.rows) for each in found)]).tolist()
     begun = list(zip(starts, found, strict=False))
     unread = {start + item: reason for start, each in begun for item, reason in each.unread.items()}
-    files = np.concatenate([start + each.file for start, each in begun])
+    files = _joined(start + each.file for start, each in begun)
     quarantined = _quarantine(cohort.origin[rows], lacking, unread)
     absent = rows[[item for item, reason in unread.items() if reason.startswith(UNOPENED)]]
     _refuse_the_larger_part(
-        np.unique(files, return_inverse=True)[1],
+        files,
         lacking,
         quarantined,
         lambda: likely_cause(
@@ -129,7 +130,9 @@ class _Found:
         rows: int64 `[items]`.
         file: int64 `[items]`, which file an item is of.
         manifest: of the folder.
-        entries: int64 `[items]`, where in the manifest; -1 where it is lacking.
+        digests: uint64 `[files, 2]`, of their content.
+        frame: int32 `[items]`, -1 for a file that is one image.
+        entries: int32 `[items]`, where in the manifest; -1 where it is lacking.
         unread: item -> why it is lacking.
         decoded: images that were decoded now.
         contract: 64 bits of what the folder is for, uint64.
@@ -137,8 +140,10 @@ class _Found:
 
     rows: npt.NDArray[np.int64]
     file: npt.NDArray[np.int64]
+    digests: npt.NDArray[np.uint64]
+    frame: npt.NDArray[np.int32]
     manifest: Manifest
-    entries: npt.NDArray[np.int64]
+    entries: npt.NDArray[np.int32]
     unread: dict[int, str]
     decoded: int
     contract: np.uint64
@@ -163,12 +168,13 @@ def _readings(
     cohort: Cohort, rows: npt.NDArray[np.int64], stated: Collection[str], readers: Readers
 ) -> list[tuple[str, str, npt.NDArray[np.int64]]]:
     """How the files of these rows are read, by which reader, and where: each place once; one where there is none."""
-    names, code = np.unique(cohort.modality[rows], return_inverse=True)
-    readings = np.array([reading_of(str(name), stated) for name in names] or ["file"])
-    files = cohort.table[cohort.roles["image"]].iloc[rows].to_numpy() if readers else rows
+    modality, names = cohort.modality_of(rows), cohort.modalities
+    readings = np.array([reading_of(name, stated) for name in names] or ["file"])
+    files = cohort.columns.plain(cohort.roles["image"]).iloc[rows].to_numpy() if readers else rows
     found = []
     for reading in np.unique(readings):
-        some = np.flatnonzero(np.isin(code, np.flatnonzero(readings == reading)))
+        alike = [name for name, how in zip(names, readings, strict=False) if how == reading]
+        some = np.arange(len(rows)) if len(alike) == len(names) else np.flatnonzero(np.isin(modality, alike))
         found += [(str(reading), reader, some[those]) for reader, those in group_by_reader(files[some], readers)]
     return found
 
@@ -186,17 +192,26 @@ def _find(
     sources = find_sources(cohort, rows)
     manifest = read_manifest(folder, preprocessing.stored_shape)
     digests, known, unopened = identify(sources.paths, manifest, folder)
-    digest, known = digests[sources.file], known[sources.file]  # from here on a row each
-    entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
+    known = known[sources.file]  # from here on a row each
+    entries = manifest.find_images(digests, sources.file, sources.frame)
+    entries[~known] = -1
     absent = np.flatnonzero(known & (entries < 0))
     unread: dict[int, str] = {}
     if len(absent):
-        unread = _decode(sources, digest, absent, decoding, folder, on_progress)
+        unread = _decode(sources, digests[sources.file], absent, decoding, folder, on_progress)
         manifest = read_manifest(folder, preprocessing.stored_shape)
-        entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
+        entries = manifest.find_images(digests, sources.file, sources.frame)
+        entries[~known] = -1
     unread |= {item: unopened[sources.file[item]] for item in np.flatnonzero(~known).tolist()}
     contract = np.frombuffer(blake2b(folder.name.encode(), digest_size=8).digest(), np.uint64)[0]
-    return _Found(rows, sources.file, manifest, entries, unread, len(absent), contract)
+    frame = sources.frame.astype(np.int32)
+    return _Found(rows, sources.file, digests, frame, manifest, entries, unread, len(absent), contract)
+
+
+def _joined(parts: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """The parts one after the other; a single one as it is."""
+    several = list(parts)
+    return several[0] if len(several) == 1 else np.concatenate(several)
 
 
 def _quarantine(
@@ -223,7 +238,8 @@ def _refuse_the_larger_part(
     cause: Callable[[], str],
 ) -> None:
     """A CohortError where more than half of the files are lost; each weighs one, and is lost by its share of frames."""
-    lost = np.bincount(file, lacking) / np.bincount(file)
+    number = np.bincount(file)
+    lost = np.bincount(file, lacking)[number > 0] / number[number > 0]
     if lost.sum() > len(lost) / 2:
         partial = int(((lost > 0) & (lost < 1)).sum())
         in_part = f", and {partial} in part only" if partial else ""
@@ -301,38 +317,54 @@ def _open(
     found: list[_Found],
     quarantined: list[Quarantined],
 ) -> ImageStore:
-    """The store of the images that were found."""
-    there = [each.entries[each.entries >= 0] for each in found]
-    rows = np.concatenate([each.rows[each.entries >= 0] for each in found])
-    records = np.concatenate([each.manifest.records[some] for each, some in zip(found, there, strict=True)])
-    grey, starts = records["grey"], np.cumsum([0, *map(len, there)])
+    """The store of the images that were found.
+
+    Images that bring their range are resolved some at a time; of the others, whose range may be that of the series or
+    the cohort, everything is looked at together.
+    """
+    number, files = len(cohort), 0
+    gain, bias = np.ones(number, np.float32), np.zeros(number, np.float32)
+    shard, offset = np.full(number, -1, np.int32), np.zeros(number, np.int32)
+    file, frame, folder = np.zeros(number, np.int32), np.zeros(number, np.int32), np.zeros(number, np.int16)
+    crc, arrays, names = np.zeros(number, np.uint32), list[npt.NDArray[Any]](), set[str]()
+    waiting = list[tuple[Manifest, npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.void]]]()
+    for place, each in enumerate(found):
+        there = np.flatnonzero(each.entries >= 0)
+        rows, entries = each.rows[there], each.entries[there]
+        used = np.bincount(each.manifest.shard[entries], minlength=len(each.manifest.arrays)) > 0
+        shard[rows] = len(arrays) + (np.cumsum(used) - 1)[each.manifest.shard[entries]]
+        arrays += [array for array, needed in zip(each.manifest.arrays, used, strict=True) if needed]
+        offset[rows] = each.manifest.offset[entries]
+        file[rows], frame[rows], folder[rows] = files + each.file[there], each.frame[there], place
+        files += len(each.digests)
+        for places, records in each.manifest.read(entries):
+            here, final = rows[places], is_final(records["grey"])
+            crc[here] = records["crc"]
+            resolved = _resolve(cohort, preprocessing, here[final], records[final])
+            gain[here[final]], bias[here[final]] = _lines(resolved, records[final])
+            names.update(distinct(resolved.names))
+            if not final.all():
+                waiting.append((each.manifest, entries[places[~final]], here[~final], records[~final]))
+    rows = np.concatenate([np.empty(0, np.int64), *(each[2] for each in waiting)])
+    records = np.concatenate([np.empty(0, RECORD), *(each[3] for each in waiting)])
+    starts = np.cumsum([0, *(len(each[2]) for each in waiting)])
 
     def quantiles(at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         parts = [
-            each.manifest.quantiles_of(some[at[(at >= start) & (at < start + len(some))] - start])
-            for each, some, start in zip(found, there, starts, strict=False)
+            manifest.quantiles_of(entries[at[(at >= start) & (at < start + len(entries))] - start])
+            for (manifest, entries, _, _), start in zip(waiting, starts, strict=False)
         ]
         return np.concatenate(parts)  # positions rise, and so do the parts
 
-    resolved = resolve_ranges(
-        grey, quantiles, cohort.modality[rows], series_codes(cohort, rows, grey["series"], records["digest"][:, 0]),
-        ranges=preprocessing.ranges, stated=preprocessing.stated, rules=preprocessing.rules,
-    )  # fmt: skip
-    if len(np.unique(cohort.origin[np.concatenate([each.rows for each in found])])) == len(cohort.table):
-        refuse_unknown(cohort.spec.ranges, resolved.names, cohort.modality)
-    gain, bias = np.ones(len(cohort), np.float32), np.zeros(len(cohort), np.float32)
-    gain[rows], bias[rows] = resolved.lines(records["gain"], records["bias"], grey["inverted"])
-    shard, offset = np.full(len(cohort), -1, np.int64), np.zeros(len(cohort), np.int64)
-    offset[rows] = np.concatenate([each.manifest.offset[some] for each, some in zip(found, there, strict=True)])
-    arrays: list[npt.NDArray[Any]] = []
-    for each, some in zip(found, there, strict=True):
-        used, number = np.unique(each.manifest.shard[some], return_inverse=True)
-        shard[each.rows[each.entries >= 0]] = len(arrays) + number
-        arrays += [each.manifest.arrays[one] for one in used]
-    content, crc = np.zeros((len(cohort), 4), np.uint64), np.zeros(len(cohort), np.uint32)
-    crc[rows] = records["crc"]
-    kept = np.concatenate([np.full(len(some), each.contract) for each, some in zip(found, there, strict=True)])
-    content[rows] = np.column_stack([records["digest"], records["frame"].astype(np.uint64), kept])
+    resolved = _resolve(cohort, preprocessing, rows, records, quantiles)
+    gain[rows], bias[rows] = _lines(resolved, records)
+    names.update(distinct(resolved.names))
+    seen = np.zeros(int(cohort.origin.max(initial=-1)) + 1, np.bool_)
+    for each in found:
+        seen[cohort.origin[each.rows]] = True
+    if np.count_nonzero(seen) == len(cohort):
+        refuse_unknown(cohort.spec.ranges, names, cohort.modalities)
+    digests = np.concatenate([np.empty((0, 2), np.uint64), *(each.digests for each in found)])
     return ImageStore(
         replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
         quarantined,
@@ -342,6 +374,32 @@ def _open(
         offset,
         gain,
         bias,
-        _content=content,
+        _content=Content(digests, np.array([each.contract for each in found], np.uint64), file, frame, folder),
         _crc=crc,
     )
+
+
+def _resolve(
+    cohort: Cohort,
+    preprocessing: Preprocessing,
+    rows: npt.NDArray[np.int64],
+    records: npt.NDArray[np.void],
+    quantiles: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]] | None = None,
+) -> Ranges:
+    """Black and white of the images of these rows; without quantiles, of such as are of no series."""
+    grey = records["grey"]
+    series = np.zeros(len(rows), np.int64)
+    if quantiles is not None:
+        series = series_codes(cohort, rows, grey["series"], records["digest"][:, 0])
+    return resolve_ranges(
+        grey, quantiles or _no_quantiles, cohort.modality_of(rows), series,
+        ranges=preprocessing.ranges, stated=preprocessing.stated, rules=preprocessing.rules,
+    )  # fmt: skip
+
+
+def _no_quantiles(at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    raise AssertionError("the quantiles of an image that brings its range were asked for")
+
+
+def _lines(resolved: Ranges, records: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    return resolved.lines(records["gain"], records["bias"], records["grey"]["inverted"])

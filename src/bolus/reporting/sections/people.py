@@ -114,7 +114,7 @@ def _without_names(reason: str, cohort: Cohort, row: int) -> str:
     """Why a row could not be read, without the file's name, which may be called after a person."""
     if row > len(cohort):
         return reason
-    path = str(cohort.table[cohort.roles["image"]].iloc[row - 1])
+    path = cohort.image_name(row - 1)
     for part in sorted({path, *re.split(r"[/\\]", path)}, key=len, reverse=True):
         if len(part) > 2:
             reason = reason.replace(part, "the file")
