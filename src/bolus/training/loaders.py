@@ -108,7 +108,7 @@ def build_loader(
             raise CohortError(f"an objective needs a column with the role {role!r}; {near}{WITHOUT}")
         require_one_class(cohort, role)
     usable = store.readable if readable is None else readable
-    positions = np.flatnonzero((cohort.split[samples.first_row] == "train") & samples.readable(usable))
+    positions = np.flatnonzero(samples.on_side("train") & samples.readable(usable))
     if not len(positions):
         raise CohortError("no readable image belongs to a training patient")
     if len(positions) < needs.samples:
@@ -235,8 +235,8 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
 
 def _lines(paths: pd.DataFrame) -> memoryview:
     """The paths of the one column, a line each, in the bytes of UTF-8, which Arrow joins without a Python object each."""
-    texts = pa.array(paths.iloc[:, 0].astype("str"), pa.large_string())
-    whole = pa.LargeListArray.from_arrays(pa.array([0, len(texts)], pa.int64()), texts)
+    texts = pa.array(paths.iloc[:, 0].astype("str"), pa.string())
+    whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
     return memoryview(pc.binary_join(whole, "\n")[0].as_buffer())
 
 

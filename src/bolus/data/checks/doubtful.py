@@ -47,7 +47,8 @@ def doubtful_values(cohort: Cohort, role: str) -> dict[str, Rows]:
     """
     if role == "image":
         return {}
-    codes, values = pd.factorize(cohort.values(role))
+    column = cohort.coded(role)
+    codes, values = column.codes, column.values
     cells = [_parts(value, several=role.startswith("label:")) for value in values.tolist()]
     present = {part for parts in cells for part in parts}
     asked = {part for part in present if part.lower() in DOUBTFUL_WORDS}
@@ -69,7 +70,8 @@ def third_value(cohort: Cohort, role: str) -> tuple[str, Rows] | None:
         cohort: whose column.
         role: a label.
     """
-    codes, values = pd.factorize(cohort.values(role))
+    column = cohort.coded(role)
+    codes, values = column.codes, column.values
     others = set(values.tolist()) - {"0", "1"}
     if len(values) != 3 or len(others) != 1:
         return None

@@ -188,6 +188,15 @@ def distinct(texts: npt.NDArray[np.str_]) -> list[str]:
     return found
 
 
+def count_codes(codes: Array) -> int:
+    """How many different ones there are among codes from 0; below 0 is missing.
+
+    >>> count_codes(np.array([4, 0, -1, 4]))
+    2
+    """
+    return int(np.count_nonzero(np.bincount(codes[codes >= 0])))
+
+
 def take(column: Column, rows: npt.NDArray[np.int64]) -> Column:
     """These rows of a column."""
     return column.take(rows) if isinstance(column, Coded) else column.iloc[rows].reset_index(drop=True)

@@ -24,7 +24,7 @@ from bolus.data.cohort.coding import Coded, Columns
 from bolus.data.cohort.mistaken import near_file, refuse_other_kinds
 from bolus.data.cohort.series import Rows, series_problems
 from bolus.data.cohort.spec import CohortSpec, explain
-from bolus.data.cohort.split import leave_site_out, split_digest, split_patients
+from bolus.data.cohort.split import hash_patients, leave_site_out, split_digest, split_patients
 from bolus.data.cohort.table import IN_MEMORY, arrow_of, read_arrow
 from bolus.data.cohort.values import Values
 from bolus.data.cohort.violations import find_violations
@@ -195,6 +195,10 @@ class Cohort(Values):
         """12 hexadecimal digits that name who is on which side."""
         return split_digest(self.split, self.coded_patients)
 
+    def hash_trained(self) -> dict[str, Any]:
+        """Keyed hashes of the training patients, as `data.cohort.split.hash_patients` makes them."""
+        return hash_patients(self.coded_patients.take(np.flatnonzero(self.split == "train")))
+
     def image_name(self, row: int) -> str:
         """The row's image as the table names it."""
         names = self.columns[self.roles["image"]]
@@ -265,7 +269,8 @@ class Cohort(Values):
                     "unit 'slice' needs a column with the role order or slice_position; "
                     "name it with --role order=COLUMN"
                 )
-            return Samples(unit, self, np.arange(len(self)), np.arange(len(self) + 1))
+            starts = np.arange(len(self) + 1)
+            return Samples(unit, self, starts[:-1], starts)
         if unit != "clip":
             raise UsageError(f"unknown unit {unit!r}; known: clip, image, slice")
         problems = series_problems(self)
@@ -300,7 +305,12 @@ class Samples:
     @cached_property
     def first_row(self) -> Rows:
         """The row that speaks for a sample's columns, int64 `[n]`."""
-        return self.rows[self.starts[:-1]]
+        alone = len(self) == len(self.rows)  # a row each, as of images: then nothing is copied
+        return self.rows if alone else self.rows[self.starts[:-1]]
+
+    def on_side(self, side: str) -> npt.NDArray[np.bool_]:
+        """Samples of patients on one side of the split, bool `[n]`."""
+        return np.asarray((self.cohort.split == side)[self.first_row])
 
     @property
     def num_rows(self) -> Rows:
@@ -329,5 +339,5 @@ class Samples:
         found: dict[str, npt.NDArray[Any]] = {"sample": np.arange(len(self), dtype=np.int64)}
         for role in roles:
             if role != "sample":
-                found[role] = self.cohort.encoded(role)[self.first_row]
+                found[role] = self.cohort.encoded_at(role, self.first_row)
         return found

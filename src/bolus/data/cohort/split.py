@@ -244,9 +244,13 @@ def split_digest(split: Labels, patients: Labels) -> str:
         True
     """
     codes, texts = _identify(patients)
-    names = np.array([*texts, ""], dtype=object)
-    pairs = pd.DataFrame({"side": np.asarray(split, dtype=object), "patient": codes}).drop_duplicates()
-    lines = [ascii((str(side), names[code])) for side, code in zip(pairs["side"], pairs["patient"], strict=True)]
+    sides, left, lines = np.asarray(split), np.ones(len(codes), np.bool_), list[str]()
+    while left.any():
+        side = sides[np.argmax(left)]
+        here = np.asarray(sides == side)
+        left &= ~here
+        used = np.flatnonzero(np.bincount(codes[here] + 1))  # 0 is no patient
+        lines += [f"({str(side)!a}, {texts[code - 1] if code else ''!a})" for code in used.tolist()]
     return blake2b("\n".join(sorted(lines)).encode(), digest_size=6).hexdigest()
 
 

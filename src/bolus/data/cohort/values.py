@@ -135,16 +135,49 @@ class Values:
         if role in self._encoded:
             return self._encoded[role]
         found = self.spelled(role)
-        counted = role.startswith("attribute:") and _is_numeric(found)
+        if isinstance(found, Coded):
+            numbers = self._numbers(role)
+            return found.codes.astype(np.int64) if numbers is None else found.spread(numbers, np.nan)
+        numbers = self._numbers(role)
+        self._encoded[role] = _sorted_codes(found) if numbers is None else numbers
+        return self._encoded[role]
+
+    def _numbers(self, role: str) -> npt.NDArray[np.float64] | None:
+        """The numbers of a role, one for each value where `spelled` codes them; None where it holds categories."""
+        found = self.spelled(role)
+        values = found.values if isinstance(found, Coded) else found
         if role == "time":
-            days = self.times.days
-            return found.spread(days, np.nan) if isinstance(found, Coded) else days
+            return self.times.days
+        if is_number_role(role) or (role.startswith("attribute:") and pd.api.types.is_numeric_dtype(values)):
+            return pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        return None
+
+    def kinds(self, role: str) -> npt.NDArray[np.int64]:
+        """A number from 0 for each value of a role, in the order of `encoded`, int64 `[rows]`; missing is a value too.
+
+        Raises:
+            CohortError: no column has this role.
+        """
+        found = self.spelled(role)
         if not isinstance(found, Coded):
-            self._encoded[role] = _numbers(found) if is_number_role(role) or counted else _sorted_codes(found)
-            return self._encoded[role]
-        if is_number_role(role) or counted:
-            return found.spread(_numbers(found.values), np.nan)
-        return found.codes.astype(np.int64)
+            return np.unique(self.encoded(role), return_inverse=True)[1].astype(np.int64)
+        numbers = self._numbers(role)
+        if numbers is None:
+            return found.codes.astype(np.int64) + 1
+        ranks = np.unique(np.append(numbers, np.nan), return_inverse=True)[1].astype(np.int64)
+        return np.asarray(ranks[found.codes])
+
+    def encoded_at(self, role: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """What `encoded` gives, at these rows `[n]`.
+
+        Raises:
+            CohortError: no column has this role.
+        """
+        found = self.spelled(role) if role in self.roles and role not in self._encoded else None
+        if not isinstance(found, Coded):
+            return self.encoded(role)[rows]
+        numbers, codes = self._numbers(role), found.codes[rows]
+        return codes.astype(np.int64) if numbers is None else Coded(codes, found.values).spread(numbers, np.nan)
 
     @cached_property
     def times(self) -> Times:
@@ -261,14 +294,6 @@ def _spell(column: Column, role: str, codes: Iterable[Any]) -> Column:
 
 def _code_text(series: pd.Series[Any]) -> Column:
     return Coded.of(series) if isinstance(series.dtype, pd.StringDtype) else series
-
-
-def _is_numeric(column: Column) -> bool:
-    return pd.api.types.is_numeric_dtype(column.values.dtype if isinstance(column, Coded) else column.dtype)
-
-
-def _numbers(series: pd.Series[Any]) -> npt.NDArray[np.float64]:
-    return pd.to_numeric(series, errors="coerce").to_numpy(np.float64, na_value=np.nan)
 
 
 def _sorted_codes(series: pd.Series[Any]) -> npt.NDArray[np.int64]:

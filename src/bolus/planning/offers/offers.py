@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from bolus.data.batches.columns import TrainingColumns
+from bolus.data.cohort.coding import count_codes
 from bolus.errors import CohortError
 from bolus.planning.hazards.hazard import Hazard
 from bolus.planning.offers.pairs import PairCounts, count_pairs
@@ -76,11 +78,11 @@ class Evidence:
 
     def num_values(self, role: str) -> int:
         """Distinct values among training samples."""
-        return len(np.unique(self.columns[role][self.known(role)])) if self.has(role) else 0
+        return len(pd.unique(self.columns[role][self.known(role)])) if self.has(role) else 0
 
     def patients(self, role: str = "patient") -> int:
         """Training patients with a value of the role."""
-        return int(np.count_nonzero(np.bincount(self.columns["patient"][self.known(role)])))
+        return count_codes(self.columns["patient"][self.known(role)])
 
     def pairs(self, **relation: Any) -> PairCounts:
         """How often a relation holds among the training samples."""
