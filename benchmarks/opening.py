@@ -107,8 +107,6 @@ if __name__ == "__main__":
     parser.add_argument("--most", type=int, default=ROWS[-1], help="rows of the largest cell")
     parser.add_argument("--only", choices=("csv", "parquet"), help="tables of one kind")
     options = parser.parse_args()
-    chosen = [
-        cell for cell in CELLS if cell["rows"] <= options.most and options.only in (None, cell["table"])
-    ]
+    chosen = [cell for cell in CELLS if cell["rows"] <= options.most and options.only in (None, cell["table"])]
     for line in run_grid(RESULTS / "opening.jsonl", chosen, measure):
         print(line["cell"], line["result"])

@@ -96,7 +96,9 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
             continue  # classes written as numbers, such as sex as 0 and 1
         if values.dtype == np.float64 and cohort.roles[role] not in columns:
             columns.add(cohort.roles[role])
-            found.append(_of_number(role, values[test], cohort.encoded_at("patient", test), cohort.spec.units.get(role)))
+            found.append(
+                _of_number(role, values[test], cohort.encoded_at("patient", test), cohort.spec.units.get(role))
+            )
     if "mask" in cohort.roles:
         found.append(_of_masks(cohort, test))
     return found

@@ -200,7 +200,7 @@ def _report(
         visits = len(pairs.dropna().drop_duplicates())
     roles = cohort.roles
     if "mask" in roles:  # a few masks decide nothing
-        masked = np.unique(cohort.encoded("patient")[cohort.values("mask").notna()])
+        masked = np.unique(cohort.encoded("patient")[~cohort.absent("mask")])
         roles = roles if len(masked) > cohort.num_patients / 2 else {**roles, "mask": ""}
     modalities = pd.Series(cohort.modality).value_counts() if "modality" in cohort.roles else pd.Series(dtype=int)
     return Scan(

@@ -234,7 +234,7 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
 
 
 def _lines(paths: pd.DataFrame) -> memoryview:
-    """The paths of the one column, a line each, in the bytes of UTF-8, which Arrow joins without a Python object each."""
+    """The paths of the one column, a line each, as UTF-8; Arrow joins them without a Python object for each."""
     texts = pa.array(paths.iloc[:, 0].astype("str"), pa.string())
     whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
     return memoryview(pc.binary_join(whole, "\n")[0].as_buffer())

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from bolus.data.cohort.roles import NAMED
 from bolus.data.text.classes import DOUBTFUL_WORDS

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.series import IF_FILES

@@ -179,13 +179,14 @@ class Columns:
 
 
 def distinct(texts: npt.NDArray[np.str_]) -> list[str]:
-    """The different ones of some texts, sorted; of one that is repeated without taking room, at no cost.
+    """The different ones of some texts, sorted; soon done where all are one, above all where that takes no room.
 
     >>> distinct(np.array(["b", "a", "b"])), distinct(np.broadcast_to(np.array("a"), 10**9))
     (['a', 'b'], ['a'])
     """
-    found: list[str] = sorted(pd.unique(texts[: min(1, len(texts)) if texts.strides == (0,) else None].astype(object)))
-    return found
+    if len(texts) and (texts.strides == (0,) or (texts == texts[0]).all()):
+        return [str(texts[0])]
+    return sorted(map(str, pd.unique(texts.astype(object))))
 
 
 def count_codes(codes: Array) -> int:

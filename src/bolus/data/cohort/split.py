@@ -196,7 +196,9 @@ def overlap(keys: Collection[str], patients: Labels, salt: str, secret: bytes = 
     """
     keys = frozenset(keys)
     found = patients if isinstance(patients, Coded) else Coded.of(pd.Series(np.asarray(patients, dtype=object)))
-    spellings = [[text for text in (identifier_text(value), *earlier_spellings(value)) if text] for value in found.values]
+    spellings = [
+        [text for text in (identifier_text(value), *earlier_spellings(value)) if text] for value in found.values
+    ]
     hashed = iter(_keys([text for texts in spellings for text in texts], salt, secret))
     known = [bool(keys & {next(hashed) for _ in texts}) for texts in spellings]
     return np.asarray(found.spread(np.array(known, bool), missing=False))

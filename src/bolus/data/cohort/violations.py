@@ -109,7 +109,9 @@ def _frames(table: Values) -> list[str]:
     if not shared.any():
         return []
     if "order" not in table.roles:
-        return [f"{name_rows(np.flatnonzero(shared))}: one image file on several rows, and no column has the role order"]
+        return [
+            f"{name_rows(np.flatnonzero(shared))}: one image file on several rows, and no column has the role order"
+        ]
     found, order = [], table.encoded("order")
     whole = (order % 1 == 0) & (order >= 0)
     if not whole[shared].all():

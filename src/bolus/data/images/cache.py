@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,15 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.data.cohort.coding import distinct
 from bolus.data.cohort.cohort import Cohort
-from bolus.data.cohort.volumes import series_codes
+from bolus.data.images.found import Found, joined, open_found
 from bolus.data.images.missing_files import likely_cause
 from bolus.data.images.preprocessing import ONE_FRAME, Preprocessing, shrink
-from bolus.data.images.shards import RECORD, Manifest, ShardWriter, read_manifest, remove_orphans
+from bolus.data.images.shards import NOTHING, ShardWriter, read_manifest, remove_orphans
 from bolus.data.images.sources import UNOPENED, Sources, find_sources, identify, in_threads
-from bolus.data.images.store import Content, ImageStore, Quarantined, Stored
-from bolus.data.pixels.greys import Ranges, is_final, reading_of, refuse_unknown, resolve_ranges
+from bolus.data.images.store import ImageStore, Quarantined, Stored
+from bolus.data.pixels.greys import reading_of
 from bolus.data.readers.frames import read_as, reason_without_name
 from bolus.data.readers.own import Readers, group_by_reader, open_readers
 from bolus.data.text.laterality import SIDES
@@ -88,18 +87,18 @@ def build_store(
     )
     sides = None if preprocessing.mirror is None else cohort.sides
     readers = open_readers(cohort.spec.readers)
-    found: list[_Found] = []
+    found: list[Found] = []
     for contract, places in preprocessing.groups(cohort.modality_of(rows)):
         for reading, reader, some in _readings(cohort, rows[places], preprocessing.stated, readers):
             onwards = _onwards(on_progress, sum(each.decoded for each in found))
             here, decoding = rows[places[some]], _Decoding(contract, reading, reader, readers)
             found.append(_find(cohort, decoding, folder or cache_folder(), here, onwards))
-    rows = _joined(each.rows for each in found)
+    rows = joined(each.rows for each in found)
     lacking = np.concatenate([each.entries < 0 for each in found])
     starts = np.cumsum([0, *(len(each.rows) for each in found)]).tolist()
     begun = list(zip(starts, found, strict=False))
     unread = {start + item: reason for start, each in begun for item, reason in each.unread.items()}
-    files = _joined(start + each.file for start, each in begun)
+    files = joined(start + each.file for start, each in begun)
     quarantined = _quarantine(cohort.origin[rows], lacking, unread)
     absent = rows[[item for item, reason in unread.items() if reason.startswith(UNOPENED)]]
     _refuse_the_larger_part(
@@ -113,40 +112,13 @@ def build_store(
             suffixes=readers,
         ),
     )
-    store = _open(cohort, preprocessing, found, quarantined)
+    store = open_found(cohort, preprocessing, found, quarantined)
     store._decode = partial(_decode_row, cohort, preprocessing, readers)
     store.folder = folder or cache_folder()
     if preprocessing.mirror is not None and sides is not None:
         store.mirrored = sides == SIDES.index(preprocessing.mirror)
         store.sideless = np.unique(cohort.origin[rows[sides[rows] < 0]]).tolist()
     return store
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What one cache folder holds of some rows.
-
-    Args:
-        rows: int64 `[items]`.
-        file: int64 `[items]`, which file an item is of.
-        manifest: of the folder.
-        digests: uint64 `[files, 2]`, of their content.
-        frame: int32 `[items]`, -1 for a file that is one image.
-        entries: int32 `[items]`, where in the manifest; -1 where it is lacking.
-        unread: item -> why it is lacking.
-        decoded: images that were decoded now.
-        contract: 64 bits of what the folder is for, uint64.
-    """
-
-    rows: npt.NDArray[np.int64]
-    file: npt.NDArray[np.int64]
-    digests: npt.NDArray[np.uint64]
-    frame: npt.NDArray[np.int32]
-    manifest: Manifest
-    entries: npt.NDArray[np.int32]
-    unread: dict[int, str]
-    decoded: int
-    contract: np.uint64
 
 
 def _onwards(on_progress: Progress | None, before: int) -> Progress | None:
@@ -181,7 +153,7 @@ def _readings(
 
 def _find(
     cohort: Cohort, decoding: _Decoding, folder: Path, rows: npt.NDArray[np.int64], on_progress: Progress | None
-) -> _Found:
+) -> Found:
     """The images of rows that are all decoded so, decoded where they are not in its folder yet."""
     preprocessing = decoding.contract
     if folder.is_file():
@@ -190,7 +162,7 @@ def _find(
     folder.mkdir(parents=True, exist_ok=True)
     remove_orphans(folder)
     sources = find_sources(cohort, rows)
-    manifest = read_manifest(folder, preprocessing.stored_shape)
+    manifest = read_manifest(folder, preprocessing.stored_shape) if len(rows) else NOTHING
     digests, known, unopened = identify(sources.paths, manifest, folder)
     known = known[sources.file]  # from here on a row each
     entries = manifest.find_images(digests, sources.file, sources.frame)
@@ -205,13 +177,7 @@ def _find(
     unread |= {item: unopened[sources.file[item]] for item in np.flatnonzero(~known).tolist()}
     contract = np.frombuffer(blake2b(folder.name.encode(), digest_size=8).digest(), np.uint64)[0]
     frame = sources.frame.astype(np.int32)
-    return _Found(rows, sources.file, digests, frame, manifest, entries, unread, len(absent), contract)
-
-
-def _joined(parts: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """The parts one after the other; a single one as it is."""
-    several = list(parts)
-    return several[0] if len(several) == 1 else np.concatenate(several)
+    return Found(rows, sources.file, digests, frame, manifest, entries, unread, len(absent), contract)
 
 
 def _quarantine(
@@ -309,97 +275,3 @@ def _decode_row(cohort: Cohort, preprocessing: Preprocessing, readers: Readers, 
         return shrink(image, contract).array
     except BolusError as error:
         raise CohortError(reason_without_name(error, path)) from error
-
-
-def _open(
-    cohort: Cohort,
-    preprocessing: Preprocessing,
-    found: list[_Found],
-    quarantined: list[Quarantined],
-) -> ImageStore:
-    """The store of the images that were found.
-
-    Images that bring their range are resolved some at a time; of the others, whose range may be that of the series or
-    the cohort, everything is looked at together.
-    """
-    number, files = len(cohort), 0
-    gain, bias = np.ones(number, np.float32), np.zeros(number, np.float32)
-    shard, offset = np.full(number, -1, np.int32), np.zeros(number, np.int32)
-    file, frame, folder = np.zeros(number, np.int32), np.zeros(number, np.int32), np.zeros(number, np.int16)
-    crc, arrays, names = np.zeros(number, np.uint32), list[npt.NDArray[Any]](), set[str]()
-    waiting = list[tuple[Manifest, npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.void]]]()
-    for place, each in enumerate(found):
-        there = np.flatnonzero(each.entries >= 0)
-        rows, entries = each.rows[there], each.entries[there]
-        used = np.bincount(each.manifest.shard[entries], minlength=len(each.manifest.arrays)) > 0
-        shard[rows] = len(arrays) + (np.cumsum(used) - 1)[each.manifest.shard[entries]]
-        arrays += [array for array, needed in zip(each.manifest.arrays, used, strict=True) if needed]
-        offset[rows] = each.manifest.offset[entries]
-        file[rows], frame[rows], folder[rows] = files + each.file[there], each.frame[there], place
-        files += len(each.digests)
-        for places, records in each.manifest.read(entries):
-            here, final = rows[places], is_final(records["grey"])
-            crc[here] = records["crc"]
-            resolved = _resolve(cohort, preprocessing, here[final], records[final])
-            gain[here[final]], bias[here[final]] = _lines(resolved, records[final])
-            names.update(distinct(resolved.names))
-            if not final.all():
-                waiting.append((each.manifest, entries[places[~final]], here[~final], records[~final]))
-    rows = np.concatenate([np.empty(0, np.int64), *(each[2] for each in waiting)])
-    records = np.concatenate([np.empty(0, RECORD), *(each[3] for each in waiting)])
-    starts = np.cumsum([0, *(len(each[2]) for each in waiting)])
-
-    def quantiles(at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        parts = [
-            manifest.quantiles_of(entries[at[(at >= start) & (at < start + len(entries))] - start])
-            for (manifest, entries, _, _), start in zip(waiting, starts, strict=False)
-        ]
-        return np.concatenate(parts)  # positions rise, and so do the parts
-
-    resolved = _resolve(cohort, preprocessing, rows, records, quantiles)
-    gain[rows], bias[rows] = _lines(resolved, records)
-    names.update(distinct(resolved.names))
-    seen = np.zeros(int(cohort.origin.max(initial=-1)) + 1, np.bool_)
-    for each in found:
-        seen[cohort.origin[each.rows]] = True
-    if np.count_nonzero(seen) == len(cohort):
-        refuse_unknown(cohort.spec.ranges, names, cohort.modalities)
-    digests = np.concatenate([np.empty((0, 2), np.uint64), *(each.digests for each in found)])
-    return ImageStore(
-        replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
-        quarantined,
-        np.unique(cohort.origin[rows[resolved.beyond]]).tolist(),
-        arrays,
-        shard,
-        offset,
-        gain,
-        bias,
-        _content=Content(digests, np.array([each.contract for each in found], np.uint64), file, frame, folder),
-        _crc=crc,
-    )
-
-
-def _resolve(
-    cohort: Cohort,
-    preprocessing: Preprocessing,
-    rows: npt.NDArray[np.int64],
-    records: npt.NDArray[np.void],
-    quantiles: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]] | None = None,
-) -> Ranges:
-    """Black and white of the images of these rows; without quantiles, of such as are of no series."""
-    grey = records["grey"]
-    series = np.zeros(len(rows), np.int64)
-    if quantiles is not None:
-        series = series_codes(cohort, rows, grey["series"], records["digest"][:, 0])
-    return resolve_ranges(
-        grey, quantiles or _no_quantiles, cohort.modality_of(rows), series,
-        ranges=preprocessing.ranges, stated=preprocessing.stated, rules=preprocessing.rules,
-    )  # fmt: skip
-
-
-def _no_quantiles(at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    raise AssertionError("the quantiles of an image that brings its range were asked for")
-
-
-def _lines(resolved: Ranges, records: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    return resolved.lines(records["gain"], records["bias"], records["grey"]["inverted"])

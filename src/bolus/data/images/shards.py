@@ -133,6 +133,17 @@ class Manifest:
         return seen["digest"].copy(), known
 
 
+NOTHING = Manifest(
+    [],
+    [],
+    np.empty((0, 2), np.uint64),
+    *(np.empty(0, np.int32) for _ in range(3)),
+    np.empty(0, SIGHTING),
+    [],
+)
+"""Of a cache folder that nobody looks into."""
+
+
 def by_group(codes: npt.NDArray[Any]) -> Iterator[tuple[int, Integers]]:
     """Each different code, and where it stands, in the order of the codes.
 
@@ -162,7 +173,8 @@ def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
         spread = load_array(path.with_suffix(".quantiles"), mapped=True) if wide else None
         if wide and (spread is None or len(spread) != len(part)):
             continue
-        whole = np.setdiff1d(np.arange(len(part)), _damaged(path.with_suffix(".damaged")))
+        whole, damaged = np.arange(len(part)), _damaged(path.with_suffix(".damaged"))
+        whole = np.setdiff1d(whole, damaged) if len(damaged) else whole
         arrays.append(images)
         quantiles.append(spread)
         records.append(path)

@@ -71,8 +71,9 @@ def sketch_of(image: Image) -> npt.NDArray[np.float32]:
 
 def is_final(grey: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Whether a file's own range holds where nothing is stated: its window or VOI LUT, and all of eight bits."""
-    shallow = np.isin(grey["rule"], _STORED) & (grey["bits"] <= 8)
-    final: npt.NDArray[np.bool_] = np.isin(grey["rule"], _FINAL) | shallow
+    code, rules = _codes(grey["rule"])
+    shallow = np.isin(rules, _STORED)[code] & (grey["bits"] <= 8)
+    final: npt.NDArray[np.bool_] = np.isin(rules, _FINAL)[code] | shallow
     return final
 
 

@@ -145,9 +145,7 @@ def read_times(
     blank = np.array([*(not text for text in texts), True], np.bool_)[codes]
     rows = None if weights is None else weights[~blank]
     counts = np.bincount(codes[~blank], rows, minlength=len(texts)).astype(np.float64)
-    found, why, first = _read(
-        [text if count else "" for text, count in zip(texts, counts, strict=True)], counts, unit
-    )
+    found, why, first = _read([text if count else "" for text, count in zip(texts, counts, strict=True)], counts, unit)
     days = np.append(found, np.nan)[codes]
     return Times(days, np.isnan(days) & ~blank, why, first)
 

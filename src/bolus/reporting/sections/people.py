@@ -104,7 +104,7 @@ def _missing(cohort: Cohort, readable: npt.NDArray[np.bool_]) -> Table:
     for role in cohort.roles:
         if role in UNCOUNTED:
             continue
-        lacking = cohort.values(role).isna().to_numpy() & readable
+        lacking = cohort.absent(role) & readable
         by_side = [f"{int((lacking & (cohort.split == split)).sum()):,}" for split in SPLITS]
         rows.append([plain(role, 40), *by_side, f"{100 * lacking.sum() / max(1, readable.sum()):.1f} %"])
     return Table(["Role", *SPLITS.values(), "Share"], rows, "Rows without a value, by role", folded=True)
