@@ -268,6 +268,8 @@ def _weigh(value: Any, known: dict[int, int]) -> int:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, str):  # first, since of these there may be millions
+        return value
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -26,7 +26,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bolus.data.cohort.cohort import Cohort
-from bolus.data.cohort.split import hash_patients
 from bolus.data.images.cache import Quarantined
 from bolus.errors import BolusError, TrainingError
 from bolus.files import NO_ROOM, load_json, read_lines, strict_json, write_json, write_text
@@ -263,7 +262,7 @@ class Run:
         cohort.save(self.folder / "cohort.yaml")
         lines = [json.dumps({"row": item.row + 1, "reason": item.reason}) + "\n" for item in quarantined]
         write_text(self.folder / "quarantine.jsonl", "".join(lines))
-        trained_on = hash_patients(cohort.patients[cohort.split == "train"])
+        trained_on = cohort.hash_trained()
         self._write(
             {
                 "status": "running",

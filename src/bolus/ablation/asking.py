@@ -28,7 +28,7 @@ from bolus.run import Run
 
 def folder_name(task: Task, cohort: Cohort) -> str:
     """A folder of its own for a task with these options, asked of this table, these roles and this split."""
-    columns = cohort.table[sorted(set(cohort.roles.values()))].astype("string")
+    columns = cohort.columns.frame(sorted(set(cohort.roles.values()))).astype("string")
     held = hashlib.blake2b(pd.util.hash_pandas_object(columns, index=False).to_numpy().tobytes(), digest_size=8)
     known = [cohort.spec.model_dump(mode="json", exclude={"table", "root"}), held.hexdigest()]
     settings = json.dumps([task.name, asdict(task), cohort.split_hash, *known], sort_keys=True, default=str)

@@ -43,7 +43,7 @@ def chosen_columns(cohort: Cohort, columns: Sequence[str] = (), *, with_table: b
     >>> chosen_columns(cohort), chosen_columns(cohort, ["patient"]), chosen_columns(cohort, ["note"], with_table=False)
     (['sex'], ['patient', 'sex'], ['note'])
     """
-    names, columns = list(map(str, cohort.table.columns)), [columns] if isinstance(columns, str) else columns
+    names, columns = list(map(str, cohort.columns)), [columns] if isinstance(columns, str) else columns
     for column in columns:
         if column not in names:
             raise UsageError(f"columns: the table has no column {column!r}; {suggest(column, names)}")
@@ -75,7 +75,7 @@ def describe_rows(
     """
     chosen = chosen_columns(cohort, columns, with_table=with_table)
     first: dict[str, Any] = {"row": rows + 1, **({"split": cohort.split[rows]} if with_table else {}), **(facts or {})}
-    frame = cohort.table[chosen].iloc[rows].reset_index(drop=True)
+    frame = cohort.columns.frame(chosen, rows)
     frame.columns = pd.Index(free_names(chosen, {*first, *taken}))
     for place, (name, values) in enumerate(first.items()):
         frame.insert(place, name, values)
@@ -85,7 +85,7 @@ def describe_rows(
 def left_out(cohort: Cohort, columns: Sequence[str] = (), *, with_table: bool = True) -> list[str]:
     """The columns that `chosen_columns` does not choose; none where the table was not asked for."""
     kept = {*chosen_columns(cohort, columns, with_table=with_table), cohort.roles.get("split")}
-    return [name for name in map(str, cohort.table.columns) if name not in kept] if with_table else []
+    return [name for name in map(str, cohort.columns) if name not in kept] if with_table else []
 
 
 def free_names(names: list[str], taken: set[str]) -> list[str]:

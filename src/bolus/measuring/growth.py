@@ -124,9 +124,9 @@ def _measure(work: Path, recipe: Recipe, keys: Sequence[str], asked: Mapping[str
 
 def write_table(cohort: Cohort, rows: int, path: Path) -> None:
     """A table of so many rows: copies of a cohort's own, each with images, patients and series of its own."""
-    own = [cohort.roles[role] for role in ("image", "patient", "series") if role in cohort.roles]
-    for number, start in enumerate(range(0, rows, len(cohort.table))):
-        copy = cohort.table.iloc[: rows - start].copy()
+    table, own = cohort.table, [cohort.roles[role] for role in ("image", "patient", "series") if role in cohort.roles]
+    for number, start in enumerate(range(0, rows, len(cohort))):
+        copy = table.iloc[: rows - start].copy()
         copy[own] = copy[own].astype(str) + f"-{number}"
         copy.to_csv(path, index=False, header=number == 0, mode="a" if number else "w")
 

@@ -116,7 +116,7 @@ def _items(texts: Iterable[str]) -> list[str]:
 def _without_role(plan: Plan) -> list[str]:
     """The columns that nothing is made of, since a label or a score may be among them."""
     taken = set(plan.cohort.roles.values())
-    found = [str(column) for column in plan.cohort.table.columns if column not in taken]
+    found = [str(column) for column in plan.cohort.columns if column not in taken]
     if not found:
         return []
     more = f" and {len(found) - _COLUMNS} more" if len(found) > _COLUMNS else ""

@@ -10,6 +10,7 @@ import numpy as np
 
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.relation import Needs, Relation
+from bolus.data.cohort.coding import count_codes
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.images.clips import open_samples
 from bolus.device import device
@@ -143,21 +144,22 @@ def _at(data: Any, key: str) -> Any:
 
 def _facts(samples: Samples, columns: TrainingColumns) -> tuple[str, ...]:
     cohort = samples.cohort
-    sides = cohort.split[samples.first_row]
-    patients = cohort.encoded("patient")[samples.first_row]
+    patients = cohort.encoded_at("patient", samples.first_row)
     numbers = {
-        side: (int((sides == side).sum()), len(np.unique(patients[sides == side]))) for side in ("train", "val", "test")
+        side: (int(here.sum()), count_codes(patients[here]))
+        for side, here in ((side, samples.on_side(side)) for side in ("train", "val", "test"))
     }
     uses = zip(numbers.values(), ("training", "validation", "testing"), strict=True)
     parts = ", ".join(f"{count:,} of {people:,} for {use}" for (count, people), use in uses)
-    found = [f"{len(samples):,} {samples.unit}s of {len(np.unique(patients)):,} patients: {parts}."]
-    train, number = np.unique(columns["patient"], return_counts=True)
+    found = [f"{len(samples):,} {samples.unit}s of {count_codes(patients):,} patients: {parts}."]
+    number = np.bincount(columns["patient"])
+    number = number[number > 0]
     if len(number):
         several = int((number > 1).sum())
         spread = f"{number.min():,} to {number.max():,} {samples.unit}s (median {np.median(number):.0f})"
         if number.min() == number.max():
             spread = f"{number.min():,} {samples.unit}{'s' if several else ''}"
-        found.append(f"A training patient has {spread}; {several:,} of {len(train):,} have more than one.")
+        found.append(f"A training patient has {spread}; {several:,} of {len(number):,} have more than one.")
     if numbers["test"][1] == 0:
         found.append("Nobody is held out for testing: nothing learnt here can be judged here.")
     elif numbers["val"][1] < 10:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from bolus.data.cohort.coding import count_codes
 from bolus.data.cohort.cohort import Cohort
 from bolus.evaluation.statistics.intervals import detectable_difference
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
@@ -82,7 +83,7 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
         err alike, 0.16 between unlike ones; less is undecided
     """
     taken = np.arange(len(cohort)) if rows is None else np.asarray(rows, dtype=np.int64)
-    test = taken[cohort.split[taken] == "test"]
+    test = taken[(cohort.split == "test")[taken]]
     found: list[Resolution] = []
     for role in cohort.roles:
         if role.startswith("label:"):
@@ -91,11 +92,13 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
     numbers = [role for kind in ("score:", "attribute:") for role in cohort.roles if role.startswith(kind)]
     for role in numbers:
         values = cohort.encoded(role)
-        if role.startswith("attribute:") and len(np.unique(values[np.isfinite(values)])) < 3:
+        if role.startswith("attribute:") and len(pd.unique(values[np.isfinite(values)])) < 3:
             continue  # classes written as numbers, such as sex as 0 and 1
         if values.dtype == np.float64 and cohort.roles[role] not in columns:
             columns.add(cohort.roles[role])
-            found.append(_of_number(role, values[test], cohort.encoded("patient")[test], cohort.spec.units.get(role)))
+            found.append(
+                _of_number(role, values[test], cohort.encoded_at("patient", test), cohort.spec.units.get(role))
+            )
     if "mask" in cohort.roles:
         found.append(_of_masks(cohort, test))
     return found
@@ -170,8 +173,7 @@ def _of_number(role: str, values: FloatArray, patients: IntArray, unit: str | No
 
 def _of_masks(cohort: Cohort, test: IntArray) -> Resolution:
     """Dice of the test patients that have a mask."""
-    masked = cohort.values("mask").notna().to_numpy()[test]
-    n = len(np.unique(cohort.encoded("patient")[test][masked]))
+    n = count_codes(cohort.encoded_at("patient", test)[~cohort.absent("mask")[test]])
     if n < ENOUGH_PATIENTS:
         return _undecided("mask", "segment", "dice", n, None, _few(n, "test patients with a mask"))
     alike, unlike = _detectable(DICE_SD / math.sqrt(n))
@@ -182,15 +184,15 @@ def _of_masks(cohort: Cohort, test: IntArray) -> Resolution:
 
 def _of_label(cohort: Cohort, role: str, test: IntArray) -> list[Resolution]:
     """AUROC of a label's classes; of a two-class column one, as `bolus evaluate` asks of it."""
-    combinations, unique = pd.factorize(cohort.values(role).astype("string"))
-    parts = [dict.fromkeys(part.strip() for part in str(value).split("|") if part.strip()) for value in unique]
+    column = cohort.coded(role)
+    parts = [dict.fromkeys(part.strip() for part in str(value).split("|") if part.strip()) for value in column.values]
     classes = sorted({part for value in parts for part in value})
-    known = test[combinations[test] >= 0]
-    patients = cohort.encoded("patient")[known]
-    n = len(np.unique(patients))
+    known = test[column.codes[test] >= 0]
+    patients = cohort.encoded_at("patient", known)
+    n = count_codes(patients)
     if n == 0:
         return [_undecided(role, "classify", "auroc", 0, None, _NOBODY)]
-    sides = count_sides(patients, combinations[known], parts, classes)
+    sides = count_sides(patients, column.codes[known], parts, classes)
     if len(classes) == 2 and all(len(value) == 1 for value in parts):
         return [_of_class(role, sides, 1, n, classes[1])]
     rarer = np.minimum(sides.positive, sides.negative)

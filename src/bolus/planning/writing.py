@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from bolus.data.cohort.coding import count_codes
 from bolus.errors import CohortError, UsageError
 from bolus.files import write_text
 from bolus.planning.advice import NOTHING, refusals, sentences
@@ -131,8 +132,8 @@ def _pick(full: Mapping[str, Any], lean: Mapping[str, Any], wanted: set[str], pr
 
 def _header(plan: Plan) -> list[str]:
     samples, cohort = plan.samples, plan.samples.cohort
-    train = samples.first_row[cohort.split[samples.first_row] == "train"]
-    patients = len(set(cohort.encoded("patient")[train].tolist()))
+    train = samples.first_row[samples.on_side("train")]
+    patients = count_codes(cohort.encoded_at("patient", train))
     origin = (
         f"Written by bolus plan (bolus {versions().get('bolus', '?')}) for {Path(plan.cohort.spec.table).name}; split "
         f"{plan.cohort.split_hash}, {len(train):,} {noun(samples.unit)} of {patients:,} patients to train on."

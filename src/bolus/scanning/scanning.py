@@ -200,7 +200,7 @@ def _report(
         visits = len(pairs.dropna().drop_duplicates())
     roles = cohort.roles
     if "mask" in roles:  # a few masks decide nothing
-        masked = np.unique(cohort.encoded("patient")[cohort.values("mask").notna()])
+        masked = np.unique(cohort.encoded("patient")[~cohort.absent("mask")])
         roles = roles if len(masked) > cohort.num_patients / 2 else {**roles, "mask": ""}
     modalities = pd.Series(cohort.modality).value_counts() if "modality" in cohort.roles else pd.Series(dtype=int)
     return Scan(
@@ -209,7 +209,7 @@ def _report(
         rows=len(cohort),
         patients=cohort.num_patients,
         visits=visits,
-        images=int(cohort.table[cohort.roles["image"]].nunique()),
+        images=len(cohort.columns.coded(cohort.roles["image"]).values),
         added=new,
         modalities={str(name): int(number) for name, number in modalities.items()},
         left_out={reason: len(each) for reason, each in left_out.items() if each},
@@ -237,7 +237,7 @@ def _unit_of(cohort: Cohort) -> str:
         return "image"
     if "slice_position" in cohort.roles:
         return "image" if np.isnan(cohort.encoded("slice_position")).any() else "slice"
-    return "clip" if set(cohort.modality.tolist()) <= FILMED and "mask" not in cohort.roles else "slice"
+    return "clip" if set(cohort.modalities) <= FILMED and "mask" not in cohort.roles else "slice"
 
 
 def _mostly_clips(cohort: Cohort) -> bool:

@@ -150,7 +150,7 @@ def check_modalities(recipe: Recipe, cohort: Cohort) -> None:
     if recipe.encoders == "per_modality" and (cohort.encoded("modality") == -1).any():
         rows = name_rows(np.unique(cohort.origin[cohort.encoded("modality") == -1]))
         raise CohortError(f"encoders is per_modality, and {rows} have no modality; fill it in, or leave them out")
-    known = sorted(set(cohort.modality.tolist()))
+    known = cohort.modalities
     for name in recipe.modalities:
         if name not in known:
             raise RecipeError(f"modalities: the cohort has no images of modality {name!r}; {suggest(name, known)}")

@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from accelerate import PartialState
 
 from bolus.data.batches.batch import Sampler
@@ -29,6 +32,7 @@ from bolus.progress import Meter
 from bolus.recipe import Recipe
 from bolus.training.processes import launched
 
+HASHED = 2**20  # rows whose paths are hashed at a time
 WITHOUT = "; or leave that objective out with objectives.NAME=null"
 
 
@@ -47,7 +51,7 @@ def contract_of(cohort: Cohort, recipe: Recipe) -> Preprocessing:
     frames = images.frames if images.unit == "clip" else None
     base = Preprocessing(images.size, recipe.encoder.in_channels, images.fit, {}, frames, images.mirror)
     modalities = {}
-    for name in sorted(set(cohort.modality.tolist())):
+    for name in cohort.modalities:
         own, channels = recipe.images_of(name), recipe.encoder_of(name).in_channels
         modalities[name] = replace(base, size=own.size, channels=channels, fit=own.fit)
     differing = {name: each for name, each in modalities.items() if each != base}
@@ -104,7 +108,7 @@ def build_loader(
             raise CohortError(f"an objective needs a column with the role {role!r}; {near}{WITHOUT}")
         require_one_class(cohort, role)
     usable = store.readable if readable is None else readable
-    positions = np.flatnonzero((cohort.split[samples.first_row] == "train") & samples.readable(usable))
+    positions = np.flatnonzero(samples.on_side("train") & samples.readable(usable))
     if not len(positions):
         raise CohortError("no readable image belongs to a training patient")
     if len(positions) < needs.samples:
@@ -207,7 +211,9 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
         clips = [clip[loader.readable[clip]] for clip in clips]
         rows, lengths = np.concatenate(clips), np.array([len(clip) for clip in clips])
     digest = hashlib.blake2b(digest_size=8)
-    digest.update("\n".join(cohort.table[cohort.roles["image"]].iloc[rows].astype(str)).encode())
+    for start in range(0, len(rows), HASHED):
+        digest.update(b"\n" if start else b"")
+        digest.update(_lines(cohort.columns.frame([cohort.roles["image"]], rows[start : start + HASHED])))
     if "order" in cohort.roles:
         digest.update(cohort.encoded("order")[rows].tobytes())
     for role, values in sorted(loader.columns.items()):
@@ -225,6 +231,13 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
     for suffix, reader in sorted(open_readers(cohort.spec.readers).items()):
         digest.update(f"{suffix} {reader.identity}".encode())
     return digest.hexdigest()
+
+
+def _lines(paths: pd.DataFrame) -> memoryview:
+    """The paths of the one column, a line each, as UTF-8; Arrow joins them without a Python object for each."""
+    texts = pa.array(paths.iloc[:, 0].astype("str"), pa.string())
+    whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
+    return memoryview(pc.binary_join(whole, "\n")[0].as_buffer())
 
 
 def total_steps(recipe: Recipe, loader: Loader) -> int:

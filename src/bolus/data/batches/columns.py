@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bolus.data.cohort.coding import distinct
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.roles import BIN, PATHS, binned_role
 from bolus.errors import CohortError, RecipeError
@@ -167,14 +168,13 @@ class TrainingColumns(Mapping[str, npt.NDArray[Any]]):
         self.cohort = samples.cohort
         self.samples = samples
         self.bins = bins or {}
-        first = samples.first_row
-        self.taught = self.cohort.split[first] == "train"
-        self.rows = first[self.taught]
+        self.taught = samples.on_side("train")
+        self.rows = samples.first_row[self.taught]
 
     @property
     def modalities(self) -> list[str]:
         """The modalities of these samples, sorted."""
-        return sorted(set(self.cohort.modality[self.rows].tolist()))
+        return distinct(self.cohort.modality_of(self.rows))
 
     def __getitem__(self, role: str) -> Array:
         if binned_role(role) is not None:
@@ -183,7 +183,7 @@ class TrainingColumns(Mapping[str, npt.NDArray[Any]]):
         if role not in self:
             raise KeyError(role)
         require_one_class(self.cohort, role)
-        values: Array = self.cohort.encoded(role)[self.rows]
+        values: Array = self.cohort.encoded_at(role, self.rows)
         return values
 
     def __contains__(self, role: object) -> bool:
@@ -206,7 +206,7 @@ def _binned(samples: Samples, role: str, bins: Bins) -> npt.NDArray[np.int64]:
     if cut not in bins:
         raise RecipeError(f"{role} needs to know its bins; add bins={{{cut}: 4}}, or the edges between them")
     first = samples.first_row
-    train = samples.cohort.split[first] == "train"
+    train = samples.on_side("train")
     name = cut if cut in samples.cohort.roles else f"{cut} (by order within volumes)"
     return bin_codes(samples.cohort.encoded(cut)[first], train, bins[cut], name=name)
 

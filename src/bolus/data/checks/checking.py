@@ -77,7 +77,7 @@ def check(
     splits = count_sides(cohort)
     findings += look_at_sides(cohort, splits)
     if ranges != cohort.spec.cohort_ranges:
-        cohort = Cohort(cohort.table, cohort.spec.model_copy(update={"cohort_ranges": ranges}), cohort.folder)
+        cohort = Cohort(cohort.columns, cohort.spec.model_copy(update={"cohort_ranges": ranges}), cohort.folder)
     findings.sort(key=lambda finding: ("error", "warning", "note").index(finding.severity))
     return CheckReport(cohort, findings, columns, modalities, splits, unused_columns(cohort))
 

@@ -64,7 +64,7 @@ def _numbered(rows: npt.ArrayLike) -> tuple[int, ...]:
 
 def _cut(cohort: Cohort, role: str) -> Finding | None:
     """Identifiers whose last digits a spreadsheet, or a float, has lost."""
-    series = cohort.table[cohort.roles[role]]
+    series = cohort.columns.plain(cohort.roles[role])
     if pd.api.types.is_float_dtype(series):
         most = 2**24 if str(series.dtype).lower() == "float32" else EXACT
         cut = (series.abs() >= most).to_numpy(np.bool_, na_value=False)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from bolus.data.cohort.roles import NAMED
 from bolus.data.text.classes import DOUBTFUL_WORDS
@@ -47,7 +46,8 @@ def doubtful_values(cohort: Cohort, role: str) -> dict[str, Rows]:
     """
     if role == "image":
         return {}
-    codes, values = pd.factorize(cohort.values(role))
+    column = cohort.coded(role)
+    codes, values = column.codes, column.values
     cells = [_parts(value, several=role.startswith("label:")) for value in values.tolist()]
     present = {part for parts in cells for part in parts}
     asked = {part for part in present if part.lower() in DOUBTFUL_WORDS}
@@ -69,7 +69,8 @@ def third_value(cohort: Cohort, role: str) -> tuple[str, Rows] | None:
         cohort: whose column.
         role: a label.
     """
-    codes, values = pd.factorize(cohort.values(role))
+    column = cohort.coded(role)
+    codes, values = column.codes, column.values
     others = set(values.tolist()) - {"0", "1"}
     if len(values) != 3 or len(others) != 1:
         return None

@@ -74,7 +74,7 @@ def _unreadable(looks: list[dict[str, Any]], cohort: Cohort) -> list[Finding]:
 def _missing(rows: tuple[int, ...], cohort: Cohort) -> Finding:
     """Where the first file was looked for, and what to do."""
     places = np.array(rows) - 1
-    first = str(cohort.table[cohort.roles["image"]].iloc[rows[0] - 1])
+    first = cohort.image_name(rows[0] - 1)
     what = count(rows, "image file does", "image files do")
     paths, whose = [cohort.image_path(row) for row in places], cohort.encoded("patient")[places]
     cause = likely_cause(paths, cohort.root, whose, suffixes=cohort.spec.readers)

@@ -30,7 +30,7 @@ def look_at_masks(cohort: Cohort, looks: list[dict[str, Any]]) -> list[Finding]:
     """
     if "mask" not in cohort.roles:
         return []
-    rows = np.flatnonzero(cohort.values("mask").notna().to_numpy()).tolist()
+    rows = np.flatnonzero(~cohort.absent("mask")).tolist()
     files, readers = mask_files(cohort, rows), open_readers(cohort.spec.readers)
 
     def look(item: tuple[tuple[Path, Path], list[int]]) -> list[tuple[str, bool, Labels]]:

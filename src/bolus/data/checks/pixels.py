@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.series import IF_FILES
@@ -55,7 +54,7 @@ def look_at_pixels(
     modality, stated, clips = cohort.modality, cohort.spec.ranges, rows_are_files(cohort)
     readers = open_readers(cohort.spec.readers)
     files: dict[int, list[int]] = {}
-    for row, file in enumerate(pd.factorize(cohort.table[cohort.roles["image"]])[0].tolist()):
+    for row, file in enumerate(cohort.files.tolist()):
         files.setdefault(file, []).append(row)
 
     def look(rows: list[int]) -> list[Look]:

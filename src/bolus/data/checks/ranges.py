@@ -40,7 +40,7 @@ def black_and_white(cohort: Cohort, seen: pd.DataFrame) -> Ranges:
     rows = seen["row"].to_numpy(np.int64)
     grey = np.array(seen["grey"].tolist(), GREY)
     quantiles = np.stack(seen["quantiles"].tolist())
-    files = pd.factorize(cohort.table[cohort.roles["image"]])[0][rows].astype(np.uint64)
+    files = cohort.files[rows].astype(np.uint64)
     found = resolve_ranges(
         grey,
         lambda at: quantiles[at],

@@ -59,7 +59,7 @@ def unused_columns(cohort: Cohort) -> list[Unused]:
     """
     taken, named = set(cohort.roles), set(cohort.roles.values())
     found = []
-    for column in (name for name in cohort.table.columns if name not in named):
+    for column in (name for name in cohort.columns if name not in named):
         try:
             role, why, extra = _guess(cohort, column, taken)
         except TypeError:  # of what Parquet can hold beside text and numbers
@@ -74,7 +74,7 @@ def unused_columns(cohort: Cohort) -> list[Unused]:
 def _guess(cohort: Cohort, column: str, taken: Collection[str]) -> tuple[str, str, str]:
     """The role that a column's values suggest, or nothing; why; and further options that it needs."""
     codes = [code for key in ("*", column) for code in cohort.spec.missing.get(key, [])]
-    raw, patients = cohort.table[column], cohort.encoded("patient")
+    raw, patients = cohort.columns.plain(column), cohort.encoded("patient")
     dates = _dates(raw, codes, whole="time" not in taken)
     values = raw if dates is None and _is_much_text(raw) else clean_values(raw, "attribute:x", codes)
     kinds, different = pd.factorize(values)

@@ -15,7 +15,7 @@ import pandas as pd
 from bolus.data.cohort.roles import CATEGORIES, PATHS, is_number_role
 from bolus.data.text.ages import is_age, spell_age
 from bolus.data.text.classes import spell_classes
-from bolus.data.text.identifiers import identifier_text
+from bolus.data.text.identifiers import identifier_text, spell_identifiers
 from bolus.data.text.laterality import spell_sides
 from bolus.data.text.spelling import MISSING, MissingCodes, respell, text_of
 
@@ -49,7 +49,8 @@ def clean_values(series: pd.Series[Any], role: str, codes: Iterable[Any] = ()) -
         return spell_sides(respell(series, lambda values: _texts(values, missing)))
     if role in CATEGORIES:
         known = frozenset(map(identifier_text, missing.texts))
-        return respell(series, lambda values: [_unless(identifier_text(value), known) for value in values])
+        spelled = spell_identifiers(series)
+        return spelled.mask(spelled.isin(known)) if known else spelled
     if pd.api.types.is_datetime64_any_dtype(series) and role == "time":
         return series.mask(series.astype(str).isin(missing.texts)) if missing.texts else series
     numeric = pd.api.types.is_numeric_dtype(series) and not role.startswith("label:")

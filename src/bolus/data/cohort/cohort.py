@@ -20,11 +20,12 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
+from bolus.data.cohort.coding import Coded, Columns
 from bolus.data.cohort.mistaken import near_file, refuse_other_kinds
 from bolus.data.cohort.series import Rows, series_problems
 from bolus.data.cohort.spec import CohortSpec, explain
-from bolus.data.cohort.split import leave_site_out, split_digest, split_patients
-from bolus.data.cohort.table import IN_MEMORY, read_table, table_of
+from bolus.data.cohort.split import hash_patients, leave_site_out, split_digest, split_patients
+from bolus.data.cohort.table import IN_MEMORY, arrow_of, read_arrow
 from bolus.data.cohort.values import Values
 from bolus.data.cohort.violations import find_violations
 from bolus.data.cohort.volumes import slice_positions, volume_codes
@@ -55,7 +56,7 @@ class Cohort(Values):
         array([61., nan])
     """
 
-    def __init__(self, table: pd.DataFrame, spec: CohortSpec, folder: Path = Path()) -> None:
+    def __init__(self, table: pd.DataFrame | Columns, spec: CohortSpec, folder: Path = Path()) -> None:
         super().__init__(table, spec)
         self.folder = folder
         self.expanded: Cohort | None = (
@@ -133,8 +134,8 @@ class Cohort(Values):
             raise CohortError(f"{path.name}: not a cohort", [explain(each) for each in error.errors()]) from None
         if frame is None and spec.table != path.name and not (path.parent / spec.table).exists():
             raise CohortError(f"{path.name}: no such table: {spec.table}; its key table says where the table lies")
-        table = read_table(path.parent / spec.table) if frame is None else table_of(frame)
-        return cls(table, spec, path.parent)
+        table = read_arrow(path.parent / spec.table) if frame is None else arrow_of(frame)
+        return cls(Columns.of_arrow(table), spec, path.parent)
 
     def save(self, path: str | Path) -> None:
         """Write cohort.yaml, with table and root so that the file can stand in any folder."""
@@ -184,19 +185,28 @@ class Cohort(Values):
                     "leave out the site, or give the column another role, such as attribute:split"
                 )
             return leave_site_out(
-                self.patients, self.values("site"), site=spec.leave_out_site, seed=spec.seed, val=spec.val
+                self.coded_patients, self.values("site"), site=spec.leave_out_site, seed=spec.seed, val=spec.val
             )
         fixed = self.values("split") if "split" in self.roles else None
-        return split_patients(self.patients, seed=spec.seed, val=spec.val, test=spec.test, fixed=fixed)
+        return split_patients(self.coded_patients, seed=spec.seed, val=spec.val, test=spec.test, fixed=fixed)
 
     @cached_property
     def split_hash(self) -> str:
         """12 hexadecimal digits that name who is on which side."""
-        return split_digest(self.split, self.patients)
+        return split_digest(self.split, self.coded_patients)
+
+    def hash_trained(self) -> dict[str, Any]:
+        """Keyed hashes of the training patients, as `data.cohort.split.hash_patients` makes them."""
+        return hash_patients(self.coded_patients.take(np.flatnonzero(self.split == "train")))
+
+    def image_name(self, row: int) -> str:
+        """The row's image as the table names it."""
+        names = self.columns[self.roles["image"]]
+        return str(names.value(row) if isinstance(names, Coded) else names.iloc[row])
 
     def image_path(self, row: int) -> Path:
         """Where the row's image lies; a relative path is relative to the root."""
-        return self.root / str(self.table[self.roles["image"]].iloc[row])
+        return self.root / self.image_name(row)
 
     def frame(self, row: int) -> int | None:
         """Frame or slice number within the row's file; None where a file stands on one row only."""
@@ -224,16 +234,15 @@ class Cohort(Values):
         assert (counts >= 1).all()
         here = np.repeat(np.arange(len(self), dtype=np.int64), counts)
         numbers = np.arange(len(here)) - np.repeat(np.cumsum(counts) - counts, counts)
-        table = self.table.iloc[here].reset_index(drop=True)
         names = {role: f"{role} of the clip" for role in ("series", "order")}
-        while set(names.values()) & set(map(str, table.columns)):
+        while set(names.values()) & set(map(str, self.columns)):
             names = {role: f"{name}'" for role, name in names.items()}
-        table[names["series"]], table[names["order"]] = here, numbers
+        made = {names["series"]: pd.Series(here), names["order"]: pd.Series(numbers)}
         clips = copy(self)
-        for stale in ("split", "split_hash", "origin", "modality", "shared_file", "sides"):
+        for stale in ("split", "split_hash", "origin", "modality", "modalities", "shared_file", "sides", "times"):
             clips.__dict__.pop(stale, None)
-        clips.table, clips.roles, clips.expanded = table, {**self.roles, **names}, None
-        clips._values, clips._encoded = self.take_values(here), {}
+        clips.columns, clips.roles = self.columns.take(here).with_columns(made), {**self.roles, **names}
+        clips._spelled, clips._encoded, clips.expanded = self.take_spelled(here), {}, None
         clips._made = frozenset(names)
         clips.split, clips.split_hash, clips.origin = self.split[here], self.split_hash, self.origin[here]
         return clips
@@ -260,7 +269,8 @@ class Cohort(Values):
                     "unit 'slice' needs a column with the role order or slice_position; "
                     "name it with --role order=COLUMN"
                 )
-            return Samples(unit, self, np.arange(len(self)), np.arange(len(self) + 1))
+            starts = np.arange(len(self) + 1)
+            return Samples(unit, self, starts[:-1], starts)
         if unit != "clip":
             raise UsageError(f"unknown unit {unit!r}; known: clip, image, slice")
         problems = series_problems(self)
@@ -295,7 +305,12 @@ class Samples:
     @cached_property
     def first_row(self) -> Rows:
         """The row that speaks for a sample's columns, int64 `[n]`."""
-        return self.rows[self.starts[:-1]]
+        alone = len(self) == len(self.rows)  # a row each, as of images: then nothing is copied
+        return self.rows if alone else self.rows[self.starts[:-1]]
+
+    def on_side(self, side: str) -> npt.NDArray[np.bool_]:
+        """Samples of patients on one side of the split, bool `[n]`."""
+        return np.asarray((self.cohort.split == side)[self.first_row])
 
     @property
     def num_rows(self) -> Rows:
@@ -324,5 +339,5 @@ class Samples:
         found: dict[str, npt.NDArray[Any]] = {"sample": np.arange(len(self), dtype=np.int64)}
         for role in roles:
             if role != "sample":
-                found[role] = self.cohort.encoded(role)[self.first_row]
+                found[role] = self.cohort.encoded_at(role, self.first_row)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import copy
 
 import numpy as np
+import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.errors import UsageError
@@ -26,7 +27,6 @@ def validation_cohort(cohort: Cohort) -> Cohort:
         UsageError: no validation patients.
 
     Example:
-        >>> import pandas as pd
         >>> from bolus.data.cohort.spec import CohortSpec
         >>> frame = pd.DataFrame({"image": list("abc"), "patient": list("pqr"), "split": ["train", "val", "test"]})
         >>> held = validation_cohort(Cohort(frame, CohortSpec(table="t.csv")))
@@ -41,16 +41,16 @@ def validation_cohort(cohort: Cohort) -> Cohort:
             "with the role split), or judge on the test"
         )
     held = copy(cohort)
-    for stale in ("split_hash", "modality", "num_patients"):
+    for stale in ("split_hash", "modality", "modalities", "num_patients", "sides", "times"):
         held.__dict__.pop(stale, None)
-    held.table = cohort.table.iloc[kept].reset_index(drop=True)
-    held._values, held._encoded, held.expanded = cohort.take_values(kept), {}, None
+    held.columns = cohort.columns.take(kept)
+    held._spelled, held._encoded, held.expanded = cohort.take_spelled(kept), {}, None
     held.split, held.origin, held.shared_file = side, cohort.origin[kept], cohort.shared_file[kept]
     if "split" in cohort.roles:
         name = "split without test"
-        while name in held.table.columns:
+        while name in held.columns:
             name += "'"
-        held.table[name] = side
-        del held._values["split"]
+        held.columns = held.columns.with_columns({name: pd.Series(side)})
+        del held._spelled["split"]
         held.roles = {**cohort.roles, "split": name}
     return held

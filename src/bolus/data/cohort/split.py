@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.data.text.identifiers import earlier_spellings, identifier_text
+from bolus.data.cohort.coding import Coded
+from bolus.data.text.identifiers import earlier_spellings, identifier_text, spell_identifiers
 from bolus.data.text.spelling import clean_text, shape_of
 from bolus.errors import CohortError, LeakageError, UsageError, name_rows, suggest
 from bolus.site_key import find_secret, open_site_key
 
-Labels: TypeAlias = "npt.NDArray[Any] | pd.Series[Any]"
+Labels: TypeAlias = "npt.NDArray[Any] | pd.Series[Any] | Coded"
 SIDES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
@@ -194,11 +195,13 @@ def overlap(keys: Collection[str], patients: Labels, salt: str, secret: bytes = 
     [True, False, True]
     """
     keys = frozenset(keys)
-    raw, values = pd.factorize(np.asarray(patients, dtype=object))
-    spellings = [[text for text in (identifier_text(value), *earlier_spellings(value)) if text] for value in values]
+    found = patients if isinstance(patients, Coded) else Coded.of(pd.Series(np.asarray(patients, dtype=object)))
+    spellings = [
+        [text for text in (identifier_text(value), *earlier_spellings(value)) if text] for value in found.values
+    ]
     hashed = iter(_keys([text for texts in spellings for text in texts], salt, secret))
     known = [bool(keys & {next(hashed) for _ in texts}) for texts in spellings]
-    return np.array([*known, False], dtype=bool)[raw]  # -1, no patient, is the last entry
+    return np.asarray(found.spread(np.array(known, bool), missing=False))
 
 
 def refuse_overlap(training: Mapping[str, Any], patients: Labels, rows_used: npt.ArrayLike, where: str) -> None:
@@ -243,9 +246,13 @@ def split_digest(split: Labels, patients: Labels) -> str:
         True
     """
     codes, texts = _identify(patients)
-    names = np.array([*texts, ""], dtype=object)
-    pairs = pd.DataFrame({"side": np.asarray(split, dtype=object), "patient": codes}).drop_duplicates()
-    lines = [ascii((str(side), names[code])) for side, code in zip(pairs["side"], pairs["patient"], strict=True)]
+    sides, left, lines = np.asarray(split), np.ones(len(codes), np.bool_), list[str]()
+    while left.any():
+        side = sides[np.argmax(left)]
+        here = np.asarray(sides == side)
+        left &= ~here
+        used = np.flatnonzero(np.bincount(codes[here] + 1))  # 0 is no patient
+        lines += [f"({str(side)!a}, {texts[code - 1] if code else ''!a})" for code in used.tolist()]
     return blake2b("\n".join(sorted(lines)).encode(), digest_size=6).hexdigest()
 
 
@@ -279,10 +286,9 @@ def _fixed_sides(codes: npt.NDArray[np.int64], fixed: Labels) -> npt.NDArray[np.
 
 def _identify(patients: Labels) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Codes `[rows]`, -1 where there is no patient, and the text of each code."""
-    raw, values = pd.factorize(np.asarray(patients, dtype=object))
-    texts = pd.Series([identifier_text(value) for value in values], dtype=object)
-    merged, unique = pd.factorize(texts.where(texts != "", None))
-    return np.append(merged, -1).astype(np.int64)[raw], [str(text) for text in unique]
+    raw = patients if isinstance(patients, Coded) else Coded.of(pd.Series(np.asarray(patients, dtype=object)))
+    found = raw.change(spell_identifiers)
+    return found.codes.astype(np.int64), found.values.tolist()
 
 
 def _all_identified(patients: Labels) -> tuple[npt.NDArray[np.int64], list[str]]:

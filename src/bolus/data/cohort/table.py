@@ -1,4 +1,4 @@
-"""A table file becomes a frame of text."""
+"""A table file becomes columns of text."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ from bolus.errors import CohortError, name_rows
 
 
 def read_table(path: Path) -> pd.DataFrame:
+    """A CSV, TSV or Parquet file as `read_arrow` reads it.
+
+    Raises:
+        CohortError: as that says.
+    """
+    return read_arrow(path).to_pandas(ignore_metadata=True)  # type: ignore[no-any-return]
+
+
+def read_arrow(path: Path) -> pa.Table:
     """A CSV, TSV or Parquet file; text columns stay text, so that `00012` keeps its zeros.
 
     A first line such as `sep=;` says what separates the columns: `bolus.data.text.delimiters`. An apostrophe that keeps
@@ -79,22 +88,22 @@ def read_table(path: Path) -> pd.DataFrame:
     if layout is not None:  # no Parquet file
         columns = [unguard_column(column) for column in table.columns]
         table = pa.Table.from_arrays(columns, names=[unguard(name) for name in names])
-    return table.to_pandas(ignore_metadata=True)  # type: ignore[no-any-return]
+    return table
 
 
 IN_MEMORY = "(a DataFrame)"
 """Stands for the name of a table that is no file."""
 
 
-def table_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """A DataFrame as `read_table` gives the file it could have been written to as Parquet; its index is left out.
+def arrow_of(frame: pd.DataFrame) -> pa.Table:
+    """A DataFrame as `read_arrow` gives the file it could have been written to as Parquet; its index is left out.
 
     Raises:
         CohortError: a column whose name is no text, or whose values are of several kinds; its values are not quoted.
             Bytes of a path that are no text become escapes, so that no file is found there.
 
-    >>> table_of(pd.DataFrame({"patient": ["a", None]}, index=[7, 8])).index.tolist()
-    [0, 1]
+    >>> arrow_of(pd.DataFrame({"patient": ["a", None]}, index=[7, 8])).column_names
+    ['patient']
     """
     names = [name for name in frame.columns if not isinstance(name, str)]
     if names or frame.columns.has_duplicates:
@@ -106,18 +115,8 @@ def table_of(frame: pd.DataFrame) -> pd.DataFrame:
             frame = frame.assign(**{name: frame[name].map(_as_text)})
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise CohortError(f"a DataFrame: expected values of one kind in column {name!r}, found several") from error
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    return table.to_pandas(ignore_metadata=True)  # type: ignore[no-any-return]
+    return pa.Table.from_pandas(frame, preserve_index=False)
 
 
 def _as_text(value: Any) -> Any:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-def strip_text(table: pd.DataFrame, columns: set[str]) -> pd.DataFrame:
-    """These columns without space around their text; blank text is missing."""
-    for name in columns & set(table.columns):
-        if pd.api.types.is_string_dtype(table[name]):
-            stripped = table[name].str.strip()
-            table[name] = stripped.mask(stripped == "")
-    return table

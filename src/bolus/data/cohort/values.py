@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,10 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from bolus.data.cohort.cleaning import clean_values
-from bolus.data.cohort.roles import DEFAULT_MODALITY, binned_role, infer_roles, is_number_role, is_role
+from bolus.data.cohort.coding import Coded, Column, Columns, take
+from bolus.data.cohort.roles import DEFAULT_MODALITY, PATHS, binned_role, infer_roles, is_number_role, is_role
 from bolus.data.cohort.spec import CohortSpec
-from bolus.data.cohort.table import strip_text
-from bolus.data.text.dates import to_days
+from bolus.data.text.dates import Times, read_times
 from bolus.data.text.laterality import side_of
 from bolus.errors import CohortError, suggest
 
@@ -43,18 +44,24 @@ class Values:
         spec: roles, missing codes, units.
     """
 
-    def __init__(self, table: pd.DataFrame, spec: CohortSpec) -> None:
-        inferred = infer_roles(table.columns, set(spec.roles.values()))
+    def __init__(self, table: pd.DataFrame | Columns, spec: CohortSpec) -> None:
+        columns = Columns.of(table) if isinstance(table, pd.DataFrame) else table
+        inferred = infer_roles(columns, set(spec.roles.values()))
         self.inferred = set(inferred) - set(spec.roles)  # roles that a column has for its name
         self.roles = {**inferred, **spec.roles}
-        self.table = strip_text(table.reset_index(drop=True), set(self.roles.values()))
+        self.columns = columns.stripped(set(self.roles.values()))
         self.spec = spec.model_copy(update={"roles": self.roles})
         self._made: frozenset[str] = frozenset()  # roles whose columns `expand` made: no code there means missing
-        self._values: dict[str, pd.Series[Any]] = {}
+        self._spelled: dict[str, Column] = {}
         self._encoded: dict[str, npt.NDArray[Any]] = {}
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.columns)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Every column with a value in each row; it is made anew each time, so that changing it changes nothing."""
+        return self.columns.frame()
 
     def has(self, role: str) -> bool:
         """Whether a recipe can ask for the role: a column has it, order gives it (slice_position), or bins cut it."""
@@ -63,11 +70,15 @@ class Values:
             return is_role(role) and self.has(cut)
         return role in self.roles or (role == "slice_position" and "order" in self.roles)
 
-    def values(self, role: str) -> pd.Series[Any]:
+    def spelled(self, role: str) -> Column:
         """The role's column with each value in one spelling, and missing where it means so: `data.cohort.cleaning`.
 
         What means missing in every column, such as `n/a`, is missing, and so is every declared code. Sides are `left`
         or `right`, and missing where they are neither.
+
+        Returns:
+            Text as codes, in the order of the values; numbers and times as codes where the table holds them as text,
+            else in a series; paths as the table holds them.
 
         Raises:
             CohortError: no column has this role.
@@ -76,15 +87,42 @@ class Values:
             raise CohortError(f"no column has the role {role!r}; {suggest(role, self.roles)}")
         column = self.roles[role]
         if role in self._made:
-            return self.table[column]
-        if role not in self._values:
+            return self.columns[column]
+        if role not in self._spelled:
             codes = [code for key in ("*", role, column) for code in self.spec.missing.get(key, [])]
-            self._values[role] = clean_values(self.table[column], role, codes)
-        return self._values[role]
+            self._spelled[role] = _spell(self.columns[column], role, codes)
+        return self._spelled[role]
 
-    def take_values(self, rows: npt.NDArray[np.int64]) -> dict[str, pd.Series[Any]]:
+    def values(self, role: str) -> pd.Series[Any]:
+        """What `spelled` gives, with a value in each row; it is made anew each time.
+
+        Raises:
+            CohortError: no column has this role.
+        """
+        found = self.spelled(role)
+        return found.plain() if isinstance(found, Coded) else found
+
+    def coded(self, role: str) -> Coded:
+        """What `spelled` gives, as codes.
+
+        Raises:
+            CohortError: no column has this role.
+        """
+        found = self.spelled(role)
+        return found if isinstance(found, Coded) else Coded.of(found)
+
+    def take_spelled(self, rows: npt.NDArray[np.int64]) -> dict[str, Column]:
         """Role -> its values at these rows, spelled as in the whole table, not as a part of it would be."""
-        return {role: self.values(role).iloc[rows].reset_index(drop=True) for role in self.roles}
+        return {role: take(self.spelled(role), rows) for role in self.roles}
+
+    def absent(self, role: str) -> npt.NDArray[np.bool_]:
+        """Rows without a value, `[rows]`.
+
+        Raises:
+            CohortError: no column has this role.
+        """
+        found = self.spelled(role)
+        return found.absent if isinstance(found, Coded) else found.isna().to_numpy()
 
     def encoded(self, role: str) -> npt.NDArray[Any]:
         """The role as int64 codes (-1 missing, categories sorted) or float64 numbers (NaN missing), `[rows]`.
@@ -94,16 +132,64 @@ class Values:
         Raises:
             CohortError: no column has this role.
         """
-        if role not in self._encoded:
-            series = self.values(role)
-            counted = role.startswith("attribute:") and pd.api.types.is_numeric_dtype(series)
-            if role == "time":
-                self._encoded[role] = to_days(series, self.spec.units.get("time"))[0]
-            elif is_number_role(role) or counted:
-                self._encoded[role] = pd.to_numeric(series, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-            else:
-                self._encoded[role] = pd.factorize(series, sort=True)[0].astype(np.int64)
+        if role in self._encoded:
+            return self._encoded[role]
+        found = self.spelled(role)
+        if isinstance(found, Coded):
+            numbers = self._numbers(role)
+            return found.codes.astype(np.int64) if numbers is None else found.spread(numbers, np.nan)
+        numbers = self._numbers(role)
+        self._encoded[role] = _sorted_codes(found) if numbers is None else numbers
         return self._encoded[role]
+
+    def _numbers(self, role: str) -> npt.NDArray[np.float64] | None:
+        """The numbers of a role, one for each value where `spelled` codes them; None where it holds categories."""
+        found = self.spelled(role)
+        values = found.values if isinstance(found, Coded) else found
+        if role == "time":
+            return self.times.days
+        if is_number_role(role) or (role.startswith("attribute:") and pd.api.types.is_numeric_dtype(values)):
+            return pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        return None
+
+    def kinds(self, role: str) -> npt.NDArray[np.int64]:
+        """A number from 0 for each value of a role, in the order of `encoded`, int64 `[rows]`; missing is a value too.
+
+        Raises:
+            CohortError: no column has this role.
+        """
+        found = self.spelled(role)
+        if not isinstance(found, Coded):
+            return np.unique(self.encoded(role), return_inverse=True)[1].astype(np.int64)
+        numbers = self._numbers(role)
+        if numbers is None:
+            return found.codes.astype(np.int64) + 1
+        ranks = np.unique(np.append(numbers, np.nan), return_inverse=True)[1].astype(np.int64)
+        return np.asarray(ranks[found.codes])
+
+    def encoded_at(self, role: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """What `encoded` gives, at these rows `[n]`.
+
+        Raises:
+            CohortError: no column has this role.
+        """
+        found = self.spelled(role) if role in self.roles and role not in self._encoded else None
+        if not isinstance(found, Coded):
+            return self.encoded(role)[rows]
+        numbers, codes = self._numbers(role), found.codes[rows]
+        return codes.astype(np.int64) if numbers is None else Coded(codes, found.values).spread(numbers, np.nan)
+
+    @cached_property
+    def times(self) -> Times:
+        """The role time as `data.text.dates` reads it: of each of its values where `spelled` codes them, else each row.
+
+        Raises:
+            CohortError: no column has this role.
+        """
+        found, unit = self.spelled("time"), self.spec.units.get("time")
+        if isinstance(found, Coded):
+            return read_times(found.values, unit, weights=found.counts())
+        return read_times(found, unit)
 
     def labels(self, name: str) -> Labels:
         """The classes of `label:name`; several on one row are joined by `|`.
@@ -111,42 +197,69 @@ class Values:
         Raises:
             CohortError: no such label column, or not one labelled row.
         """
-        series = self.values(f"label:{name}").astype("string")
-        known = series.notna().to_numpy()
-        if not known.any():
+        found = self.coded(f"label:{name}")
+        if not len(found.values):
             raise CohortError(f"label:{name}: every row is missing")
-        combinations, unique = pd.factorize(series)
-        parts = [[part.strip() for part in str(value).split("|") if part.strip()] for value in unique]
+        parts = [[part.strip() for part in str(value).split("|") if part.strip()] for value in found.values]
         classes = sorted({part for value in parts for part in value})
         position = {name: index for index, name in enumerate(classes)}
-        rows = np.zeros((len(unique) + 1, len(classes)), np.float32)
+        rows = np.zeros((len(parts) + 1, len(classes)), np.float32)
         rows[-1] = np.nan
         for index, value in enumerate(parts):
             rows[index, [position[part] for part in value]] = 1
-        return Labels(tuple(classes), rows[combinations], all(len(value) == 1 for value in parts))
+        return Labels(tuple(classes), rows[found.codes], all(len(value) == 1 for value in parts))
+
+    @property
+    def coded_patients(self) -> Coded:
+        """Patient identifiers in the cohort's namespace, as codes; for hashing, never for printing."""
+        found, prefix = self.coded("patient"), f"{self.spec.namespace}/" if self.spec.namespace else ""
+        return Coded(found.codes, prefix + found.values) if prefix else found
 
     @property
     def patients(self) -> pd.Series[Any]:
         """Patient identifiers, one a row, in the cohort's namespace; for hashing, never for printing."""
-        prefix = f"{self.spec.namespace}/" if self.spec.namespace else ""
-        return prefix + self.values("patient")
+        return self.coded_patients.plain()
 
     @cached_property
     def num_patients(self) -> int:
         """How many patients the table holds."""
-        return int(self.encoded("patient").max(initial=-1)) + 1
+        return len(self.coded("patient").values)
 
     @cached_property
     def modality(self) -> npt.NDArray[np.str_]:
         """Modality of each row; one name for all where no column has the role."""
         if "modality" not in self.roles:
-            return np.full(len(self), DEFAULT_MODALITY)
-        return self.values("modality").astype("string").fillna(DEFAULT_MODALITY).to_numpy(dtype=str)
+            return np.broadcast_to(np.array(DEFAULT_MODALITY), len(self))
+        found = self.coded("modality")
+        names = np.array([*(str(name) for name in found.values), DEFAULT_MODALITY])
+        return np.asarray(names[found.codes])
+
+    @cached_property
+    def modalities(self) -> list[str]:
+        """The modalities that there are, sorted."""
+        if "modality" not in self.roles:
+            return [DEFAULT_MODALITY]
+        found = self.coded("modality")
+        return sorted({*(str(name) for name in found.values), *([DEFAULT_MODALITY] if found.absent.any() else [])})
+
+    def modality_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+        """The modality of these rows `[n]`; one name in the room of one where no column has the role."""
+        if "modality" not in self.roles:
+            return np.broadcast_to(np.array(DEFAULT_MODALITY), len(rows))
+        return self.modality[rows]
+
+    @property
+    def files(self) -> npt.NDArray[np.int64]:
+        """A number for the file of each row, from 0, as the table names it; -1 where it names none."""
+        return self.columns.coded(self.roles["image"]).codes.astype(np.int64)
 
     @cached_property
     def shared_file(self) -> npt.NDArray[np.bool_]:
         """Whether the row's file stands on other rows too, `[rows]`: then each has a frame of it."""
-        return self.table[self.roles["image"]].duplicated(keep=False).to_numpy()
+        files = self.columns[self.roles["image"]]
+        if isinstance(files, Coded):
+            return np.asarray(files.spread(files.counts() > 1, files.absent.sum() > 1))
+        return files.duplicated(keep=False).to_numpy()
 
     @cached_property
     def origin(self) -> npt.NDArray[np.int64]:
@@ -163,3 +276,25 @@ class Values:
         if "laterality" not in self.roles:
             return None
         return side_of(self.values("laterality"), rows=self.origin)
+
+
+def _spell(column: Column, role: str, codes: Iterable[Any]) -> Column:
+    """A column as its role reads it; text, but for paths, as codes."""
+    if isinstance(column, pd.Series) and role not in PATHS:
+        column = _code_text(column)
+    if isinstance(column, Coded):
+        found: Column = column.change(lambda values: clean_values(values, role, codes))
+    else:
+        found = clean_values(column, role, codes)
+    if role in PATHS:
+        return found
+    found = _code_text(found) if isinstance(found, pd.Series) else found
+    return found.ranked() if isinstance(found, Coded) and isinstance(found.values.dtype, pd.StringDtype) else found
+
+
+def _code_text(series: pd.Series[Any]) -> Column:
+    return Coded.of(series) if isinstance(series.dtype, pd.StringDtype) else series
+
+
+def _sorted_codes(series: pd.Series[Any]) -> npt.NDArray[np.int64]:
+    return pd.factorize(series, sort=True)[0].astype(np.int64)

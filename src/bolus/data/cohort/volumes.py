@@ -32,10 +32,11 @@ def slice_positions(series_codes: npt.NDArray[np.int64], order: npt.NDArray[np.f
     assert series_codes.shape == order.shape
     known = (series_codes >= 0) & np.isfinite(order)
     found = np.full(len(order), np.nan)
-    groups = pd.Series(order[known]).groupby(series_codes[known])
-    counts = groups.transform("count").to_numpy(np.float64)
-    places = (groups.rank(method="average").to_numpy(np.float64) - 0.5) / counts
-    found[known] = np.where(counts > 1, places, np.nan)
+    counts = np.append(np.bincount(series_codes[known]), 0)[series_codes]
+    several = known & (counts > 1)
+    if several.any():
+        ranks = pd.Series(order[several]).groupby(series_codes[several]).rank(method="average").to_numpy(np.float64)
+        found[several] = (ranks - 0.5) / counts[several]
     return found
 
 
@@ -65,17 +66,19 @@ def volume_codes(table: Values) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]
         untold = keys["series"] < 0
     if untold.any():
         for role in TELLING:
-            if role in table.roles:  # codes from 1; unique takes all NaN for one value
-                codes = np.unique(table.encoded(role), return_inverse=True)[1] + 1
-                keys[role] = np.where(untold, codes, 0)
+            if role in table.roles:  # codes from 1; all NaN are one value
+                keys[role] = np.where(untold, table.kinds(role) + 1, 0)
         if (untold & table.shared_file).any():
-            files = pd.factorize(table.table[table.roles["image"]])[0] + 1
+            files = table.files + 1
             keys["image"] = np.where(untold & table.shared_file, files, 0)
-    found = np.zeros(len(table), np.int64)
-    for codes in keys.values():  # joined one by one, so that the products of their numbers cannot overflow
-        _, codes = np.unique(codes, return_inverse=True)
-        _, found = np.unique(found * (codes.max(initial=0) + 1) + codes, return_inverse=True)
-    return found.astype(np.int64), tuple(keys)
+    found, width = np.zeros(len(table), np.int64), 1
+    for codes in keys.values():
+        lowest, number = int(codes.min(initial=0)), int(codes.max(initial=0)) - int(codes.min(initial=0)) + 1
+        if width * number > 2**62:  # else the products of their numbers cannot overflow
+            found = np.unique(found, return_inverse=True)[1].astype(np.int64)
+            width = int(found.max(initial=0)) + 1
+        found, width = found * number + (codes - lowest), width * number
+    return np.unique(found, return_inverse=True)[1].astype(np.int64), tuple(keys)
 
 
 def series_codes(

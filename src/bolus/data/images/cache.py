@@ -22,13 +22,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
-from bolus.data.cohort.volumes import series_codes
+from bolus.data.images.found import Found, joined, open_found
 from bolus.data.images.missing_files import likely_cause
 from bolus.data.images.preprocessing import ONE_FRAME, Preprocessing, shrink
-from bolus.data.images.shards import Manifest, ShardWriter, read_manifest, remove_orphans
+from bolus.data.images.shards import NOTHING, ShardWriter, read_manifest, remove_orphans
 from bolus.data.images.sources import UNOPENED, Sources, find_sources, identify, in_threads
 from bolus.data.images.store import ImageStore, Quarantined, Stored
-from bolus.data.pixels.greys import reading_of, refuse_unknown, resolve_ranges
+from bolus.data.pixels.greys import reading_of
 from bolus.data.readers.frames import read_as, reason_without_name
 from bolus.data.readers.own import Readers, group_by_reader, open_readers
 from bolus.data.text.laterality import SIDES
@@ -87,22 +87,22 @@ def build_store(
     )
     sides = None if preprocessing.mirror is None else cohort.sides
     readers = open_readers(cohort.spec.readers)
-    found: list[_Found] = []
-    for contract, places in preprocessing.groups(cohort.modality[rows]):
+    found: list[Found] = []
+    for contract, places in preprocessing.groups(cohort.modality_of(rows)):
         for reading, reader, some in _readings(cohort, rows[places], preprocessing.stated, readers):
             onwards = _onwards(on_progress, sum(each.decoded for each in found))
             here, decoding = rows[places[some]], _Decoding(contract, reading, reader, readers)
             found.append(_find(cohort, decoding, folder or cache_folder(), here, onwards))
-    rows = np.concatenate([each.rows for each in found])
+    rows = joined(each.rows for each in found)
     lacking = np.concatenate([each.entries < 0 for each in found])
     starts = np.cumsum([0, *(len(each.rows) for each in found)]).tolist()
     begun = list(zip(starts, found, strict=False))
     unread = {start + item: reason for start, each in begun for item, reason in each.unread.items()}
-    files = np.concatenate([start + each.file for start, each in begun])
+    files = joined(start + each.file for start, each in begun)
     quarantined = _quarantine(cohort.origin[rows], lacking, unread)
     absent = rows[[item for item, reason in unread.items() if reason.startswith(UNOPENED)]]
     _refuse_the_larger_part(
-        np.unique(files, return_inverse=True)[1],
+        files,
         lacking,
         quarantined,
         lambda: likely_cause(
@@ -112,36 +112,13 @@ def build_store(
             suffixes=readers,
         ),
     )
-    store = _open(cohort, preprocessing, found, quarantined)
+    store = open_found(cohort, preprocessing, found, quarantined)
     store._decode = partial(_decode_row, cohort, preprocessing, readers)
     store.folder = folder or cache_folder()
     if preprocessing.mirror is not None and sides is not None:
         store.mirrored = sides == SIDES.index(preprocessing.mirror)
         store.sideless = np.unique(cohort.origin[rows[sides[rows] < 0]]).tolist()
     return store
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What one cache folder holds of some rows.
-
-    Args:
-        rows: int64 `[items]`.
-        file: int64 `[items]`, which file an item is of.
-        manifest: of the folder.
-        entries: int64 `[items]`, where in the manifest; -1 where it is lacking.
-        unread: item -> why it is lacking.
-        decoded: images that were decoded now.
-        contract: 64 bits of what the folder is for, uint64.
-    """
-
-    rows: npt.NDArray[np.int64]
-    file: npt.NDArray[np.int64]
-    manifest: Manifest
-    entries: npt.NDArray[np.int64]
-    unread: dict[int, str]
-    decoded: int
-    contract: np.uint64
 
 
 def _onwards(on_progress: Progress | None, before: int) -> Progress | None:
@@ -163,19 +140,20 @@ def _readings(
     cohort: Cohort, rows: npt.NDArray[np.int64], stated: Collection[str], readers: Readers
 ) -> list[tuple[str, str, npt.NDArray[np.int64]]]:
     """How the files of these rows are read, by which reader, and where: each place once; one where there is none."""
-    names, code = np.unique(cohort.modality[rows], return_inverse=True)
-    readings = np.array([reading_of(str(name), stated) for name in names] or ["file"])
-    files = cohort.table[cohort.roles["image"]].iloc[rows].to_numpy() if readers else rows
+    modality, names = cohort.modality_of(rows), cohort.modalities
+    readings = np.array([reading_of(name, stated) for name in names] or ["file"])
+    files = cohort.columns.plain(cohort.roles["image"]).iloc[rows].to_numpy() if readers else rows
     found = []
     for reading in np.unique(readings):
-        some = np.flatnonzero(np.isin(code, np.flatnonzero(readings == reading)))
+        alike = [name for name, how in zip(names, readings, strict=False) if how == reading]
+        some = np.arange(len(rows)) if len(alike) == len(names) else np.flatnonzero(np.isin(modality, alike))
         found += [(str(reading), reader, some[those]) for reader, those in group_by_reader(files[some], readers)]
     return found
 
 
 def _find(
     cohort: Cohort, decoding: _Decoding, folder: Path, rows: npt.NDArray[np.int64], on_progress: Progress | None
-) -> _Found:
+) -> Found:
     """The images of rows that are all decoded so, decoded where they are not in its folder yet."""
     preprocessing = decoding.contract
     if folder.is_file():
@@ -184,19 +162,22 @@ def _find(
     folder.mkdir(parents=True, exist_ok=True)
     remove_orphans(folder)
     sources = find_sources(cohort, rows)
-    manifest = read_manifest(folder, preprocessing.stored_shape)
+    manifest = read_manifest(folder, preprocessing.stored_shape) if len(rows) else NOTHING
     digests, known, unopened = identify(sources.paths, manifest, folder)
-    digest, known = digests[sources.file], known[sources.file]  # from here on a row each
-    entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
+    known = known[sources.file]  # from here on a row each
+    entries = manifest.find_images(digests, sources.file, sources.frame)
+    entries[~known] = -1
     absent = np.flatnonzero(known & (entries < 0))
     unread: dict[int, str] = {}
     if len(absent):
-        unread = _decode(sources, digest, absent, decoding, folder, on_progress)
+        unread = _decode(sources, digests[sources.file], absent, decoding, folder, on_progress)
         manifest = read_manifest(folder, preprocessing.stored_shape)
-        entries = np.where(known, manifest.find_images(digest, sources.frame), -1)
+        entries = manifest.find_images(digests, sources.file, sources.frame)
+        entries[~known] = -1
     unread |= {item: unopened[sources.file[item]] for item in np.flatnonzero(~known).tolist()}
     contract = np.frombuffer(blake2b(folder.name.encode(), digest_size=8).digest(), np.uint64)[0]
-    return _Found(rows, sources.file, manifest, entries, unread, len(absent), contract)
+    frame = sources.frame.astype(np.int32)
+    return Found(rows, sources.file, digests, frame, manifest, entries, unread, len(absent), contract)
 
 
 def _quarantine(
@@ -223,7 +204,8 @@ def _refuse_the_larger_part(
     cause: Callable[[], str],
 ) -> None:
     """A CohortError where more than half of the files are lost; each weighs one, and is lost by its share of frames."""
-    lost = np.bincount(file, lacking) / np.bincount(file)
+    number = np.bincount(file)
+    lost = np.bincount(file, lacking)[number > 0] / number[number > 0]
     if lost.sum() > len(lost) / 2:
         partial = int(((lost > 0) & (lost < 1)).sum())
         in_part = f", and {partial} in part only" if partial else ""
@@ -293,55 +275,3 @@ def _decode_row(cohort: Cohort, preprocessing: Preprocessing, readers: Readers, 
         return shrink(image, contract).array
     except BolusError as error:
         raise CohortError(reason_without_name(error, path)) from error
-
-
-def _open(
-    cohort: Cohort,
-    preprocessing: Preprocessing,
-    found: list[_Found],
-    quarantined: list[Quarantined],
-) -> ImageStore:
-    """The store of the images that were found."""
-    there = [each.entries[each.entries >= 0] for each in found]
-    rows = np.concatenate([each.rows[each.entries >= 0] for each in found])
-    records = np.concatenate([each.manifest.records[some] for each, some in zip(found, there, strict=True)])
-    grey, starts = records["grey"], np.cumsum([0, *map(len, there)])
-
-    def quantiles(at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        parts = [
-            each.manifest.quantiles_of(some[at[(at >= start) & (at < start + len(some))] - start])
-            for each, some, start in zip(found, there, starts, strict=False)
-        ]
-        return np.concatenate(parts)  # positions rise, and so do the parts
-
-    resolved = resolve_ranges(
-        grey, quantiles, cohort.modality[rows], series_codes(cohort, rows, grey["series"], records["digest"][:, 0]),
-        ranges=preprocessing.ranges, stated=preprocessing.stated, rules=preprocessing.rules,
-    )  # fmt: skip
-    if len(np.unique(cohort.origin[np.concatenate([each.rows for each in found])])) == len(cohort.table):
-        refuse_unknown(cohort.spec.ranges, resolved.names, cohort.modality)
-    gain, bias = np.ones(len(cohort), np.float32), np.zeros(len(cohort), np.float32)
-    gain[rows], bias[rows] = resolved.lines(records["gain"], records["bias"], grey["inverted"])
-    shard, offset = np.full(len(cohort), -1, np.int64), np.zeros(len(cohort), np.int64)
-    offset[rows] = np.concatenate([each.manifest.offset[some] for each, some in zip(found, there, strict=True)])
-    arrays: list[npt.NDArray[Any]] = []
-    for each, some in zip(found, there, strict=True):
-        used, number = np.unique(each.manifest.shard[some], return_inverse=True)
-        shard[each.rows[each.entries >= 0]] = len(arrays) + number
-        arrays += [each.manifest.arrays[one] for one in used]
-    content, crc = np.zeros((len(cohort), 4), np.uint64), np.zeros(len(cohort), np.uint32)
-    crc[rows] = records["crc"]
-    kept = np.concatenate([np.full(len(some), each.contract) for each, some in zip(found, there, strict=True)])
-    content[rows] = np.column_stack([records["digest"], records["frame"].astype(np.uint64), kept])
-    return ImageStore(
-        replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
-        quarantined,
-        np.unique(cohort.origin[rows[resolved.beyond]]).tolist(),
-        arrays,
-        shard,
-        offset,
-        gain,
-        bias,
-        _content=content,
-        _crc=crc,
-    )

@@ -55,7 +55,7 @@ class RowMask(NamedTuple):
 
 def mask_files(cohort: Cohort, rows: Iterable[int]) -> dict[tuple[Path, Path], list[int]]:
     """(image file, mask file) -> those of the rows that stand for it; the rows have a mask each."""
-    images, masks = cohort.table[cohort.roles["image"]], cohort.values("mask")
+    images, masks = cohort.columns.plain(cohort.roles["image"]), cohort.values("mask")
     found: dict[tuple[str, str], list[int]] = {}
     for row in rows:
         found.setdefault((str(images.iloc[row]), str(masks.iloc[row])), []).append(row)

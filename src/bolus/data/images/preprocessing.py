@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bolus.data.cohort.coding import distinct
 from bolus.data.cohort.series import IF_FILES
 from bolus.data.pixels.greys import GREY, is_final, measure, sketch_of
 from bolus.data.pixels.image import Image
@@ -96,7 +97,7 @@ class Preprocessing:
         [(96, [1]), (64, [0, 2])]
         """
         found: dict[str, tuple[Preprocessing, list[str]]] = {}
-        for name in np.unique(modality).tolist() if self.modalities else []:
+        for name in distinct(modality) if self.modalities else []:
             contract = self.of(name)
             found.setdefault(repr(contract), (contract, []))[1].append(name)
         if not found:
@@ -119,7 +120,7 @@ class Preprocessing:
         >>> only.lend(["image"], np.array(["image"])), only.lend(["DX"], np.array(["DX", "CR"]))
         ({'image': (0, 4095)}, {})
         """
-        if len(self.ranges) != 1 or len(set(modality.tolist())) != 1:
+        if len(self.ranges) != 1 or len(distinct(modality)) != 1:
             return {}
         return dict.fromkeys(unknown, next(iter(self.ranges.values())))
 

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +35,16 @@ PART_BYTES = 256 * 2**20  # of a shard at most
 PART_IMAGES = 4096  # likewise: a killed build loses no more than these
 ORPHANED = 86400.0  # seconds after which a file that no build finished is removed
 
+READ = 2**18  # images whose records are looked at together
+DENSE = 4  # places for each image up to which a table of all files and frames is kept
+
 # What a shard holds; a frame of -1 stands for a file that is one image. Values are `stored * gain + bias`.
 # The CRC-32 is that of the image's bytes.
 RECORD = np.dtype(
     [("digest", "u8", (2,)), ("frame", "i8"), ("gain", "f8"), ("bias", "f8"), ("grey", GREY), ("crc", "u4")]
 )
 SIGHTING = np.dtype([("path", "u8"), ("size", "i8"), ("mtime", "i8"), ("digest", "u8", (2,))])
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, so that frames of one file lie far apart
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, so that what differs by little lies far apart
 
 Integers = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -52,36 +56,69 @@ class Manifest:
 
     Args:
         arrays: the shards, memory-mapped.
-        records: `[images]` of dtype `RECORD`.
-        shard: which of `arrays`, `[images]`.
-        offset: where in it, `[images]`.
+        records: of each shard, the file of its records.
+        digest: of the content of each image's file, `[images, 2]`.
+        frame: of that file, `[images]`; -1 for a file that is one image.
+        shard: which of `arrays`, int32 `[images]`; these rise.
+        offset: where in it, int32 `[images]`.
         sightings: `[files]` of dtype `SIGHTING`.
         quantiles: of each shard, float32 `[its images, len(LEVELS)]`, memory-mapped; None of a shard of eight bits.
     """
 
     arrays: list[npt.NDArray[Any]]
-    records: npt.NDArray[np.void]
-    shard: Integers
-    offset: Integers
+    records: list[Path]
+    digest: Keys
+    frame: npt.NDArray[np.int32]
+    shard: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int32]
     sightings: npt.NDArray[np.void]
     quantiles: list[npt.NDArray[np.float32] | None]
 
     def quantiles_of(self, entries: Integers) -> npt.NDArray[np.float32]:
         """How the values of these images are distributed, `[n, len(LEVELS)]`; zeros where all is of eight bits."""
         found = np.zeros((len(entries), len(LEVELS)), np.float32)
-        for shard in np.unique(self.shard[entries]).tolist():
-            known, here = self.quantiles[shard], self.shard[entries] == shard
+        for shard, here in by_group(self.shard[entries]):
+            known = self.quantiles[shard]
             if known is not None:
                 found[here] = known[self.offset[entries[here]]]
         return found
 
-    def find_images(self, digest: Keys, frame: Integers) -> Integers:
-        """Positions in `records` of contents `[N, 2]` and frames `[N]`; -1 where there is none."""
-        records = self.records
-        found = _find(_address(records["digest"], records["frame"]), _address(digest, frame))
-        if len(records):
-            same = (records["digest"][found] == digest).all(1) & (records["frame"][found] == frame)
-            found[~same] = -1
+    def read(self, entries: Integers) -> Iterator[tuple[Integers, npt.NDArray[np.void]]]:
+        """What is known of these images: places among them, and there of dtype `RECORD`; some shards at a time."""
+        places, records = list[Integers](), list[npt.NDArray[np.void]]()
+        for shard, here in by_group(self.shard[entries]):
+            part: npt.NDArray[np.void] = np.load(self.records[shard])
+            places.append(here)
+            records.append(part[self.offset[entries[here]]])
+            if sum(map(len, places)) >= READ:
+                yield np.concatenate(places), np.concatenate(records)
+                places, records = [], []
+        if places:
+            yield np.concatenate(places), np.concatenate(records)
+
+    def find_images(self, digests: Keys, file: Integers, frame: Integers) -> Integers:
+        """The images of some files' frames: positions, int32 `[N]`; of several the last, -1 where there is none.
+
+        Args:
+            digests: of the content of each file, `[files, 2]`.
+            file: which of them, `[N]`.
+            frame: `[N]`.
+        """
+        contents = pd.Index(digests[:, 0]).unique()
+        held = contents.get_indexer(pd.Index(self.digest[:, 0]))
+        wide = int(max(self.frame.max(initial=-1), frame.max(initial=-1))) + 2
+        wanted = contents.get_indexer(pd.Index(digests[:, 0]))[file] * wide + frame + 1
+        known = np.flatnonzero(held >= 0)
+        keys = held[known] * wide + self.frame[known] + 1
+        if len(contents) * wide <= DENSE * (len(file) + len(known)) + READ:
+            table = np.full(len(contents) * wide, -1, np.int32)
+            table[keys] = known  # of several the last
+            found = table[wanted]
+        else:
+            found = np.append(known, -1)[_find(keys.view(np.uint64), wanted.view(np.uint64))]
+        there = np.flatnonzero(found >= 0)
+        other = self.digest[found[there], 1] != digests[file[there], 1]
+        found[there[other]] = -1
         return found
 
     def find_digests(self, wanted: npt.NDArray[np.void]) -> tuple[Keys, npt.NDArray[np.bool_]]:
@@ -96,11 +133,37 @@ class Manifest:
         return seen["digest"].copy(), known
 
 
+NOTHING = Manifest(
+    [],
+    [],
+    np.empty((0, 2), np.uint64),
+    *(np.empty(0, np.int32) for _ in range(3)),
+    np.empty(0, SIGHTING),
+    [],
+)
+"""Of a cache folder that nobody looks into."""
+
+
+def by_group(codes: npt.NDArray[Any]) -> Iterator[tuple[int, Integers]]:
+    """Each different code, and where it stands, in the order of the codes.
+
+    >>> [(code, places.tolist()) for code, places in by_group(np.array([3, 1, 3]))]
+    [(1, [1]), (3, [0, 2])]
+    """
+    if not len(codes):
+        return
+    rising = (np.diff(codes) >= 0).all()
+    order = np.arange(len(codes)) if rising else np.argsort(codes, kind="stable")
+    for places in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+        yield int(codes[places[0]]), places
+
+
 def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
     """Everything in a cache folder that is whole; shards whose images are missing or cut off are left out."""
     arrays: list[npt.NDArray[Any]] = []
     quantiles: list[npt.NDArray[np.float32] | None] = []
-    records: list[npt.NDArray[Any]] = [np.empty(0, RECORD)]
+    records: list[Path] = []
+    digests, frames = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int32)]
     offsets: list[Integers] = [np.empty(0, np.int64)]
     for path in sorted(folder.glob("*.records")):
         part, images = load_array(path), _map(path.with_suffix(".npy"))
@@ -110,17 +173,22 @@ def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
         spread = load_array(path.with_suffix(".quantiles"), mapped=True) if wide else None
         if wide and (spread is None or len(spread) != len(part)):
             continue
-        whole = np.setdiff1d(np.arange(len(part)), _damaged(path.with_suffix(".damaged")))
+        whole, damaged = np.arange(len(part)), _damaged(path.with_suffix(".damaged"))
+        whole = np.setdiff1d(whole, damaged) if len(damaged) else whole
         arrays.append(images)
         quantiles.append(spread)
-        records.append(part[whole])
+        records.append(path)
+        digests.append(part["digest"][whole])
+        frames.append(part["frame"][whole].astype(np.int32))
         offsets.append(whole)
     sightings = [seen for path in sorted(folder.glob("*.seen")) if (seen := load_array(path)) is not None]
     return Manifest(
         arrays,
-        np.concatenate(records),
-        np.repeat(np.arange(len(arrays)), np.array([len(each) for each in offsets[1:]], np.int64)),
-        np.concatenate(offsets),
+        records,
+        np.concatenate(digests),
+        np.concatenate(frames),
+        np.repeat(np.arange(len(arrays), dtype=np.int32), np.array([len(each) for each in offsets[1:]], np.int64)),
+        np.concatenate(offsets).astype(np.int32),
         np.concatenate([np.empty(0, SIGHTING), *sightings]),
         quantiles,
     )
@@ -240,12 +308,6 @@ def _damaged(path: Path) -> Integers:
         return np.frombuffer(content[: len(content) // 8 * 8], np.int64)
     except OSError:
         return np.empty(0, np.int64)
-
-
-def _address(digest: Keys, frame: Integers) -> Keys:
-    """One number for a file's content and frame; what is found by it is compared in full."""
-    address: Keys = digest[:, 0] + frame.astype(np.uint64) * _SPREAD
-    return address
 
 
 def _sighting_address(sightings: npt.NDArray[np.void]) -> Keys:

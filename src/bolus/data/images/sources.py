@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bolus.data.cohort.coding import Coded
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.shards import SIGHTING, Manifest, write_sightings
 from bolus.files import check_regular
@@ -43,12 +44,16 @@ class Sources:
 
 def find_sources(cohort: Cohort, rows: npt.NDArray[np.int64]) -> Sources:
     """The files and frames of these rows, as `Cohort.image_path` and `Cohort.frame` name them one by one."""
-    column = cohort.table[cohort.roles["image"]]
-    file, names = pd.factorize(column.iloc[rows])
+    column = cohort.columns[cohort.roles["image"]]
+    if isinstance(column, Coded):
+        here = column if len(rows) == len(cohort) else column.take(rows)
+        file, names = here.codes, here.values
+    else:
+        file, names = pd.factorize(column.iloc[rows])
     root = os.path.realpath(cohort.root)
     paths = [os.path.join(root, str(name)) for name in names.tolist()]  # noqa: PTH118 - Path takes five times as long
     frame = np.full(len(rows), -1, np.int64)
-    shared = column.duplicated(keep=False).to_numpy()[rows]
+    shared = cohort.shared_file[rows]
     if shared.any():
         frame[shared] = cohort.encoded("order")[rows[shared]].astype(np.int64)
     return Sources(paths, file.astype(np.int64), frame)

@@ -67,6 +67,30 @@ class Stored:
         return values.float().mul_(gain).add_(bias).clamp_(0.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Content:
+    """Where the images of rows come from.
+
+    Args:
+        digests: of the content of each file, uint64 `[files, 2]`.
+        folders: 64 bits of what each cache folder is for, uint64 `[folders]`.
+        file: which of them, integers `[rows]`; those of rows without an image mean nothing.
+        frame: integers `[rows]`, -1 for a file that is one image.
+        folder: integers `[rows]`.
+    """
+
+    digests: npt.NDArray[np.uint64]
+    folders: npt.NDArray[np.uint64]
+    file: npt.NDArray[Any]
+    frame: npt.NDArray[Any]
+    folder: npt.NDArray[Any]
+
+    def of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """Content, frame and folder of these rows, `[n, 4]`."""
+        frame = self.frame[rows].astype(np.int64).view(np.uint64)
+        return np.column_stack([self.digests[self.file[rows]], frame, self.folders[self.folder[rows]]])
+
+
 @dataclass
 class ImageStore:
     """The cached images of a cohort's rows.
@@ -88,14 +112,14 @@ class ImageStore:
     quarantined: list[Quarantined]
     out_of_range: list[int]
     _shards: list[npt.NDArray[Any]] = field(repr=False)
-    _shard: npt.NDArray[np.int64] = field(repr=False)  # [rows], -1 where quarantined
-    _offset: npt.NDArray[np.int64] = field(repr=False)
+    _shard: npt.NDArray[Any] = field(repr=False)  # integers [rows], -1 where quarantined
+    _offset: npt.NDArray[Any] = field(repr=False)
     _gain: npt.NDArray[np.float32] = field(repr=False)
     _bias: npt.NDArray[np.float32] = field(repr=False)
     mirrored: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
     sideless: list[int] = field(default_factory=list)
     folder: Path = field(default_factory=Path, repr=False)
-    _content: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 4), np.uint64), repr=False)
+    _content: Content | None = field(default=None, repr=False)
     _crc: npt.NDArray[np.uint32] | None = field(default=None, repr=False)  # [rows]; None where nothing was on a disk
     _decode: Decode | None = field(default=None, repr=False)
     _again: dict[int, npt.NDArray[Any]] = field(default_factory=dict, repr=False)  # rows whose cached image is damaged
@@ -184,8 +208,10 @@ class ImageStore:
         """
         found = np.empty((len(rows), 2), np.uint64)
         mirrored = np.zeros(len(rows), bool) if self.mirrored is None else self.mirrored[rows]
+        assert self._content is not None
+        content = self._content.of(rows)
         for place, row in enumerate(rows.tolist()):
-            parts = (self._content[row], self._gain[row], self._bias[row], mirrored[place])
+            parts = (content[place], self._gain[row], self._bias[row], mirrored[place])
             digest = blake2b(b"".join(each.tobytes() for each in parts), digest_size=16)
             found[place] = np.frombuffer(digest.digest(), np.uint64)
         return found

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from bolus.data.cohort.coding import distinct
 from bolus.data.cohort.roles import DEFAULT_MODALITY
 from bolus.data.pixels.image import Image, covering_range
 from bolus.data.pixels.quantiles import LEVELS, pooled, sketch
@@ -71,8 +71,9 @@ def sketch_of(image: Image) -> npt.NDArray[np.float32]:
 
 def is_final(grey: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Whether a file's own range holds where nothing is stated: its window or VOI LUT, and all of eight bits."""
-    shallow = np.isin(grey["rule"], _STORED) & (grey["bits"] <= 8)
-    final: npt.NDArray[np.bool_] = np.isin(grey["rule"], _FINAL) | shallow
+    code, rules = _codes(grey["rule"])
+    shallow = np.isin(rules, _STORED)[code] & (grey["bits"] <= 8)
+    final: npt.NDArray[np.bool_] = np.isin(rules, _FINAL)[code] | shallow
     return final
 
 
@@ -168,15 +169,18 @@ def resolve_ranges(
         ([-1000.0, -2047.0], [1000.0, 2047.0], ['clinical', 'cohort'])
     """
     low, high = grey["shown_low"].astype(np.float64), grey["shown_high"].astype(np.float64)
-    code, pairs = pd.factorize(pd.MultiIndex.from_arrays([names, np.char.decode(grey["modality"], "ascii")]))
+    table_code, of_table = _codes(names)
+    file_code, of_file = _codes(grey["modality"])
+    code, kinds = _codes(table_code * len(of_file) + file_code)
+    pairs = [(str(of_table[kind // len(of_file)]), of_file[kind % len(of_file)].decode("ascii")) for kind in kinds]
     final, by = is_final(grey), np.full(len(grey), "file", dtype="U8")
-    shown, used = np.empty(len(grey), object), dict[str, tuple[RangeRule, float, float]]()
+    shown, used = list[str](), dict[str, tuple[RangeRule, float, float]]()
     numbers = dict(rules or {})
     for number, (table, file) in enumerate(pairs):
         here = code == number
         unnamed = table == DEFAULT_MODALITY
         name = file if unnamed and file else table
-        shown[here] = name
+        shown.append(name)
         key = name if name in stated or not (unnamed and table in stated) else table
         if key in stated:
             by[here] = "stated"
@@ -201,9 +205,9 @@ def resolve_ranges(
             else:
                 low[here], high[here] = _of_series(grey, quantiles, series, np.flatnonzero(here), (first, second))
     found = {name: (float(bounds[0]), float(bounds[1])) for name, bounds in ranges.items()}
-    shown_names = shown.astype(str)
+    shown_names = np.array(shown, dtype=str)[code]
     waiting = by == "cohort"
-    for name in np.unique(shown_names[waiting]).tolist():
+    for name in distinct(shown_names[waiting]):
         here = waiting & (shown_names == name)
         given = name if name in found else DEFAULT_MODALITY
         if given not in found or (given != name and not (names[here] == DEFAULT_MODALITY).all()):
@@ -214,15 +218,23 @@ def resolve_ranges(
     return Ranges(low, np.where(high > low, high, low + 1), by, shown_names, found, used, beyond)
 
 
-def refuse_unknown(stated: Collection[str], names: npt.NDArray[np.str_], table: npt.NDArray[np.str_]) -> None:
+def _codes(values: npt.NDArray[Any]) -> tuple[Integers, npt.NDArray[Any]]:
+    """A number for each value, and what it stands for; soon done where all are one."""
+    if len(values) and (values == values[0]).all():
+        return np.zeros(len(values), np.int64), values[:1]
+    kinds, inverse = np.unique(values, return_inverse=True)
+    return inverse.astype(np.int64), kinds
+
+
+def refuse_unknown(stated: Collection[str], names: Collection[str], table: Collection[str]) -> None:
     """Raise CohortError where a range is stated for a modality of which there is no image.
 
     Args:
         stated: modalities.
-        names: `[n]`, `Ranges.names` of all images.
-        table: `[m]`, the modalities that the table says, `image` where it does not.
+        names: those of `Ranges.names` of all images.
+        table: the modalities that the table says, `image` where it does not.
     """
-    known = {*names.tolist(), *table.tolist()}
+    known = {*names, *table}
     for name in sorted(set(stated) - known):
         raise CohortError(f"ranges: no image of modality {name!r}; {suggest(name, known)}")
 

@@ -116,13 +116,16 @@ def to_days(series: pd.Series[Any], unit: str | None = None) -> tuple[FloatArray
     return found.days, found.bad
 
 
-def read_times(series: pd.Series[Any], unit: str | None = None) -> Times:
+def read_times(
+    series: pd.Series[Any], unit: str | None = None, *, weights: npt.NDArray[np.int64] | None = None
+) -> Times:
     """A column as days, in the one way of reading it that fits all of its values.
 
     Args:
         series: `[rows]` text, numbers or times; what means missing is missing.
         unit: of numbers, one of `DAYS_OF`; None: days, unless they are dates such as 20240131. Bare years are refused
             without a unit. Dates need none.
+        weights: int64 `[rows]`, how many rows of a table each of these stands for, 0 of none; one each where None.
 
     Returns:
         The days. Where no reading fits all values, rows outside the one that fits most are bad; where two fit and give
@@ -140,10 +143,9 @@ def read_times(series: pd.Series[Any], unit: str | None = None) -> Times:
     codes, values = pd.factorize(series)
     texts = [identifier_text(value) for value in values.tolist()]
     blank = np.array([*(not text for text in texts), True], np.bool_)[codes]
-    weights = np.bincount(codes[~blank], minlength=len(texts)).astype(np.float64)
-    found, why, first = _read(
-        [text if weight else "" for text, weight in zip(texts, weights, strict=True)], weights, unit
-    )
+    rows = None if weights is None else weights[~blank]
+    counts = np.bincount(codes[~blank], rows, minlength=len(texts)).astype(np.float64)
+    found, why, first = _read([text if count else "" for text, count in zip(texts, counts, strict=True)], counts, unit)
     days = np.append(found, np.nan)[codes]
     return Times(days, np.isnan(days) & ~blank, why, first)
 

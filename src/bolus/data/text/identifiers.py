@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Any
 
-from bolus.data.text.spelling import clean_text, text_of
+import numpy as np
+import pandas as pd
+
+from bolus.data.text.spelling import clean_text, is_clean, respell, text_of
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _FRACTION = re.compile(r"[+-]?[0-9]+\.0+")
@@ -28,6 +32,22 @@ def identifier_text(label: object) -> str:
     """
     text = text_of(label)
     return text.partition(".")[0] if text.endswith("0") and _FRACTION.fullmatch(text) else text
+
+
+def spell_identifiers(series: pd.Series[Any]) -> pd.Series[Any]:
+    """Identifiers, all different, as `identifier_text` spells them; missing where there is none.
+
+    >>> spell_identifiers(pd.Series(["p1", "7.00", " a  b", "n/a"])).tolist()
+    ['p1', '7', 'a b', nan]
+    """
+    if not isinstance(series.dtype, pd.StringDtype):
+        return respell(series, lambda values: [identifier_text(value) for value in values])
+    odd = ~(is_clean(series) & ~series.str.fullmatch(_FRACTION.pattern).to_numpy(np.bool_, na_value=False))
+    if not odd.any():
+        return series
+    spelled = series.copy()
+    spelled[odd] = respell(series[odd], lambda values: [identifier_text(value) for value in values])
+    return spelled
 
 
 def earlier_spellings(label: object) -> tuple[str, ...]:

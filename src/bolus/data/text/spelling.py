@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "<NA>", "null", "NULL")
@@ -52,6 +53,16 @@ def text_of(value: object) -> str:
     if isinstance(value, Decimal):
         return format(value, "f") if value.is_finite() else ""
     return text_of(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+
+
+def is_clean(series: pd.Series[Any]) -> npt.NDArray[np.bool_]:
+    """Which texts of a column `text_of` leaves as they are, for all it takes to see at a glance, bool `[rows]`.
+
+    >>> is_clean(pd.Series(["a1", "a b", "n/a", "\u00e9"])).tolist()
+    [True, False, False, False]
+    """
+    plain = series.str.fullmatch("[!-~]+").to_numpy(np.bool_, na_value=False)
+    return plain & ~series.isin(MISSING).to_numpy()
 
 
 def spell_number(text: str) -> str:

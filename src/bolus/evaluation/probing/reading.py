@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
-from bolus.data.cohort.split import hash_patients
 from bolus.device import Precision
 from bolus.embedding.seen import remember_training
 from bolus.encoders.folders.stripping import KNOWN
@@ -224,7 +223,7 @@ def _judge(task: TargetTask, prepared: Prepared[Ahead]) -> Evaluation:
     weights = digest_of_encoder(judged.encoder)
     fitted = {each.name: _fitted_on(cohort, rows, each, task.name) for each in targets}
     kept: list[Path] = []
-    own = hash_patients(cohort.patients[cohort.split == "train"])
+    own = cohort.hash_trained()
     seen = cache(lambda: {**remember_training(cohort, prepared.store, own), **judged.seen})
 
     def keep(name: str, trained: Finetuned) -> None:

@@ -70,7 +70,7 @@ def read_annotations(cohort: Cohort, classes: Mapping[int, str] | None = None) -
     if "mask" not in cohort.roles:
         raise EvaluationError("no column has the role mask: name the column of the mask files (--role mask=COLUMN)")
     wanted = check_classes(classes)
-    given = cohort.values("mask").notna().to_numpy()
+    given = ~cohort.absent("mask")
     rows = np.flatnonzero(given & np.isin(cohort.split, ("train", "test"))).tolist()
     files, readers = mask_files(cohort, rows), open_readers(cohort.spec.readers)
 
@@ -166,7 +166,7 @@ def why_without(cohort: Cohort, side: str, usable: Iterable[int]) -> str:
     whose = {"train": "training", "val": "validation"}.get(side, side)
     if not len(rows):
         return f"the cohort has no {whose} patient"
-    masked = cohort.values("mask").notna().to_numpy()[rows]
+    masked = ~cohort.absent("mask")[rows]
     without, unread = int((~masked).sum()), int((masked & ~np.isin(rows, list(usable))).sum())
     return (
         f"of {len(rows)} {whose} image{'' if len(rows) == 1 else 's'} {without} {'has' if without == 1 else 'have'} "

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
-from bolus.data.cohort.split import hash_patients
 from bolus.data.readers.masks import to_square
 from bolus.embedding.seen import remember_training
 from bolus.encoders.modalities import one_encoder
@@ -254,7 +253,7 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
     evaluation = Segmentation(results, pd.concat(tables, ignore_index=True), folder, notes)
     files: dict[str, Callable[[Path], object]] = {"volumes.parquet": evaluation.volumes.to_parquet}
     files |= {name: partial(save_picture, picture) for name, picture in pictures}
-    own = hash_patients(cohort.patients[cohort.split == "train"])
+    own = cohort.hash_trained()
     save_segmenter(
         kept[0],
         folder / f"segmenter-{TARGET}",

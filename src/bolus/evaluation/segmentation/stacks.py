@@ -181,7 +181,7 @@ def _spacing_of(cohort: Cohort, annotations: Annotations, rows: IntArray, order:
         return "whose slices differ in their spacing"
     if len(rows) == 1:
         return (1.0, float(height[0]), float(width[0]))
-    if cohort.table[cohort.roles["image"]].iloc[rows].nunique() > 1:
+    if len(np.unique(cohort.files[rows])) > 1:
         return "of one file a slice, where the distance of slices is not known"
     if not np.isfinite(slices[0]) or slices[0] <= 0:
         return "whose file does not state the spacing of slices"

@@ -163,10 +163,14 @@ def commonest(patients: IntArray, codes: IntArray, num_patients: int) -> IntArra
     """
     known, width = codes >= 0, int(codes.max(initial=0)) + 1
     pairs, counts = np.unique(patients[known] * width + codes[known], return_counts=True)
-    ranked = pairs[np.lexsort((pairs, -counts))]
-    who, first = np.unique(ranked // width, return_index=True)
     found = np.full(num_patients, -1, np.int64)
-    found[who] = ranked[first] % width
+    if not len(pairs):
+        return found
+    who = pairs // width
+    first = np.flatnonzero(np.r_[True, np.diff(who) > 0])
+    most = np.repeat(np.maximum.reduceat(counts, first), np.diff(np.r_[first, len(who)]))
+    common = np.flatnonzero(counts == most)[::-1]  # of equally common ones the lowest is set last
+    found[who[common]] = pairs[common] % width
     return found
 
 
@@ -201,7 +205,8 @@ def one_of_each(patients: IntArray) -> IntArray:
         [0, 1, 2]
     """
     order = np.random.default_rng(0).permutation(len(patients))
-    drawn: IntArray = order[np.unique(patients[order], return_index=True)[1]]
+    drawn = np.empty(int(patients.max(initial=-1)) + 1, np.int64)
+    drawn[patients[order[::-1]]] = order[::-1]  # the first of each is set last
     return drawn
 
 

@@ -59,7 +59,7 @@ def find_hazards(samples: Samples) -> list[Hazard]:
     train = split == "train"
     if not train.any():
         return []
-    patients = pd.factorize(cohort.encoded("patient")[first])[0].astype(np.int64)
+    patients = pd.factorize(cohort.encoded_at("patient", first))[0].astype(np.int64)
     side = np.empty(int(patients.max()) + 1, dtype=split.dtype)
     side[patients] = split
     enough = len(side) >= ENOUGH

@@ -131,7 +131,7 @@ def _shares(place: Column, answer: IntArray, samples: Samples) -> str:
     if len(codes) < 2:
         return f"{len(np.flatnonzero(sizes))} values with few patients each"
     ranked = codes[np.argsort(-positive[codes] / sizes[codes], kind="stable")]
-    texts = samples.cohort.values(place.role)
+    texts = samples.cohort.coded(place.role)
     rows = [samples.first_row[np.argmax(place.codes == code)] for code in (ranked[0], ranked[-1])]
     high, low = (f"{positive[code] / sizes[code]:.0%} of" for code in (ranked[0], ranked[-1]))
-    return f"{high} the patients of {texts.iloc[rows[0]]}, {low} those of {texts.iloc[rows[1]]}"
+    return f"{high} the patients of {texts.value(rows[0])}, {low} those of {texts.value(rows[1])}"

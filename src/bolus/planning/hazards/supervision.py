@@ -131,7 +131,7 @@ def read_columns(samples: Samples, patients: IntArray) -> list[Column]:
 def _read(samples: Samples, role: str, patients: IntArray) -> Column:
     cohort, first = samples.cohort, samples.first_row
     source, num_patients = cohort.roles[role], int(patients.max(initial=-1)) + 1
-    values = cohort.encoded(role)[first]
+    values = cohort.encoded_at(role, first)
     if values.dtype != np.float64:
         by_patient = commonest(patients, values, num_patients)
         if not role.startswith("label:"):
@@ -154,7 +154,7 @@ def _classes(
     cohort: Cohort, role: str, first: IntArray, patients: IntArray, num_patients: int
 ) -> tuple[dict[str, TargetCodes], int, bool]:
     """The answers of a label, how many classes it has, and whether each sample has one at most."""
-    texts = {str(text) for text in cohort.values(role).dropna().unique()}
+    texts = {str(text) for text in cohort.coded(role).values}
     several = {text: [part.strip() for part in text.split("|") if part.strip()] for text in texts if "|" in text}
     num_classes = len((texts - set(several)).union(*several.values()))
     exclusive = all(len(parts) == 1 for parts in several.values())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
 from bolus.data.batches.columns import meta_label_problem
+from bolus.data.cohort.coding import count_codes
 from bolus.errors import CohortError
 from bolus.planning.offers.images import stand_alone
 from bolus.planning.offers.offers import ENOUGH, PAIRED, Evidence, Offer, Verdict, because
@@ -177,7 +178,7 @@ def _meta(evidence: Evidence, role: str, signal: str) -> Offer:
     if role in evidence.refused:
         return because(about, "refused", evidence.refused[role])
     patients, codes = evidence.columns["patient"], evidence.columns[role]
-    sizes = [len(np.unique(patients[codes == code])) for code in np.unique(codes[evidence.known(role)])]
+    sizes = [count_codes(patients[codes == code]) for code in pd.unique(codes[evidence.known(role)])]
     if len(sizes) < 2:
         return because(about, "impossible", f"Every {evidence.unit} is of one {role}.")
     problem = meta_label_problem(codes)

@@ -41,7 +41,7 @@ def suggest_unit(cohort: Cohort) -> tuple[str, str]:
     """
     if cohort.spec.unit is not None:
         return cohort.spec.unit, "cohort.yaml says so."
-    roles, several = set(cohort.roles), len(set(cohort.modality.tolist())) > 1
+    roles, several = set(cohort.roles), len(set(cohort.modalities)) > 1
     numbers = _frames(cohort) if rows_are_files(cohort) else []
     if sum(number > 1 for number in numbers) > len(numbers) / 2:
         return "clip", "A row is a file of several frames."
@@ -84,7 +84,7 @@ def _few(cohort: Cohort) -> list[int]:
 
 def _modalities(cohort: Cohort) -> set[str]:
     """As the modality column says them, but for case, hyphens and spaces; none where it says nothing."""
-    said = set(cohort.modality.tolist()) - {DEFAULT_MODALITY}
+    said = set(cohort.modalities) - {DEFAULT_MODALITY}
     return {name.lower().replace("-", "").replace(" ", "") for name in said}
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from bolus.data.batches.columns import TrainingColumns
+from bolus.data.cohort.coding import count_codes
 from bolus.errors import CohortError
 from bolus.planning.hazards.hazard import Hazard
 from bolus.planning.offers.pairs import PairCounts, count_pairs
@@ -46,6 +48,14 @@ class Offer:
     bins: Mapping[str, int] = field(default_factory=dict)
 
 
+class _Facts(NamedTuple):
+    """Of a role: the share of the training samples that have a value, how many are different, whose patients."""
+
+    share: float
+    values: int
+    patients: int
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What offers are made from: the training samples' columns, and what must not be learnt.
@@ -59,6 +69,7 @@ class Evidence:
     columns: TrainingColumns
     unit: str
     refused: Mapping[str, str]
+    _facts: dict[str, _Facts] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, columns: TrainingColumns, hazards: Sequence[Hazard]) -> Evidence:
@@ -67,20 +78,31 @@ class Evidence:
 
     def has(self, role: str) -> bool:
         """Whether some training sample has a value of the role."""
-        return role in self.columns and bool(self.known(role).any())
+        return role in self.columns and self.facts(role).share > 0
 
     def known(self, role: str) -> npt.NDArray[np.bool_]:
         """Training samples with a value, bool `[n]`."""
-        values = self.columns[role]
-        return np.isfinite(values) if values.dtype.kind == "f" else values != -1
+        return _known(self.columns[role])
+
+    def facts(self, role: str) -> _Facts:
+        """What is known of a role, counted once."""
+        if role not in self._facts:
+            values = self.columns[role]
+            known = _known(values)
+            patients = values if role == "patient" else self.columns["patient"]
+            if not known.all():
+                values, patients = values[known], patients[known]
+            different = len(pd.unique(values)) if values.dtype.kind == "f" else count_codes(values)
+            self._facts[role] = _Facts(float(known.mean()) if len(known) else 0.0, different, count_codes(patients))
+        return self._facts[role]
 
     def num_values(self, role: str) -> int:
         """Distinct values among training samples."""
-        return len(np.unique(self.columns[role][self.known(role)])) if self.has(role) else 0
+        return self.facts(role).values if self.has(role) else 0
 
     def patients(self, role: str = "patient") -> int:
         """Training patients with a value of the role."""
-        return int(np.count_nonzero(np.bincount(self.columns["patient"][self.known(role)])))
+        return self.facts(role).patients
 
     def pairs(self, **relation: Any) -> PairCounts:
         """How often a relation holds among the training samples."""
@@ -88,7 +110,7 @@ class Evidence:
 
     def shared(self, *roles: str) -> list[str]:
         """Of these roles, those that most training samples have: a sample without one would have no partner."""
-        return [role for role in roles if self.has(role) and self.known(role).mean() >= 0.8]
+        return [role for role in roles if self.has(role) and self.facts(role).share >= 0.8]
 
     def starting(self, prefix: str) -> list[str]:
         """Roles that begin so, sorted, of which a training sample has a value; those of several classes left out."""
@@ -104,6 +126,10 @@ class Evidence:
     def noun(self) -> str:
         """Samples in a sentence."""
         return noun(self.unit)
+
+
+def _known(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    return np.asarray(np.isfinite(values) if values.dtype.kind == "f" else values != -1)
 
 
 def noun(unit: str) -> str:

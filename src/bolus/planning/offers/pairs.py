@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.partners import PartnerIndex
 from bolus.data.batches.relation import Relation
+from bolus.data.cohort.coding import count_codes
 
 
 @dataclass(frozen=True)
@@ -43,4 +42,4 @@ def count_pairs(relation: Mapping[str, Any] | str, columns: TrainingColumns) -> 
     rule = Relation.parse(relation)
     table = {role: columns[role] for role in {*rule.roles, "patient"} - {"sample"}}
     counts = PartnerIndex(rule, table).counts()
-    return PairCounts(int(counts.sum()) // 2, len(np.unique(table["patient"][counts > 0])))
+    return PairCounts(int(counts.sum()) // 2, count_codes(table["patient"][counts > 0]))

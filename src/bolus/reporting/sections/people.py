@@ -104,7 +104,7 @@ def _missing(cohort: Cohort, readable: npt.NDArray[np.bool_]) -> Table:
     for role in cohort.roles:
         if role in UNCOUNTED:
             continue
-        lacking = cohort.values(role).isna().to_numpy() & readable
+        lacking = cohort.absent(role) & readable
         by_side = [f"{int((lacking & (cohort.split == split)).sum()):,}" for split in SPLITS]
         rows.append([plain(role, 40), *by_side, f"{100 * lacking.sum() / max(1, readable.sum()):.1f} %"])
     return Table(["Role", *SPLITS.values(), "Share"], rows, "Rows without a value, by role", folded=True)
@@ -114,7 +114,7 @@ def _without_names(reason: str, cohort: Cohort, row: int) -> str:
     """Why a row could not be read, without the file's name, which may be called after a person."""
     if row > len(cohort):
         return reason
-    path = str(cohort.table[cohort.roles["image"]].iloc[row - 1])
+    path = cohort.image_name(row - 1)
     for part in sorted({path, *re.split(r"[/\\]", path)}, key=len, reverse=True):
         if len(part) > 2:
             reason = reason.replace(part, "the file")

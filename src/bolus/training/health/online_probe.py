@@ -129,7 +129,7 @@ def check_probe(cohort: Cohort, recipe: Recipe) -> str | None:
         return next((role for role in cohort.roles if role.startswith("label:")), None)
     if role not in cohort.roles:
         raise RecipeError(f"training.probe: no column has the role {role!r}; {suggest(role, cohort.roles)}")
-    has_values = bool(cohort.values(role).notna().any())
+    has_values = not cohort.absent(role).all()
     if has_values and not role.startswith("label:") and cohort.encoded(role).dtype != np.float64:
         raise RecipeError(f"training.probe: {role} holds categories; expected a label:NAME, or a role with numbers")
     return role
@@ -148,7 +148,7 @@ def probe_vectors(
         return None
     patients = np.asarray(cohort.encoded("patient")[rows], dtype=np.int64)
     measure = "AUROC" if role.startswith("label:") else "Spearman correlation"
-    if not cohort.values(role).iloc[rows].notna().any():
+    if cohort.absent(role)[rows].all():
         y = np.full((len(rows), 1), np.nan)
     elif role.startswith("label:"):
         labels = cohort.labels(role.removeprefix("label:"))

@@ -1,0 +1,249 @@
+"""The columns of a table in little room: text that repeats is kept once, and each row holds a small number for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+LOOKED = 2**16  # rows by which a column is taken for one of which no two values are the same
+Array: TypeAlias = "npt.NDArray[Any]"
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A column as codes.
+
+    Args:
+        codes: signed integers `[rows]`, as narrow as they fit; -1 is missing.
+        values: `[k]`, what each code stands for; all different and none missing. Its name is the column's.
+
+    Example:
+        >>> column = Coded.of(pd.Series(["b", None, "a", "b"]))
+        >>> column.codes.tolist(), column.ranked().codes.tolist(), column.plain().tolist()
+        ([0, -1, 1, 0], [1, -1, 0, 1], ['b', nan, 'a', 'b'])
+    """
+
+    codes: Array
+    values: pd.Series[Any]
+
+    @classmethod
+    def of(cls, series: pd.Series[Any]) -> Coded:
+        """A column of any kind."""
+        codes, values = pd.factorize(series)
+        return cls(_narrow(codes, len(values)), pd.Series(values, name=series.name))
+
+    @classmethod
+    def of_arrow(cls, column: pa.ChunkedArray, name: str) -> Coded:
+        """A column of text as Arrow reads it."""
+        found = column.dictionary_encode().combine_chunks()
+        if isinstance(found, pa.ChunkedArray):  # of no rows, or too long for one chunk
+            found = found.unify_dictionaries()
+            chunks = [_codes_of(chunk) for chunk in found.chunks]
+            values = found.chunk(0).dictionary if chunks else pa.array([], pa.string())
+            return cls(np.concatenate([np.empty(0, np.int8), *chunks]), _series(values, name))
+        return cls(_codes_of(found), _series(found.dictionary, name))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def absent(self) -> npt.NDArray[np.bool_]:
+        """Rows without a value, `[rows]`."""
+        return np.asarray(self.codes < 0)
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How many rows have each value, `[k]`."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.values))
+
+    def spread(self, of_values: Array, missing: Any) -> Array:
+        """What holds for each value `[k]`, for each row `[rows]`."""
+        return np.append(np.asarray(of_values), np.asarray(missing, np.asarray(of_values).dtype))[self.codes]
+
+    def plain(self) -> pd.Series[Any]:
+        """The column with a value in each row."""
+        taken = self.values.array.take(self.codes, allow_fill=True)
+        return pd.Series(taken, name=self.values.name)
+
+    def value(self, row: int) -> Any:
+        """The value of one row, None where it is missing."""
+        code = self.codes[row]
+        return None if code < 0 else self.values.iloc[code]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Coded:
+        """These rows, and of the values those that they have."""
+        codes = self.codes[rows]
+        used = np.bincount(codes[codes >= 0], minlength=len(self.values)) > 0
+        kept = self.values[used].reset_index(drop=True)
+        return Coded(_narrow(np.append(np.cumsum(used) - 1, -1)[codes], len(kept)), kept)
+
+    def change(self, change: Callable[[pd.Series[Any]], pd.Series[Any]]) -> Coded:
+        """The column with other values: `change` is given the values and gives as many, equal or missing ones too."""
+        changed = change(self.values)
+        codes, values = pd.factorize(changed)
+        if len(values) == len(self.values):
+            return Coded(self.codes, changed)
+        return Coded(_narrow(np.append(codes, -1)[self.codes], len(values)), pd.Series(values, name=self.values.name))
+
+    def ranked(self) -> Coded:
+        """The same column of text with codes in the order of its values."""
+        order = pc.array_sort_indices(pa.array(self.values, pa.large_string())).to_numpy()
+        if (np.diff(order.astype(np.int64)) > 0).all():
+            return self
+        rank = np.empty(len(order) + 1, self.codes.dtype)
+        rank[order], rank[-1] = np.arange(len(order)), -1
+        return Coded(rank[self.codes], self.values.iloc[order].reset_index(drop=True))
+
+
+Column: TypeAlias = "Coded | pd.Series[Any]"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A table, column by column: text of which a value is on two rows or more on average as codes, all else as it is.
+
+    Args:
+        by_name: column name -> `[rows]`.
+        rows: how many there are.
+    """
+
+    by_name: Mapping[Any, Column]
+    rows: int
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Columns:
+        """The columns of a frame, whose index is left out."""
+        frame = frame.reset_index(drop=True)
+        return cls({name: _compact(frame[name]) for name in frame.columns}, len(frame))
+
+    @classmethod
+    def of_arrow(cls, table: pa.Table) -> Columns:
+        """The columns of a table as Arrow reads it, encoded on as many threads as Arrow uses."""
+        with ThreadPoolExecutor(pa.cpu_count()) as pool:
+            made = pool.map(_compact_arrow, table.columns, table.column_names)
+            return cls(dict(zip(table.column_names, made, strict=True)), table.num_rows)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.by_name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.by_name
+
+    def __getitem__(self, name: Any) -> Column:
+        return self.by_name[name]
+
+    def plain(self, name: Any) -> pd.Series[Any]:
+        """A column with a value in each row."""
+        column = self.by_name[name]
+        return column.plain() if isinstance(column, Coded) else column
+
+    def coded(self, name: Any) -> Coded:
+        """A column as codes."""
+        column = self.by_name[name]
+        return column if isinstance(column, Coded) else Coded.of(column)
+
+    def frame(self, names: Sequence[Any] | None = None, rows: npt.NDArray[np.int64] | None = None) -> pd.DataFrame:
+        """The table as it was given, or these columns and rows of it."""
+        chosen = Columns({name: self[name] for name in (self if names is None else names)}, self.rows)
+        chosen = chosen if rows is None else chosen.take(rows)
+        return pd.DataFrame({name: chosen.plain(name) for name in chosen}, index=pd.RangeIndex(chosen.rows))
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Columns:
+        """These rows of every column."""
+        return Columns({name: take(column, rows) for name, column in self.by_name.items()}, len(rows))
+
+    def with_columns(self, columns: Mapping[str, Column]) -> Columns:
+        """The table with these columns in place of those of the same names, or after all others."""
+        return Columns({**self.by_name, **columns}, self.rows)
+
+    def stripped(self, names: set[str]) -> Columns:
+        """These columns without space around their text; blank text is missing."""
+        found: dict[str, Column] = {}
+        for name in names & set(self):
+            column = self.by_name[name]
+            if isinstance(column, Coded):
+                found[name] = column.change(_strip)
+            elif pd.api.types.is_string_dtype(column):
+                found[name] = _strip(column)
+        return self.with_columns(found)
+
+
+def distinct(texts: npt.NDArray[np.str_]) -> list[str]:
+    """The different ones of some texts, sorted; soon done where all are one, above all where that takes no room.
+
+    >>> distinct(np.array(["b", "a", "b"])), distinct(np.broadcast_to(np.array("a"), 10**9))
+    (['a', 'b'], ['a'])
+    """
+    if len(texts) and (texts.strides == (0,) or (texts == texts[0]).all()):
+        return [str(texts[0])]
+    return sorted(map(str, pd.unique(texts.astype(object))))
+
+
+def count_codes(codes: Array) -> int:
+    """How many different ones there are among codes from 0; below 0 is missing.
+
+    >>> count_codes(np.array([4, 0, -1, 4]))
+    2
+    """
+    return int(np.count_nonzero(np.bincount(codes[codes >= 0])))
+
+
+def take(column: Column, rows: npt.NDArray[np.int64]) -> Column:
+    """These rows of a column."""
+    return column.take(rows) if isinstance(column, Coded) else column.iloc[rows].reset_index(drop=True)
+
+
+def _compact(series: pd.Series[Any]) -> Column:
+    if not isinstance(series.dtype, pd.StringDtype) or not _repeats(series.iloc[:LOOKED].nunique(), len(series)):
+        return series
+    coded = Coded.of(series)
+    return coded if 2 * len(coded.values) <= len(series) else series
+
+
+def _compact_arrow(column: pa.ChunkedArray, name: str) -> Column:
+    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+        return _plain(column, name)
+    if _repeats(pc.count_distinct(column.slice(0, LOOKED)).as_py(), len(column)):
+        coded = Coded.of_arrow(column, name)
+        if 2 * len(coded.values) <= len(column):
+            return coded
+    return _plain(column, name)
+
+
+def _repeats(different: int, rows: int) -> bool:
+    """Whether it is worth looking for values that repeat, by how many of the first rows are different."""
+    return different < min(rows, LOOKED)
+
+
+def _plain(column: pa.ChunkedArray, name: str) -> pd.Series[Any]:
+    return pa.table({name: column}).to_pandas(ignore_metadata=True)[name]  # type: ignore[no-any-return]
+
+
+def _series(values: pa.Array, name: str) -> pd.Series[Any]:
+    return _plain(pa.chunked_array([values]), name)
+
+
+def _codes_of(encoded: pa.DictionaryArray) -> Array:
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return _narrow(codes, len(encoded.dictionary))
+
+
+def _narrow(codes: Array, number: int) -> Array:
+    """The codes as narrow as so many values allow."""
+    kinds = (np.int8, np.int16, np.int32, np.int64)
+    return codes.astype(next(kind for kind in kinds if number <= np.iinfo(kind).max), copy=False)
+
+
+def _strip(series: pd.Series[Any]) -> pd.Series[Any]:
+    stripped = series.str.strip()
+    return stripped.mask(stripped == "")
