@@ -36,6 +36,7 @@ from bolus.training.health.start_probe import against_start, patience, watch_sta
 from bolus.training.loaders import build_loader, data_hash, open_images, total_steps, unread_loader
 from bolus.training.memory import explain_memory
 from bolus.training.processes import any_process, broadcast_parameters, launched, same_everywhere
+from bolus.training.sharding import whole_encoder
 from bolus.training.signals import awaiting
 from bolus.training.step import apply_gradients, training_step
 from bolus.training.tracking import check_tracker, recording
@@ -128,6 +129,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
     for module in model.modules.values():
         broadcast_parameters(module)
     state.wait_for_everyone()
+    at_start = whole_encoder(model.encoder) if step == 0 else model.encoder
     if state.is_main_process:
         if run.status == "new":
             # Read now: the folder it starts from may be gone when this run ends.
@@ -138,7 +140,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
             save_seen({key: each for folder in begun for key, each in load_seen(Path(folder)).items()}, run.folder)
         run.rewind(step)
         looked = run.since_health("conflicts")
-        begun_with = watch_start(run, model.encoder, store, samples, recipe) if step == 0 else []
+        begun_with = watch_start(run, at_start, store, samples, recipe) if step == 0 else []
 
     total, steps_per_epoch = total_steps(recipe, loader), loader.batches_per_epoch / spec.accumulate
     peak = peak_lr(recipe.optimizer, recipe.sampling.batch_size * spec.accumulate)
@@ -192,10 +194,11 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
             if model.combiner.conflicts is not None and state.is_main_process:
                 looked.append(model.combiner.conflicts.to_json())
                 record({"kind": "conflicts", "step": step, **looked[-1]})
+            looked_at = whole_encoder(model.encoder) if looks else model.encoder
             if looks and state.is_main_process:
                 lines = run.metrics()
                 found = find_idle(lines)
-                seen = watch(model.encoder, store, samples, recipe, idle=len(found) == len(model.objectives))
+                seen = watch(looked_at, store, samples, recipe, idle=len(found) == len(model.objectives))
                 gained, compared = against_start(
                     seen.probed, lines, looks=patience(total, health_steps), seed=spec.seed
                 )
@@ -206,29 +209,28 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
                 tell(meter, findings)
             if saves:
                 saved = time.monotonic()
-                if state.is_main_process:
-                    extra = {
-                        "scaler": model.scaler.state_dict(),
-                        "combiner": model.combiner.state(),
-                        "seconds": saved - began + spent,
-                    }
-                    save_checkpoint(run.checkpoints, step, model.modules, model.optimizer, extra)
+                extra = {
+                    "scaler": model.scaler.state_dict(),
+                    "combiner": model.combiner.state(),
+                    "seconds": saved - began + spent,
+                }
+                writes = state.is_main_process
+                save_checkpoint(run.checkpoints, step, model.modules, model.optimizer, extra, writes=writes)
             if logs:
                 window = Window()
             else:  # the window's clock stands still while the run looks at itself and saves
                 window.began += time.monotonic() - paused
     state.wait_for_everyone()
 
+    trained = whole_encoder(model.encoder)
     if state.is_main_process:
         if not stopped:
             lineage = [run.training, *run.record["ancestors"]]
             remembered = remember_training(samples.cohort, store, run.training) | load_seen(run.folder)
-            save_encoders(
-                model.encoder, run.encoder, store.preprocessing, card=run.card, lineage=lineage, seen=remembered
-            )
+            save_encoders(trained, run.encoder, store.preprocessing, card=run.card, lineage=lineage, seen=remembered)
         spent += time.monotonic() - began
         status = "finished" if not stopped else "interrupted" if signals else "stopped"
-        run.finish(status, steps=step, hours=spent / 3600, weights=digest_of(model.modules))
+        run.finish(status, steps=step, hours=spent / 3600, weights=digest_of(model.modules | {"encoder": trained}))
     state.wait_for_everyone()
     if stopped and signals:
         raise InterruptedRunError(

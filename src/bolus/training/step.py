@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bolus.data.batches.batch import Batch, seed_for
 from bolus.data.batches.loading import Fetched, Loader
@@ -16,6 +16,7 @@ from bolus.recipe import Recipe
 from bolus.training.assembly import Model
 from bolus.training.gradients.gradcache import cut_chunks, split_batch
 from bolus.training.processes import gather, launched
+from bolus.training.sharding import clip_to, total_norm
 
 
 def training_step(
@@ -75,9 +76,9 @@ def apply_gradients(model: Model, clip: float | None) -> Tensor:
     model.combiner.reconcile()
     model.scaler.unscale_(model.optimizer)
     gradients = [parameter.grad for parameter in model.combiner.parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+    norm = total_norm(gradients)
     if clip is not None:
-        nn.utils.clip_grads_with_norm_(model.combiner.parameters, clip, norm)
+        clip_to(gradients, clip, norm)
     model.scaler.step(model.optimizer)
     model.scaler.update()
     model.combiner.commit(applied=model.scaler.get_scale() >= scale)  # it falls where the step was left out
