@@ -120,11 +120,15 @@ for path in map(Path, recipes):
 
     # Each goes on from what the other saved.
     for name, model in (("a", a), ("b", b)):
-        save_checkpoint(folder / path.stem / name, 3, model.modules, model.optimizer, {}, writes=state.is_main_process)
+        extra = {"combiner": model.combiner.state()}
+        where = folder / path.stem / name
+        save_checkpoint(where, 3, model.modules, model.optimizer, extra, writes=state.is_main_process)
     state.wait_for_everyone()
     (c, _), (d, _) = begin(recipe), begin(shared)
-    assert restore(folder / path.stem / "b", c.modules, c.optimizer).step == 3
-    assert restore(folder / path.stem / "a", d.modules, d.optimizer).step == 3
+    for name, model in (("b", c), ("a", d)):
+        restored = restore(folder / path.stem / name, model.modules, model.optimizer)
+        assert restored.step == 3
+        model.combiner.load_state(restored.extra["combiner"])
     for model, own in ((a, recipe), (c, recipe), (d, shared)):
         train(model, loader, own, range(3, 5))
     agree(weights(a), weights(c), path)
