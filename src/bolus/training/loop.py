@@ -165,9 +165,10 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
                 group["lr"] = lr * group["lr_scale"]
             every = recipe.combiner.conflict_steps
             observe = every is not None and step % every == 0
-            for _ in range(spec.accumulate):
+            for left in reversed(range(spec.accumulate)):
                 fetched = next(batches)
-                window.add(fetched, *training_step(model, loader, fetched, recipe, step / total, observe=observe))
+                took = training_step(model, loader, fetched, recipe, step / total, observe=observe, last=left == 0)
+                window.add(fetched, *took)
             norm = apply_gradients(model, spec.clip)
             step += 1
 

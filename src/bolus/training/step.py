@@ -20,11 +20,19 @@ from bolus.training.sharding import clip_to, total_norm
 
 
 def training_step(
-    model: Model, loader: Loader, fetched: Fetched, recipe: Recipe, progress: float, *, observe: bool = False
+    model: Model,
+    loader: Loader,
+    fetched: Fetched,
+    recipe: Recipe,
+    progress: float,
+    *,
+    observe: bool = False,
+    last: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, int | Tensor]]]:
     """Forward one batch and accumulate its gradients; returns unweighted losses and what each of them counted.
 
-    With `observe`, the combiner looks at how the objectives stand to each other. Dropout and dropped paths are a
+    With `observe`, the combiner looks at how the objectives stand to each other; `last` says that no batch of the step
+    comes after this one. Dropout and dropped paths are a
     function of the batch, the process and the chunk, so that a run that is resumed, and the second forward of a chunk,
     draw what was drawn before.
     """
@@ -52,6 +60,7 @@ def training_step(
         seed=whole.seed,
         observe=observe,
         loss_scale=model.scaler.get_scale(),
+        last=last,
     )
     values = {name: loss.value.detach() for name, loss in losses.items()}
     counts = {name: {"anchors": loss.num_anchors, **loss.counts} for name, loss in losses.items()}

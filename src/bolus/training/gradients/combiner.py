@@ -18,6 +18,7 @@ from bolus.training.gradients.aggregators import Aggregate, find_aggregator
 from bolus.training.gradients.buffers import add_up, gradients_of, gram_of, weighted_sum
 from bolus.training.gradients.gradcache import Cut, cut
 from bolus.training.gradients.mitigator import Conflicts, mitigation_weights
+from bolus.training.gradients.overlap import averaged_gradients
 from bolus.training.processes import all_reduce_mean, all_reduce_sum, world_size
 from bolus.training.sharding import is_shared_out
 
@@ -77,6 +78,7 @@ class Combiner:
         self._new_goals: dict[str, Tensor] = {}  # of a step that is not known to be applied yet
         self._place = {parameter: place for place, parameter in enumerate(self._all_heads)}
         self._begun = False  # a step, of which gradients are held
+        self._averaged = False  # they are, over processes
         self._cut: Cut | None = None  # where the features of the batch were cut from the encoder
         self._seed, self._observing, self._scale = 0, False, 1.0
         self._grams: list[Tensor] = []  # of the step, where it is observed
@@ -103,7 +105,13 @@ class Combiner:
         return features.features if isinstance(features, Cut) else features
 
     def accumulate(
-        self, losses: Mapping[str, Tensor], *, seed: int = 0, observe: bool = False, loss_scale: float = 1.0
+        self,
+        losses: Mapping[str, Tensor],
+        *,
+        seed: int = 0,
+        observe: bool = False,
+        loss_scale: float = 1.0,
+        last: bool = False,
     ) -> None:
         """Add the gradients of one batch's weighted losses to the buffers.
 
@@ -114,6 +122,7 @@ class Combiner:
                 leaves `conflicts`; the same for all batches of a step.
             loss_scale: what a gradient scaler multiplied the losses with; gradients keep it, inner products are freed
                 of it.
+            last: no batch of this step comes after this one, so that a sum is averaged over processes meanwhile.
         """
         assert set(losses) == set(self.heads), f"losses of {sorted(losses)}, heads of {sorted(self.heads)}"
         self._seed, self._observing, self._scale = seed, observe, loss_scale
@@ -126,6 +135,12 @@ class Combiner:
         ends = self.shared if opened is None else opened.leaves
         if not self._separate(observe):
             total = torch.stack(list(losses.values())).sum()
+            if opened is None and last and world_size() > 1:
+                held = [*self._shared_sum, *self._heads_sum]
+                found = averaged_gradients(total, self.parameters, held)
+                self._shared_sum, self._heads_sum = found[: len(ends)], found[len(ends) :]
+                self._averaged = True
+                return
             found = gradients_of(total, [*ends, *self._all_heads])
             add_up(self._heads_sum, found[len(ends) :])
             if opened is None:
@@ -133,9 +148,9 @@ class Combiner:
             else:
                 opened.carry([found[: len(ends)]], self.shared, buffers)
             return
-        by_objective, last = [], list(self.heads)[-1]
+        by_objective, last_name = [], list(self.heads)[-1]
         for name in self.heads:  # objectives that share a head may share what it gave
-            found = gradients_of(losses[name], [*ends, *self.heads[name]], keep=name != last)
+            found = gradients_of(losses[name], [*ends, *self.heads[name]], keep=name != last_name)
             self._add_heads(name, found[len(ends) :])
             if opened is None:
                 add_up(self._apart.setdefault(name, []), found[: len(ends)])
@@ -165,9 +180,11 @@ class Combiner:
             gram = sum(gram_of([grads[place] for grads in by_objective]) for place in range(len(self.shared)))
             assert isinstance(gram, Tensor)
             self._shared_sum = self._combine(by_objective, gram)
-        else:
+        elif not self._averaged:
             all_reduce_mean(self._shared_sum)
-        all_reduce_mean(self._heads_sum)
+        if not self._averaged:
+            all_reduce_mean(self._heads_sum)
+        self._averaged = False
         for parameter, buffer in zip(self.parameters, [*self._shared_sum, *self._heads_sum], strict=True):
             parameter.grad = buffer
         self.conflicts = None
