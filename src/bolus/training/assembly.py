@@ -21,6 +21,7 @@ from bolus.objectives import build_objectives, resolve_objectives
 from bolus.objectives.base import Objective, TrainingTable, check_batch
 from bolus.optimization import build_optimizer
 from bolus.recipe import Recipe
+from bolus.training.compiling import compile_encoder
 from bolus.training.gradients.combiner import Combiner
 from bolus.training.gradients.gradcache import check_chunk
 from bolus.training.processes import world_size
@@ -74,6 +75,8 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
         raise RecipeError(f"an objective reads the encoder's levels, and {which} has none")
     if needs.pixels and recipe.images.unit == "clip":
         raise RecipeError("an objective reads the pixels of single images, and images.unit is clip")
+    if recipe.training.compile:
+        compile_encoder(encoder, device)
     if recipe.training.shard and world_size() > 1:  # one process has nobody to share with
         shard_encoder(encoder, device)
     modules: dict[str, nn.Module] = {"encoder": encoder}

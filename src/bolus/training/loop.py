@@ -29,6 +29,7 @@ from bolus.run import Run
 from bolus.site_key import open_site_key
 from bolus.training.assembly import build_model, check_precision, resolve
 from bolus.training.checkpoint import restore, save_checkpoint
+from bolus.training.compiling import eager, explain_compiling
 from bolus.training.health.conflicts import weigh_conflicts
 from bolus.training.health.health import HealthFinding, tell, watch
 from bolus.training.health.online_probe import check_probe
@@ -140,7 +141,8 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
             save_seen({key: each for folder in begun for key, each in load_seen(Path(folder)).items()}, run.folder)
         run.rewind(step)
         looked = run.since_health("conflicts")
-        begun_with = watch_start(run, at_start, store, samples, recipe) if step == 0 else []
+        with eager(recipe):
+            begun_with = watch_start(run, at_start, store, samples, recipe) if step == 0 else []
 
     total, steps_per_epoch = total_steps(recipe, loader), loader.batches_per_epoch / spec.accumulate
     peak = peak_lr(recipe.optimizer, recipe.sampling.batch_size * spec.accumulate)
@@ -152,6 +154,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
 
     with (
         explain_memory(recipe),
+        explain_compiling(recipe),
         recording(run, spec.tracker) as record,
         Meter(recipe.name, total, done=step, quiet=quiet) as meter,
         awaiting() as signals,
@@ -199,7 +202,8 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
             if looks and state.is_main_process:
                 lines = run.metrics()
                 found = find_idle(lines)
-                seen = watch(looked_at, store, samples, recipe, idle=len(found) == len(model.objectives))
+                with eager(recipe):
+                    seen = watch(looked_at, store, samples, recipe, idle=len(found) == len(model.objectives))
                 gained, compared = against_start(
                     seen.probed, lines, looks=patience(total, health_steps), seed=spec.seed
                 )
