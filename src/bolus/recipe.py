@@ -210,6 +210,11 @@ class TrainingSpec(_Spec):
     max_hours: float | None = Field(None, gt=0)  # of one call: stop, save, go on with --resume
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     activation_checkpointing: bool = False  # compute the encoder's blocks again in the backward pass: less memory
+    compile: bool = (
+        False  # the encoder, by torch's compiler: faster steps after a first one that takes a minute or more
+    )
+    # Encoder, its gradients and the optimiser's state shared out over processes (FSDP2), in place of a copy in each.
+    shard: bool = False
     accumulate: int = Field(1, ge=1)  # batches whose gradients meet in one step
     clip: float | None = Field(None, gt=0)  # norm of the whole gradient
     seed: int = 0
@@ -385,6 +390,9 @@ class Recipe(_Spec):
             if augment is not None and not augment["own"]:
                 del augment["own"]
         del data["training"]["tracker"]  # which says nothing of a run but who looks on
+        for way in ("compile", "shard"):
+            if not data["training"][way]:
+                del data["training"][way]
         if data["sampling"]["chunk"] is None:
             del data["sampling"]["chunk"]
         canonical = json.dumps(data, sort_keys=True)

@@ -32,8 +32,17 @@ from bolus.files import NO_ROOM, load_json, read_lines, strict_json, write_json,
 from bolus.provenance import versions
 from bolus.recipe import Recipe
 
-# May differ between the parts of one run, because no weight depends on them.
-FREE = {"max_hours", "checkpoint_minutes", "checkpoint_steps", "health_epochs", "log_steps", "probe", "tracker"}
+# May differ between the parts of one run, because no weight depends on them, or by the order of a sum at most (shard).
+FREE = {
+    "max_hours",
+    "checkpoint_minutes",
+    "checkpoint_steps",
+    "health_epochs",
+    "log_steps",
+    "probe",
+    "tracker",
+    "shard",
+}
 
 
 class Record(dict[str, Any]):

@@ -142,6 +142,11 @@ class Encoder(nn.Module):
         """The backbone's transformers configuration."""
         return self.backbone.config
 
+    @property
+    def units(self) -> list[nn.Module]:
+        """The blocks of the backbone, which it runs one after the other; empty where they are not known."""
+        return [] if self._blocks is None else list(self.backbone.get_submodule(self._blocks.path).children())
+
     def depth_of(self, name: str) -> int:
         """How far from the image a parameter or module of this encoder lies.
 

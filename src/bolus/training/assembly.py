@@ -21,9 +21,11 @@ from bolus.objectives import build_objectives, resolve_objectives
 from bolus.objectives.base import Objective, TrainingTable, check_batch
 from bolus.optimization import build_optimizer
 from bolus.recipe import Recipe
+from bolus.training.compiling import compile_encoder
 from bolus.training.gradients.combiner import Combiner
 from bolus.training.gradients.gradcache import check_chunk
 from bolus.training.processes import world_size
+from bolus.training.sharding import check_shard, shard_encoder
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,14 +53,15 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
         table: `TrainingColumns`, which knows the modalities; plain columns will do where one encoder sees all.
 
     Raises:
-        RecipeError, EncoderError: a key that cannot be met, a batch too small for what is compared in it, or chunks
-            that it cannot be split into.
+        RecipeError, EncoderError: a key that cannot be met, a batch too small for what is compared in it, chunks that
+            it cannot be split into, or an encoder that cannot be shared out.
         CohortError: an encoder for each modality, and no column says which an image is of.
     """
-    modalities = []
+    modalities: list[str] = []
     if isinstance(table, TrainingColumns):
         check_modalities(recipe, table.cohort)
         modalities = table.modalities
+    check_shard(recipe, modalities)
     encoder = recipe_encoder(recipe, modalities).to(device)
     inputs = {name: (recipe.encoder_of(name).in_channels, recipe.images_of(name).size) for name in modalities}
     objectives = build_objectives(recipe, replace(encoder.shape, inputs=inputs), table, seed=recipe.training.seed)
@@ -72,6 +75,10 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
         raise RecipeError(f"an objective reads the encoder's levels, and {which} has none")
     if needs.pixels and recipe.images.unit == "clip":
         raise RecipeError("an objective reads the pixels of single images, and images.unit is clip")
+    if recipe.training.compile:
+        compile_encoder(encoder, device)
+    if recipe.training.shard and world_size() > 1:  # one process has nobody to share with
+        shard_encoder(encoder, device)
     modules: dict[str, nn.Module] = {"encoder": encoder}
     for name, objective in objectives.items():
         modules[f"objective.{name}"] = objective.to(device)

@@ -22,14 +22,23 @@ from torch.optim import Optimizer
 from bolus.checksums import find_damage, with_checksums
 from bolus.errors import TrainingError
 from bolus.files import flush, save_tensors, tensors_of, write_json
+from bolus.training.sharding import share_out, whole
 
 KEPT = 2  # the newest checkpoint, and the one before it should the newest prove damaged
 
 
 def save_checkpoint(
-    folder: Path, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer, extra: Mapping[str, Any]
+    folder: Path,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizer: Optimizer,
+    extra: Mapping[str, Any],
+    *,
+    writes: bool = True,
 ) -> Path:
     """Save weights, optimiser and step under `folder/step-...`; all but one older go once the new one is on the disk.
+
+    What is shared out over processes is saved whole, for which all of them have to call.
 
     Args:
         folder: of all checkpoints of a run; made if absent.
@@ -37,8 +46,8 @@ def save_checkpoint(
         optimizer: its state is saved, its groups are not.
         modules: name -> module; every parameter and buffer is saved.
         extra: JSON values that come back from `load_checkpoint`.
+        writes: whether this process does; the others only give their parts.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target, temporary = folder / f"step-{step:09d}", folder / f".step-{step:09d}.{os.getpid()}.tmp"
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
@@ -50,12 +59,19 @@ def save_checkpoint(
                 tensors[f"optimizer/{index}/{key}"] = value
             else:
                 scalars[f"{index}/{key}"] = value
-    tensors = tensors_of(tensors)
-    state = with_checksums({"step": step, "optimizer": scalars, "extra": dict(extra)}, tensors)
+    saved: dict[str, Tensor] = {}
+    for name, value in tensors.items():  # one after the other, so that no device ever holds all of them whole
+        full = whole(value)
+        if writes:
+            saved |= tensors_of({name: full})
+    if not writes:
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    state = with_checksums({"step": step, "optimizer": scalars, "extra": dict(extra)}, saved)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
-        save_tensors(temporary / "tensors.safetensors", tensors, {})
+        save_tensors(temporary / "tensors.safetensors", saved, {})
         flush(temporary / "tensors.safetensors")
         write_json(temporary / "state.json", state)
     except BaseException:
@@ -147,7 +163,9 @@ def _fill(
     try:
         for name, module in modules.items():
             prefix = f"{name}/"
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+            found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            own = module.state_dict()
+            module.load_state_dict({k: share_out(v, own[k]) if k in own else v for k, v in found.items()})
     except Exception as error:
         raise TrainingError(f"{path.name} is of another recipe ({error}); train in another folder") from error
     entries: dict[int, dict[str, Any]] = {}
@@ -158,6 +176,11 @@ def _fill(
     for key, value in state["optimizer"].items():
         index, name = key.split("/", 1)
         entries.setdefault(int(index), {})[name] = value
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for place, entry in entries.items():
+        for name, value in entry.items():
+            if isinstance(value, Tensor) and place < len(parameters) and value.shape == parameters[place].shape:
+                entry[name] = share_out(value, parameters[place])
     # Learning rates are set anew at every step, so the groups come from the recipe.
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(state["step"])

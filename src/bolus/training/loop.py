@@ -29,6 +29,7 @@ from bolus.run import Run
 from bolus.site_key import open_site_key
 from bolus.training.assembly import build_model, check_precision, resolve
 from bolus.training.checkpoint import restore, save_checkpoint
+from bolus.training.compiling import eager, explain_compiling
 from bolus.training.health.conflicts import weigh_conflicts
 from bolus.training.health.health import HealthFinding, tell, watch
 from bolus.training.health.online_probe import check_probe
@@ -36,6 +37,7 @@ from bolus.training.health.start_probe import against_start, patience, watch_sta
 from bolus.training.loaders import build_loader, data_hash, open_images, total_steps, unread_loader
 from bolus.training.memory import explain_memory
 from bolus.training.processes import any_process, broadcast_parameters, launched, same_everywhere
+from bolus.training.sharding import whole_encoder
 from bolus.training.signals import awaiting
 from bolus.training.step import apply_gradients, training_step
 from bolus.training.tracking import check_tracker, recording
@@ -128,6 +130,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
     for module in model.modules.values():
         broadcast_parameters(module)
     state.wait_for_everyone()
+    at_start = whole_encoder(model.encoder) if step == 0 else model.encoder
     if state.is_main_process:
         if run.status == "new":
             # Read now: the folder it starts from may be gone when this run ends.
@@ -138,7 +141,8 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
             save_seen({key: each for folder in begun for key, each in load_seen(Path(folder)).items()}, run.folder)
         run.rewind(step)
         looked = run.since_health("conflicts")
-        begun_with = watch_start(run, model.encoder, store, samples, recipe) if step == 0 else []
+        with eager(recipe):
+            begun_with = watch_start(run, at_start, store, samples, recipe) if step == 0 else []
 
     total, steps_per_epoch = total_steps(recipe, loader), loader.batches_per_epoch / spec.accumulate
     peak = peak_lr(recipe.optimizer, recipe.sampling.batch_size * spec.accumulate)
@@ -150,6 +154,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
 
     with (
         explain_memory(recipe),
+        explain_compiling(recipe),
         recording(run, spec.tracker) as record,
         Meter(recipe.name, total, done=step, quiet=quiet) as meter,
         awaiting() as signals,
@@ -163,9 +168,10 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
                 group["lr"] = lr * group["lr_scale"]
             every = recipe.combiner.conflict_steps
             observe = every is not None and step % every == 0
-            for _ in range(spec.accumulate):
+            for left in reversed(range(spec.accumulate)):
                 fetched = next(batches)
-                window.add(fetched, *training_step(model, loader, fetched, recipe, step / total, observe=observe))
+                took = training_step(model, loader, fetched, recipe, step / total, observe=observe, last=left == 0)
+                window.add(fetched, *took)
             norm = apply_gradients(model, spec.clip)
             step += 1
 
@@ -192,10 +198,12 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
             if model.combiner.conflicts is not None and state.is_main_process:
                 looked.append(model.combiner.conflicts.to_json())
                 record({"kind": "conflicts", "step": step, **looked[-1]})
+            looked_at = whole_encoder(model.encoder) if looks else model.encoder
             if looks and state.is_main_process:
                 lines = run.metrics()
                 found = find_idle(lines)
-                seen = watch(model.encoder, store, samples, recipe, idle=len(found) == len(model.objectives))
+                with eager(recipe):
+                    seen = watch(looked_at, store, samples, recipe, idle=len(found) == len(model.objectives))
                 gained, compared = against_start(
                     seen.probed, lines, looks=patience(total, health_steps), seed=spec.seed
                 )
@@ -206,29 +214,28 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
                 tell(meter, findings)
             if saves:
                 saved = time.monotonic()
-                if state.is_main_process:
-                    extra = {
-                        "scaler": model.scaler.state_dict(),
-                        "combiner": model.combiner.state(),
-                        "seconds": saved - began + spent,
-                    }
-                    save_checkpoint(run.checkpoints, step, model.modules, model.optimizer, extra)
+                extra = {
+                    "scaler": model.scaler.state_dict(),
+                    "combiner": model.combiner.state(),
+                    "seconds": saved - began + spent,
+                }
+                writes = state.is_main_process
+                save_checkpoint(run.checkpoints, step, model.modules, model.optimizer, extra, writes=writes)
             if logs:
                 window = Window()
             else:  # the window's clock stands still while the run looks at itself and saves
                 window.began += time.monotonic() - paused
     state.wait_for_everyone()
 
+    trained = whole_encoder(model.encoder)
     if state.is_main_process:
         if not stopped:
             lineage = [run.training, *run.record["ancestors"]]
             remembered = remember_training(samples.cohort, store, run.training) | load_seen(run.folder)
-            save_encoders(
-                model.encoder, run.encoder, store.preprocessing, card=run.card, lineage=lineage, seen=remembered
-            )
+            save_encoders(trained, run.encoder, store.preprocessing, card=run.card, lineage=lineage, seen=remembered)
         spent += time.monotonic() - began
         status = "finished" if not stopped else "interrupted" if signals else "stopped"
-        run.finish(status, steps=step, hours=spent / 3600, weights=digest_of(model.modules))
+        run.finish(status, steps=step, hours=spent / 3600, weights=digest_of(model.modules | {"encoder": trained}))
     state.wait_for_everyone()
     if stopped and signals:
         raise InterruptedRunError(

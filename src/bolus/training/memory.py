@@ -36,6 +36,8 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
         again = all(can_checkpoint(find_config(name), name) for name in named)
         if again and not recipe.training.activation_checkpointing:
             keys.append("training.activation_checkpointing=true")
+        if launched().num_processes > 1 and not recipe.training.shard:
+            keys.append("training.shard=true")
         if len(recipe.objectives) > 1:
             apart = recipe.combiner.kind != "sum" and recipe.combiner.scope == "encoder"
             keys += ["combiner.scope=features"] if apart else []

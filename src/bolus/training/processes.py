@@ -84,10 +84,14 @@ def same_everywhere(value: int, device: torch.device) -> bool:
 
 
 def broadcast_parameters(module: nn.Module) -> None:
-    """Give every process the parameters and buffers of the first one, once, before training."""
+    """Give every process the parameters and buffers of the first one, once, before training.
+
+    Those that are shared out were given before that, see `sharding.shard_encoder`.
+    """
     if world_size() > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
-            dist.broadcast(tensor.data, 0)
+            if not hasattr(tensor, "full_tensor"):
+                dist.broadcast(tensor.data, 0)
 
 
 def all_reduce_mean(tensors: Sequence[Tensor]) -> None:

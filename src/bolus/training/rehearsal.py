@@ -18,6 +18,7 @@ from bolus.data.images.clips import open_samples
 from bolus.recipe import Recipe
 from bolus.recipes.keys import Overrides
 from bolus.training.assembly import Model, build_model, check_precision, resolve
+from bolus.training.compiling import explain_compiling
 from bolus.training.health.online_probe import check_probe
 from bolus.training.loaders import build_loader, contract_of, total_steps, unread_loader
 from bolus.training.memory import explain_memory, peak_memory
@@ -110,7 +111,7 @@ def dry_run(
     begun = rehearse(Cohort.open(cohort), recipe, batches=2 * spec.accumulate, cache=cache)
     recipe, model, loader = begun.recipe, begun.model, begun.loader
     seconds = []
-    with explain_memory(recipe):
+    with explain_memory(recipe), explain_compiling(recipe):
         for step in range(2):
             began = time.perf_counter()
             for number in range(step * spec.accumulate, (step + 1) * spec.accumulate):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bolus.data.batches.batch import Batch, seed_for
 from bolus.data.batches.loading import Fetched, Loader
@@ -16,14 +16,23 @@ from bolus.recipe import Recipe
 from bolus.training.assembly import Model
 from bolus.training.gradients.gradcache import cut_chunks, split_batch
 from bolus.training.processes import gather, launched
+from bolus.training.sharding import clip_to, total_norm
 
 
 def training_step(
-    model: Model, loader: Loader, fetched: Fetched, recipe: Recipe, progress: float, *, observe: bool = False
+    model: Model,
+    loader: Loader,
+    fetched: Fetched,
+    recipe: Recipe,
+    progress: float,
+    *,
+    observe: bool = False,
+    last: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, int | Tensor]]]:
     """Forward one batch and accumulate its gradients; returns unweighted losses and what each of them counted.
 
-    With `observe`, the combiner looks at how the objectives stand to each other. Dropout and dropped paths are a
+    With `observe`, the combiner looks at how the objectives stand to each other; `last` says that no batch of the step
+    comes after this one. Dropout and dropped paths are a
     function of the batch, the process and the chunk, so that a run that is resumed, and the second forward of a chunk,
     draw what was drawn before.
     """
@@ -51,6 +60,7 @@ def training_step(
         seed=whole.seed,
         observe=observe,
         loss_scale=model.scaler.get_scale(),
+        last=last,
     )
     values = {name: loss.value.detach() for name, loss in losses.items()}
     counts = {name: {"anchors": loss.num_anchors, **loss.counts} for name, loss in losses.items()}
@@ -75,9 +85,9 @@ def apply_gradients(model: Model, clip: float | None) -> Tensor:
     model.combiner.reconcile()
     model.scaler.unscale_(model.optimizer)
     gradients = [parameter.grad for parameter in model.combiner.parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+    norm = total_norm(gradients)
     if clip is not None:
-        nn.utils.clip_grads_with_norm_(model.combiner.parameters, clip, norm)
+        clip_to(gradients, clip, norm)
     model.scaler.step(model.optimizer)
     model.scaler.update()
     model.combiner.commit(applied=model.scaler.get_scale() >= scale)  # it falls where the step was left out

@@ -18,7 +18,9 @@ from bolus.training.gradients.aggregators import Aggregate, find_aggregator
 from bolus.training.gradients.buffers import add_up, gradients_of, gram_of, weighted_sum
 from bolus.training.gradients.gradcache import Cut, cut
 from bolus.training.gradients.mitigator import Conflicts, mitigation_weights
+from bolus.training.gradients.overlap import averaged_gradients
 from bolus.training.processes import all_reduce_mean, all_reduce_sum, world_size
+from bolus.training.sharding import is_shared_out
 
 
 class Combiner:
@@ -61,6 +63,7 @@ class Combiner:
         self.shared = [parameter for parameter in shared if parameter.requires_grad]
         self.heads = {name: [p for p in own if p.requires_grad] for name, own in heads.items()}
         self._all_heads = list(dict.fromkeys(p for own in self.heads.values() for p in own))
+        self._shared_out = any(map(is_shared_out, self.shared))  # then gradients gather in `.grad`, averaged already
         self.branches = {name: (branches or {}).get(name, "image") for name in heads}
         self.goals = {
             branch: torch.zeros(len(members), len(members), dtype=torch.float64)
@@ -74,6 +77,8 @@ class Combiner:
                 self._aggregate.check(len(members))
         self._new_goals: dict[str, Tensor] = {}  # of a step that is not known to be applied yet
         self._place = {parameter: place for place, parameter in enumerate(self._all_heads)}
+        self._begun = False  # a step, of which gradients are held
+        self._averaged = False  # they are, over processes
         self._cut: Cut | None = None  # where the features of the batch were cut from the encoder
         self._seed, self._observing, self._scale = 0, False, 1.0
         self._grams: list[Tensor] = []  # of the step, where it is observed
@@ -93,13 +98,20 @@ class Combiner:
             features: of a batch; they are cut here for scope `features`, and come cut where the batch is in chunks.
             observe: as in `accumulate`.
         """
-        if isinstance(features, Features) and self.spec.scope == "features" and self._separate(observe):
+        cuts = self._shared_out or (self.spec.scope == "features" and self._separate(observe))
+        if isinstance(features, Features) and cuts:
             features = cut(features)
         self._cut = features if isinstance(features, Cut) else None
         return features.features if isinstance(features, Cut) else features
 
     def accumulate(
-        self, losses: Mapping[str, Tensor], *, seed: int = 0, observe: bool = False, loss_scale: float = 1.0
+        self,
+        losses: Mapping[str, Tensor],
+        *,
+        seed: int = 0,
+        observe: bool = False,
+        loss_scale: float = 1.0,
+        last: bool = False,
     ) -> None:
         """Add the gradients of one batch's weighted losses to the buffers.
 
@@ -110,32 +122,44 @@ class Combiner:
                 leaves `conflicts`; the same for all batches of a step.
             loss_scale: what a gradient scaler multiplied the losses with; gradients keep it, inner products are freed
                 of it.
+            last: no batch of this step comes after this one, so that a sum is averaged over processes meanwhile.
         """
         assert set(losses) == set(self.heads), f"losses of {sorted(losses)}, heads of {sorted(self.heads)}"
         self._seed, self._observing, self._scale = seed, observe, loss_scale
+        if not self._begun and self._shared_out:
+            for parameter in self.shared:
+                parameter.grad = None
+        self._begun, buffers = True, None if self._shared_out else [self._shared_sum]
         # Losses reach as far as the encoder's parameters, or to where the features were cut from it.
         opened, self._cut = self._cut, None
         ends = self.shared if opened is None else opened.leaves
         if not self._separate(observe):
             total = torch.stack(list(losses.values())).sum()
+            if opened is None and last and world_size() > 1:
+                held = [*self._shared_sum, *self._heads_sum]
+                found = averaged_gradients(total, self.parameters, held)
+                self._shared_sum, self._heads_sum = found[: len(ends)], found[len(ends) :]
+                self._averaged = True
+                return
             found = gradients_of(total, [*ends, *self._all_heads])
             add_up(self._heads_sum, found[len(ends) :])
             if opened is None:
                 add_up(self._shared_sum, found[: len(ends)])
             else:
-                opened.carry([found[: len(ends)]], self.shared, [self._shared_sum])
+                opened.carry([found[: len(ends)]], self.shared, buffers)
             return
-        by_objective, last = [], list(self.heads)[-1]
+        by_objective, last_name = [], list(self.heads)[-1]
         for name in self.heads:  # objectives that share a head may share what it gave
-            found = gradients_of(losses[name], [*ends, *self.heads[name]], keep=name != last)
+            found = gradients_of(losses[name], [*ends, *self.heads[name]], keep=name != last_name)
             self._add_heads(name, found[len(ends) :])
             if opened is None:
                 add_up(self._apart.setdefault(name, []), found[: len(ends)])
             else:
                 by_objective.append(found[: len(ends)])
         if opened is not None and self.spec.scope == "features":
-            opened.carry([self._combine_features(by_objective)], self.shared, [self._shared_sum])
+            opened.carry([self._combine_features(by_objective)], self.shared, buffers)
         elif opened is not None:
+            assert not self._shared_out, "check_shard"
             opened.carry(by_objective, self.shared, [self._apart.setdefault(name, []) for name in self.heads])
 
     def reconcile(self) -> None:
@@ -144,8 +168,11 @@ class Combiner:
         Afterwards `conflicts` holds how the objectives stood to each other, where that was observed. New goals hold
         from `commit` on.
         """
-        assert self._heads_sum or self._shared_sum or self._apart, "reconcile before accumulate"
-        if self._apart:
+        assert self._begun, "reconcile before accumulate"
+        self._begun = False
+        if self._shared_out:
+            self._shared_sum = [torch.zeros_like(each) if each.grad is None else each.grad for each in self.shared]
+        elif self._apart:
             names = list(self.heads)
             for name in names:
                 all_reduce_mean(self._apart[name])
@@ -153,9 +180,11 @@ class Combiner:
             gram = sum(gram_of([grads[place] for grads in by_objective]) for place in range(len(self.shared)))
             assert isinstance(gram, Tensor)
             self._shared_sum = self._combine(by_objective, gram)
-        else:
+        elif not self._averaged:
             all_reduce_mean(self._shared_sum)
-        all_reduce_mean(self._heads_sum)
+        if not self._averaged:
+            all_reduce_mean(self._heads_sum)
+        self._averaged = False
         for parameter, buffer in zip(self.parameters, [*self._shared_sum, *self._heads_sum], strict=True):
             parameter.grad = buffer
         self.conflicts = None

@@ -24,7 +24,8 @@ from bolus.encoders.parts.norms import norms_of
 from bolus.errors import RecipeError
 from bolus.recipe import Recipe
 
-Carry = Callable[[Sequence[Sequence[Tensor]], Sequence[nn.Parameter], Sequence[list[Tensor]]], None]
+_Buffers = Sequence[list[Tensor]] | None  # None: gradients are left in the parameters' `.grad`
+Carry = Callable[[Sequence[Sequence[Tensor]], Sequence[nn.Parameter], _Buffers], None]
 
 _Parts = dict[tuple[str, str, int], Tensor]  # what it is, of which modality, at which level -> a tensor of the features
 
@@ -37,7 +38,8 @@ class Cut:
         features: what objectives see.
         leaves: the tensors of the features that depend on what is trained.
         carry: takes gradients of the leaves, a list for each objective, then the encoder's parameters, then buffers, a
-            list for each objective, to which it adds the gradients of the parameters. To be called once.
+            list for each objective, to which it adds the gradients of the parameters. Without buffers it adds them to
+            the parameters' own `.grad`, from one list of gradients. To be called once.
     """
 
     features: Features
@@ -60,9 +62,7 @@ def cut(features: Features) -> Cut:
     ends = [key for key, tensor in made.items() if tensor.requires_grad]
     seen = {key: tensor.detach().requires_grad_() if key in ends else tensor for key, tensor in made.items()}
 
-    def carry(
-        grads: Sequence[Sequence[Tensor]], parameters: Sequence[nn.Parameter], buffers: Sequence[list[Tensor]]
-    ) -> None:
+    def carry(grads: Sequence[Sequence[Tensor]], parameters: Sequence[nn.Parameter], buffers: _Buffers) -> None:
         _back([made[key] for key in ends], grads, parameters, buffers)
 
     return Cut(_features_of(seen), [seen[key] for key in ends], carry)
@@ -105,9 +105,7 @@ def cut_chunks(encode: Callable[[Batch, int], Features], chunks: Sequence[Batch]
         for tensor, value in before:
             tensor.copy_(value)
 
-    def carry(
-        grads: Sequence[Sequence[Tensor]], parameters: Sequence[nn.Parameter], buffers: Sequence[list[Tensor]]
-    ) -> None:
+    def carry(grads: Sequence[Sequence[Tensor]], parameters: Sequence[nn.Parameter], buffers: _Buffers) -> None:
         ahead = [dict(zip(ends, each, strict=True)) for each in grads]
         start = dict.fromkeys(seen, 0)
         for place, chunk in enumerate(chunks if ends else ()):
@@ -211,12 +209,17 @@ def _back(
     outputs: Sequence[Tensor],
     grads: Sequence[Sequence[Tensor]],
     parameters: Sequence[nn.Parameter],
-    buffers: Sequence[list[Tensor]],
+    buffers: _Buffers,
 ) -> None:
     """Add to each objective's buffers what its gradients of the outputs give the parameters; the graph is then gone.
 
     By way of `grad`, which adds parameter by parameter: a second gradient as large as the encoder is never held.
     """
+    if buffers is None:
+        assert len(grads) == 1, "one `.grad` for several objectives"
+        if outputs:
+            torch.autograd.backward(outputs, grads[0])
+        return
     for place, (each, buffer) in enumerate(zip(grads, buffers, strict=True), start=1):
         for parameter in parameters:
             parameter.grad = None
