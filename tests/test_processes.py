@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from bolus.training.assembly import build_model
 from bolus.training.gradients.combiner import Combiner
 from bolus.training.loaders import build_loader, open_images
 from bolus.training.processes import all_reduce_mean, all_reduce_sum, any_process, gather, same_everywhere, world_size
+from launching import launch
 
 CPU = torch.device("cpu")
 
@@ -38,25 +38,6 @@ def test_in_one_process_gathering_and_averaging_change_nothing() -> None:
     assert kept[0].tolist() == [1.0, 1.0]
     assert [any_process(flag, CPU) for flag in (True, False)] == [True, False]
     assert same_everywhere(-7, CPU)
-
-
-def launch(*words: object, **environment: str) -> None:
-    """Run a program in two gloo processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    process = subprocess.Popen(
-        [*command, *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        _, errors = process.communicate(timeout=120)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the launcher alone would leave its processes waiting for each other
-        raise
-    assert process.returncode == 0, errors[-6000:]
 
 
 PIECES = """
@@ -199,7 +180,7 @@ def test_two_gloo_processes_equal_one_that_forwards_the_same_chunks(
         (tmp_path / f"{place}.yaml").write_text(recipes[name].to_yaml())
     paths = [tmp_path / f"{place}.yaml" for place in range(len(recipes))]
     (tmp_path / "worker.py").write_text(WORKER)
-    launch(tmp_path / "worker.py", tiny_cohort, tmp_path / "cache", *paths, ACCELERATE_USE_CPU="true")
+    launch(tmp_path / "worker.py", tiny_cohort, tmp_path / "cache", *paths)
     for path, (name, recipe) in zip(paths, recipes.items(), strict=True):
         found = [torch.load(path.with_suffix(f".{rank}.pt"), weights_only=True) for rank in (0, 1)]
         try:

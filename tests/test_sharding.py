@@ -234,7 +234,7 @@ def test_a_run_stops_shared_out_and_goes_on_whole_and_the_other_way_round(tiny_c
 def test_a_large_vit_is_shared_out_block_by_block(tmp_path: Path) -> None:
     """Of ViT-L each process holds half, and a forward gathers block after block."""
     (tmp_path / "large.py").write_text(LARGE)
-    launch(tmp_path / "large.py")
+    launch(tmp_path / "large.py", seconds=600)
 
 
 LARGE = """

@@ -1,7 +1,8 @@
 """What processes that train together exchange: embeddings, gradients, flags.
 
 Nothing is wrapped in DistributedDataParallel, which silently does not reduce gradients taken by `autograd.grad`: every
-process computes the loss of the global batch from gathered embeddings, and the gradients are averaged by hand.
+process computes the loss of the global batch from gathered embeddings, and the gradients are averaged by hand: of a sum
+while the backward pass still runs (`gradients.overlap`), of all else after it, since objectives are reconciled apart.
 """
 
 from __future__ import annotations
