@@ -117,7 +117,8 @@ class Manifest:
         else:
             found = np.append(known, -1)[_find(keys.view(np.uint64), wanted.view(np.uint64))]
         there = np.flatnonzero(found >= 0)
-        other = self.digest[found[there], 1] != digests[file[there], 1]
+        at = found[there]
+        other = (self.digest[at, 1] != digests[file[there], 1]) | (self.frame[at] != frame[there])
         found[there[other]] = -1
         return found
 
