@@ -18,6 +18,7 @@ STAGES = (
     "check_probe", "open_samples", "build_model", "unread_loader", "open_images", "build_loader", "data_hash",
 )  # fmt: skip
 """What `bolus.training.loop` calls before its first step, in this order."""
+STEP = "training_step"
 
 
 class FirstStepError(Exception):
@@ -109,13 +110,13 @@ def measure(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     for name in STAGES:
         setattr(loop, name, watch.wrap(name, getattr(loop, name)))
     Run.create = watch.wrap("create_run", Run.create)  # type: ignore[method-assign]
-    step = watch.wrap("step", loop.training_step)
+    step = watch.wrap("step", getattr(loop, STEP))
 
     def first_step(*arguments: Any, **named: Any) -> Any:
         step(*arguments, **named)
         raise FirstStepError
 
-    loop.training_step = first_step
+    setattr(loop, STEP, first_step)
     began = now()
     try:
         loop.pretrain(cohort, recipe=planned.recipe, out=folder / "run", quiet=True)

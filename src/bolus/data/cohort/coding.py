@@ -38,7 +38,7 @@ class Coded:
     def of(cls, series: pd.Series[Any]) -> Coded:
         """A column of any kind."""
         codes, values = pd.factorize(series)
-        return cls(_narrow(codes, len(values)), pd.Series(values, name=series.name))
+        return cls(narrow(codes, len(values)), pd.Series(values, name=series.name))
 
     @classmethod
     def of_arrow(cls, column: pa.ChunkedArray, name: str) -> Coded:
@@ -82,7 +82,7 @@ class Coded:
         codes = self.codes[rows]
         used = np.bincount(codes[codes >= 0], minlength=len(self.values)) > 0
         kept = self.values[used].reset_index(drop=True)
-        return Coded(_narrow(np.append(np.cumsum(used) - 1, -1)[codes], len(kept)), kept)
+        return Coded(narrow(np.append(np.cumsum(used) - 1, -1)[codes], len(kept)), kept)
 
     def change(self, change: Callable[[pd.Series[Any]], pd.Series[Any]]) -> Coded:
         """The column with other values: `change` is given the values and gives as many, equal or missing ones too."""
@@ -90,7 +90,7 @@ class Coded:
         codes, values = pd.factorize(changed)
         if len(values) == len(self.values):
             return Coded(self.codes, changed)
-        return Coded(_narrow(np.append(codes, -1)[self.codes], len(values)), pd.Series(values, name=self.values.name))
+        return Coded(narrow(np.append(codes, -1)[self.codes], len(values)), pd.Series(values, name=self.values.name))
 
     def ranked(self) -> Coded:
         """The same column of text with codes in the order of its values."""
@@ -203,6 +203,11 @@ def take(column: Column, rows: npt.NDArray[np.int64]) -> Column:
     return column.take(rows) if isinstance(column, Coded) else column.iloc[rows].reset_index(drop=True)
 
 
+def release_unused() -> None:
+    """Give back to the system what Arrow held while it read, which is several times what stays."""
+    pa.default_memory_pool().release_unused()
+
+
 def _compact(series: pd.Series[Any]) -> Column:
     if not isinstance(series.dtype, pd.StringDtype) or not _repeats(series.iloc[:LOOKED].nunique(), len(series)):
         return series
@@ -235,11 +240,15 @@ def _series(values: pa.Array, name: str) -> pd.Series[Any]:
 
 def _codes_of(encoded: pa.DictionaryArray) -> Array:
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return _narrow(codes, len(encoded.dictionary))
+    return narrow(codes, len(encoded.dictionary))
 
 
-def _narrow(codes: Array, number: int) -> Array:
-    """The codes as narrow as so many values allow."""
+def narrow(codes: Array, number: int) -> Array:
+    """Codes of so many values, -1 among them, in as few bytes as hold them.
+
+    >>> narrow(np.array([0, -1, 130]), 131).dtype
+    dtype('int16')
+    """
     kinds = (np.int8, np.int16, np.int32, np.int64)
     return codes.astype(next(kind for kind in kinds if number <= np.iinfo(kind).max), copy=False)
 

@@ -20,7 +20,7 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
-from bolus.data.cohort.coding import Coded, Columns
+from bolus.data.cohort.coding import Coded, Columns, release_unused
 from bolus.data.cohort.mistaken import near_file, refuse_other_kinds
 from bolus.data.cohort.series import Rows, series_problems
 from bolus.data.cohort.spec import CohortSpec, explain
@@ -134,8 +134,9 @@ class Cohort(Values):
             raise CohortError(f"{path.name}: not a cohort", [explain(each) for each in error.errors()]) from None
         if frame is None and spec.table != path.name and not (path.parent / spec.table).exists():
             raise CohortError(f"{path.name}: no such table: {spec.table}; its key table says where the table lies")
-        table = read_arrow(path.parent / spec.table) if frame is None else arrow_of(frame)
-        return cls(Columns.of_arrow(table), spec, path.parent)
+        columns = Columns.of_arrow(read_arrow(path.parent / spec.table) if frame is None else arrow_of(frame))
+        release_unused()
+        return cls(columns, spec, path.parent)
 
     def save(self, path: str | Path) -> None:
         """Write cohort.yaml, with table and root so that the file can stand in any folder."""

@@ -32,7 +32,8 @@ def slice_positions(series_codes: npt.NDArray[np.int64], order: npt.NDArray[np.f
     assert series_codes.shape == order.shape
     known = (series_codes >= 0) & np.isfinite(order)
     found = np.full(len(order), np.nan)
-    counts = np.append(np.bincount(series_codes[known]), 0)[series_codes]
+    number = int(series_codes.max(initial=-1)) + 2  # the last is that of rows without a series
+    counts = np.bincount(series_codes[known], minlength=number)[series_codes]
     several = known & (counts > 1)
     if several.any():
         ranks = pd.Series(order[several]).groupby(series_codes[several]).rank(method="average").to_numpy(np.float64)

@@ -74,7 +74,7 @@ class Manifest:
     sightings: npt.NDArray[np.void]
     quantiles: list[npt.NDArray[np.float32] | None]
 
-    def quantiles_of(self, entries: Integers) -> npt.NDArray[np.float32]:
+    def quantiles_of(self, entries: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """How the values of these images are distributed, `[n, len(LEVELS)]`; zeros where all is of eight bits."""
         found = np.zeros((len(entries), len(LEVELS)), np.float32)
         for shard, here in by_group(self.shard[entries]):
@@ -83,7 +83,7 @@ class Manifest:
                 found[here] = known[self.offset[entries[here]]]
         return found
 
-    def read(self, entries: Integers) -> Iterator[tuple[Integers, npt.NDArray[np.void]]]:
+    def read(self, entries: npt.NDArray[np.int32]) -> Iterator[tuple[Integers, npt.NDArray[np.void]]]:
         """What is known of these images: places among them, and there of dtype `RECORD`; some shards at a time."""
         places, records = list[Integers](), list[npt.NDArray[np.void]]()
         for shard, here in by_group(self.shard[entries]):
@@ -96,7 +96,7 @@ class Manifest:
         if places:
             yield np.concatenate(places), np.concatenate(records)
 
-    def find_images(self, digests: Keys, file: Integers, frame: Integers) -> Integers:
+    def find_images(self, digests: Keys, file: Integers, frame: Integers) -> npt.NDArray[np.int32]:
         """The images of some files' frames: positions, int32 `[N]`; of several the last, -1 where there is none.
 
         Args:
@@ -117,9 +117,10 @@ class Manifest:
         else:
             found = np.append(known, -1)[_find(keys.view(np.uint64), wanted.view(np.uint64))]
         there = np.flatnonzero(found >= 0)
-        other = self.digest[found[there], 1] != digests[file[there], 1]
+        at = found[there]
+        other = (self.digest[at, 1] != digests[file[there], 1]) | (self.frame[at] != frame[there])
         found[there[other]] = -1
-        return found
+        return np.asarray(found, np.int32)
 
     def find_digests(self, wanted: npt.NDArray[np.void]) -> tuple[Keys, npt.NDArray[np.bool_]]:
         """The digest `[N, 2]` of files as they are now, and whether it is known, `[N]`."""
@@ -137,7 +138,9 @@ NOTHING = Manifest(
     [],
     [],
     np.empty((0, 2), np.uint64),
-    *(np.empty(0, np.int32) for _ in range(3)),
+    np.empty(0, np.int32),
+    np.empty(0, np.int32),
+    np.empty(0, np.int32),
     np.empty(0, SIGHTING),
     [],
 )

@@ -45,18 +45,14 @@ class Sources:
 def find_sources(cohort: Cohort, rows: npt.NDArray[np.int64]) -> Sources:
     """The files and frames of these rows, as `Cohort.image_path` and `Cohort.frame` name them one by one."""
     column = cohort.columns[cohort.roles["image"]]
-    if isinstance(column, Coded):
-        here = column if len(rows) == len(cohort) else column.take(rows)
-        file, names = here.codes, here.values
-    else:
-        file, names = pd.factorize(column.iloc[rows])
+    here = column.take(rows) if isinstance(column, Coded) else Coded.of(column.iloc[rows])
     root = os.path.realpath(cohort.root)
-    paths = [os.path.join(root, str(name)) for name in names.tolist()]  # noqa: PTH118 - Path takes five times as long
+    paths = [os.path.join(root, str(name)) for name in here.values.tolist()]  # noqa: PTH118 - Path takes five times as long
     frame = np.full(len(rows), -1, np.int64)
     shared = cohort.shared_file[rows]
     if shared.any():
         frame[shared] = cohort.encoded("order")[rows[shared]].astype(np.int64)
-    return Sources(paths, file.astype(np.int64), frame)
+    return Sources(paths, here.codes.astype(np.int64), frame)
 
 
 def identify(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bolus.data.cohort.coding import narrow
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.series import VARYING
 from bolus.planning.hazards.association import FloatArray, IntArray, commonest, mean_of
@@ -43,11 +45,11 @@ class TargetCodes:
     """What could be asked of a label or an ordinal score: one class against the rest (0 or 1), or its categories.
 
     Args:
-        codes: int64 `[n]`, of each sample, -1 missing.
+        codes: narrow integers `[n]`, of each sample, -1 missing.
         patient_codes: int64 `[patients]`; of one class 1 for a patient most of whose samples have it.
     """
 
-    codes: IntArray
+    codes: NDArray[Any]
     patient_codes: IntArray
 
     @property
@@ -63,7 +65,7 @@ class Column:
     Args:
         role: of the column.
         source: its name in the table.
-        codes: int64 `[n]`, categories of the samples, -1 missing; None for numbers of more than `FEW_VALUES` values.
+        codes: narrow integers `[n]`, -1 missing, categories of the samples; None for numbers of many different values.
         numbers: float64 `[n]`, NaN missing; None for categories.
         patient_codes: int64 `[patients]`, each one's commonest category, -1 missing.
         patient_numbers: float64 `[patients]`, each one's mean, NaN missing.
@@ -74,7 +76,7 @@ class Column:
 
     role: str
     source: str
-    codes: IntArray | None
+    codes: NDArray[Any] | None
     numbers: FloatArray | None
     patient_codes: IntArray | None
     patient_numbers: FloatArray | None
@@ -133,6 +135,7 @@ def _read(samples: Samples, role: str, patients: IntArray) -> Column:
     source, num_patients = cohort.roles[role], int(patients.max(initial=-1)) + 1
     values = cohort.encoded_at(role, first)
     if values.dtype != np.float64:
+        values = narrow(values, int(values.max(initial=-1)) + 1)
         by_patient = commonest(patients, values, num_patients)
         if not role.startswith("label:"):
             return Column(role, source, values, None, by_patient, None, num_classes=len(pd.unique(values[values >= 0])))
@@ -144,7 +147,7 @@ def _read(samples: Samples, role: str, patients: IntArray) -> Column:
     different = np.sort(pd.unique(numbers[np.isfinite(numbers)]))
     if len(different) > FEW_VALUES:
         return Column(role, source, None, numbers, None, means)
-    codes = np.where(np.isnan(numbers), -1, np.searchsorted(different, numbers)).astype(np.int64)
+    codes = narrow(np.where(np.isnan(numbers), -1, np.searchsorted(different, numbers)), len(different))
     by_patient = commonest(patients, codes, num_patients)
     answers = {role: TargetCodes(codes, by_patient)} if role.startswith("score:") else {}
     return Column(role, source, codes, numbers, by_patient, means, answers)
@@ -165,7 +168,7 @@ def _classes(
     answers = {}
     for name in asked:
         has = labels.matrix[first, labels.classes.index(name)]
-        codes, share = np.where(np.isnan(has), -1, has).astype(np.int64), mean_of(patients, has, num_patients)
+        codes, share = np.where(np.isnan(has), -1, has).astype(np.int8), mean_of(patients, has, num_patients)
         shown = role if len(asked) == 1 and name.lower() in PLAIN else f"{role}={name}"
         answers[shown] = TargetCodes(codes, np.where(np.isnan(share), -1, share > 0.5).astype(np.int64))
     return answers, num_classes, exclusive
