@@ -1,4 +1,4 @@
-"""Memory and speed of writing embeddings by the number of rows; of a tiny encoder, whose vectors are most of the memory.
+"""Memory and speed of writing embeddings by the number of rows; of a tiny encoder, whose vectors take most memory.
 
 python benchmarks/embedding.py
 

@@ -24,6 +24,7 @@ from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.recipe import EncoderSpec
+from test_processes import launch
 
 Floats = npt.NDArray[np.float32]
 
@@ -139,3 +140,18 @@ def test_parts_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert remember(tmp_path, keys, 1, compute).ravel().tolist() == [*range(10)]
     assert asked == [*range(4, 10)], "the part of four was kept"
+
+
+def test_two_processes_each_embed_a_share_and_the_first_writes(
+    encoder: Path, tiny_cohort: Path, tmp_path: Path
+) -> None:
+    (tiny_cohort.parent / "img" / "p0_0.png").write_bytes(b"torn")
+    words = ("-m", "bolus.cli", "embed", encoder, tiny_cohort, "-o", tmp_path / "two.parquet")
+    launch(*words, BOLUS_CACHE=str(tmp_path / "cache"))
+    frame = bolus.embed(encoder, tiny_cohort, cache=tmp_path / "other", out=tmp_path / "one.parquet")
+    one, two = pq.read_table(tmp_path / "one.parquet"), pq.read_table(tmp_path / "two.parquet")
+    assert two.drop_columns("embedding").equals(one.drop_columns("embedding"), check_metadata=True)
+    found = np.stack(two["embedding"].to_pylist())
+    np.testing.assert_allclose(found, np.stack(frame["embedding"].tolist()), atol=1e-6)
+    parts = sorted((tmp_path / "cache").rglob("*.keys.npy"))
+    assert sorted(len(np.load(path)) for path in parts) == [29, 30], "each image by one of them"

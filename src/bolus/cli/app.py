@@ -237,11 +237,14 @@ def embed(
     refuse_swapped(encoder, cohort)
     opened = table.open(cohort)
 
+    from bolus.embedding.sharing import is_first
     from bolus.embedding.table import write_embeddings
 
     asked: dict[str, Any] = {"size": size, "cache": cache, "precision": precision, "quiet": not talkative()}
     asked |= {"columns": names(columns) or (), "with_table": not bare}
     written = write_embeddings(encoder, opened, out, keep_context=keep_context, with_map=with_map, **asked)
+    if not is_first():
+        return
     facts = {"out": str(out), "rows": written.rows, "width": written.width, "notes": written.remarks}
     facts |= {"left_out": written.left_out}
     said = [*say_left_out(written.left_out), *(f"note: {remark}" for remark in written.remarks)]

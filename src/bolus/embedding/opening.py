@@ -175,7 +175,12 @@ def samples_of(judged: Judged, cohort: Cohort) -> Samples:
 
 
 def open_store(
-    judged: Judged, cohort: Cohort, *, cache: Path | None = None, on_progress: Progress | None = None
+    judged: Judged,
+    cohort: Cohort,
+    *,
+    cache: Path | None = None,
+    rows: npt.NDArray[np.int64] | None = None,
+    on_progress: Progress | None = None,
 ) -> ImageStore:
     """The cohort's images as this encoder expects them; for clips, give it the cohort of `samples_of`.
 
@@ -190,14 +195,14 @@ def open_store(
     known = judged.preprocessing.ranges
     refuse_unseen(judged, cohort)
     contract = judged.preprocessing.seen_by(cohort.modality)
-    store = build_store(cohort, contract, folder=cache, on_progress=on_progress)
+    store = build_store(cohort, contract, folder=cache, rows=rows, on_progress=on_progress)
     unknown = set(store.preprocessing.ranges) - {*known, *cohort.spec.ranges}
     ranges = judged.preprocessing.lend(unknown, cohort.modality)
     if len(known) != 1 or len(set(cohort.modality)) != 1:
         ranges = {name: cohort.spec.cohort_ranges[name] for name in unknown & set(cohort.spec.cohort_ranges)}
     if not ranges:
         return store
-    return build_store(cohort, replace(contract, ranges={**known, **ranges}), folder=cache)
+    return build_store(cohort, replace(contract, ranges={**known, **ranges}), folder=cache, rows=rows)
 
 
 def refuse_unseen(judged: Judged, cohort: Cohort) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from bolus.device import Precision, check_precision, device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
 from bolus.embedding.projection import find_maps, find_others
 from bolus.embedding.rows import LEFT_OUT, chosen_columns, describe_rows, left_out
+from bolus.embedding.sharing import do_share, is_first
 from bolus.embedding.vectors import embed_in_pieces, embed_samples
 from bolus.embedding.writing import SUFFIXES, Piece, write_pieces
 from bolus.files import check_ending
@@ -93,10 +94,10 @@ def embed(
             itself as `out`, or a column that the table does not have.
         CohortError: the cohort cannot be opened, or most of its images cannot be read.
     """
-    asked = _Asked(columns, with_table, with_map, precision, quiet)
+    asked = _Asked(columns, with_table, with_map, precision, quiet or not is_first())
     opened = _open(source, cohort, out, asked, keep_context=keep_context, size=size, cache=cache)
     frame, vectors, said = _whole(opened)
-    if out is not None:
+    if out is not None and is_first():
         _write(Path(out), opened, _slices(frame, vectors))
     frame = frame.assign(embedding=list(vectors))
     frame.attrs |= {"remarks": [*opened.remarks, *said], LEFT_OUT: opened.left_out}
@@ -120,7 +121,8 @@ def write_embeddings(
     """The file that `embed` writes, in memory that does not grow with the number of embeddings.
 
     They are written as they come, a row group at a time, and the file is there once it is whole. A map needs all
-    embeddings at once.
+    embeddings at once. Of several processes that were launched together, each decodes and embeds an equal share, and
+    the first writes the file.
 
     Args:
         source: as of `embed`, and so are all others.
@@ -141,10 +143,12 @@ def write_embeddings(
     Raises:
         EncoderError, UsageError, CohortError: as `embed`.
     """
-    asked = _Asked(columns, with_table, with_map, precision, quiet)
+    asked = _Asked(columns, with_table, with_map, precision, quiet or not is_first())
     opened = _open(source, cohort, out, asked, keep_context=keep_context, size=size, cache=cache)
     said: list[str] = []
-    if with_map:
+    if not is_first():
+        pass  # its share is done
+    elif with_map:
         frame, vectors, said = _whole(opened)
         _write(Path(out), opened, _slices(frame, vectors))
     else:
@@ -222,10 +226,21 @@ def _open(
     judged = open_encoder(source, keep_context=keep_context, size=size)
     samples = samples_of(judged, cohort)
     with Meter("decoding", len(samples.cohort), quiet=asked.quiet) as meter:
-        store = open_store(judged, samples.cohort, cache=cache, on_progress=meter.follow)
+        options: dict[str, Any] = {"cache": cache, "on_progress": meter.follow}
+        every = np.arange(len(samples.cohort), dtype=np.int64)
+        do_share(every, lambda rows: open_store(judged, samples.cohort, rows=rows, **options))
+        store = open_store(judged, samples.cohort, **options)
     judged.encoder.to(device())
     positions = np.flatnonzero(samples.readable(store.readable))
-    return _Opened(judged, cohort, samples, store, positions, asked)
+    opened = _Opened(judged, cohort, samples, store, positions, asked)
+    do_share(positions, lambda share: list(_remember(replace(opened, positions=share))))
+    return opened
+
+
+def _remember(opened: _Opened) -> Generator[None]:
+    """Embed, and keep nothing but what is remembered."""
+    for _ in _pieces(opened):
+        yield
 
 
 def _whole(opened: _Opened) -> tuple[pd.DataFrame, npt.NDArray[np.float32], list[str]]:
