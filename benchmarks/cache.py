@@ -107,7 +107,8 @@ def _dicom(pixels: np.ndarray[Any, Any]) -> bytes:
     made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"  # digital X-ray
     made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     made.Modality, made.PhotometricInterpretation = "DX", "MONOCHROME2"
-    made.Rows, made.Columns, made.SamplesPerPixel, made.PixelRepresentation = *pixels.shape, 1, 0
+    made.Rows, made.Columns = pixels.shape
+    made.SamplesPerPixel, made.PixelRepresentation = 1, 0
     made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
     made.PixelData = pixels.tobytes()
     made["PixelData"].VR = "OW"

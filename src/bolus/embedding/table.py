@@ -28,7 +28,7 @@ from bolus.progress import Meter
 __all__ = ["SUFFIXES", "Written", "embed", "write_embeddings"]
 
 MAP = ("x", "y", "neighbors")  # columns
-PIECE_BYTES, PIECE = 2**25, 32768  # of vectors in a row group of the file, and rows in one: the fewer of both
+PIECE_BYTES, PIECE = 2**23, 8192  # of vectors in a row group of the file, and rows in one: the fewer of both
 
 
 @dataclass(frozen=True)
@@ -271,8 +271,8 @@ def _pieces(opened: _Opened) -> Generator[Piece]:
 def _cuts(number: int, dim: int) -> list[tuple[int, int]]:
     """Where row groups begin and end; one that is empty where there is nothing.
 
-    >>> _cuts(70000, 8), _cuts(0, 8), len(_cuts(70000, 2048))
-    ([(0, 32768), (32768, 65536), (65536, 70000)], [(0, 0)], 18)
+    >>> _cuts(20000, 8), _cuts(0, 8), len(_cuts(20000, 2048))
+    ([(0, 8192), (8192, 16384), (16384, 20000)], [(0, 0)], 20)
     """
     step = min(PIECE, max(1, PIECE_BYTES // (4 * dim)))
     return [(start, min(start + step, number)) for start in range(0, max(number, 1), step)]
