@@ -61,8 +61,10 @@ def do_share(items: npt.NDArray[np.int64], work: Callable[[npt.NDArray[np.int64]
     if count_processes() == 1:
         return
     _join()
-    with suppress(CohortError):
-        work(share_of(items))
+    share = share_of(items)
+    if len(share):
+        with suppress(CohortError):
+            work(share)
     import torch.distributed as dist
 
     dist.barrier()
