@@ -186,8 +186,8 @@ def open_store(
 
     A range that the cohort states wins over the encoder's. A modality that needs one and whose name the encoder does
     not know takes the encoder's only range, where it has one and the cohort has one modality; otherwise the range that
-    a check of the cohort found, or the one that covers its images. `remarks_on` says so. `rows` and `on_progress` are as
-    of `build_store`.
+    a check of the cohort found, or the one that covers its images. `remarks_on` says so. `rows` and `on_progress` are
+    as of `build_store`.
 
     Raises:
         CohortError: as `build_store`.
