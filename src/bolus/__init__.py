@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bolus.embedding.fresh import preprocess as preprocess
     from bolus.embedding.opening import open_encoder as open_encoder
     from bolus.embedding.table import embed as embed
+    from bolus.embedding.table import write_embeddings as write_embeddings
     from bolus.encoders.folders.folder import load_encoder as load_encoder
     from bolus.encoders.folders.stripping import strip as strip
     from bolus.errors import BolusError as BolusError
@@ -93,6 +94,7 @@ _HOMES = {
     "supremix_loss": "bolus.objectives.scores.supremix",
     "top_k": "bolus.evaluation.retrieval.retrieve",
     "varcov_loss": "bolus.objectives.contrasts.varcov",
+    "write_embeddings": "bolus.embedding.table",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604

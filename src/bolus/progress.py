@@ -67,6 +67,13 @@ class Meter:
             left = (self.total - done) / rate if rate > 0 else float("inf")
             self.console.print(f"{self.task} {done}/{self.total}, {left:.0f} s left, {note}")
 
+    def follow(self, done: int, total: int) -> None:
+        """Say that `done` are done of a total that may grow."""
+        self.total = total
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], total=total)
+        self.update(done)
+
     def say(self, line: str) -> None:
         """Print a line above the progress."""
         if not self.quiet:

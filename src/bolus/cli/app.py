@@ -237,15 +237,18 @@ def embed(
     refuse_swapped(encoder, cohort)
     opened = table.open(cohort)
 
-    from bolus.embedding.table import embed as run_embed
+    from bolus.embedding.sharing import is_first
+    from bolus.embedding.table import write_embeddings
 
-    asked: dict[str, Any] = {"size": size, "cache": cache, "precision": precision}
+    asked: dict[str, Any] = {"size": size, "cache": cache, "precision": precision, "quiet": not talkative()}
     asked |= {"columns": names(columns) or (), "with_table": not bare}
-    frame = run_embed(encoder, opened, out=out, keep_context=keep_context, with_map=with_map, **asked)
-    width, remarks = len(frame["embedding"].iloc[0]) if len(frame) else 0, frame.attrs["remarks"]
-    facts = {"out": str(out), "rows": len(frame), "width": width, "notes": remarks, "left_out": frame.attrs["left_out"]}
-    said = [*say_left_out(frame.attrs["left_out"]), *(f"note: {remark}" for remark in remarks)]
-    tell(facts, f"{len(frame)} embeddings of width {width} in {out}", *said)
+    written = write_embeddings(encoder, opened, out, keep_context=keep_context, with_map=with_map, **asked)
+    if not is_first():
+        return
+    facts = {"out": str(out), "rows": written.rows, "width": written.width, "notes": written.remarks}
+    facts |= {"left_out": written.left_out}
+    said = [*say_left_out(written.left_out), *(f"note: {remark}" for remark in written.remarks)]
+    tell(facts, f"{written.rows} embeddings of width {written.width} in {out}", *said)
 
 
 app.add_typer(evaluate)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.copies.seen import SeenImages
-from bolus.data.images.cache import ImageStore, Preprocessing, build_store
+from bolus.data.images.cache import ImageStore, Preprocessing, Progress, build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.images.given import Called, Given, listed, read_given
 from bolus.data.pixels.range_rules import describe_rule
@@ -174,12 +174,20 @@ def samples_of(judged: Judged, cohort: Cohort) -> Samples:
     return open_samples(cohort, "clip" if judged.preprocessing.frames else "image")
 
 
-def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> ImageStore:
+def open_store(
+    judged: Judged,
+    cohort: Cohort,
+    *,
+    cache: Path | None = None,
+    rows: npt.NDArray[np.int64] | None = None,
+    on_progress: Progress | None = None,
+) -> ImageStore:
     """The cohort's images as this encoder expects them; for clips, give it the cohort of `samples_of`.
 
     A range that the cohort states wins over the encoder's. A modality that needs one and whose name the encoder does
     not know takes the encoder's only range, where it has one and the cohort has one modality; otherwise the range that
-    a check of the cohort found, or the one that covers its images. `remarks_on` says so.
+    a check of the cohort found, or the one that covers its images. `remarks_on` says so. `rows` and `on_progress` are
+    as of `build_store`.
 
     Raises:
         CohortError: as `build_store`.
@@ -188,14 +196,14 @@ def open_store(judged: Judged, cohort: Cohort, *, cache: Path | None = None) -> 
     known = judged.preprocessing.ranges
     refuse_unseen(judged, cohort)
     contract = judged.preprocessing.seen_by(cohort.modality)
-    store = build_store(cohort, contract, folder=cache)
+    store = build_store(cohort, contract, folder=cache, rows=rows, on_progress=on_progress)
     unknown = set(store.preprocessing.ranges) - {*known, *cohort.spec.ranges}
     ranges = judged.preprocessing.lend(unknown, cohort.modality)
     if len(known) != 1 or len(set(cohort.modality)) != 1:
         ranges = {name: cohort.spec.cohort_ranges[name] for name in unknown & set(cohort.spec.cohort_ranges)}
     if not ranges:
         return store
-    return build_store(cohort, replace(contract, ranges={**known, **ranges}), folder=cache)
+    return build_store(cohort, replace(contract, ranges={**known, **ranges}), folder=cache, rows=rows)
 
 
 def refuse_unseen(judged: Judged, cohort: Cohort) -> None:

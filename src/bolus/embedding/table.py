@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,40 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from bolus.data.cohort.cohort import Cohort, CohortLike
+from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.images.cache import ImageStore
 from bolus.device import Precision, check_precision, device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
 from bolus.embedding.projection import find_maps, find_others
-from bolus.embedding.rows import LEFT_OUT, describe_rows, left_out
-from bolus.embedding.vectors import embed_samples
-from bolus.files import check_ending, replacing
+from bolus.embedding.rows import LEFT_OUT, chosen_columns, describe_rows, left_out
+from bolus.embedding.sharing import do_share, is_first
+from bolus.embedding.vectors import embed_in_pieces, embed_samples
+from bolus.embedding.writing import SUFFIXES, Piece, write_pieces
+from bolus.files import check_ending
 from bolus.progress import Meter
 
-SUFFIXES = (".parquet", ".pq")
+__all__ = ["SUFFIXES", "Written", "embed", "write_embeddings"]
+
+MAP = ("x", "y", "neighbors")  # columns
+PIECE_BYTES, PIECE = 2**23, 8192  # of vectors in a row group of the file, and rows in one: the fewer of both
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file of embeddings.
+
+    Args:
+        rows: lines, one a sample.
+        width: D, of each embedding.
+        remarks: what a person must know of the images, in sentences.
+        left_out: columns of the table that the file does not have.
+    """
+
+    rows: int
+    width: int
+    remarks: list[str]
+    left_out: list[str]
 
 
 def embed(
@@ -41,6 +63,9 @@ def embed(
     quiet: bool = True,
 ) -> pd.DataFrame:
     """Embed every readable image or clip of a cohort; quarantined rows are absent, and remarked on in the metadata.
+
+    All embeddings are in memory; `write_embeddings` holds some at a time. What was embedded once is found again, also
+    after an interruption.
 
     Args:
         source: run folder, encoder folder or hub name.
@@ -69,58 +94,207 @@ def embed(
             itself as `out`, or a column that the table does not have.
         CohortError: the cohort cannot be opened, or most of its images cannot be read.
     """
+    asked = _Asked(columns, with_table, with_map, precision, quiet or not is_first())
+    opened = _open(source, cohort, out, asked, keep_context=keep_context, size=size, cache=cache)
+    frame, vectors, said = _whole(opened)
+    if out is not None and is_first():
+        _write(Path(out), opened, _slices(frame, vectors))
+    frame = frame.assign(embedding=list(vectors))
+    frame.attrs |= {"remarks": [*opened.remarks, *said], LEFT_OUT: opened.left_out}
+    return frame
+
+
+def write_embeddings(
+    source: str | Path,
+    cohort: CohortLike,
+    out: str | Path,
+    *,
+    keep_context: bool = True,
+    size: int | None = None,
+    cache: Path | None = None,
+    precision: Precision = "fp32",
+    with_map: bool = False,
+    columns: Sequence[str] = (),
+    with_table: bool = True,
+    quiet: bool = True,
+) -> Written:
+    """The file that `embed` writes, in memory that does not grow with the number of embeddings.
+
+    They are written as they come, a row group at a time, and the file is there once it is whole. A map needs all
+    embeddings at once. Of several processes that were launched together, each decodes and embeds an equal share, and
+    the first writes the file.
+
+    Args:
+        source: as of `embed`, and so are all others.
+        cohort: a cohort.
+        out: a Parquet file.
+        keep_context: with context blocks.
+        size: input pixels.
+        cache: cache folder.
+        precision: of computing.
+        with_map: add `x`, `y` and `neighbors`.
+        columns: written besides.
+        with_table: write columns of the table.
+        quiet: show no progress.
+
+    Returns:
+        What was written; the embeddings are in the file.
+
+    Raises:
+        EncoderError, UsageError, CohortError: as `embed`.
+    """
+    asked = _Asked(columns, with_table, with_map, precision, quiet or not is_first())
+    opened = _open(source, cohort, out, asked, keep_context=keep_context, size=size, cache=cache)
+    said: list[str] = []
+    if not is_first():
+        pass  # its share is done
+    elif with_map:
+        frame, vectors, said = _whole(opened)
+        _write(Path(out), opened, _slices(frame, vectors))
+    else:
+        _write(Path(out), opened, _pieces(opened))
+    width = opened.judged.encoder.shape.dim
+    return Written(len(opened.positions), width, [*opened.remarks, *said], opened.left_out)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How embeddings are made, and what stands beside them."""
+
+    columns: Sequence[str]
+    with_table: bool
+    with_map: bool
+    precision: Precision
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An encoder, a cohort, and `positions`, int64 `[n]`, the samples with something to see."""
+
+    judged: Judged
+    cohort: Cohort
+    samples: Samples
+    store: ImageStore
+    positions: npt.NDArray[np.int64]
+    asked: _Asked
+
+    @property
+    def remarks(self) -> list[str]:
+        return remarks_on(self.judged, self.store)
+
+    @property
+    def left_out(self) -> list[str]:
+        return left_out(self.cohort, self.asked.columns, with_table=self.asked.with_table)
+
+    @property
+    def types(self) -> dict[str, pa.DataType]:
+        """Of columns of Python objects, such as dates, which a part of them may not show."""
+        chosen = chosen_columns(self.cohort, self.asked.columns, with_table=self.asked.with_table)
+        written = self.describe(0, 0).columns[::-1][: len(chosen)][::-1]
+        found = {name: self.cohort.table[column] for name, column in zip(written, chosen, strict=True)}
+        return {name: pa.Array.from_pandas(each).type for name, each in found.items() if each.dtype == object}
+
+    def describe(self, start: int, stop: int) -> pd.DataFrame:
+        """The columns beside the embeddings of some positions."""
+        some = self.positions[start:stop]
+        rows = self.samples.cohort.origin[self.samples.first_row[some]]
+        facts = {"rows": self.samples.num_rows[some]} if self.samples.unit == "clip" else {}
+        wanted: dict[str, Any] = {"columns": self.asked.columns, "with_table": self.asked.with_table}
+        taken = {*(MAP if self.asked.with_map else ()), "embedding"}
+        return describe_rows(self.cohort, rows, **wanted, facts=facts, taken=taken)
+
+
+def _open(
+    source: str | Path,
+    cohort: CohortLike,
+    out: str | Path | None,
+    asked: _Asked,
+    *,
+    keep_context: bool,
+    size: int | None,
+    cache: Path | None,
+) -> _Opened:
+    """What is embedded, once all that can be refused has been looked at."""
     if out is not None:
         check_ending(Path(out), "out", *SUFFIXES)
-    check_precision(precision)
+    check_precision(asked.precision)
     cohort = Cohort.open(cohort)
-    asked: dict[str, Any] = {"columns": columns, "with_table": with_table}
-    dropped = left_out(cohort, **asked)
+    left_out(cohort, asked.columns, with_table=asked.with_table)
     if out is not None:
         cohort.refuse_to_overwrite(Path(out))
     judged = open_encoder(source, keep_context=keep_context, size=size)
     samples = samples_of(judged, cohort)
-    store = open_store(judged, samples.cohort, cache=cache)
+    with Meter("decoding", len(samples.cohort), quiet=asked.quiet) as meter:
+        options: dict[str, Any] = {"cache": cache, "on_progress": meter.follow}
+        every = np.arange(len(samples.cohort), dtype=np.int64)
+        do_share(every, lambda rows: open_store(judged, samples.cohort, rows=rows, **options))
+        store = open_store(judged, samples.cohort, **options)
+    judged.encoder.to(device())
     positions = np.flatnonzero(samples.readable(store.readable))
-    with Meter("embedding", len(positions), quiet=quiet) as meter:
-        encoder = judged.encoder.to(device())
-        vectors = embed_samples(encoder, store, samples, positions, precision=precision, keep=True, meter=meter)
-    rows = samples.cohort.origin[samples.first_row[positions]]
-    facts = {"rows": samples.num_rows[positions]} if samples.unit == "clip" else {}
-    added, said = _map_of(vectors) if with_map else ({}, [])
-    frame = describe_rows(cohort, rows, **asked, facts=facts, taken={*added, "embedding"}).assign(**added)
-    if out is not None:
-        _write(Path(out), frame, vectors, judged, store)
-    frame = frame.assign(embedding=list(vectors))
-    frame.attrs |= {"remarks": [*remarks_on(judged, store), *said], LEFT_OUT: dropped}
-    return frame
+    opened = _Opened(judged, cohort, samples, store, positions, asked)
+    do_share(positions, lambda share: list(_remember(replace(opened, positions=share))))
+    return opened
+
+
+def _remember(opened: _Opened) -> Generator[None]:
+    """Embed, and keep nothing but what is remembered."""
+    for _ in _pieces(opened):
+        yield
+
+
+def _whole(opened: _Opened) -> tuple[pd.DataFrame, npt.NDArray[np.float32], list[str]]:
+    """All at once: the columns beside the embeddings, those, and what is to be said of their map."""
+    with Meter("embedding", len(opened.positions), quiet=opened.asked.quiet) as meter:
+        options: dict[str, Any] = {"precision": opened.asked.precision, "keep": True, "meter": meter}
+        vectors = embed_samples(opened.judged.encoder, opened.store, opened.samples, opened.positions, **options)
+    added, said = _map_of(vectors) if opened.asked.with_map else ({}, [])
+    return opened.describe(0, len(vectors)).assign(**added), vectors, said
+
+
+def _slices(frame: pd.DataFrame, vectors: npt.NDArray[np.float32]) -> Generator[Piece]:
+    for start, stop in _cuts(*vectors.shape):
+        yield frame.iloc[start:stop].reset_index(drop=True), vectors[start:stop]
+
+
+def _pieces(opened: _Opened) -> Generator[Piece]:
+    """Some embeddings at a time, and the columns beside them."""
+    cuts = _cuts(len(opened.positions), opened.judged.encoder.shape.dim)
+    with Meter("embedding", len(opened.positions), quiet=opened.asked.quiet) as meter:
+        options: dict[str, Any] = {"precision": opened.asked.precision, "keep": True, "meter": meter}
+        what = opened.judged.encoder, opened.store, opened.samples, opened.positions, [stop for _, stop in cuts]
+        with closing(embed_in_pieces(*what, **options)) as found:
+            for (start, stop), vectors in zip(cuts, found, strict=True):
+                yield opened.describe(start, stop), vectors
+
+
+def _cuts(number: int, dim: int) -> list[tuple[int, int]]:
+    """Where row groups begin and end; one that is empty where there is nothing.
+
+    >>> _cuts(20000, 8), _cuts(0, 8), len(_cuts(20000, 2048))
+    ([(0, 8192), (8192, 16384), (16384, 20000)], [(0, 0)], 20)
+    """
+    step = min(PIECE, max(1, PIECE_BYTES // (4 * dim)))
+    return [(start, min(start + step, number)) for start in range(0, max(number, 1), step)]
 
 
 def _map_of(vectors: npt.NDArray[np.float32]) -> tuple[dict[str, Any], list[str]]:
     """The columns of a map, and what to know of it."""
     method, places = [*find_maps(vectors)[0].items()][-1]
     others = zip(*(each.tolist() for each in find_others(vectors)), strict=True)
-    columns = {
-        "x": places[:, 0].astype(np.float32),
-        "y": places[:, 1].astype(np.float32),
-        "neighbors": [{"ids": ids, "distances": distances} for ids, distances in others],
-    }
+    near = [{"ids": ids, "distances": distances} for ids, distances in others]
+    columns = dict(zip(MAP, (*places.T.astype(np.float32), near), strict=True))
     means = "; sizes of groups and distances between them mean nothing" if method == "t-SNE" else ""
     return columns, [f"The map is by {method}{means}."]
 
 
-def _write(
-    path: Path, frame: pd.DataFrame, vectors: npt.NDArray[np.float32], judged: Judged, store: ImageStore
-) -> None:
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    metadata: Mapping[str, Any] = {
+def _write(path: Path, opened: _Opened, pieces: Generator[Piece]) -> None:
+    judged = opened.judged
+    facts = {
         "encoder": judged.name,
         "recipe": judged.run.recipe.digest if judged.run else None,
-        "preprocessing": store.preprocessing.to_json(),
-        "remarks": remarks_on(judged, store),
+        "preprocessing": opened.store.preprocessing.to_json(),
+        "remarks": opened.remarks,
     }
-    table = table.append_column("embedding", column)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), "bolus": json.dumps(metadata)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)
+    with closing(pieces):
+        write_pieces(path, pieces, facts, opened.types)

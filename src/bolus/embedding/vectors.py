@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from bolus.data.batches.views import whole_views
+from bolus.data.batches.views import one_ahead, whole_views
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import ImageStore, Preprocessing
 from bolus.data.images.clips import pick_frames
 from bolus.device import Precision, check_precision
-from bolus.embedding.remembering import FOLDER, embedder_key, remember
+from bolus.embedding.remembering import FOLDER, embedder_key, remember_in_pieces
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, parts_of
 from bolus.errors import EncoderError, UsageError, name_rows
@@ -53,33 +56,94 @@ def embed_samples(
         EncoderError: a modality for which there is no encoder, where each has its own; features that are not finite.
         UsageError: another precision, or fp16 on a CPU, where it is emulated.
     """
+    options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "keep": keep, "meter": meter}
+    with closing(embed_in_pieces(encoder, store, samples, positions, [len(positions)], **options)) as pieces:
+        return next(pieces)
+
+
+def embed_in_pieces(
+    encoder: Encoder | ModalityEncoders,
+    store: ImageStore,
+    samples: Samples,
+    positions: npt.NDArray[np.int64],
+    stops: Sequence[int],
+    *,
+    batch_size: int = 256,
+    precision: Precision = "fp32",
+    keep: bool = False,
+    meter: Meter | None = None,
+) -> Generator[npt.NDArray[np.float32]]:
+    """What `embed_samples` gives, piece by piece, in the memory of one: batches do not end where pieces do.
+
+    Args:
+        encoder: as of `embed_samples`, and so are the others.
+        store: the pixels.
+        samples: images, slices or clips.
+        positions: int64 `[n]`.
+        stops: where pieces end, rising; the last is n.
+        batch_size: images, or frames, at a time.
+        precision: of computing.
+        keep: also what was computed before an interruption is found again.
+        meter: told how many samples are done.
+
+    Yields:
+        float32 `[m, D]` for each stop, from the one before to it.
+
+    Raises:
+        EncoderError, UsageError: as `embed_samples`.
+    """
     check_precision(precision)
     frames = store.preprocessing.frames
     assert (frames is not None) == (samples.unit == "clip"), f"{frames} frames of unit {samples.unit}"
     was_training = encoder.training
     encoder.eval()
-    vectors = np.zeros((len(positions), encoder.shape.dim), np.float32)
     modality = samples.cohort.modality[samples.first_row[positions]]
     begun = 0 if meter is None else meter.done
+    parts = []
     for part, contract, places in parts_of(encoder, store.preprocessing, modality):
-        asked = positions[places]
+        asked, ends = positions[places], np.searchsorted(places, stops)
 
         def compute(
             some: npt.NDArray[np.int64], part: Encoder = part, contract: Preprocessing = contract,
             asked: npt.NDArray[np.int64] = asked,
-        ) -> npt.NDArray[np.float32]:  # fmt: skip
+        ) -> Iterator[npt.NDArray[np.float32]]:  # fmt: skip
             return _embed_alike(part, contract, store, samples, asked[some], batch_size, precision, meter)
 
         if keep:
             folder = store.folder / FOLDER / _key_of(part, contract, precision)
             keys = keys_of(contract, store, samples, asked)
-            vectors[places] = remember(folder, keys, encoder.shape.dim, compute)
+            parts.append((places, ends, remember_in_pieces(folder, keys, encoder.shape.dim, compute, ends.tolist())))
         else:
-            vectors[places] = compute(np.arange(len(asked)))
-    if meter is not None:
-        meter.update(begun + len(positions))
-    encoder.train(was_training)
-    return vectors
+            parts.append((places, ends, _cut(compute(np.arange(len(asked))), encoder.shape.dim, ends.tolist())))
+    try:
+        for number, (start, stop) in enumerate(zip([0, *stops], stops, strict=False)):
+            vectors = np.zeros((stop - start, encoder.shape.dim), np.float32)
+            for places, ends, pieces in parts:
+                here = places[ends[number - 1] if number else 0 : ends[number]]
+                vectors[here - start] = next(pieces)
+            if meter is not None:
+                meter.update(begun + stop)
+            store.let_go()
+            yield vectors
+    finally:
+        for _, _, pieces in parts:
+            pieces.close()
+        encoder.train(was_training)
+
+
+def _cut(
+    batches: Iterator[npt.NDArray[np.float32]], dim: int, stops: Sequence[int]
+) -> Generator[npt.NDArray[np.float32]]:
+    """Rows of batches `[b, D]`, cut at other places."""
+    waiting, begun = np.zeros((0, dim), np.float32), 0
+    for stop in stops:
+        taken = [waiting]
+        while sum(map(len, taken)) < stop - begun:
+            taken.append(next(batches))
+        whole = np.concatenate(taken)
+        waiting = whole[stop - begun :]
+        yield whole[: stop - begun]
+        begun = stop
 
 
 def _embed_alike(
@@ -91,27 +155,32 @@ def _embed_alike(
     batch_size: int,
     precision: Precision,
     meter: Meter | None,
-) -> npt.NDArray[np.float32]:
-    """Pooled features `[n, D]` of samples that one encoder sees at one size, in evaluation mode."""
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Pooled features `[b, D]` of samples that one encoder sees at one size, in evaluation mode, batch by batch.
+
+    The next batch is read while one is embedded.
+    """
     place, step = next(encoder.parameters()).device, max(1, batch_size // (contract.frames or 1))
     if precision == "fp16" and place.type == "cpu":
         raise UsageError("precision fp16 is emulated on a CPU and slow there: take fp32 or bf16, or an accelerator")
-    autocast = torch.autocast(place.type, torch.bfloat16 if precision == "bf16" else torch.float16,
-                              enabled=precision != "fp32")  # fmt: skip
-    parts = []
-    with torch.inference_mode(), autocast:
-        for images, mask in whole_views(contract, store, samples, positions, step=step, device=place):
-            parts.append(encoder(images, frame_mask=mask).pooled.float().cpu().numpy())
+    lower = torch.bfloat16 if precision == "bf16" else torch.float16
+    views = whole_views(contract, store, samples, positions, step=step, device=place)
+    with closing(one_ahead(views)) as batches:
+        for number, (images, mask) in enumerate(batches):
+            with torch.inference_mode(), torch.autocast(place.type, lower, enabled=precision != "fp32"):
+                found = encoder(images, frame_mask=mask).pooled.float().cpu().numpy()
+            some = positions[number * step : number * step + len(found)]
+            lost = some[~np.isfinite(found).all(axis=1)]
+            if len(lost):
+                rows = name_rows(np.unique(samples.cohort.origin[samples.first_row[lost]]))
+                why = (
+                    "its weights are damaged" if precision == "fp32" else f"{precision} is too narrow for it; take fp32"
+                )
+                what = f"values that are not finite for {len(lost)} of {len(some)} samples ({rows})"
+                raise EncoderError(f"the encoder gives {what}: {why}")
             if meter is not None:
-                meter.update(meter.done + len(images))
-    found = np.concatenate(parts) if parts else np.zeros((0, encoder.shape.dim), np.float32)
-    lost = positions[~np.isfinite(found).all(axis=1)]
-    if len(lost):
-        rows = name_rows(np.unique(samples.cohort.origin[samples.first_row[lost]]))
-        why = "its weights are damaged" if precision == "fp32" else f"{precision} is too narrow for it; take fp32"
-        what = f"values that are not finite for {len(lost)} of {len(positions)} samples ({rows})"
-        raise EncoderError(f"the encoder gives {what}: {why}")
-    return found
+                meter.update(meter.done + len(found))
+            yield found
 
 
 def keys_of(

@@ -234,7 +234,8 @@ def shrink(image: Image, preprocessing: Preprocessing) -> Shrunk:
         span = (0.0, 1.0)
     elif final or stored:
         span = (shown.low, shown.high)
-        values = np.clip(values, *span) if final else values
+        if final and (image.padding is not None or low < span[0] or high > span[1]):
+            values = np.clip(values, *span)
     else:
         span = (low, high if high > low else low + 1.0)
     dark, bright = span if final else (low, high)

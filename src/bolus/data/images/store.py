@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -200,6 +201,15 @@ class ImageStore:
             _log.warning("a damaged image in the cache was decoded again (row %s); is the disk sound?", row + 1)
             self._again[row] = image
         return self._again[row]
+
+    def let_go(self) -> None:
+        """Give back the memory that pages of the shards take in this process; they are read again when asked for."""
+        if not hasattr(mmap, "MADV_DONTNEED"):  # a system that has no such thing
+            return
+        for shard in self._shards:
+            pages = getattr(shard, "_mmap", None)  # of an array in a file
+            if pages is not None:
+                pages.madvise(mmap.MADV_DONTNEED)
 
     def keys(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """128 bits of each of these rows, uint64 `[n, 2]`: equal where their pixels, as `gather` gives them, are.

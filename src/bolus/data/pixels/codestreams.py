@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from functools import cache
 from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
 
 from bolus.errors import ImageError
 
@@ -60,6 +66,49 @@ def check_jpeg(data: bytes) -> str:
             return ""
         raise ImageError(f"damaged: {complaint}") from None
     return ""
+
+
+def decode_checked(data: bytes, mode: str) -> npt.NDArray[np.uint8] | None:
+    """Check and decode a JPEG at once: its pixels as Pillow gives them, where `check_jpeg` has nothing to say of it.
+
+    Args:
+        data: from start to end of one image.
+        mode: `L` or `RGB`.
+
+    Returns:
+        `[H, W]` or `[H, W, 3]`; None where the decoder warns, is not there, or is none that gives what Pillow gives.
+    """
+    if not _is_like_pillow():
+        return None
+    import simplejpeg
+
+    try:
+        return _pixels(simplejpeg, data, mode)
+    except ValueError:
+        return None
+
+
+def _pixels(simplejpeg: Any, data: bytes, mode: str) -> npt.NDArray[np.uint8]:
+    colours = {"L": "GRAY", "RGB": "RGB"}[mode]
+    found = simplejpeg.decode_jpeg(data, colours, fastdct=False, fastupsample=False, strict=True)
+    return np.asarray(found[..., 0] if mode == "L" else found)
+
+
+@cache
+def _is_like_pillow() -> bool:
+    """Whether simplejpeg and Pillow decode some pictures to the same bits, as two builds of libjpeg-turbo do."""
+    try:
+        import simplejpeg
+    except ImportError:
+        return False
+    noise = np.random.default_rng(0).integers(0, 256, (45, 83, 3), np.uint8)
+    for mode, options in (("L", {}), ("RGB", {"subsampling": 2}), ("RGB", {"subsampling": 1, "progressive": True})):
+        file = io.BytesIO()
+        PIL.Image.fromarray(noise[..., 0] if mode == "L" else noise).save(file, "JPEG", quality=60, **options)
+        with PIL.Image.open(file) as opened:
+            if not np.array_equal(np.asarray(opened), _pixels(simplejpeg, file.getvalue(), mode)):
+                return False
+    return True
 
 
 def _decode(simplejpeg: Any, data: bytes, *, strict: bool) -> None:

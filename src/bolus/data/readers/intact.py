@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
+import PIL.Image
 
 from bolus.data.pixels.codestreams import check_jpeg
 from bolus.errors import ImageError
@@ -20,16 +21,20 @@ _PIECE, _PACKED = 2**20, 2**14  # bytes at a time, and packed ones, which unpack
 _USED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"pHYs", b"eXIf")  # chunks of a PNG from which something is taken
 _SAMPLES = {2: 3, 4: 2, 6: 4}  # colour type of a PNG -> samples of a pixel; 1 of all others
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_MARKS: dict[str, Any] = {  # mode -> a colour that seldom fills a row
+    "L": 91, "P": 91, "I;16": 23131, "LA": (91, 77), "RGB": (91, 142, 37), "RGBA": (91, 142, 37, 77),
+}  # fmt: skip
 _JPEG_IN_TIFF, _DEFLATE_IN_TIFF = 7, (8, 32946)
 
 
-def check_intact(stream: BinaryIO, opened: Any, pages: list[int]) -> list[str]:
+def check_intact(stream: BinaryIO, opened: Any, pages: list[int], *, decoding: bool = False) -> list[str]:
     """Raise ImageError where a file is damaged, or says that it has more than is there.
 
     Args:
         stream: the file; its position is kept.
         opened: the same, as Pillow has opened it; of a TIFF, on whichever page.
         pages: of a TIFF, those that will be decoded.
+        decoding: decode a PNG as well, where that shows that its rows are there, which are else unpacked for it.
 
     Returns:
         What a person should know, in sentences.
@@ -37,7 +42,9 @@ def check_intact(stream: BinaryIO, opened: Any, pages: list[int]) -> list[str]:
     position, notes = stream.tell(), list[str]()
     try:
         if opened.format == "PNG":
-            _check_chunks(stream)
+            _check_chunks(stream, unpacking=False)
+            if not (decoding and _has_rows(stream, opened, position)):
+                _check_chunks(stream, unpacking=True)
         elif opened.format == "BMP":
             _check_rows(stream)
         elif opened.format == "TIFF":
@@ -52,8 +59,27 @@ def check_intact(stream: BinaryIO, opened: Any, pages: list[int]) -> list[str]:
     return [note for note in dict.fromkeys(notes) if note]
 
 
-def _check_chunks(stream: BinaryIO) -> None:
-    """The checksums of a PNG's chunks, up to its end or, where that is missing, the file's; and whether rows are there.
+def _has_rows(stream: BinaryIO, opened: Any, position: int) -> bool:
+    """Decode a PNG over one colour, and see whether its last row came to stand there; False where nobody can say.
+
+    Pillow takes a stream that ends too early for a picture of which the last rows are what they were.
+    """
+    if opened.mode not in _MARKS or opened.info.get("interlace"):
+        return False
+    stream.seek(position)
+    (width, height), mark = opened.size, _MARKS[opened.mode]
+    opened.im = core = PIL.Image.new(opened.mode, opened.size, mark).im
+    try:
+        opened.load()
+    except (OSError, SyntaxError, ValueError):
+        _check_chunks(stream, unpacking=True)  # which says more exactly what is missing
+        raise
+    last, untouched = opened.crop((0, height - 1, width, height)), PIL.Image.new(opened.mode, (width, 1), mark)
+    return opened.im is core and last.tobytes() != untouched.tobytes()
+
+
+def _check_chunks(stream: BinaryIO, *, unpacking: bool) -> None:
+    """The checksums of a PNG's chunks, up to its end or, where that is missing, the file's; or whether rows are there.
 
     Pillow takes a stream that ends too early for a picture whose last rows are black.
     """
@@ -70,14 +96,15 @@ def _check_chunks(stream: BinaryIO) -> None:
         checksum, left = zlib.crc32(kind), length
         while left and (piece := stream.read(min(left, _PIECE))):
             checksum, left = zlib.crc32(piece, checksum), left - len(piece)
-            if kind == b"IDAT":
+            if unpacking and kind == b"IDAT":
                 pixels.add(piece)
         stated = stream.read(4)
         if left or len(stated) < 4:
             raise ImageError("damaged: the file is cut off")
         if int.from_bytes(stated, "big") != checksum:
             raise ImageError(f"damaged: the checksum of its {kind.decode()} chunk is wrong")
-    pixels.end()
+    if unpacking:
+        pixels.end()
 
 
 class _Unpacking:

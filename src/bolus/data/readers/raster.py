@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
 from PIL import ImageOps
 
+from bolus.data.pixels.codestreams import decode_checked
 from bolus.data.pixels.image import Image, Range, check_frame, own_range
 from bolus.data.pixels.square import find_aspect, oblong_notes
 from bolus.data.readers.intact import check_intact
@@ -65,8 +66,9 @@ def read_raster(path: Path, kind: str, *, frame: int | None = None, claim: Claim
         if frame is not None:
             pages = [pages[check_frame(frame, len(pages))]]
         claim(*decoded_size(opened, pages))
-        notes = dict.fromkeys(check_intact(stream, opened, pages))
-        decoded = [_decode_page(opened, page, notes) for page in pages]
+        pixels = _decode_jpeg(stream, opened)
+        notes = dict.fromkeys(check_intact(stream, opened, pages, decoding=True) if pixels is None else ())
+        decoded = [_decode_page(opened, page, notes, pixels) for page in pages]
     if len({(page.array.shape, page.array.dtype, page.aspect) for page in decoded}) > 1:
         raise ImageError(
             f"expected pages of one size and type, found several among {len(decoded)}: read them by `frame`"
@@ -79,7 +81,9 @@ def read_raster(path: Path, kind: str, *, frame: int | None = None, claim: Claim
     else:
         value_range = own_range(array)
     said = (*notes, *oblong_notes(aspect))
-    values = np.ascontiguousarray(array, np.float32)
+    values = np.empty(array.shape, np.float32)
+    for channel, plane in zip(values, array, strict=True):  # one after another, which is faster where they alternate
+        channel[:] = plane
     return Image(values, None, value_range, bits, inverted, said, aspect=aspect)
 
 
@@ -138,7 +142,21 @@ class _Page(NamedTuple):
     aspect: float
 
 
-def _decode_page(opened: PIL.Image.Image, page: int, notes: dict[str, None]) -> _Page:
+def _decode_jpeg(stream: BinaryIO, opened: PIL.Image.Image) -> npt.NDArray[np.uint8] | None:
+    """The pixels of a JPEG, `[H, W]` or `[H, W, 3]`, if it lies as it is shown and nothing is to be said of it."""
+    if opened.format != "JPEG" or opened.mode not in ("L", "RGB") or opened.getexif().get(_ORIENTATION, 1) != 1:
+        return None
+    position = stream.tell()
+    stream.seek(0)
+    pixels = decode_checked(stream.read(), opened.mode)
+    stream.seek(position)
+    return pixels if pixels is not None and pixels.shape[:2] == opened.size[::-1] else None
+
+
+def _decode_page(
+    opened: PIL.Image.Image, page: int, notes: dict[str, None], pixels: npt.NDArray[np.uint8] | None
+) -> _Page:
+    """A page of a file, whose pixels may have been decoded already."""
     tiff = opened.format == "TIFF"
     if tiff:
         opened.seek(page)
@@ -146,6 +164,9 @@ def _decode_page(opened: PIL.Image.Image, page: int, notes: dict[str, None]) -> 
     if tiff and len(depths) > 1 and max(depths) > 8:
         raise ImageError(_NO_DEEP_COLOUR)
     white_is_zero, unsigned = _tag(opened, 262, 1) == 0, int(np.atleast_1d(_tag(opened, 339, 1))[0]) == 1
+    if pixels is not None:
+        array = pixels[..., None] if pixels.ndim == 2 else pixels
+        return _Page(np.moveaxis(array, -1, 0), 8, False, _aspect(opened))
     aspect, turned = _aspect(opened), opened.getexif().get(_ORIENTATION, 1) != 1
     picture = ImageOps.exif_transpose(opened) if turned else opened
     if picture.mode in ("P", "PA"):
