@@ -1,4 +1,4 @@
-"""Figures of the docs, drawn from result files: each holds a digest of its numbers, by which it says if it is stale."""
+"""Tables and figures of the docs; a figure holds a digest of its numbers, by which it says if it is stale."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def pyplot(name: str) -> Any:

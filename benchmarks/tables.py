@@ -11,20 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cost_pages
 import growth
 import starts_pages
 from bolus.evaluation.statistics.verdict import ENOUGH_PATIENTS
+from figures import markdown
 from grid import RESULTS, read_cells
 from rejudged import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def span(line: dict[str, Any], sign: str = "") -> str:
@@ -187,34 +183,6 @@ def conflicts_table() -> str:
     return markdown(["arm", "objectives", "mean cosine", "first to last third", "samples below 0", "seeds"], rows)
 
 
-def meta_labels_table() -> str:
-    """What M meta labels cost, as ratios of one run."""
-    rows = []
-    for line in read_cells(RESULTS / "meta_labels.jsonl"):
-        cell, found = line["cell"], line["result"]
-        if cell["what"] == "labels":
-            ratios = found["ratios"]
-            what = f"{cell['backbone']}, {cell['size']} px" + (", image and pixels" if cell["pixels"] else "")
-            names = ("encoder / passes", "features / single", "sum / single", "passes / single")
-            rows.append([what, str(cell["num_labels"]), *("{:.2f} [{:.2f}, {:.2f}]".format(*ratios[n]) for n in names)])
-    header = ["encoder, branches", "M", "scope encoder / its passes", "scope features / one label", "sum / one label"]
-    return markdown([*header, "passes / one label"], rows)
-
-
-def filter_table() -> str:
-    """What GradFilter's K costs: the pixel objective with it over the same without."""
-    rows = []
-    for line in read_cells(RESULTS / "meta_labels.jsonl"):
-        if line["cell"]["what"] == "filter":
-            ratios = line["result"]["ratios"]
-            side, base = line["cell"]["side"], 1000 * line["result"]["seconds"]["None"]
-            chosen = ("0.1", "0.3", "0.6", "0.9")
-            rows.append(
-                [f"{side} x {side}", f"{base:.0f} ms", *("{:.2f} [{:.2f}, {:.2f}]".format(*ratios[k]) for k in chosen)]
-            )
-    return markdown(["grid", "no filter", "K = 0.1", "K = 0.3", "K = 0.6", "K = 0.9"], rows)
-
-
 PLANNED = ("odir", "chest", "lus")  # acdc is among gcl's tables
 
 
@@ -245,73 +213,6 @@ def _planned_question(line: dict[str, Any]) -> str:
     return f"{line['target']}{share}: {line['metric'].replace('_', ' ')}, {line['num_patients']} patients"
 
 
-def losses_table() -> str:
-    """Time and memory of supremix_loss beside the dense form."""
-    rows = []
-    for line in read_cells(RESULTS / "losses.jsonl"):
-        cell, found = line["cell"], line["result"]
-        dense = f"{1000 * found['dense_seconds']:.0f} ms" if "ratio" in found else "does not fit"
-        ratio = f"{found['ratio']:.1f} [{found['ratio_min']:.1f}, {found['ratio_max']:.1f}]" if "ratio" in found else ""
-        ours = [f"{1000 * found['seconds']:.1f} ms", f"{found['peak_mb']:.0f} MB"]
-        rows.append([cell["labels"], str(cell["num_rows"]), *ours, dense, ratio])
-    return markdown(["labels", "rows", "supremix_loss", "above the process", "dense", "dense / ours [min, max]"], rows)
-
-
-def step_table() -> str:
-    """The whole step against the bare network."""
-    rows = []
-    for line in read_cells(RESULTS / "step.jsonl"):
-        cell, result = line["cell"], line["result"]
-        sizes = f"{cell['size']} px, {cell['batch']} samples, {cell['precision']}"
-        rows.append(
-            [
-                f"{cell['recipe']}, {cell['backbone']}, {sizes}",
-                f"{cell['device']} ({line['machine']['cores']} cores)",
-                f"{result['images_per_second_whole']:.0f}",
-                f"{result['ratio']:.3f} [{result['ratio_min']:.3f}, {result['ratio_max']:.3f}]",
-                f"{100 * result['augmentation_share']:.1f} %",
-                f"{100 * result['data_wait_share']:.2f} %",
-            ]
-        )
-    header = ["recipe", "device", "images/s", "ratio, median [min, max]", "augmentation", "data wait"]
-    return markdown(header, rows)
-
-
-def questions_table() -> str:
-    """Seconds of three questions of one run."""
-    found = json.loads((RESULTS / "questions.json").read_text())
-    rows = [[each["question"], f"{each['seconds']:.0f} s"] for each in found["questions"]]
-    return markdown([f"question, of {found['images']:,} images", "took"], rows)
-
-
-def start_page_table() -> str:
-    """Seconds of the commands of docs/start.md."""
-    found = json.loads((RESULTS / "start_page.json").read_text())
-    parts = {"install": "in all, to install", "page": "in all, the page"}
-    ran = [each for each in found["results"] if each["command"].startswith("bolus ")]
-    rows = [[f"`{' '.join(filter(str.isalpha, each['command'].split()))}`", f"{each['seconds']:.0f} s"] for each in ran]
-    rows += [[words, f"{found[part]:.0f} s"] for part, words in parts.items()]
-    return markdown(["command", "took"], rows)
-
-
-def opening_table() -> str:
-    """What a table costs by its rows, until the first step of a training."""
-
-    def told(stage: dict[str, Any]) -> str:
-        return f"{stage['seconds']:.1f} ({stage['cpu_seconds']:.1f})"
-
-    rows = []
-    for line in read_cells(RESULTS / "opening.jsonl"):
-        cell, result = line["cell"], line["result"]
-        stages = result["stages"]
-        named = f"{cell['table']}{', mixed' if cell.get('spelling') == 'mixed' else ''}"
-        times = [told(stages[name]) for name in ("import", "open", "split", "plan", "pretrain")]
-        memory = [f"{result['peak_gib']:.2f} GiB", f"{result['bytes_a_row']:,}"]
-        rows.append([f"{cell['rows']:,}", named, *times, told(result), *memory])
-    head = ["rows", "file", "import", "open", "split", "plan", "to the first step", "in all", "peak", "bytes a row"]
-    return markdown(head, rows)
-
-
 def export_table() -> str:
     """Exported encoders against bolus, models of timm read by it, and fresh images embedded without torch and bolus."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -329,39 +230,6 @@ def export_table() -> str:
     ]
     rows += [[f"{each['images']} new images by the script", told(each), "", "", ""] for each in fresh.values()]
     return markdown(["encoder", *formats], rows)
-
-
-def vit_step_table() -> str:
-    """A step of a large vision transformer with and without activation checkpointing."""
-    rows = []
-    for line in read_cells(RESULTS / "vit_step.jsonl"):
-        cell, found = line["cell"], line["result"]
-        what = f"{cell['backbone']}, {cell['size']} px, {cell['precision']} on {cell['device']}"
-        how = "checkpointed" if cell["checkpointing"] else "plain"
-        numbers = [f"{found['gib']:.1f} GiB", f"{found['seconds']:.1f} s"] if "gib" in found else [found["error"], ""]
-        rows.append([what, str(cell["images"]), how, *numbers])
-    return markdown(["step", "images", "activations", "peak", "time"], rows)
-
-
-def gradcache_table() -> str:
-    """Memory of a step in chunks over that of one chunk; a grid has the three cells of a recipe together."""
-    found = [(line["cell"], line["result"]) for line in read_cells(RESULTS / "gradcache.jsonl")]
-    rows = []
-    for cell, chunks in found:
-        if cell["chunk"] is None:
-            continue
-        alike = {key: cell[key] for key in ("recipe", "backbone", "size")}
-        one, whole = (
-            next(more for other, more in found if other == {**alike, "batch": batch, "chunk": None})
-            for batch in (cell["chunk"], cell["batch"])
-        )
-        what = f"{cell['recipe']}, {cell['backbone']}, {cell['size']} px, {cell['batch']} samples by {cell['chunk']}"
-        memory = [
-            f"{chunks[key]:.0f} / {one[key]:.0f} MiB = {chunks[key] / one[key]:.2f}" for key in ("mib", "graph_mib")
-        ]
-        rows.append([what, *memory, f"{whole['mib']:.0f} MiB"])
-    header = ["step", "memory / one chunk's", "graphs / one chunk's", "memory at once"]
-    return markdown(header, rows)
 
 
 def recount_table() -> str:
@@ -517,17 +385,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "verdicts": null_table,
     "verdicts-fractions": fractions_table,
     "verdicts-coverage": coverage_table,
-    "opening": opening_table,
     "starts": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("linear"))),
     "starts-finetuned": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("finetune"))),
-    "questions": questions_table,
-    "start-page": start_page_table,
     "starts-summary": lambda: markdown(*starts_pages.summary_of(starts_pages.lines_of("linear"))),
     "starts-plan": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of(None, "starts-plan"), "planned")),
     "starts-chest": lambda: markdown(*starts_pages.rows_of(starts_pages.lines_of("linear", "starts-chest"))),
     "mlvicx": mlvicx_table,
     "mlvicx-differences": mlvicx_differences,
-    "step": step_table,
     "supremix": lambda: arms_table("supremix", ("mae", "r2", "gm", "pearson"), "how"),
     "supremix-differences": lambda: differences_table("supremix", ("mae",), "how"),
     "learner": lambda: arms_table("learner", ("accuracy", "balanced_accuracy", "macro_f1"), "target"),
@@ -548,11 +412,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "comprer-chest": lambda: pivot_table("comprer-chest", "classify", "metric"),
     "comprer-chest-differences": lambda: pivot_table("comprer-chest", "classify", "metric", "difference"),
     "comprer-chest-site": lambda: pivot_table("comprer-chest", "site", "metric"),
-    "vit_step": vit_step_table,
-    "gradcache": gradcache_table,
-    "meta_labels": meta_labels_table,
-    "meta_labels-filter": filter_table,
-    "losses": losses_table,
+    **cost_pages.TABLES,
     "export": export_table,
     "torture": torture_table,
     "twins": twins_table,
