@@ -192,7 +192,7 @@ class _Opened:
         """Of columns of Python objects, such as dates, which a part of them may not show."""
         chosen = chosen_columns(self.cohort, self.asked.columns, with_table=self.asked.with_table)
         written = self.describe(0, 0).columns[::-1][: len(chosen)][::-1]
-        found = {name: self.cohort.table[column] for name, column in zip(written, chosen, strict=True)}
+        found = {name: self.cohort.columns.plain(column) for name, column in zip(written, chosen, strict=True)}
         return {name: pa.Array.from_pandas(each).type for name, each in found.items() if each.dtype == object}
 
     def describe(self, start: int, stop: int) -> pd.DataFrame:
