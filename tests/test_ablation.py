@@ -579,21 +579,21 @@ def test_a_question_that_cannot_be_answered_is_known_before_anything_is_trained(
 
 
 def test_no_test_patient_with_a_target_is_an_error(ground: Ground) -> None:
-    cohort = ground.cohort
-    cohort.table.loc[cohort.split == "test", "severity"] = None
-    fresh = Cohort(cohort.table, cohort.spec, cohort.folder)
+    cohort, table = ground.cohort, ground.cohort.table
+    table.loc[cohort.split == "test", "severity"] = None
+    fresh = Cohort(table, cohort.spec, cohort.folder)
     for question in (task_of("regress", {"target": "severity"}), task_of("change", {"target": "severity"})):
         with pytest.raises(EvaluationError, match="no test patient has"):
             check_task(question, fresh, Recipe.load(TINY))
 
 
 def test_a_side_with_one_class_only_is_known_before_anything_is_trained(ground: Ground) -> None:
-    cohort = ground.cohort
-    cohort.table.loc[cohort.split == "test", "sick"] = "n"
-    fresh = Cohort(cohort.table, cohort.spec, cohort.folder)
+    cohort, table = ground.cohort, ground.cohort.table
+    table.loc[cohort.split == "test", "sick"] = "n"
+    fresh = Cohort(table, cohort.spec, cohort.folder)
     with pytest.raises(EvaluationError, match="nothing can be told apart: all test patients have the class '0'"):
         check_task(task_of("classify", {"target": "sick"}), fresh, Recipe.load(TINY))
-    several = cohort.table.assign(sick=np.where(cohort.table["sick"] == "y", "a|b", "a"))
+    several = table.assign(sick=np.where(table["sick"] == "y", "a|b", "a"))
     several.loc[np.asarray(cohort.split == "train").nonzero()[0][:4], "sick"] = "b"
     several.loc[np.asarray(cohort.split == "test").nonzero()[0][:4], "sick"] = "a|b"
     fresh = Cohort(several, cohort.spec, cohort.folder)

@@ -37,6 +37,7 @@ def doubtful_values(cohort: Cohort, role: str) -> dict[str, Rows]:
         Value -> int64 rows, from 0; commonest first.
 
     Example:
+        >>> import pandas as pd
         >>> from bolus.data.cohort.cohort import Cohort
         >>> from bolus.data.cohort.spec import CohortSpec
         >>> columns = {"image": list("abc"), "patient": list("pqr"), "sex": ["F", "Unknown", "M"], "age": [61, 70, -1]}
