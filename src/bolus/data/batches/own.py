@@ -18,7 +18,7 @@ from bolus.data.batches.presets import find_own_augmentation
 from bolus.errors import RecipeError
 from bolus.recipe import OwnAugmentSpec
 
-VIEWS, CLIPS = 32, 8  # on which a function is tried
+VIEWS, CLIPS = 32, 16  # on which a function is tried
 FAR = 0.05  # of the side: a spot that goes further has been moved
 _FAINT = 0.1  # of a spot's energy: what leaves less has erased it, and says nothing of where it is
 
