@@ -39,7 +39,7 @@ PAIR = "sampling={batch_size: %d, participants: %d}"
 SPEED: dict[str, tuple[str, tuple[str, ...]]] = {
     "simclr, ResNet-18": ("simclr", ("encoder.backbone=resnet18", "sampling.batch_size=256")),
     "simclr, ResNet-50": ("simclr", ("encoder.backbone=resnet50", "sampling.batch_size=256")),
-    "simclr, ViT-S/16": ("simclr", ("encoder.backbone=vit_small", "sampling.batch_size=256")),
+    "simclr, ViT-S/14": ("simclr", ("encoder.backbone=dinov2_small", "sampling.batch_size=256")),
     "comprer, ViT-B/14": (
         "comprer_bilateral",
         (

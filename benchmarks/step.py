@@ -26,7 +26,7 @@ from grid import RESULTS, run_grid
 
 AGE = "targets=[score:age]"
 SLICES = "images.unit=image"
-TRANSFORMER = "encoder={backbone: vit_small, in_channels: 1, pretrained: false, mean: null, std: null}"
+TRANSFORMER = "encoder={backbone: dinov2_small, in_channels: 1, pretrained: false, mean: null, std: null}"
 KEYS: dict[str, tuple[str, ...]] = {
     "chronocon": ("objectives.chronocon.same=[patient, laterality, modality]",),
     "comprer": (TRANSFORMER, "objectives.measures.targets=[attribute:sex]"),
@@ -50,7 +50,16 @@ KEYS: dict[str, tuple[str, ...]] = {
 def backbone_of(recipe: str) -> str:
     """The encoder of the recipe's kind that two cores can train."""
     shipped = Recipe.load(recipe).encoder.backbone
-    return "vit_small" if "dino" in shipped else "unet16" if "unet" in shipped else "resnet18"
+    return "dinov2_small" if "dino" in shipped else "unet16" if "unet" in shipped else "resnet18"
+
+
+def side_of(backbone: str, size: int) -> int:
+    """The size, or the next one that divides into the patches of a DINOv2.
+
+    >>> side_of("dinov2_small", 64)
+    70
+    """
+    return -(-size // 14) * 14 if "dino" in backbone else size
 
 
 def measure(recipe: str, backbone: str, size: int, batch: int, precision: str, device: str) -> dict[str, Any]:
@@ -90,17 +99,13 @@ def main() -> None:
     parser.add_argument("--recipes", default=",".join(recipe_names()))
     arguments = parser.parse_args()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    cells = [
-        {
-            "recipe": recipe,
-            "backbone": arguments.backbone or backbone_of(recipe),
-            "size": arguments.size,
-            "batch": arguments.batch,
-            "precision": arguments.precision,
-            "device": device,
-        }
-        for recipe in arguments.recipes.split(",")
-    ]
+    cells = []
+    for recipe in arguments.recipes.split(","):
+        backbone = arguments.backbone or backbone_of(recipe)
+        sizes = {"size": side_of(backbone, arguments.size), "batch": arguments.batch}
+        cells.append(
+            {"recipe": recipe, "backbone": backbone, **sizes, "precision": arguments.precision, "device": device}
+        )
     for line in run_grid(RESULTS / "step.jsonl", cells, measure):
         print(line["cell"]["recipe"], line["cell"]["size"], line["result"])
 
