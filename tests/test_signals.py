@@ -83,9 +83,13 @@ def test_a_second_interrupt_does_not_wait(train: Callable[..., Run], monkeypatch
         return step(*words, **more)
 
     monkeypatch.setattr(loop, "training_step", twice)
-    with pytest.raises(KeyboardInterrupt):
-        train("part")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train("part")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_is_ignored_stays_ignored_and_other_threads_take_none() -> None:
