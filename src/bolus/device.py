@@ -39,6 +39,16 @@ def device() -> torch.device:
     return torch.device(os.environ.get(VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def is_shared_out(tensor: torch.Tensor) -> bool:
+    """Whether this process holds only a part of a tensor, as FSDP2 leaves it.
+
+    >>> import torch
+    >>> is_shared_out(torch.zeros(2))
+    False
+    """
+    return hasattr(tensor, "full_tensor")  # a DTensor, whose module takes seconds to import
+
+
 def choose(name: str) -> None:
     """Take this device in this process, for trainings and for embedding.
 

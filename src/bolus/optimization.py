@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.sgd import sgd
 
+from bolus.device import is_shared_out
 from bolus.encoders.backbone import Encoder
 from bolus.errors import EncoderError, RecipeError
 from bolus.recipe import OptimizerSpec, ScheduleSpec
@@ -97,7 +98,7 @@ def match_layouts(optimizer: Optimizer, *_: Any) -> None:
 
 def _can_fuse(parameters: Iterable[nn.Parameter]) -> bool:
     """Whether torch's fused kernels take these parameters: not those that are shared out over processes."""
-    return not any(hasattr(parameter, "full_tensor") for parameter in parameters)
+    return not any(map(is_shared_out, parameters))
 
 
 def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:

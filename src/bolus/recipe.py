@@ -210,9 +210,8 @@ class TrainingSpec(_Spec):
     max_hours: float | None = Field(None, gt=0)  # of one call: stop, save, go on with --resume
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     activation_checkpointing: bool = False  # compute the encoder's blocks again in the backward pass: less memory
-    compile: bool = (
-        False  # the encoder, by torch's compiler: faster steps after a first one that takes a minute or more
-    )
+    # The encoder by torch's compiler: faster steps, after a first one that takes a minute or more.
+    compile: bool = False
     # Encoder, its gradients and the optimiser's state shared out over processes (FSDP2), in place of a copy in each.
     shard: bool = False
     accumulate: int = Field(1, ge=1)  # batches whose gradients meet in one step

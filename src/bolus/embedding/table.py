@@ -233,14 +233,14 @@ def _open(
     judged.encoder.to(device())
     positions = np.flatnonzero(samples.readable(store.readable))
     opened = _Opened(judged, cohort, samples, store, positions, asked)
-    do_share(positions, lambda share: list(_remember(replace(opened, positions=share))))
+    do_share(positions, lambda share: _remember(replace(opened, positions=share)))
     return opened
 
 
-def _remember(opened: _Opened) -> Generator[None]:
+def _remember(opened: _Opened) -> None:
     """Embed, and keep nothing but what is remembered."""
     for _ in _pieces(opened):
-        yield
+        pass
 
 
 def _whole(opened: _Opened) -> tuple[pd.DataFrame, npt.NDArray[np.float32], list[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from bolus.data.cohort.cohort import Cohort
+from bolus.device import is_shared_out
 from bolus.recipe import Recipe
 from bolus.training.loaders import total_steps
 from bolus.training.memory import explain_memory, peak_memory
@@ -31,7 +32,7 @@ class StepCost:
         images_per_second: views, or their frames, of one process in whole steps.
         seconds: of a whole step.
         efficiency: seconds of the bare step over those of the whole one: median, lowest and highest of the rounds; None
-            with `sampling.chunk`, whose steps go through the encoder twice.
+            with `sampling.chunk`, whose steps go through the encoder twice, and where no process has the whole encoder.
         augmentation: share of the whole step.
         data_wait: share of the whole step.
         backwards: passes of the bare step.
@@ -81,7 +82,8 @@ def measure_step(
     accumulate = recipe.training.accumulate
     begun = rehearse(cohort, recipe, batches=(rounds + 1) * STEPS * accumulate, cache=cache)
     recipe, loader, clip = begun.recipe, begun.loader, begun.recipe.training.clip
-    bare = _bare_step(begun) if recipe.sampling.chunk is None else None
+    divided = any(map(is_shared_out, begun.model.encoder.parameters()))
+    bare = _bare_step(begun) if recipe.sampling.chunk is None and not divided else None
     batches = loader.iterate(0, (rounds + 1) * STEPS * accumulate)
     took: dict[str, list[float]] = {"whole": [], "bare": [], "augment": [], "wait": []}
     start = time.perf_counter()
@@ -95,10 +97,10 @@ def measure_step(
             middle, waited = _now(), 0.0
             for _ in range(STEPS):
                 window = Window()
-                for _ in range(accumulate):
+                for left in reversed(range(accumulate)):
                     fetched = next(batches)
                     waited += fetched.wait
-                    window.add(fetched, *training_step(begun.model, loader, fetched, recipe, 0.0))
+                    window.add(fetched, *training_step(begun.model, loader, fetched, recipe, 0.0, last=left == 0))
                 norm = apply_gradients(begun.model, clip)
             window.line(1, 1.0, 1.0, norm, 1, loader.images_per_sample)
             end = _now()

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 import torch
 
 from bolus.encoders.families.hub import can_checkpoint, find_config, is_named
-from bolus.errors import OutOfMemoryError
+from bolus.errors import OutOfMemoryError, RecipeError
 from bolus.objectives import OBJECTIVES
 from bolus.recipe import Recipe
 from bolus.training.processes import launched
+from bolus.training.sharding import check_shard
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
         again = all(can_checkpoint(find_config(name), name) for name in named)
         if again and not recipe.training.activation_checkpointing:
             keys.append("training.activation_checkpointing=true")
-        if launched().num_processes > 1 and not recipe.training.shard:
+        if launched().num_processes > 1 and not recipe.training.shard and _can_shard(recipe):
             keys.append("training.shard=true")
         if len(recipe.objectives) > 1:
             apart = recipe.combiner.kind != "sum" and recipe.combiner.scope == "encoder"
@@ -51,6 +52,15 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
             f"lower one of {', '.join(keys)} "
             "(training.accumulate keeps the samples of a step, and sampling.chunk those that are compared, too)"
         ) from error
+
+
+def _can_shard(recipe: Recipe) -> bool:
+    """Whether `training.shard=true` goes with all else that the recipe says."""
+    try:
+        check_shard(recipe.override(["training.shard=true"]), list(recipe.modalities))
+    except RecipeError:
+        return False
+    return True
 
 
 def peak_memory() -> float:

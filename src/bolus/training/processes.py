@@ -14,6 +14,8 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from bolus.device import is_shared_out
+
 
 class _Gather(torch.autograd.Function):
     """All-gather along a dimension whose backward is exact when every process computes the same loss of the result.
@@ -91,7 +93,7 @@ def broadcast_parameters(module: nn.Module) -> None:
     """
     if world_size() > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
-            if not hasattr(tensor, "full_tensor"):
+            if not is_shared_out(tensor):
                 dist.broadcast(tensor.data, 0)
 
 

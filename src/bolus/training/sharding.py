@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bolus.device import is_shared_out
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.features import Maps
 from bolus.encoders.modalities import ModalityEncoders
@@ -93,15 +94,6 @@ def shard_encoder(encoder: Encoder | ModalityEncoders, device: torch.device) -> 
 def _announce_maps() -> None:
     """Let torch find the tensors in what an encoder returns, on which it hangs the gathering for the backward pass."""
     torch.export.register_dataclass(Maps)
-
-
-def is_shared_out(tensor: Tensor) -> bool:
-    """Whether a process holds only a part of this tensor.
-
-    >>> is_shared_out(torch.zeros(2))
-    False
-    """
-    return hasattr(tensor, "full_tensor")  # a DTensor, whose module takes seconds to import
 
 
 def part_of(tensor: Tensor) -> Tensor:

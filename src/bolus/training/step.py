@@ -32,9 +32,8 @@ def training_step(
     """Forward one batch and accumulate its gradients; returns unweighted losses and what each of them counted.
 
     With `observe`, the combiner looks at how the objectives stand to each other; `last` says that no batch of the step
-    comes after this one. Dropout and dropped paths are a
-    function of the batch, the process and the chunk, so that a run that is resumed, and the second forward of a chunk,
-    draw what was drawn before.
+    comes after this one. Dropout and dropped paths are a function of the batch, the process and the chunk, so that a
+    run that is resumed, and the second forward of a chunk, draw what was drawn before.
     """
     device, chunk = next(model.encoder.parameters()).device, recipe.sampling.chunk
     local, whole = loader.batch(fetched, device=device, progress=progress)

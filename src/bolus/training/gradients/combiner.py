@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bolus.device import is_shared_out
 from bolus.encoders.features import Features
 from bolus.recipe import CombinerSpec
 from bolus.training.gradients.aggregators import Aggregate, find_aggregator
@@ -20,7 +21,6 @@ from bolus.training.gradients.gradcache import Cut, cut
 from bolus.training.gradients.mitigator import Conflicts, mitigation_weights
 from bolus.training.gradients.overlap import averaged_gradients
 from bolus.training.processes import all_reduce_mean, all_reduce_sum, world_size
-from bolus.training.sharding import is_shared_out
 
 
 class Combiner:
