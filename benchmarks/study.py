@@ -10,6 +10,8 @@ A study's file states its data: cohort, arms, recipe keys, sizes, and what is as
     --cohorts NAME ...    train and compare these alone, where the file has several
     --train-only          compare nothing
     --compare-only        train nothing, compare what is done
+    --tune-only           choose the keys that the study leaves to validation patients, and end there
+    --look-again WHY      judge on test patients again although a recipe changed after its first look; it is noted
 
 The file of cells and that of the comparison stand in benchmarks/results; `{tier}` in their names is empty for the small
 tier and `-full` for the full one. Where the cohorts come from: grid.py. A call goes on where the last one ended; a
@@ -19,11 +21,13 @@ training whose run is not here any more, as on another machine, is repeated if s
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +39,9 @@ from bolus.planning.planner import plan
 from bolus.recipe import Recipe
 from bolus.run import Run
 from bolus.training.loop import pretrain
-from grid import NO_END, SMALL, Clock, OutOfTimeError, read_cells, results_file, run_grid, write_results
+from grid import NO_END, RESULTS, SMALL, Clock, OutOfTimeError, read_cells, results_file, run_grid, write_results
+from looks import look
+from tuning import SEED, Axes, chosen, search, written
 
 RANDOM = "random init"
 Cell = dict[str, Any]
@@ -43,7 +49,7 @@ Lines = list[dict[str, Any]]
 Arm = tuple[str, tuple[str, ...]]
 """A recipe and its changes; a recipe without a name is what `bolus plan` composes for the cohort."""
 
-ORDER = ("tier", "cohort", "study", "arm", "seed", "fold", "settings", "labelled")  # of a cell's keys
+ORDER = ("tier", "cohort", "study", "arm", "seed", "fold", "settings", "keys", "labelled")  # of a cell's keys
 NAMED = ("cohort", "study", "arm", "seed", "fold")  # those that name a run
 
 
@@ -67,6 +73,7 @@ class Grid:
         arms: on every seed; those that are no ablation of the study.
         ablations: on seed 0.
         parts: what else tells the cells of an arm and seed apart.
+        looks: whether it judges on test patients, so that each look is noted.
     """
 
     file: str
@@ -74,6 +81,7 @@ class Grid:
     arms: tuple[str, ...]
     ablations: tuple[str, ...] = ()
     parts: tuple[Mapping[str, Any], ...] = ({},)
+    looks: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,9 @@ class Study:
         more: what else stands in the file of the comparison.
         unit: of a recipe that `bolus plan` composes.
         folder: of a cell's run.
+        axes: arm -> the keys that validation patients choose, with the values that are tried.
+        validate: (work, folder of a run) -> what `benchmarks/tuning.py` chooses by, on validation patients; less is
+            better.
     """
 
     name: str
@@ -122,6 +133,19 @@ class Study:
     more: Callable[[Finished], dict[str, Any]] = lambda finished: {}
     unit: str | None = None
     folder: Callable[[Mapping[str, Any]], str] = folder_name
+    axes: Mapping[str, Axes] = field(default_factory=dict)
+    validate: Callable[[Path, Path], float] | None = None
+
+    def stamps(self, tier: str, arm: str) -> dict[str, Any]:
+        """What a cell must say beside its arm, seed and part, to count as this study's."""
+        stamp = self.stamp(tier, arm)
+        if arm in self.axes:
+            stamp["keys"] = chosen(self.tuning(tier), {"tier": tier, "arm": arm}, self.axes[arm])
+        return stamp
+
+    def tuning(self, tier: str) -> Path:
+        """The file of what validation patients say of keys."""
+        return results_file(self.cells.replace("cells", "tuning"), tier)
 
     @property
     def main(self) -> list[str]:
@@ -152,7 +176,7 @@ class Finished:
         """Finished cells of a grid, without those of other settings."""
 
         def mine(cell: Cell) -> bool:
-            said = {"tier": self.tier, **self.study.stamp(self.tier, cell["arm"])}
+            said = {"tier": self.tier, **self.study.stamps(self.tier, cell["arm"])}
             return any((said | {**part}).items() <= cell.items() for part in grid.parts)
 
         return [line for line in read_cells(results_file(grid.file, self.tier)) if mine(line["cell"])]
@@ -183,7 +207,7 @@ def cells_of(study: Study, grid: Grid, tier: str, seed: int, arms: Sequence[str]
     known = study.arms if grid.file == study.cells else usual
     chosen = [arm for arm in arms if arm in known] if arms else usual
     cells = [
-        {"tier": tier, **part, "arm": arm, "seed": seed, **study.stamp(tier, arm)}
+        {"tier": tier, **part, "arm": arm, "seed": seed, **study.stamps(tier, arm)}
         for part in grid.parts
         for arm in chosen
     ]
@@ -198,11 +222,14 @@ def jobs(study: Study, tier: str, seed: int, arms: Sequence[str] | None, clock: 
     return sorted(found, key=lambda job: order.index(job[1]["arm"]) if job[1]["arm"] in order else len(order))
 
 
-def run_job(study: Study, grid: Grid, work: Path, cell: Cell, clock: Clock) -> None:
+def run_job(study: Study, grid: Grid, work: Path, cell: Cell, clock: Clock, why: str | None = None) -> None:
     """Measure a cell unless it is done, and train anew what it is measured on and is not here."""
     file, training = results_file(grid.file, cell["tier"]), study.grids[0]
     if any(line["cell"] == cell for line in read_cells(file)):
         return
+    if grid.looks and cell["arm"] in study.arms:
+        about = {"study": study.name, "tier": cell["tier"], "arm": cell["arm"]}
+        look(RESULTS / "looks.jsonl", about, recipe_of(study, work, {**cell, "seed": 0}).digest, why)
     arms = [cell["arm"]] if grid.file != training.file and cell["arm"] in study.arms else []
     for each in cells_of(study, training, cell["tier"], cell["seed"], arms) if arms else ():
         if Run(work / study.folder(each)).status != "finished":
@@ -217,7 +244,8 @@ def recipe_of(study: Study, work: Path, cell: Cell) -> Recipe:
     tier = study.tiers[cell["tier"]]
     start = Recipe.load(name) if name else plan(Cohort.open(study.prepare(work, cell)), unit=study.unit).recipe
     assert start is not None
-    recipe = start.override([*study.keys, *tier["keys"], *tier.get("recipes", {}).get(name, ()), *changes])
+    own = (*tier.get("recipes", {}).get(name, ()), *changes, *written(cell.get("keys") or {}))
+    recipe = start.override([*study.keys, *tier["keys"], *own])
     return recipe.override([*study.further(recipe, work, cell), f"training.seed={cell['seed']}"])
 
 
@@ -253,6 +281,28 @@ def condense(run: Run) -> dict[str, Any]:
     }
 
 
+def tune(study: Study, work: Path, tier: str, arm: str, clock: Clock) -> None:
+    """Have validation patients choose the keys of an arm that the study leaves to them."""
+
+    def measure(**cell: Any) -> dict[str, Any]:
+        cell |= {"seed": SEED}
+        folder = work / f"tuning-{re.sub('[^a-z0-9.]+', '-', json.dumps([arm, cell['keys']]).lower())}"
+        run = pretrain(
+            study.prepare(work, cell),
+            recipe=recipe_of(study, work, cell),
+            out=folder,
+            resume=folder.exists(),
+            cache=work / "cache",
+            quiet=True,
+        )
+        assert study.validate is not None
+        found = {"figure": round(study.validate(work, folder), 6), **condense(run)}
+        shutil.rmtree(folder)
+        return found
+
+    search(study.tuning(tier), {"tier": tier, "arm": arm}, study.axes[arm], measure, clock)
+
+
 def command_line(about: str | None, studies: Sequence[Study], work: str) -> argparse.ArgumentParser:
     """The options of a study's file."""
     names, tiers = [study.name for study in studies], dict.fromkeys(tier for study in studies for tier in study.tiers)
@@ -268,6 +318,8 @@ def command_line(about: str | None, studies: Sequence[Study], work: str) -> argp
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--train-only", action="store_true")
     what.add_argument("--compare-only", action="store_true")
+    what.add_argument("--tune-only", action="store_true")
+    parser.add_argument("--look-again", metavar="WHY", help="judge again although a recipe changed after its look")
     return parser
 
 
@@ -276,15 +328,20 @@ def run_study(study: Study, arguments: argparse.Namespace) -> None:
     tier, work, left_out = arguments.tier, arguments.work / arguments.tier, []
     clock = Clock(arguments.minutes, stated=study.tiers[tier].get("minutes", 0.0))
     asked = [int(seed) for word in arguments.seeds or () for seed in word.split(",")]
-    for seed in () if arguments.compare_only else asked or study.seeds:
+    for arm in () if arguments.compare_only else study.axes:
+        try:
+            tune(study, work, tier, arm, clock)
+        except OutOfTimeError as error:
+            left_out.append(str(error))
+    for seed in () if arguments.compare_only or arguments.tune_only or left_out else asked or study.seeds:
         for grid, cell in jobs(study, tier, seed, arguments.arms, clock):
             try:
-                run_job(study, grid, work, cell, clock)
+                run_job(study, grid, work, cell, clock, arguments.look_again)
             except OutOfTimeError as error:
                 left_out.append(str(error))
     if left_out:
         print(f"{study.name}: {len(left_out)} cells did not fit: {left_out[0]}", file=sys.stderr)
-    if arguments.train_only:
+    if arguments.train_only or arguments.tune_only:
         return
     finished = Finished(study, tier, work)
     if lines := study.compare(finished):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Literal
@@ -19,14 +18,18 @@ from bolus.errors import RecipeError, UsageError, suggest
 from bolus.objectives.base import Loss, Objective, TrainingTable, scores_among
 from bolus.objectives.heads import at_least_float32, optional_head
 from bolus.objectives.infonce import infonce
+from bolus.objectives.scores.weighting import (
+    LEARNED,
+    QUANTILE,
+    WEIGHTINGS,
+    LearnedWeighting,
+    fit_to_order,
+    quantiles_of,
+    weigh,
+)
 
-WEIGHTINGS: dict[str, Callable[[Tensor], Tensor] | None] = {
-    "none": None,
-    "linear": lambda d: d,
-    "exponential": lambda d: d.expm1() / math.expm1(1),
-    "logarithmic": lambda d: d.log1p() / math.log(2),
-}
-"""Functions from [0, 1] to [0, 1] of the difference of scores as a share of their range."""
+Weighting = str | Callable[[Tensor], Tensor]
+NAMES = (*WEIGHTINGS, QUANTILE, LEARNED)
 
 
 def score_contrast_loss(
@@ -35,9 +38,10 @@ def score_contrast_loss(
     *,
     temperature: float = 0.1,
     threshold: float = 0.1,
-    weighting: str | Callable[[Tensor], Tensor] = "linear",
+    weighting: Weighting = "linear",
     score_range: float | None = None,
     valid: Tensor | None = None,
+    among: Tensor | None = None,
 ) -> Tensor:
     """Contrast in which a larger difference of scores weighs more among negatives and less among positives.
 
@@ -52,10 +56,12 @@ def score_contrast_loss(
         temperature: divides the cosine.
         threshold: largest d of a positive, compared exactly: scores in decimals need a little more than their step.
         weighting: `none` (all factors 1), `linear` d, `exponential` (e^d - 1) / (e - 1), `logarithmic`
-            log(1 + d) / log 2, or a function of d in [0, 1] to [0, 1]. The constant 1/2 equals `none`.
+            log(1 + d) / log 2, `quantile` the share of the scores `among` that lie between the two (inferred; of
+            equal scores half), or a function of d in [0, 1] to [0, 1]. The constant 1/2 equals `none`.
         score_range: the scale of differences, in the unit of `s`: largest less smallest training score; by default the
             batch's own.
         valid: bool `[N]`, rows that take part; or `[N, N]`, anchor by row, pairs that do.
+        among: `[n]` known scores, sorted, for `quantile`; by default the batch's own.
 
     Returns:
         A scalar, float32 (float64 for float64 `u`), the mean over the rows that are not skipped; exactly 0 with zero
@@ -71,7 +77,7 @@ def score_contrast_loss(
         >>> round(score_contrast_loss(u, torch.tensor([0.0, 2.0, 0.1])).item(), 4)
         5.6557
     """
-    values, counted = _by_row(u, s, temperature, threshold, weighting, score_range, valid)
+    values, counted, _ = _by_row(u, s, temperature, threshold, weighting, score_range, valid, among=among)
     known = s.detach()[s.isfinite()]
     if len(known) > 1 and known.min() == known.max():
         warnings.warn("all scores of the batch are equal: nothing to contrast", stacklevel=2)
@@ -83,12 +89,22 @@ def _by_row(
     s: Tensor,
     temperature: float,
     threshold: float,
-    weighting: str | Callable[[Tensor], Tensor],
+    weighting: Weighting,
     score_range: float | Tensor | None,
     valid: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """The loss of every row, 0 where it is skipped, and which are not."""
-    weigh = _check(u, s, temperature, threshold, weighting, score_range, valid)
+    *,
+    among: Tensor | None = None,
+    learned: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of every row, 0 where it is skipped; which are not; and what a learnt weighting is fitted by.
+
+    `learned` is the curve `[N, PIECES + 1]` and the place `[N]` of every row.
+    """
+    _check(u, s, temperature, threshold, score_range, valid)
+    names = NAMES if learned is not None else tuple(name for name in NAMES if name != LEARNED)
+    if isinstance(weighting, str) and weighting not in names:
+        raise UsageError(f"unknown weighting {weighting!r}; {suggest(weighting, names)}")
+    fitted = torch.zeros((), device=u.device)
     with torch.autocast(device_type=u.device.type, enabled=False):
         score = s.detach().to(u.device, torch.float64)
         known = score.isfinite()
@@ -105,7 +121,17 @@ def _by_row(
         positives, negatives = pairs & (d <= threshold), pairs & (d > threshold)
         kept = (positives.any(1) & negatives.any(1))[:, None]
         unit = F.normalize(at_least_float32(torch.where(known[:, None], u, 0.0)), dim=1)
-        w = None if weigh is None else weigh(d).to(unit)
+        w: Tensor | None
+        if weighting == QUANTILE:
+            quantiles = quantiles_of(score, score[known].sort().values if among is None else among)
+            w = (quantiles[:, None] - quantiles).abs().to(unit)
+        elif learned is not None:
+            curve, place = (at_least_float32(each) for each in learned)
+            w = weigh(curve.detach(), d).to(unit)
+            fitted = fit_to_order(curve, place, score, d, pairs)
+        else:
+            weigh_by = WEIGHTINGS[weighting] if isinstance(weighting, str) else weighting
+            w = None if weigh_by is None else weigh_by(d).to(unit)
         values, counted = infonce(
             unit @ unit.T / temperature,
             positives & kept,
@@ -115,7 +141,7 @@ def _by_row(
             negative_weights=w,
             reduction="none",
         )
-    return values, counted
+    return values, counted, fitted
 
 
 def _check(
@@ -123,11 +149,10 @@ def _check(
     s: Tensor,
     temperature: float,
     threshold: float,
-    weighting: str | Callable[[Tensor], Tensor],
     score_range: float | Tensor | None,
     valid: Tensor | None,
-) -> Callable[[Tensor], Tensor] | None:
-    """The weighting as a function, if everything fits together."""
+) -> None:
+    """Raise UsageError where something does not fit together."""
     if u.ndim != 2 or not u.is_floating_point() or s.shape != (len(u),):
         raise UsageError(f"expected u float [N, D] and s [N], found {u.dtype} {list(u.shape)} and {list(s.shape)}")
     if valid is not None and (valid.dtype != torch.bool or valid.shape not in ((len(u),), (len(u), len(u)))):
@@ -138,11 +163,6 @@ def _check(
         raise UsageError(f"threshold: expected a share of the range, 0 to 1, found {threshold}")
     if isinstance(score_range, float | int) and not score_range > 0:
         raise UsageError(f"score_range: expected a positive number, found {score_range}")
-    if callable(weighting):
-        return weighting
-    if weighting not in WEIGHTINGS:
-        raise UsageError(f"unknown weighting {weighting!r}; {suggest(weighting, WEIGHTINGS)}")
-    return WEIGHTINGS[weighting]
 
 
 class ScoreContrast(Objective):
@@ -157,7 +177,9 @@ class ScoreContrast(Objective):
         target: role of the score; by default the table's only one.
         temperature: divides the cosine.
         threshold: largest difference of a positive, as a share of the range; 0 for an ordinal score.
-        weighting: `none`, `linear`, `exponential` or `logarithmic`.
+        weighting: `none`, `linear`, `exponential`, `logarithmic`, `quantile` (the share of training scores between the
+            two) or `learned` (`LearnedWeighting`: how well images of training patients tell such a difference); the
+            last two are ours.
         inter_patient_only: contrast only with rows of other patients.
         dim: width of a projection head's embedding; by default there is no head, and what is contrasted is the
             encoder's own embedding (u, where the encoder has a neck).
@@ -182,7 +204,7 @@ class ScoreContrast(Objective):
         target: str | None = None,
         temperature: float = 0.1,
         threshold: float = 0.1,
-        weighting: Literal["none", "linear", "exponential", "logarithmic"] = "linear",
+        weighting: Literal["none", "linear", "exponential", "logarithmic", "quantile", "learned"] = "linear",
         inter_patient_only: bool = False,
         dim: int | None = None,
         hidden: int | None = None,
@@ -192,8 +214,8 @@ class ScoreContrast(Objective):
             raise RecipeError(f"temperature: expected a positive number, found {temperature}")
         if not 0 <= threshold < 1:
             raise RecipeError(f"threshold: expected a share of the range, 0 or more and below 1, found {threshold}")
-        if weighting not in WEIGHTINGS:
-            raise RecipeError(f"unknown weighting {weighting!r}; {suggest(weighting, WEIGHTINGS)}")
+        if weighting not in NAMES:
+            raise RecipeError(f"unknown weighting {weighting!r}; {suggest(weighting, NAMES)}")
         (self.target,) = scores_among(table, target, "target")
         self.temperature, self.threshold, self.weighting = temperature, threshold, weighting
         self.inter_patient_only = inter_patient_only
@@ -205,10 +227,17 @@ class ScoreContrast(Objective):
         near = Relation(differ=differ, near=(self.target, threshold * float(np.ptp(known))))
         self.needs = Needs(views=1, roles=frozenset(roles), relations=(near,), samples=3)
         self.head = optional_head(shape.dim, dim, hidden)
+        self.among: Tensor | None  # the training scores, sorted
+        self.register_buffer("among", torch.from_numpy(np.sort(known)) if weighting == QUANTILE else None)
+        self.learned = LearnedWeighting(dim or shape.dim) if weighting == LEARNED else None
 
     def embed(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """`u` `[V, N, D]`."""
-        return {"u": features.pooled if self.head is None else self.head(features.pooled)}
+        """`u` `[V, N, D]`; of a learnt weighting, `curve` `[V, N, PIECES + 1]` and `place` `[V, N, 1]` too."""
+        u = features.pooled if self.head is None else self.head(features.pooled)
+        if self.learned is None:
+            return {"u": u}
+        curve = self.learned.curve(u.shape[0] * u.shape[1]).view(*u.shape[:2], -1)
+        return {"u": u, "curve": curve, "place": self.learned.place(u)}
 
     def loss(self, embedded: dict[str, Tensor], batch: Batch) -> Loss:
         """Over the V * N rows; the mean over, and the number of, rows with positives and negatives."""
@@ -219,7 +248,10 @@ class ScoreContrast(Objective):
         if self.inter_patient_only:
             patient = batch.columns["patient"]
             valid = valid & ((patient[:, None] != patient) | (patient[:, None] == -1))
-        values, counted = _by_row(
+        learned = None
+        if self.learned is not None:
+            learned = embedded["curve"].flatten(0, 1), embedded["place"].flatten()
+        values, counted, fitted = _by_row(
             u_VND.flatten(0, 1),
             batch.columns[self.target].repeat(num_views),
             self.temperature,
@@ -227,6 +259,10 @@ class ScoreContrast(Objective):
             self.weighting,
             self.score_range,
             valid.repeat(num_views, num_views),
+            among=self.among,
+            learned=learned,
         )
         num_anchors = counted.sum()
-        return Loss(values.sum() / num_anchors.clamp(min=1), num_anchors)
+        # What the weighting is fitted by moves nothing but the weighting, and is no part of the value.
+        value = values.sum() / num_anchors.clamp(min=1) + (fitted - fitted.detach())
+        return Loss(value, num_anchors)
