@@ -48,23 +48,23 @@ ARMS: dict[str, Arm] = {
     "regression": ("supervised", (f"objectives.predict.{LV}", "images.views=2")),
     "simclr": ("simclr", ("objectives.views.hidden_norm=false",)),
 }
-RATES = {"optimizer.lr": (0.001, 0.003, 0.0003)}
+RATES = {"optimizer.lr": (0.001, 0.003, 0.01)}
 AXES: dict[str, Axes] = {
     "supremix": RATES
     | {
-        "objectives.supremix.temperature": (0.5, 0.1, 2.0),
-        "objectives.supremix.label_tolerance": (0.1, 0.3, 0.0),
-        "objectives.supremix.window": (0.5, 0.2, 2.0),
-        "objectives.supremix.beta": ([2.0, 8.0], [2.0, 2.0], [8.0, 2.0]),
+        "objectives.supremix.temperature": (0.5, 0.1),
+        "objectives.supremix.label_tolerance": (0.1, 0.3),
+        "objectives.supremix.window": (0.5, 2.0),
+        "objectives.supremix.beta": ([2.0, 8.0], [8.0, 2.0]),
     },
     "supcon": RATES
-    | {"objectives.supremix.temperature": (0.5, 0.1, 2.0), "objectives.supremix.label_tolerance": (0.1, 0.3, 0.0)},
-    "rank_n_contrast": RATES | {"objectives.rank_n_contrast.temperature": (2.0, 0.5, 8.0)},
+    | {"objectives.supremix.temperature": (0.5, 0.1), "objectives.supremix.label_tolerance": (0.1, 0.3)},
+    "rank_n_contrast": RATES | {"objectives.rank_n_contrast.temperature": (2.0, 0.5)},
     "regression": RATES,
     "simclr": RATES | {"objectives.views.temperature": (0.1, 0.5)},
 }
 TIERS: dict[str, dict[str, Any]] = {
-    "small": {"keys": ("encoder.backbone=r18w32", "images.size=64"), "steps": 500, "finetune": 10},
+    "small": {"keys": ("encoder.backbone=r18w32", "images.size=64"), "steps": 300, "finetune": 10},
     "full": {
         "keys": ("encoder.backbone=resnet50", "images.size=128", "training.precision=bf16"),
         "steps": 5000,

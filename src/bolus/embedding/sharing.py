@@ -70,6 +70,20 @@ def do_share(items: npt.NDArray[np.int64], work: Callable[[npt.NDArray[np.int64]
     dist.barrier()
 
 
+def leave_unless_first() -> None:
+    """End every process but the first, which goes on with what all of them did.
+
+    >>> leave_unless_first()
+    """
+    if is_first():
+        return
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    raise SystemExit(0)
+
+
 def _join() -> None:
     """Meet the other processes, each with an accelerator of its own where there are several."""
     import torch

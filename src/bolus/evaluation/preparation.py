@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,7 @@ from bolus.data.images.cache import ImageStore
 from bolus.device import device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
 from bolus.embedding.seen import refuse_seen_images, unknown_images
+from bolus.embedding.sharing import do_share, is_first, leave_unless_first
 from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, one_encoder
@@ -133,6 +135,7 @@ def prepare(
 ) -> Prepared[Asked]:
     """Open both, and refuse what cannot be judged: an encoder that saw these patients, then what the task refuses.
 
+    Of processes that were launched together, each decodes a share, and those that have nothing to embed leave here.
     `ask` may read files of the cohort (as for masks); images are read into the cache after that.
 
     Args:
@@ -172,6 +175,8 @@ def prepare(
     for other in others.values():
         refuse_seen_patients(other, samples.cohort, kind="baseline")
     prepared = read_images(judged, others, samples, ask(samples), judging=judging, source=source)
+    if task.wants.one:  # trained on images, by one process
+        leave_unless_first()
     refuse_seen_everywhere(prepared)
     return stand_beside(prepared)
 
@@ -242,7 +247,9 @@ def read_images(
         judging: with the cache folder.
         source: where the encoder is from.
     """
-    cache = judging.cache
+    cache, every = judging.cache, np.arange(len(samples.cohort), dtype=np.int64)
+    for seeing in (judged, *others.values()):
+        do_share(every, partial(_decode, seeing, samples.cohort, cache))
     store = open_store(judged, samples.cohort, cache=cache)
     baselines = tuple(
         Baseline(name, other, open_store(other, samples.cohort, cache=cache)) for name, other in others.items()
@@ -267,6 +274,11 @@ def read_images(
         readable = readable & each.store.readable
     kept = np.flatnonzero(samples.readable(readable))
     return Prepared(judged, samples, store, kept, notes, asked, judging, source, baselines)
+
+
+def _decode(judged: Judged, cohort: Cohort, cache: Path | None, rows: npt.NDArray[np.int64]) -> None:
+    """Have these rows in the cache."""
+    open_store(judged, cohort, cache=cache, rows=rows)
 
 
 def shown_name(judged: Judged) -> str:
@@ -315,20 +327,32 @@ def _ungated_name(judged: Judged) -> str:
 
 
 def embed_all(
-    encoders: Mapping[str, Encoder | ModalityEncoders], prepared: Prepared[Asked]
+    encoders: Mapping[str, Encoder | ModalityEncoders], prepared: Prepared[Asked], *, last: bool = True
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Name -> embeddings `[n, D]` of the samples kept: of the encoders in their order, then of the baselines."""
+    """Name -> embeddings `[n, D]` of the samples kept: of the encoders in their order, then of the baselines.
+
+    Args:
+        encoders: by name, of the prepared samples at their own size.
+        prepared: what is embedded.
+        last: whether nothing else is embedded afterwards: of processes that were launched together each has embedded
+            its share, and all but the first leave.
+    """
     judging, samples, kept = prepared.judging, prepared.samples, prepared.kept
     total = (len(encoders) + len(prepared.baselines)) * len(kept)
     found = {}
-    with Meter("embedding", total, quiet=judging.quiet) as meter:
-        options: dict[str, Any] = {"precision": judging.precision, "keep": True, "meter": meter}
-        for name, encoder in encoders.items():
-            found[name] = embed_samples(encoder, prepared.store, samples, kept, **options)
-        for each in prepared.baselines:
-            encoder = each.judged.encoder.to(device())
-            found[each.name] = embed_samples(encoder, each.store, samples, kept, **options)
-            encoder.cpu()
+    with Meter("embedding", total, quiet=judging.quiet or not is_first()) as meter:
+        options: dict[str, Any] = {"precision": judging.precision, "keep": True}
+        every = [(name, encoder, prepared.store) for name, encoder in encoders.items()]
+        every += [(each.name, each.judged.encoder, each.store) for each in prepared.baselines]
+        for name, encoder, store in every:
+            encoder.to(device())
+            do_share(kept, partial(embed_samples, encoder, store, samples, **options))
+            if is_first():
+                found[name] = embed_samples(encoder, store, samples, kept, meter=meter, **options)
+            if name not in encoders:  # a baseline, of which there may be many
+                encoder.cpu()
+    if last:
+        leave_unless_first()
     return found
 
 

@@ -167,7 +167,8 @@ def read_elsewhere(
     both[0] = stand_beside(both[0])
     notes += both[0].notes + [f"{names[1]}: {note}" for note in both[1].notes if note not in both[0].notes]
     encoders = both[0].encoders()
-    sides = [_side(name, prepared, embed_all(encoders, prepared)) for name, prepared in zip(names, both, strict=True)]
+    embedded = [embed_all(encoders, prepared, last=prepared is both[-1]) for prepared in both]
+    sides = [_side(*each) for each in zip(names, both, embedded, strict=True)]
     rows, origin = [prepared.rows for prepared in both], both[0].origin
     weights = digest_of_encoder(judged.encoder)
     reports: dict[str, ProbeReport] = {}
