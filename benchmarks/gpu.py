@@ -5,8 +5,8 @@
     python benchmarks/gpu.py --rehearsal --out gpu               # the same at tiny sizes, on any machine
 
 Speed: whole steps beside the networks' own work, as `bolus.measuring.step` defines both, on a phantom; and how often
-the device made the program wait in a step. Evidence: the cells of starts.py in its tier `gpu`, on odir in the folder
-that BOLUS_BENCH_DATA names. Results are JSON lines in the folder of `--out`, with device and versions; runs and caches
+the device made the program wait in a step. Evidence: the studies of `EVIDENCE` in turn, of cohorts that the folder named
+by BOLUS_BENCH_DATA holds. Results are JSON lines in the folder of `--out`, with device and versions; runs and caches
 lie beside them. Nothing is needed but bolus itself: no network, no video, no packages for developers.
 """
 
@@ -31,8 +31,10 @@ from bolus.training.memory import explain_memory
 from bolus.training.processes import launched
 from bolus.training.rehearsal import rehearse
 from bolus.training.step import apply_gradients, training_step
-from grid import Clock, OutOfTimeError, run_grid
+from grid import DATA, Clock, OutOfTimeError, run_grid
 
+EVIDENCE = (("starts", "odir", "gpu"), ("supremix_acdc", "acdc", "full"), ("learner_acdc", "acdc", "full"))
+"""In order of value: a study, its cohort, and its tier."""
 MINUTES = 0.7
 """Of a cell of speed, before one is finished."""
 PAIR = "sampling={batch_size: %d, participants: %d}"
@@ -120,10 +122,11 @@ def waits(cohort: Cohort, recipe: Recipe, cache: Path) -> int | None:
     return sum("synchroniz" in str(each.message) for each in caught)
 
 
-def evidence(out: Path, clock: Clock, rehearsal: bool) -> int:
-    """The cells of starts.py, in a process of its own, in the time that is left."""
-    tier = "rehearsal" if rehearsal else "gpu"
-    words = [sys.executable, str(Path(__file__).with_name("starts.py")), "--tier", tier, "--work", str(out / "starts")]
+def evidence(name: str, tier: str, out: Path, clock: Clock, rehearsal: bool) -> int:
+    """A study, in a process of its own, in the time that is left."""
+    tier = "rehearsal" if rehearsal else tier
+    script = Path(__file__).with_name(f"{name}.py")
+    words = [sys.executable, str(script), "--tier", tier, "--work", str(out / name)]
     words += [] if clock.minutes is None else ["--minutes", f"{clock.left() / 60:.2f}"]
     words += ["--seeds", "0"] if rehearsal else []
     return subprocess.run(words, env={**os.environ, "BOLUS_BENCH_RESULTS": str(out)}, check=False).returncode
@@ -154,8 +157,11 @@ def main() -> None:
         except Exception as error:  # a fault of one cell must not cost the others their minutes
             failed += 1
             print(f"speed: {name} failed: {error!r}", file=sys.stderr)
-    if "evidence" in parts and (clock.minutes is None or clock.left() > 30):
-        failed += evidence(out, clock, arguments.rehearsal) != 0
+    for name, cohort, tier in EVIDENCE if "evidence" in parts else ():
+        if not (DATA / cohort).is_dir():
+            print(f"evidence: {name} is left out, since {cohort} is not in {DATA.name}", file=sys.stderr)
+        elif clock.minutes is None or clock.left() > 30:
+            failed += evidence(name, tier, out, clock, arguments.rehearsal) != 0
     sys.exit(min(failed, 1))
 
 
