@@ -5,9 +5,9 @@
     python benchmarks/gpu.py --rehearsal --out gpu               # the same at tiny sizes, on any machine
 
 Speed: whole steps beside the networks' own work, as `bolus.measuring.step` defines both, on a phantom; and how often
-the device made the program wait in a step. Evidence: the studies of `EVIDENCE` in turn, of cohorts that the folder named
-by BOLUS_BENCH_DATA holds. Results are JSON lines in the folder of `--out`, with device and versions; runs and caches
-lie beside them. Nothing is needed but bolus itself: no network, no video, no packages for developers.
+the device made the program wait in a step. Evidence: the studies of `EVIDENCE` in turn, of cohorts that the folder
+named by BOLUS_BENCH_DATA holds. Results are JSON lines in the folder of `--out`, with device and versions; runs and
+caches lie beside them. Nothing is needed but bolus itself: no network, no video, no packages for developers.
 """
 
 from __future__ import annotations

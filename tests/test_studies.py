@@ -1,0 +1,57 @@
+"""What keeps a study honest: keys are chosen on validation patients, and test patients are looked at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from grid import NO_END
+from looks import look, number_of_looks
+from tuning import chosen, search, written
+
+AXES = {"optimizer.lr": (0.1, 0.2), "temperature": (1, 2, 4)}
+ABOUT = {"tier": "small", "arm": "a"}
+
+
+def test_one_key_after_the_other_is_chosen_and_what_is_measured_stays(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def measure(tier: str, arm: str, keys: dict[str, Any]) -> dict[str, Any]:
+        asked.append(keys)
+        return {"figure": abs(keys["optimizer.lr"] - 0.2) + abs(keys["temperature"] - 4)}
+
+    file = tmp_path / "tuning.jsonl"
+    assert chosen(file, ABOUT, AXES) is None
+    best = search(file, ABOUT, AXES, measure, NO_END)
+    assert best == chosen(file, ABOUT, AXES) == {"optimizer.lr": 0.2, "temperature": 4}
+    assert [tuple(keys.values()) for keys in asked] == [(0.1, 1), (0.2, 1), (0.2, 2), (0.2, 4)], "each once"
+    search(file, ABOUT, AXES, measure, NO_END)
+    assert len(asked) == 4
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(lines[:-1]) + "\n")
+    assert chosen(file, ABOUT, AXES) is None, "a search that was stopped has chosen nothing"
+    assert written(best) == ["optimizer.lr=0.2", "temperature=4"]
+
+
+def test_a_recipe_that_changed_after_its_look_is_refused_unless_somebody_says_why(tmp_path: Path) -> None:
+    file, about = tmp_path / "looks.jsonl", {"study": "s", "tier": "small", "arm": "a"}
+    for _ in range(3):  # of three seeds
+        look(file, about, "first")
+    look(file, {**about, "arm": "b"}, "other")
+    assert number_of_looks(file, "s", "small") == 1
+    with pytest.raises(SystemExit, match="looked at with recipe first, and it is second now"):
+        look(file, about, "second")
+    assert number_of_looks(file, "s", "small") == 1
+    look(file, about, "second", "the cohort was read wrongly")
+    look(file, about, "second")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["recipe"], line["number"], line["why"]) for line in lines] == [
+        ("first", 1, None), ("other", 1, None), ("second", 2, "the cohort was read wrongly"),
+    ]  # fmt: skip
+    assert number_of_looks(file, "s", "small") == 2
