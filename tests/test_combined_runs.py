@@ -98,6 +98,8 @@ def state_of(out: Path) -> Any:
 SPECS = {
     "sum": {"kind": "sum"},
     "mean": {"kind": "mean"},
+    "balanced": {"kind": "balanced"},
+    "uncertainty": {"kind": "sum", "weighting": "uncertainty"},
     "pcgrad": {"kind": "pcgrad"},
     "grad_mitigator": {"kind": "grad_mitigator", "rate": 0.3},
     "MGDA": {"kind": "torchjd", "aggregator": "MGDA"},

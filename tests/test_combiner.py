@@ -21,7 +21,7 @@ from bolus.training.gradients.mitigator import Conflicts
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 NAMES = ("a", "b", "c", "d")
 BRANCHES = {"a": "image", "b": "image", "c": "pixel", "d": "pixel"}
-OWN = ["pcgrad", "grad_mitigator"]
+OWN = ["balanced", "pcgrad", "grad_mitigator"]
 KINDS = ["sum", "mean", *OWN]
 AGGREGATORS: list[tuple[str, dict[str, Any]]] = [
     ("UPGrad", {}),
@@ -154,6 +154,17 @@ def vaccinate(vectors: Tensor, goals: Tensor, rate: float, seed: int = 5) -> tup
     return total, goals
 
 
+def balance(rows: Tensor) -> Tensor:
+    """Each at the mean length of all that have one."""
+    lengths = [float(row.norm()) for row in rows]
+    moving = [length for length in lengths if length > 0]
+    total = torch.zeros_like(rows[0])
+    for row, length in zip(rows, lengths, strict=True):
+        if length > 0:
+            total = total + row / length * sum(moving) / len(moving)
+    return total
+
+
 def by_branch(vectors: Tensor, branches: dict[str, str], reconcile: Callable[[Tensor], Tensor]) -> Tensor:
     members = [[p for p, own in enumerate(branches.values()) if own == branch] for branch in set(branches.values())]
     return torch.stack([reconcile(vectors[places]) for places in members]).sum(0)
@@ -165,6 +176,7 @@ def reference(kind: str, vectors: Tensor, branches: dict[str, str]) -> Tensor:
     rules: dict[str, Callable[[Tensor], Tensor]] = {
         "sum": lambda rows: rows.sum(0),
         "mean": lambda rows: rows.mean(0),
+        "balanced": balance,
         "pcgrad": project,
         "grad_mitigator": lambda rows: vaccinate(rows, zeros, 0.01)[0],
     }

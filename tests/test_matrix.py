@@ -48,7 +48,9 @@ WAYS = ALONE | TOGETHER
 COMBINERS = {
     "sum": "{kind: sum, conflict_steps: null}",
     "sum, conflicts looked at": "{kind: sum, conflict_steps: 1}",
+    "sum, weights learnt": "{kind: sum, weighting: uncertainty, conflict_steps: null}",
     "mean": "{kind: mean}",
+    "balanced": "{kind: balanced}",
     "pcgrad": "{kind: pcgrad}",
     "grad_mitigator": "{kind: grad_mitigator}",
     "torchjd, by inner products (MGDA)": "{kind: torchjd, aggregator: MGDA}",
@@ -65,7 +67,7 @@ def expected(way: str, combiner: str, scope: str) -> str | None:
     """The sentence that refuses a cell; None where it works."""
     if "ConFIG" in combiner and scope == "features":
         return WHOLE
-    if way == "shard" and scope == "encoder" and combiner != "sum":
+    if way == "shard" and scope == "encoder" and combiner not in ("sum", "sum, weights learnt"):
         return LOOKED if combiner.startswith("sum") else PARTS
     return None
 

@@ -165,7 +165,8 @@ class CombinerSpec(_Spec):
     Conflicts between objectives are logged whatever the kind; `sum` takes an extra backward pass for each then.
     """
 
-    kind: Literal["sum", "mean", "pcgrad", "grad_mitigator", "torchjd"] = "sum"
+    kind: Literal["sum", "mean", "balanced", "pcgrad", "grad_mitigator", "torchjd"] = "sum"
+    weighting: Literal["fixed", "uncertainty"] = "fixed"  # the recipe's weights alone, or times learnt ones
     scope: Literal["encoder", "features"] = "encoder"  # reconciled in the encoder's parameters, or at its features
     rate: float = Field(0.01, ge=0, le=1)  # grad_mitigator: of the goals' moving average (scope features: a batch)
     aggregator: str | None = None  # torchjd: its name, such as MGDA
@@ -176,6 +177,8 @@ class CombinerSpec(_Spec):
     def _names_an_aggregator_where_one_is_used(self) -> CombinerSpec:
         if self.kind != "torchjd" and (self.aggregator is not None or self.parameters):
             raise ValueError(f"aggregator and parameters are for kind torchjd, and kind is {self.kind}")
+        if self.kind == "balanced" and self.weighting != "fixed":
+            raise ValueError("kind balanced gives gradients their norms whatever losses weigh; set weighting to fixed")
         return self
 
 
@@ -388,6 +391,8 @@ class Recipe(_Spec):
         for augment in (data["images"]["augment"], *(each["augment"] for each in data["modalities"].values())):
             if augment is not None and not augment["own"]:
                 del augment["own"]
+        if data["combiner"]["weighting"] == "fixed":
+            del data["combiner"]["weighting"]
         del data["training"]["tracker"]  # which says nothing of a run but who looks on
         for way in ("compile", "shard"):
             if not data["training"][way]:

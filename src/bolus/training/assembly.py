@@ -24,6 +24,7 @@ from bolus.recipe import Recipe
 from bolus.training.compiling import compile_encoder
 from bolus.training.gradients.combiner import Combiner
 from bolus.training.gradients.gradcache import check_chunk
+from bolus.training.gradients.weighting import Uncertainty
 from bolus.training.processes import world_size
 from bolus.training.sharding import check_shard, shard_encoder
 
@@ -42,6 +43,7 @@ class Model:
     combiner: Combiner
     scaler: torch.amp.GradScaler
     autocast: torch.autocast
+    uncertainty: Uncertainty | None = None
 
 
 def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> Model:
@@ -82,6 +84,11 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
     modules: dict[str, nn.Module] = {"encoder": encoder}
     for name, objective in objectives.items():
         modules[f"objective.{name}"] = objective.to(device)
+    uncertainty = Uncertainty(objectives).to(device) if recipe.combiner.weighting == "uncertainty" else None
+    if uncertainty is not None:
+        modules["uncertainty"] = uncertainty
+    heads = {name: list(objective.parameters()) for name, objective in objectives.items()}
+    learnt = {} if uncertainty is None else {name: [uncertainty.log_variance[name]] for name in objectives}
     precision = recipe.training.precision
     return Model(
         encoder,
@@ -92,9 +99,11 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
         combiner=Combiner(
             recipe.combiner,
             list(encoder.parameters()),
-            {name: list(objective.parameters()) for name, objective in objectives.items()},
+            {name: [*own, *learnt.get(name, ())] for name, own in heads.items()},
             {name: objective.branch for name, objective in objectives.items()},
+            {name: recipe.objectives[name].weight for name in objectives},
         ),
+        uncertainty=uncertainty,
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         autocast=torch.autocast(device.type, AUTOCAST[precision], enabled=precision != "fp32"),
     )

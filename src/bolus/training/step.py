@@ -50,12 +50,12 @@ def training_step(
         features = model.combiner.open(made, observe=observe)
     with model.autocast, seeded(seed_for(whole.seed, "objectives", process), device):
         losses = losses_of(model, features, local, whole)
-    share = 1.0 / recipe.training.accumulate
+    share, learnt = 1.0 / recipe.training.accumulate, model.uncertainty
+    weighed = {name: at_least_float32(loss.value) for name, loss in losses.items()}
+    if learnt is not None:
+        weighed = {name: learnt.weigh(name, value) for name, value in weighed.items()}
     model.combiner.accumulate(
-        {
-            name: model.scaler.scale(at_least_float32(loss.value) * (recipe.objectives[name].weight * share))
-            for name, loss in losses.items()
-        },
+        {name: model.scaler.scale(value * (recipe.objectives[name].weight * share)) for name, value in weighed.items()},
         seed=whole.seed,
         observe=observe,
         loss_scale=model.scaler.get_scale(),
@@ -63,6 +63,8 @@ def training_step(
     )
     values = {name: loss.value.detach() for name, loss in losses.items()}
     counts = {name: {"anchors": loss.num_anchors, **loss.counts} for name, loss in losses.items()}
+    if learnt is not None:
+        counts = {name: {**each, "learnt_weight": learnt.weight(name)} for name, each in counts.items()}
     return values, counts
 
 

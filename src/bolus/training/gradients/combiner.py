@@ -20,6 +20,7 @@ from bolus.training.gradients.buffers import add_up, gradients_of, gram_of, weig
 from bolus.training.gradients.gradcache import Cut, cut
 from bolus.training.gradients.mitigator import Conflicts, mitigation_weights
 from bolus.training.gradients.overlap import averaged_gradients
+from bolus.training.gradients.weighting import balanced_weights
 from bolus.training.processes import all_reduce_mean, all_reduce_sum, world_size
 
 
@@ -39,6 +40,7 @@ class Combiner:
         shared: parameters in which objectives meet.
         heads: objective -> its own parameters; objectives may share a head.
         branches: objective -> branch; all in one where absent.
+        weights: objective -> what its loss is multiplied with, for kind `balanced`; 1 where absent.
 
     Raises:
         RecipeError: an aggregator that is unknown, or cannot be used with these objectives.
@@ -58,6 +60,7 @@ class Combiner:
         shared: Sequence[nn.Parameter],
         heads: Mapping[str, Sequence[nn.Parameter]],
         branches: Mapping[str, str] | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self.spec = spec
         self.shared = [parameter for parameter in shared if parameter.requires_grad]
@@ -65,6 +68,7 @@ class Combiner:
         self._all_heads = list(dict.fromkeys(p for own in self.heads.values() for p in own))
         self._shared_out = any(map(is_shared_out, self.shared))  # then gradients gather in `.grad`, averaged already
         self.branches = {name: (branches or {}).get(name, "image") for name in heads}
+        self.weights = {name: (weights or {}).get(name, 1.0) for name in heads}
         self.goals = {
             branch: torch.zeros(len(members), len(members), dtype=torch.float64)
             for branch, members in self._members().items()
@@ -263,6 +267,8 @@ class Combiner:
             return torch.full((num_objectives,), 1 / num_objectives, dtype=torch.float64)
         if kind == "sum" or not gram.isfinite().all():
             return torch.ones(num_objectives, dtype=torch.float64)
+        if kind == "balanced":
+            return balanced_weights(gram, [self.weights[name] for name in self._members()[branch]])
         if self._aggregate is not None:
             return self._aggregate.weigh(gram, self._seed)
         generator = torch.Generator().manual_seed(self._seed)
