@@ -24,7 +24,8 @@ import pandas as pd
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.found import Found, joined, open_found
 from bolus.data.images.missing_files import likely_cause
-from bolus.data.images.preprocessing import ONE_FRAME, Preprocessing, shrink
+from bolus.data.images.preprocessing import Preprocessing
+from bolus.data.images.shrinking import ONE_FRAME, shrink
 from bolus.data.images.shards import NOTHING, ShardWriter, read_manifest, remove_orphans
 from bolus.data.images.sources import UNOPENED, Sources, find_sources, identify, in_threads
 from bolus.data.images.store import ImageStore, Quarantined, Stored

@@ -107,14 +107,14 @@ def open_found(
         refuse_unknown(cohort.spec.ranges, names, cohort.modalities)
     digests = np.concatenate([np.empty((0, 2), np.uint64), *(each.digests for each in found)])
     return ImageStore(
-        replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
-        quarantined,
-        np.unique(cohort.origin[rows[resolved.beyond]]).tolist(),
-        arrays,
-        shard,
-        offset,
-        gain,
-        bias,
+        preprocessing=replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
+        quarantined=quarantined,
+        out_of_range=np.unique(cohort.origin[rows[resolved.beyond]]).tolist(),
+        _shards=arrays,
+        _shard=shard,
+        _offset=offset,
+        _gain=gain,
+        _bias=bias,
         _content=Content(digests, np.array([each.contract for each in found], np.uint64), file, frame, folder),
         _crc=crc,
     )

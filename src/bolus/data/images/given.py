@@ -18,7 +18,8 @@ from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.cohort.volumes import series_codes
 from bolus.data.images.cache import ImageStore
-from bolus.data.images.preprocessing import Preprocessing, Shrunk, shrink
+from bolus.data.images.preprocessing import Preprocessing
+from bolus.data.images.shrinking import Shrunk, shrink
 from bolus.data.images.sources import in_threads
 from bolus.data.pixels.greys import GREY, reading_of, resolve_ranges
 from bolus.data.pixels.image import Image, Range, own_range, take_frame
@@ -264,14 +265,14 @@ def _store(parts: list[_Part], table: Cohort, shrunk: list[Shrunk], preprocessin
     for number, alike in enumerate(kinds.values()):
         shard[alike], offset[alike] = number, np.arange(len(alike))
     store = ImageStore(
-        replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
-        [],
-        sorted({parts[row].sample for row in np.flatnonzero(resolved.beyond).tolist()}),
-        [np.stack([shrunk[row].array for row in alike]) for alike in kinds.values()],
-        shard,
-        offset,
-        gain,
-        bias,
+        preprocessing=replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
+        quarantined=[],
+        out_of_range=sorted({parts[row].sample for row in np.flatnonzero(resolved.beyond).tolist()}),
+        _shards=[np.stack([shrunk[row].array for row in alike]) for alike in kinds.values()],
+        _shard=shard,
+        _offset=offset,
+        _gain=gain,
+        _bias=bias,
     )
     if preprocessing.mirror is not None and table.sides is not None:
         store.mirrored = table.sides == SIDES.index(preprocessing.mirror)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bolus.checksums import load_array, save_array
-from bolus.data.images.preprocessing import Shrunk
+from bolus.data.images.shrinking import Shrunk
 from bolus.data.pixels.greys import GREY
 from bolus.data.pixels.quantiles import LEVELS
 from bolus.files import put_in_place
