@@ -139,7 +139,9 @@ class Preprocessing:
     @property
     def extent(self) -> str:
         """What the encoder sees of a sample, in words, such as `224 x 224 pixels` or `32 x 64 x 64 voxels`."""
-        return in_words((self.size, self.size), "pixels") if self.volume is None else in_words(self.volume.size, "voxels")
+        if self.volume is not None:
+            return in_words(self.volume.size, "voxels")
+        return in_words((self.size, self.size), "pixels")
 
     @property
     def key(self) -> str:
