@@ -31,7 +31,7 @@ from bolus.data.images.store import ImageStore, Quarantined, Store, Stored
 from bolus.data.readers.frames import read_as, reason_without_name
 from bolus.data.readers.own import Readers, open_readers
 from bolus.data.text.laterality import SIDES
-from bolus.data.volumes.building import build_volumes
+from bolus.data.volumes.cache.building import build_volumes
 from bolus.errors import BolusError, CohortError, UsageError
 
 __all__ = [

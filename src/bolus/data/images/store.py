@@ -1,6 +1,6 @@
 """The images of a cohort's rows as they lie in the cache, each compared with its checksum when it is first read.
 
-A `Store` is what the rest of bolus asks: an `ImageStore` of images and frames, or a `data.volumes.store.VolumeStore`.
+A `Store` is what the rest of bolus asks: an `ImageStore` of images and frames, or a `data.volumes.cache.store.VolumeStore`.
 """
 
 from __future__ import annotations

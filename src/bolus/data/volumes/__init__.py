@@ -1,1 +1,1 @@
-"""Volumes: voxels with their places in the body, read, fitted, cached in parts and cut into windows."""
+"""Files to volumes: voxels in anatomical axes, with spacing and affine in mm."""

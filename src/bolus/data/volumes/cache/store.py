@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 
 from bolus.data.images.store import Store, Stored
-from bolus.data.volumes.files import forget, is_whole, read_part
-from bolus.data.volumes.windows import Corners, centred
+from bolus.data.volumes.cache.files import forget, is_whole, read_part
+from bolus.data.volumes.cache.windows import Corners, centred
 from bolus.errors import BolusError, CohortError
 
 _log = logging.getLogger(__name__)

@@ -29,10 +29,10 @@ from bolus.data.images.store import Content, Quarantined
 from bolus.data.pixels.greys import refuse_unknown
 from bolus.data.readers.frames import reason_without_name
 from bolus.data.readers.own import Readers, open_readers
-from bolus.data.volumes.files import RECORD, find_volumes, name_of, read_record, write_volume
-from bolus.data.volumes.fitting import fit_volume
+from bolus.data.volumes.cache.files import RECORD, find_volumes, name_of, read_record, write_volume
+from bolus.data.volumes.cache.fitting import fit_volume
+from bolus.data.volumes.cache.store import VolumeStore
 from bolus.data.volumes.reading import read_volume
-from bolus.data.volumes.store import VolumeStore
 from bolus.errors import BolusError, CohortError, UsageError, require
 
 Progress = Callable[[int, int], None]
