@@ -1,6 +1,7 @@
 """The images of a cohort's rows as they lie in the cache, each compared with its checksum when it is first read.
 
-A `Store` is what the rest of bolus asks: an `ImageStore` of images and frames, or a `data.volumes.cache.store.VolumeStore`.
+A `Store` is what the rest of bolus asks: an `ImageStore` of images and frames, or the `VolumeStore` of
+`data.volumes.cache`.
 """
 
 from __future__ import annotations
