@@ -57,8 +57,7 @@ def plain_volumes(volumes: Tensor, *, size: Size) -> Tensor:
                 [0.2500, 0.5000],
                 [0.0000, 0.0000]])
     """
-    _check(volumes, size)
-    return to_unit(_box(volumes, size)).clone()
+    return _filled(to_unit(_cut(_check(volumes, size), size)), size).clone()
 
 
 def augment_volumes(
@@ -106,14 +105,13 @@ def augment_volumes(
     if not count:
         return volumes.new_zeros((views, num, channels, *size), dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
-    volumes = to_unit(_filled(volumes, size))
-    theta = draw_theta(full, volumes.shape[2:], size, millimetres.repeat(views, 1), generator)  # the first of all
-    colours = draw_colours(full, count, generator)
-    matrices, softened = draw_softness(full, count, size, generator)
-
     with torch.autocast(volumes.device.type, enabled=False):  # half precision would move the sampling grid
+        volumes = _filled(to_unit(volumes), size)
+        theta = draw_theta(full, volumes.shape[2:], size, millimetres.repeat(views, 1), generator)  # the first of all
+        colours = draw_colours(full, count, generator)
+        matrices, softened = draw_softness(full, count, size, generator)
         if theta is None:
-            out = _box(volumes, size).repeat(views, 1, 1, 1, 1)
+            out = _cut(volumes, size).repeat(views, 1, 1, 1, 1)
         else:
             out = resample(volumes, theta, size=size)
         out = recolour(out.flatten(2, 3), *colours, 1).view(out.shape)
@@ -165,11 +163,11 @@ def augment_volume_labels(
     if not len(labels):
         return labels.new_zeros((0, *size))
     values = _filled(labels[:, None], size)
-    theta = draw_theta(full, values.shape[2:], size, millimetres, torch.Generator().manual_seed(seed))
-    if theta is None:
-        return _box(values, size)[:, 0].clone()
     with torch.autocast(labels.device.type, enabled=False):
-        grid = F.affine_grid(theta.float().to(values.device), [len(labels), 1, *size], align_corners=False)
+        theta = draw_theta(full, values.shape[2:], size, millimetres, torch.Generator().manual_seed(seed))
+        if theta is None:
+            return _cut(values, size)[:, 0].clone()
+        grid = F.affine_grid(theta.to(values.device), [len(labels), 1, *size], align_corners=False)
         out = F.grid_sample(values.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return out[:, 0].to(labels.dtype)
 
@@ -212,7 +210,7 @@ def draw_theta(
     if spec.crop_scale[0] == 1 and spec.rotation == spec.tilt == spec.stretch == 0 and not any(flips):
         return None
 
-    voxels, view, steps = (torch.tensor(each).flip(-1) for each in (tuple(sides), tuple(size), spacing.tolist()))
+    voxels, view, steps = torch.tensor(sides[::-1]), torch.tensor(size[::-1]), spacing.flip(1)
     turn = _turn(about_z, 0, 1) @ _turn(about_x, 1, 2) @ _turn(about_y, 2, 0)
     linear = turn * (steps * extent * mirror)[:, None, :] / steps[:, :, None]  # view voxels to volume voxels
     middle = (voxels - view) // 2 + (view - voxels) / 2  # of the box, in voxels from the volume's
@@ -287,9 +285,9 @@ def _filled(volumes: Tensor, size: Size) -> Tensor:
     return F.pad(volumes, [part for each in missing for part in (each // 2, each - each // 2)])
 
 
-def _box(volumes: Tensor, size: Size) -> Tensor:
-    """The middle of the volumes, with black about them where they are smaller."""
-    volumes = _filled(volumes, size)
+def _cut(volumes: Tensor, size: Size) -> Tensor:
+    """The middle of the volumes along each axis where they are larger than the view."""
     for axis, wanted in enumerate(size, start=2):
-        volumes = volumes.narrow(axis, (volumes.shape[axis] - wanted) // 2, wanted)
+        side = volumes.shape[axis]
+        volumes = volumes.narrow(axis, max(0, side - wanted) // 2, min(side, wanted))
     return volumes
