@@ -108,7 +108,7 @@ def naive(volume: Tensor, theta: Tensor, size: tuple[int, int, int]) -> Tensor:
     """Trilinear sampling by loops; what is outside is 0."""
     out = torch.zeros(size, dtype=torch.float64)
     for place in itertools.product(*(range(side) for side in size)):
-        at = [(2 * n + 1) / side - 1 for n, side in zip(place, size, strict=True)][::-1] + [1.0]
+        at = [1.0, *((2 * n + 1) / side - 1 for n, side in zip(place, size, strict=True))][::-1]
         found = [float(sum(t * a for t, a in zip(row, at, strict=True))) for row in theta.tolist()][::-1]
         exact = [((f + 1) * side - 1) / 2 for f, side in zip(found, volume.shape, strict=True)]
         for corner in itertools.product((0, 1), repeat=3):
@@ -429,10 +429,10 @@ def test_integers_and_floats_agree() -> None:
     stored = (noise(2, 1, 7, 18, 20) * 255).round()
     spec = AugmentSpec(preset="ct")
     expected = augment_volumes(stored / 255, spec, size=SIZE, views=1, seed=0)
-    for given in (stored.to(torch.uint8), (stored * 257).to(torch.int32), (stored * 257).to(torch.uint16)):
-        found = augment_volumes(given, spec, size=SIZE, views=1, seed=0)
+    for whole in (stored.to(torch.uint8), (stored * 257).to(torch.int32), (stored * 257).to(torch.uint16)):
+        found = augment_volumes(whole, spec, size=SIZE, views=1, seed=0)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-        torch.testing.assert_close(plain_volumes(given, size=SIZE), plain_volumes(stored / 255, size=SIZE))
+        torch.testing.assert_close(plain_volumes(whole, size=SIZE), plain_volumes(stored / 255, size=SIZE))
 
 
 def test_empty_batches() -> None:
@@ -481,16 +481,16 @@ def test_images_refuse_what_only_volumes_have(key: str) -> None:
     spec = still(**{key: (2, 3) if key == "low_resolution_factor" else 0.5})
     with pytest.raises(RecipeError, match=f"{key}: is for volumes"):
         augment(noise(1, 1, 8, 8), spec, size=8, views=1, seed=0)
-    with pytest.raises(RecipeError, match="ct is for volumes.*none, xray, fundus, ultrasound, mri"):
+    with pytest.raises(RecipeError, match=r"ct is for volumes.*none, xray, fundus, ultrasound, mri"):
         augment(noise(1, 1, 8, 8), AugmentSpec(preset="ct"), size=8, views=1, seed=0)
     off = still(flip_depth=0, tilt=0, stretch=0, low_resolution=0)
     assert torch.equal(augment(noise(1, 1, 8, 8), off, size=8, views=1, seed=0)[0], noise(1, 1, 8, 8))
 
 
 def test_impossible_ranges_are_refused_by_name() -> None:
-    for given in ((0.5, 2.0), (3.0, 2.0)):
+    for ends in ((0.5, 2.0), (3.0, 2.0)):
         with pytest.raises(RecipeError, match="low_resolution_factor: expected 1 <= low <= high"):
-            resolve(still(low_resolution_factor=given))
+            resolve(still(low_resolution_factor=ends))
 
 
 def test_keys_of_volumes_leave_the_digests_of_recipes_as_they_were() -> None:
