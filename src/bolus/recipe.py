@@ -92,11 +92,15 @@ class OwnAugmentSpec(BaseModel):
 
 
 class AugmentSpec(_Spec):
-    """One view of an image; a key that is not given takes the preset's value (bolus.data.batches.presets.PRESETS)."""
+    """One view of an image; a key that is not given takes the preset's value (bolus.data.batches.presets.PRESETS).
 
-    preset: Literal["none", "xray", "fundus", "ultrasound", "mri"] = "xray"
-    crop_scale: tuple[float, float] | None = None  # share of the area kept
-    crop_ratio: tuple[float, float] | None = None
+    Of volumes, horizontal is left to right, vertical posterior to anterior and depth inferior to superior, and the
+    rotation is about the axis of depth.
+    """
+
+    preset: Literal["none", "xray", "fundus", "ultrasound", "mri", "ct", "brain_mri"] = "xray"
+    crop_scale: tuple[float, float] | None = None  # share of the area, or of the volume, kept
+    crop_ratio: tuple[float, float] | None = None  # width to height
     flip_horizontal: float | None = Field(None, ge=0, le=1)  # probabilities
     flip_vertical: float | None = Field(None, ge=0, le=1)
     rotation: float | None = Field(None, ge=0, le=180)  # degrees, uniform in +-
@@ -108,7 +112,16 @@ class AugmentSpec(_Spec):
     blur: float | None = Field(None, ge=0, le=1)  # probability
     blur_sigma: tuple[float, float] | None = None  # pixels
     noise: float | None = Field(None, ge=0)  # standard deviation, in units of the [0, 1] range
+    flip_depth: float | None = Field(None, ge=0, le=1)  # volumes only, as the four below; probability
+    tilt: float | None = Field(None, ge=0, le=180)  # degrees about the two other axes, uniform in +-
+    stretch: float | None = Field(None, ge=0, lt=1)  # each axis by a factor of its own, uniform in 1 +- this share
+    low_resolution: float | None = Field(None, ge=0, le=1)  # probability of fewer voxels, brought back to as many
+    low_resolution_factor: tuple[float, float] | None = None  # how many fewer, drawn for each axis
     own: tuple[OwnAugmentSpec, ...] = ()  # functions that change intensities, in order, after all of the above
+
+
+VOLUME_AUGMENTS = ("flip_depth", "tilt", "stretch", "low_resolution", "low_resolution_factor")
+"""Keys of `AugmentSpec` that only volumes have."""
 
 
 class ImagesSpec(_Spec):
@@ -453,8 +466,10 @@ class Recipe(_Spec):
                 if not encoder["pretrained"]:
                     encoder.update({key: encoder[key] or value for key, value in NORMALISATION.items()})
         for augment in (data["images"]["augment"], *(each["augment"] for each in data["modalities"].values())):
-            if augment is not None and not augment["own"]:
-                del augment["own"]
+            if augment is not None:
+                unset = [key for key in VOLUME_AUGMENTS if augment[key] is None]
+                for key in unset if augment["own"] else [*unset, "own"]:
+                    del augment[key]
         if not (data["images"]["spacing"] or data["images"]["foreground"]):
             del data["images"]["spacing"], data["images"]["foreground"]
         del data["training"]["tracker"]  # which says nothing of a run but who looks on
