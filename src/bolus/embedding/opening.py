@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.copies.seen import SeenImages
-from bolus.data.images.cache import ImageStore, Preprocessing, Progress, build_store
+from bolus.data.images.cache import Store, Preprocessing, Progress, build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.images.given import Called, Given, listed, read_given
 from bolus.data.pixels.range_rules import describe_rule
@@ -52,7 +52,7 @@ class Judged:
     run: Run | None
     lineage: Sequence[Mapping[str, Any]] = ()
     seen: Mapping[str, SeenImages] = field(default_factory=dict)
-    training: tuple[ImageStore, Samples, npt.NDArray[np.int64]] | None = None
+    training: tuple[Store, Samples, npt.NDArray[np.int64]] | None = None
 
     def embed(
         self,
@@ -98,7 +98,7 @@ class Judged:
         store, samples = self.read(images, called)
         return embed_samples(self.encoder, store, samples, np.arange(len(samples)), precision=precision)
 
-    def read(self, images: Given | Sequence[Any], called: Called | None = None) -> tuple[ImageStore, Samples]:
+    def read(self, images: Given | Sequence[Any], called: Called | None = None) -> tuple[Store, Samples]:
         """Images that are given, as this encoder expects them; as `read_given`, and what is remarkable is logged.
 
         Raises:
@@ -181,7 +181,7 @@ def open_store(
     cache: Path | None = None,
     rows: npt.NDArray[np.int64] | None = None,
     on_progress: Progress | None = None,
-) -> ImageStore:
+) -> Store:
     """The cohort's images as this encoder expects them; for clips, give it the cohort of `samples_of`.
 
     A range that the cohort states wins over the encoder's. A modality that needs one and whose name the encoder does
@@ -219,7 +219,7 @@ def refuse_unseen(judged: Judged, cohort: Cohort) -> None:
             )
 
 
-def remarks_on(judged: Judged, store: ImageStore) -> list[str]:
+def remarks_on(judged: Judged, store: Store) -> list[str]:
     """What a person must know of the images that `open_store` gave this encoder, in sentences."""
     known, rules = judged.preprocessing.ranges, judged.preprocessing.rules
     said = list(store.remarks)

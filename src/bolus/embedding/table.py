@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
-from bolus.data.images.cache import ImageStore
+from bolus.data.images.cache import Store
 from bolus.device import Precision, check_precision, device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
 from bolus.embedding.projection import find_maps, find_others
@@ -175,7 +175,7 @@ class _Opened:
     judged: Judged
     cohort: Cohort
     samples: Samples
-    store: ImageStore
+    store: Store
     positions: npt.NDArray[np.int64]
     asked: _Asked
 

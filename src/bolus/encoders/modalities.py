@@ -154,8 +154,7 @@ def recipe_encoder(recipe: Recipe, modalities: Sequence[str]) -> Encoder | Modal
     else:
         encoder = build_encoders({str(name): spec for name, spec in specs.items()}, seed=recipe.training.seed)
     for name in modalities or [""]:  # of none, what holds where nothing is said
-        size = recipe.images_of(name).size
-        encoder.of(name).check_sides(size, size)
+        encoder.of(name).check_sides(*recipe.images_of(name).sides)
     if recipe.training.activation_checkpointing:
         encoder.checkpoint_activations()
     return encoder

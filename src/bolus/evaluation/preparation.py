@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.cohort.split import refuse_overlap
-from bolus.data.images.cache import ImageStore
+from bolus.data.images.cache import Store
 from bolus.device import device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
 from bolus.embedding.seen import refuse_seen_images, unknown_images
@@ -47,7 +47,7 @@ class Baseline:
 
     name: str
     judged: Judged
-    store: ImageStore
+    store: Store
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Prepared(Generic[Asked]):
 
     judged: Judged
     samples: Samples
-    store: ImageStore
+    store: Store
     kept: npt.NDArray[np.int64]
     notes: list[str]
     asked: Asked

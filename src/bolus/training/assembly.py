@@ -63,7 +63,7 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
         modalities = table.modalities
     check_shard(recipe, modalities)
     encoder = recipe_encoder(recipe, modalities).to(device)
-    inputs = {name: (recipe.encoder_of(name).in_channels, recipe.images_of(name).size) for name in modalities}
+    inputs = {name: (recipe.encoder_of(name).in_channels, recipe.images_of(name).side) for name in modalities}
     objectives = build_objectives(recipe, replace(encoder.shape, inputs=inputs), table, seed=recipe.training.seed)
     check_batch(objectives, recipe, world_size())
     check_chunk(encoder, recipe, world_size())
@@ -73,8 +73,8 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
     if needs.levels and not encoder.shape.levels:
         which = repr(recipe.encoder.backbone) if len(each_encoder(encoder)) == 1 else "what all modalities have alike"
         raise RecipeError(f"an objective reads the encoder's levels, and {which} has none")
-    if needs.pixels and recipe.images.unit == "clip":
-        raise RecipeError("an objective reads the pixels of single images, and images.unit is clip")
+    if needs.pixels and recipe.images.unit in ("clip", "volume"):
+        raise RecipeError(f"an objective reads the pixels of single images, and images.unit is {recipe.images.unit}")
     if recipe.training.compile:
         compile_encoder(encoder, device)
     if recipe.training.shard and world_size() > 1:  # one process has nobody to share with
@@ -122,21 +122,24 @@ def resolve(recipe: Recipe) -> Recipe:
     >>> resolve(Recipe.load("vicreg")).objectives["global"].parameters["depth"]
     3
     """
-    augment = resolve_augment(recipe.images.augment)
+    volumes = recipe.images.unit == "volume"
+    augment = resolve_augment(recipe.images.augment, volumes=volumes)
     images = recipe.images.model_copy(update={"augment": augment})
     modalities = {
         name: spec
         if spec.augment is None
-        else spec.model_copy(update={"augment": resolve_augment(spec.augment, f"modalities.{name}.augment")})
+        else spec.model_copy(
+            update={"augment": resolve_augment(spec.augment, f"modalities.{name}.augment", volumes=volumes)}
+        )
         for name, spec in recipe.modalities.items()
     }
     objectives = resolve_objectives(recipe)
     whole = recipe.model_copy(update={"images": images, "modalities": modalities, "objectives": objectives})
-    frames = images.frames if images.unit == "clip" else None
-    try_own(augment.own, size=images.size, channels=recipe.encoder.in_channels, frames=frames)
+    frames = images.frames if images.unit == "clip" else images.sides[0] if volumes else None
+    try_own(augment.own, size=images.side, channels=recipe.encoder.in_channels, frames=frames)
     for name, spec in modalities.items():
         if spec.augment is not None and spec.augment.own:
-            size, channels = whole.images_of(name).size, whole.encoder_of(name).in_channels
+            size, channels = whole.images_of(name).side, whole.encoder_of(name).in_channels
             key = f"modalities.{name}.augment"
             try_own(spec.augment.own, size=size, channels=channels, frames=frames, key=key)
     return whole

@@ -70,8 +70,9 @@ class Preprocessing:
             for name, each in self.modalities.items()
         }
         object.__setattr__(self, "modalities", read)
-        if isinstance(self.volume, Mapping):
-            object.__setattr__(self, "volume", VolumeFit(**self.volume))
+        given: Any = self.volume  # plain data, where it was read from a file
+        if isinstance(given, Mapping):
+            object.__setattr__(self, "volume", VolumeFit(**given))
         object.__setattr__(self, "ranges", {name: (low, high) for name, (low, high) in self.ranges.items()})
         object.__setattr__(self, "stated", tuple(sorted(self.stated)))
         if self.rules is not None:
@@ -137,11 +138,19 @@ class Preprocessing:
         return self.fit, size, self.volume.spacing, self.volume.foreground
 
     @property
+    def sides(self) -> tuple[int, ...]:
+        """What the encoder sees, pixels (H, W), or of a volume voxels (D, H, W)."""
+        return (self.size, self.size) if self.volume is None else self.volume.size
+
+    @property
+    def images_per_view(self) -> int:
+        """How many images a view weighs as: the frames of a clip, the slices of a volume's box."""
+        return self.frames or (1 if self.volume is None else self.volume.size[0])
+
+    @property
     def extent(self) -> str:
         """What the encoder sees of a sample, in words, such as `224 x 224 pixels` or `32 x 64 x 64 voxels`."""
-        if self.volume is not None:
-            return in_words(self.volume.size, "voxels")
-        return in_words((self.size, self.size), "pixels")
+        return in_words(self.sides, "pixels" if self.volume is None else "voxels")
 
     @property
     def key(self) -> str:

@@ -11,7 +11,7 @@ import mmap
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,17 +54,21 @@ class Stored:
         values: `[N, C, S, S]` uint8 or uint16; `[N, C, D, H, W]` of volumes.
         gain: float32 `[N, 1, 1, 1]`, or with as many axes as the values.
         bias: likewise.
+        spacing: of volumes, mm (D, H, W) between voxels, float32 `[N, 3]`, NaN where it is not known; else None.
     """
 
     values: Tensor
     gain: Tensor
     bias: Tensor
+    spacing: Tensor | None = None
 
     def pinned(self) -> Stored:
         """In memory from which a CUDA device copies while the program goes on; as they are without one."""
         if not torch.cuda.is_available():
             return self
-        return Stored(self.values.pin_memory(), self.gain.pin_memory(), self.bias.pin_memory())
+        return replace(
+            self, values=self.values.pin_memory(), gain=self.gain.pin_memory(), bias=self.bias.pin_memory()
+        )
 
     def unit(self, device: torch.device | str = "cpu") -> Tensor:
         """Float32 in [0, 1] on the device; the narrow integers are what travels."""

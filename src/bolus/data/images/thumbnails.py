@@ -7,12 +7,12 @@ import numpy.typing as npt
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.copies.thumbnails import SIDE, thumbnail_of
-from bolus.data.images.cache import ImageStore
+from bolus.data.images.cache import Store
 
 BLOCK = 256  # images in memory at a time
 
 
-def thumbnails_in(store: ImageStore, cohort: Cohort, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+def thumbnails_in(store: Store, cohort: Cohort, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Thumbnails of cached images, float32 `[n, 32, 32]`; see `bolus.data.copies.thumbnails.thumbnail_of`.
 
     Args:

@@ -22,6 +22,7 @@ from bolus.checksums import load_array, save_array
 from bolus.data.images.shrinking import Shrunk
 from bolus.data.pixels.greys import GREY
 from bolus.data.pixels.quantiles import LEVELS
+from bolus.data.volumes.cache.windows import Voxels
 from bolus.errors import require
 from bolus.files import replacing
 
@@ -95,7 +96,7 @@ def pack(array: npt.NDArray[Any]) -> bytes:
     return bytes(made.to_cframe())
 
 
-def read_part(path: Path, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[Any]:
+def read_part(path: Path, start: Voxels, size: Voxels) -> npt.NDArray[Any]:
     """A box of a volume, `[C, d, h, w]`; it must lie within the volume.
 
     Opened for each reading, so that threads do not meet.

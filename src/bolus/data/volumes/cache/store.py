@@ -57,7 +57,7 @@ class VolumeStore(Store):
     @property
     def held(self) -> npt.NDArray[np.bool_]:
         """The first rows of volumes that can be read, `[rows]`."""
-        return self._first == np.arange(len(self._first))
+        return np.asarray(self._first == np.arange(len(self._first)))
 
     def gather(
         self, rows: npt.NDArray[np.int64], corners: Corners | None = None, size: Sequence[int] | None = None
@@ -73,7 +73,7 @@ class VolumeStore(Store):
             size: voxels of every window; where None they hold the largest of these volumes.
 
         Returns:
-            Values `[n, C, d, h, w]`, with gain and bias `[n, 1, 1, 1, 1]`.
+            Values `[n, C, d, h, w]`, with gain and bias `[n, 1, 1, 1, 1]`, and spacing.
         """
         first = self._first[rows]
         assert (first >= 0).all(), "a quarantined row was asked for"
@@ -90,6 +90,7 @@ class VolumeStore(Store):
             torch.from_numpy(values),
             torch.from_numpy(self._gain[first]).view(-1, 1, 1, 1, 1),
             torch.from_numpy(self._bias[first]).view(-1, 1, 1, 1, 1),
+            torch.from_numpy(self.spacing[first].astype(np.float32)),
         )
 
     def let_go(self) -> None:

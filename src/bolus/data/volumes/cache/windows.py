@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Corners = npt.NDArray[np.int64]
+Voxels: TypeAlias = Sequence[int] | npt.NDArray[np.int64]
+"""Numbers of voxels along D, H and W."""
 
 
-def centred(shape: Sequence[int], size: Sequence[int]) -> Corners:
+def centred(shape: Voxels, size: Voxels) -> Corners:
     """The corner of the window in the middle, int64 `[3]`; negative along an axis where the window is longer.
 
     Args:
@@ -24,7 +27,7 @@ def centred(shape: Sequence[int], size: Sequence[int]) -> Corners:
     return (np.asarray(shape, np.int64) - np.asarray(size, np.int64)) // 2
 
 
-def covering(shape: Sequence[int], size: Sequence[int]) -> Corners:
+def covering(shape: Voxels, size: Voxels) -> Corners:
     """Corners of windows that cover the volume, int64 `[n, 3]`: as few as can be, evenly set, W changing first.
 
     Along an axis where the volume is no longer than the window there is one, in the middle.
@@ -46,7 +49,7 @@ def covering(shape: Sequence[int], size: Sequence[int]) -> Corners:
     return np.array(list(product(*starts)), np.int64)
 
 
-def drawn(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> Corners:
+def drawn(shape: Voxels, size: Voxels, rng: np.random.Generator) -> Corners:
     """The corner of a window that lies anywhere within the volume, all places alike, int64 `[3]`.
 
     Args:
