@@ -59,8 +59,9 @@ class EncoderSpec(_Spec):
     """What turns an image into features.
 
     `backbone` is a named configuration (`resnet18`, `resnet50`, `r18w32`, `convnext_atto`, `efficientnet_lite0`, `1`
-    or `2`, `dinov2_small`, `dinov2_base`, `dinov2_large`), a folder, or a hub name; with `pretrained: false` a folder
-    or hub name gives the architecture only.
+    or `2`, `dinov2_small`, `dinov2_base`, `dinov2_large`; of volumes `resnet10_3d`, `resnet18_3d`, `resnet50_3d`,
+    `unet3d32`, `swin_unetr24`), a folder, or a hub name; with `pretrained: false` a folder or hub name gives the
+    architecture only.
     """
 
     backbone: str = "resnet18"
@@ -72,6 +73,7 @@ class EncoderSpec(_Spec):
     context_reduction: int = Field(2, ge=1)
     temporal_shift: int | None = Field(None, ge=2)  # clips: one in so many channels moves a frame on, one back (TSM: 8)
     unfrozen: int | None = Field(None, ge=0)  # train only the last so many blocks and what follows; 0: none
+    inflated: bool = False  # make a convolutional backbone of images one of volumes: kernels repeated over depth
     neck: int | None = Field(None, ge=1)  # width of a linear layer after pooling, part of the encoder (LEARNER's u)
     # Of images in [0, 1]; one value, or one a channel. Null: what pretrained weights expect, where they say so; else
     # 0.5 and 0.25.
@@ -463,6 +465,8 @@ class Recipe(_Spec):
             if encoder is not None:
                 if not encoder["arguments"]:
                     del encoder["arguments"]
+                if not encoder["inflated"]:
+                    del encoder["inflated"]
                 if not encoder["pretrained"]:
                     encoder.update({key: encoder[key] or value for key, value in NORMALISATION.items()})
         for augment in (data["images"]["augment"], *(each["augment"] for each in data["modalities"].values())):

@@ -63,7 +63,7 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
         modalities = table.modalities
     check_shard(recipe, modalities)
     encoder = recipe_encoder(recipe, modalities).to(device)
-    inputs = {name: (recipe.encoder_of(name).in_channels, recipe.images_of(name).side) for name in modalities}
+    inputs = {name: (recipe.encoder_of(name).in_channels, recipe.images_of(name).size) for name in modalities}
     objectives = build_objectives(recipe, replace(encoder.shape, inputs=inputs), table, seed=recipe.training.seed)
     check_batch(objectives, recipe, world_size())
     check_chunk(encoder, recipe, world_size())
@@ -73,8 +73,8 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
     if needs.levels and not encoder.shape.levels:
         which = repr(recipe.encoder.backbone) if len(each_encoder(encoder)) == 1 else "what all modalities have alike"
         raise RecipeError(f"an objective reads the encoder's levels, and {which} has none")
-    if needs.pixels and recipe.images.unit in ("clip", "volume"):
-        raise RecipeError(f"an objective reads the pixels of single images, and images.unit is {recipe.images.unit}")
+    if needs.pixels and recipe.images.unit == "clip":
+        raise RecipeError("an objective reads the pixels of single images, and images.unit is clip")
     if recipe.training.compile:
         compile_encoder(encoder, device)
     if recipe.training.shard and world_size() > 1:  # one process has nobody to share with
