@@ -164,14 +164,14 @@ def _as_stated(folder: Path, contract: Mapping[str, Any], size: int | None) -> P
 
 
 def samples_of(judged: Judged, cohort: Cohort) -> Samples:
-    """The cohort in the unit that the encoder was made for: clips where it sees frames, else images.
+    """The cohort in the unit that the encoder was made for: clips where it sees frames, or volumes, else images.
 
     What judges works on these, with `samples.cohort` as the cohort: of clip files it has a row a frame.
 
     Raises:
         CohortError: as `bolus.data.images.clips.open_samples`.
     """
-    return open_samples(cohort, "clip" if judged.preprocessing.frames else "image")
+    return open_samples(cohort, judged.preprocessing.unit)
 
 
 def open_store(
@@ -182,7 +182,7 @@ def open_store(
     rows: npt.NDArray[np.int64] | None = None,
     on_progress: Progress | None = None,
 ) -> Store:
-    """The cohort's images as this encoder expects them; for clips, give it the cohort of `samples_of`.
+    """The cohort's images as this encoder expects them; for clips and volumes, give it the cohort of `samples_of`.
 
     A range that the cohort states wins over the encoder's. A modality that needs one and whose name the encoder does
     not know takes the encoder's only range, where it has one and the cohort has one modality; otherwise the range that

@@ -31,7 +31,7 @@ def remember_training(cohort: Cohort, store: Store, training: Mapping[str, Any])
     """
     key = _key_of(training)
     assert key is not None, "a training has just been hashed with it"
-    rows = np.flatnonzero((cohort.split == "train") & store.readable)
+    rows = np.flatnonzero((cohort.split == "train") & store.held)
     thumbnails = thumbnails_in(store, cohort, rows)
     return {name_of(training["salt"]): remember_images(thumbnails, cohort.encoded("patient")[rows], key)}
 
@@ -60,7 +60,7 @@ def refuse_seen_images(
         rows: bool `[rows]`, those that are held out; where None all but the training rows.
         kind: what the encoder is, for the message.
     """
-    held_out = np.flatnonzero((cohort.split != "train" if rows is None else rows) & store.readable)
+    held_out = np.flatnonzero((cohort.split != "train" if rows is None else rows) & store.held)
     again = held_out[recognised(judged, cohort, store, held_out)]
     if len(again):
         raise LeakageError(
@@ -93,7 +93,7 @@ def note_seen_images(judged: Judged, cohort: Cohort, store: Store) -> list[str]:
     """How many rows of patients that the encoder was not trained on show training images of it, in a sentence."""
     if not judged.seen:
         return []
-    new = store.readable
+    new = store.held
     for training in judged.lineage:
         trained = seen_rows(training, cohort.patients)
         new = new if trained is None else new & ~trained

@@ -138,6 +138,11 @@ class Preprocessing:
         return self.fit, size, self.volume.spacing, self.volume.foreground
 
     @property
+    def unit(self) -> str:
+        """What a sample is: `image`, `clip` or `volume`."""
+        return "volume" if self.volume is not None else "clip" if self.frames is not None else "image"
+
+    @property
     def sides(self) -> tuple[int, ...]:
         """What the encoder sees, pixels (H, W), or of a volume voxels (D, H, W)."""
         return (self.size, self.size) if self.volume is None else self.volume.size

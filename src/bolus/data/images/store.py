@@ -10,7 +10,7 @@ import logging
 import mmap
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -145,6 +145,10 @@ class Store(ABC):
     @abstractmethod
     def gather(self, rows: npt.NDArray[np.int64]) -> Stored:
         """The images of these rows, in order; every row must be readable, and have the contract of the others."""
+
+    def pictures(self, rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
+        """A picture in [0, 1] of what each of these rows holds, `[C, H, W]`: the image, or the middle slice of a volume."""
+        yield from self.gather(rows).unit().numpy()
 
     @abstractmethod
     def let_go(self) -> None:

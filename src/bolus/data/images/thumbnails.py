@@ -24,6 +24,6 @@ def thumbnails_in(store: Store, cohort: Cohort, rows: npt.NDArray[np.int64]) -> 
     for _, places in store.preprocessing.groups(cohort.modality[rows]):
         for start in range(0, len(places), BLOCK):
             here = places[start : start + BLOCK]
-            for place, image in zip(here.tolist(), store.gather(rows[here]).unit().numpy(), strict=True):
+            for place, image in zip(here.tolist(), store.pictures(rows[here]), strict=True):
                 found[place] = thumbnail_of(image)
     return found

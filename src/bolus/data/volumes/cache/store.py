@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,12 @@ class VolumeStore(Store):
             torch.from_numpy(self._bias[first]).view(-1, 1, 1, 1, 1),
             torch.from_numpy(self.spacing[first].astype(np.float32)),
         )
+
+    def pictures(self, rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
+        """As of `Store`, read slice by slice."""
+        for row in rows:
+            slices = self.gather(row[None], size=(1, *self.shape[self._first[row], 2:].tolist()))
+            yield slices.unit().numpy()[0, :, 0]
 
     def let_go(self) -> None:
         """Nothing to give back: files are opened for each reading."""
