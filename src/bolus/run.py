@@ -326,7 +326,9 @@ class Run:
         )
         unit, steps = recipe.images.unit, recipe.images.steps
         spacing = "" if steps is None else f" at {' x '.join(f'{step:g}' for step in steps)} mm"
-        windows = "squeezed into the box" if recipe.images.fit == "stretch" else "in windows whose embeddings are averaged"
+        windows = (
+            "squeezed into the box" if recipe.images.fit == "stretch" else "in windows whose embeddings are averaged"
+        )
         sample = {
             "clip": f"a clip, {recipe.images.frames} frames, one from the middle of each equal part",
             "volume": f"a volume{spacing} (depth, height, width), {windows}",

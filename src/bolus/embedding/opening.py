@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.copies.seen import SeenImages
-from bolus.data.images.cache import Store, Preprocessing, Progress, build_store
+from bolus.data.images.cache import Preprocessing, Progress, Store, build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.images.given import Called, Given, listed, read_given
 from bolus.data.pixels.range_rules import describe_rule
+from bolus.data.volumes.cache.given import read_given_volumes
 from bolus.device import Precision
 from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
@@ -71,7 +72,8 @@ class Judged:
         rows; the sums of one batch and another may differ in their last bits.
 
         Args:
-            images: one image, or several; as of `bolus.data.images.given.read_given`.
+            images: one image, or several; as of `bolus.data.images.given.read_given`. Or volumes, as of
+                `bolus.data.volumes.cache.given.read_given_volumes`.
             modality: as of `bolus.data.images.given.Called`, and so are the next four.
             series: names, one for each image.
             laterality: sides.
@@ -99,12 +101,15 @@ class Judged:
         return embed_samples(self.encoder, store, samples, np.arange(len(samples)), precision=precision)
 
     def read(self, images: Given | Sequence[Any], called: Called | None = None) -> tuple[Store, Samples]:
-        """Images that are given, as this encoder expects them; as `read_given`, and what is remarkable is logged.
+        """Images or volumes that are given, as this encoder expects them; what is remarkable is logged.
+
+        As `read_given`, or of an encoder of volumes as `bolus.data.volumes.cache.given.read_given_volumes`.
 
         Raises:
             EncoderError: also of a modality for which there is no encoder, where each has its own.
         """
-        store, samples = read_given(listed(images), self.preprocessing, called)
+        read = read_given if self.preprocessing.volume is None else read_given_volumes
+        store, samples = read(listed(images), self.preprocessing, called)
         refuse_unseen(self, samples.cohort)
         for remark in store.remarks:
             _log.warning("%s", remark)

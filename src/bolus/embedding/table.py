@@ -62,7 +62,7 @@ def embed(
     with_table: bool = True,
     quiet: bool = True,
 ) -> pd.DataFrame:
-    """Embed every readable image, clip or volume of a cohort; quarantined rows are absent, and remarked on in the metadata.
+    """Embed every readable sample of a cohort; quarantined rows are absent, and remarked on in the metadata.
 
     All embeddings are in memory; `write_embeddings` holds some at a time. What was embedded once is found again, also
     after an interruption.

@@ -14,7 +14,7 @@ import torch
 
 from bolus.data.batches.views import count_views, one_ahead, whole_views
 from bolus.data.cohort.cohort import Samples
-from bolus.data.images.cache import Store, Preprocessing
+from bolus.data.images.cache import Preprocessing, Store
 from bolus.data.images.clips import pick_frames
 from bolus.device import Precision, check_precision
 from bolus.embedding.remembering import FOLDER, embedder_key, remember_in_pieces
@@ -201,7 +201,7 @@ def _embed_views(
     batch_size: int,
     precision: Precision,
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Pooled features `[b, D]` of views, which are of the samples `asked`; the next batch is read while one is embedded."""
+    """Pooled features `[b, D]` of views of the samples `asked`; the next batch is read while one is embedded."""
     place, step = next(encoder.parameters()).device, max(1, batch_size // contract.images_per_view)
     if precision == "fp16" and place.type == "cpu":
         raise UsageError("precision fp16 is emulated on a CPU and slow there: take fp32 or bf16, or an accelerator")
@@ -239,7 +239,12 @@ def keys_of(
 def _key_of(encoder: Encoder, contract: Preprocessing, precision: str) -> str:
     """A name for an encoder and how it is fed."""
     config = json.loads(encoder.config.to_json_string(use_diff=False))
-    seen: dict[str, Any] = {"size": contract.size, "channels": contract.channels, "frames": contract.frames, "precision": precision}
+    seen: dict[str, Any] = {
+        "size": contract.size,
+        "channels": contract.channels,
+        "frames": contract.frames,
+        "precision": precision,
+    }
     if contract.volume is not None:
         seen["volume"] = [*contract.volume.size, contract.fit]
     config.pop("_name_or_path", None)

@@ -19,7 +19,7 @@ import torch
 from bolus.data.batches.batch import seed_for
 from bolus.data.batches.views import whole_views
 from bolus.data.cohort.cohort import Samples
-from bolus.data.images.cache import Store, Preprocessing
+from bolus.data.images.cache import Preprocessing, Store
 from bolus.embedding.opening import Judged, open_encoder
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, each_encoder, parts_of

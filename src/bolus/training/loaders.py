@@ -24,7 +24,7 @@ from bolus.data.batches.partners import PartnerIndex
 from bolus.data.batches.relation import Needs, Relation
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.roles import BIN, NUMBERS, is_role
-from bolus.data.images.cache import Store, Preprocessing, build_store
+from bolus.data.images.cache import Preprocessing, Store, build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.readers.own import open_readers
 from bolus.data.volumes.fit import VolumeFit
@@ -213,8 +213,8 @@ def unread_loader(cohort: Cohort, recipe: Recipe, needs: Needs, cache: Path | No
 def data_hash(cohort: Cohort, loader: Loader) -> str:
     """What the training sees, in order: images, frames, columns, ranges and readers; 16 hexadecimal digits.
 
-    Of a clip, every frame that can be read counts, and of a volume every slice. A run whose table, readable images or ranges changed is another run,
-    and its hash says so.
+    Of a clip, every frame that can be read counts, and of a volume every slice. A run whose table, readable images or
+    ranges changed is another run, and its hash says so.
     """
     rows, lengths = loader.samples.first_row[loader.positions], np.ones(len(loader.positions), np.int64)
     if loader.samples.unit in ("clip", "volume"):

@@ -111,7 +111,7 @@ class Loader:
         return pick_frames(self.samples, positions, self.readable, self.frames, draw=self._drawing(number))[0]
 
     def _drawing(self, number: int) -> Draw:
-        """What draws the frames, or the window, of a sample in a batch: a function of the seed, the batch, the sample."""
+        """What draws the frames, or the window, of a sample: a function of the seed, the batch and the sample."""
         return lambda position: np.random.default_rng(seed_for(self.seed, "frames", number, position))
 
     def fetch(self, number: int) -> Fetched:

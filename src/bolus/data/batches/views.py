@@ -160,14 +160,13 @@ def random_views(
         frames: T, of clips.
 
     Returns:
-        Float32 in [0, 1], `[V, N, C, size, size]`, `[V, N, C, T, size, size]` of clips, `[V, N, C, d, h, w]` of volumes.
+        Float32 in [0, 1], `[V, N, C, size, size]`; `[V, N, C, T, size, size]` of clips, `[V, N, C, d, h, w]` of
+        volumes.
     """
     unit = stored.unit(device)
     if unit.ndim == 5:
         depth, height, width = sides
-        return augment_volumes(
-            unit, spec, size=(depth, height, width), views=views, seed=seed, spacing=stored.spacing
-        )
+        return augment_volumes(unit, spec, size=(depth, height, width), views=views, seed=seed, spacing=stored.spacing)
     return augment(unit, spec, size=sides[-1], views=views, seed=seed, frames=frames)
 
 

@@ -66,9 +66,7 @@ class Stored:
         """In memory from which a CUDA device copies while the program goes on; as they are without one."""
         if not torch.cuda.is_available():
             return self
-        return replace(
-            self, values=self.values.pin_memory(), gain=self.gain.pin_memory(), bias=self.bias.pin_memory()
-        )
+        return replace(self, values=self.values.pin_memory(), gain=self.gain.pin_memory(), bias=self.bias.pin_memory())
 
     def unit(self, device: torch.device | str = "cpu") -> Tensor:
         """Float32 in [0, 1] on the device; the narrow integers are what travels."""
@@ -147,7 +145,7 @@ class Store(ABC):
         """The images of these rows, in order; every row must be readable, and have the contract of the others."""
 
     def pictures(self, rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
-        """A picture in [0, 1] of what each of these rows holds, `[C, H, W]`: the image, or the middle slice of a volume."""
+        """A picture in [0, 1] of what each row holds, `[C, H, W]`: the image, or the middle slice of a volume."""
         yield from self.gather(rows).unit().numpy()
 
     @abstractmethod
