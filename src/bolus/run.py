@@ -227,30 +227,34 @@ class Run:
             said = f"no room to write: {os.strerror(error.errno)}; {stands or 'no checkpoint was written yet'}"
             raise TrainingError(f"{said}: make room, then go on with the same command and --resume") from error
 
-    def recognise(self, facts: Mapping[str, Any]) -> list[str]:
+    def recognise(self, facts: Mapping[str, Any], bound: str) -> list[str]:
         """Compare an unfinished run with what it would be resumed with.
 
         Args:
             facts: as given to `create`.
+            bound: why another number of processes would be another training; empty where it would not.
 
         Returns:
             What changed that makes the result differ in its last bits, in sentences.
 
         Raises:
-            TrainingError: images, columns or processes changed, so that it would be another run.
+            TrainingError: images or columns changed, or processes that it is bound to, so that it would be another run.
             BolusError: the run was begun by a version that recorded less than going on needs.
         """
         for key in (*facts, "ancestors"):
             self.record[key]  # what is only needed when the run ends is missed now
-        for key, what in (
-            ("data_hash", "other training images or columns, or by a version that reads them otherwise"),
-            ("processes", "another number of processes"),
-        ):
-            if self.record[key] != facts[key]:
-                raise TrainingError(
-                    f"{self.folder} was started with {what}; resuming would mix two runs: train anew in another folder"
-                )
-        changed = [key for key in ("device", "threads") if self.record[key] != facts[key]]
+        begun = f"{self.folder} was started with"
+        if self.record["data_hash"] != facts["data_hash"]:
+            raise TrainingError(
+                f"{begun} other training images or columns, or by a version that reads them otherwise; resuming would "
+                "mix two runs: train anew in another folder"
+            )
+        if self.record["processes"] != facts["processes"] and bound:
+            raise TrainingError(
+                f"{begun} another number of processes, {self.record['processes']}, and {bound}; resume with as many, "
+                "or train anew in another folder"
+            )
+        changed = [key for key in ("processes", "device", "threads") if self.record[key] != facts[key]]
         changed += [key for key, value in versions().items() if self.record["versions"].get(key) != value]
         return [f"{key} changed since the run began: weights will agree closely, not bit for bit" for key in changed]
 
