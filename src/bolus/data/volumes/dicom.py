@@ -26,6 +26,7 @@ _GROUPS = (
     "FrameContentSequence", "MREchoSequence", "MRDiffusionSequence", "CardiacSynchronizationSequence",
     "MRImageFrameTypeSequence", "CTImageFrameTypeSequence",
 )  # fmt: skip
+_TIMES = ("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate")
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,11 @@ class Slice:
         path: the file.
         frame: from 0; None for a file of one frame.
         plane: where it lies.
-        uid: the file's SOPInstanceUID and the frame, of which copies have the same; empty where there is none.
     """
 
     path: Path
     frame: int | None
     plane: Plane
-    uid: str = ""
 
 
 def find_slices(path: Path, frames: Sequence[int | None]) -> list[Slice]:
@@ -53,7 +52,8 @@ def find_slices(path: Path, frames: Sequence[int | None]) -> list[Slice]:
         frames: which frames, from 0; None for all of the file.
 
     Raises:
-        ImageError: no such frame; a mosaic of many slices in one image; what `open_dataset` raises.
+        ImageError: no such frame; a mosaic of many slices in one image; frames that are moments and lie nowhere; what
+            `open_dataset` raises.
 
     Example:
         >>> from pydicom.data import get_testdata_file
@@ -71,16 +71,13 @@ def find_slices(path: Path, frames: Sequence[int | None]) -> list[Slice]:
         for frame in wanted:
             if not 0 <= frame < number:
                 raise ImageError(f"expected a frame from 0 to {number - 1}, found {frame}")
-        uid = str(header.get("SOPInstanceUID") or "")
-        return [
-            Slice(
-                path,
-                frame if number > 1 else None,
-                _plane(header, frame, localizer=bool({"LOCALIZER", "SCOUT"} & set(kinds))),
-                f"{uid}-{frame}" if uid else "",
-            )
-            for frame in wanted
+        localizer = bool({"LOCALIZER", "SCOUT"} & set(kinds))
+        found = [
+            Slice(path, frame if number > 1 else None, _plane(header, frame, localizer=localizer)) for frame in wanted
         ]
+        if len(found) > 1 and found[0].plane.position is None and any(header.get(name) for name in _TIMES):
+            raise ImageError("expected slices, found a clip, of which depth is time: images.unit=clip")
+        return found
 
 
 def read_slices(slices: Sequence[Slice], reading: str) -> Iterator[Image]:
@@ -96,6 +93,24 @@ def read_slices(slices: Sequence[Slice], reading: str) -> Iterator[Image]:
             held = None  # let go before the next is decoded
             held = (each.path, _read(each.path, reading))
         yield take_frame(held[1], each.frame if held[1].array.ndim == 4 else None)
+
+
+def drop_copies(slices: Sequence[Slice], reading: str) -> tuple[list[Slice], list[str]]:
+    """Slices without those that lie where another does and have its pixels; and a note of how many these are.
+
+    Only files of one frame are compared; frames that lie at one place are for `bolus.data.volumes.placing.lay`.
+    """
+    first, kept, copies = dict[object, Slice](), list[Slice](), 0
+    for each in slices:
+        place = (each.plane.position, each.plane.orientation, each.plane.shape)
+        other = first.setdefault(place, each)
+        if other is not each and each.plane.position is not None and each.frame is None and other.frame is None:
+            one, two = read_slices([other, each], reading)
+            if np.array_equal(one.array, two.array):
+                copies += 1
+                continue
+        kept.append(each)
+    return kept, [f"slices that are there twice: {copies}, each taken once"] if copies else []
 
 
 def _read(path: Path, reading: str) -> Image:
@@ -131,17 +146,24 @@ def _plane(header: Any, frame: int, *, localizer: bool) -> Plane:
 def _moved(
     header: Any, frame: int, position: tuple[float, ...], orientation: tuple[float, ...] | None
 ) -> tuple[float, ...] | None:
-    """The position of a frame of a file that states that of the first: along the normal, by the offsets of a dose.
+    """The position of a frame of a file that states that of the first; None where nothing says how far they lie apart.
 
-    None where nothing says how far the frames lie apart.
+    By the offsets of a dose, along the normal or, where the first is not 0, as places along z (PS3.3, C.8.8.3.2); or by
+    the steps of nuclear medicine, of which a negative one lies before the first slice (C.8.4.15).
     """
-    offsets = numbers_of(header, "GridFrameOffsetVector")
-    if orientation is None or len(offsets) <= frame:
+    if orientation is None:
         return None
     normal = np.cross(orientation[:3], orientation[3:])
-    away = offsets[frame] - offsets[0] if offsets[0] == 0 else 0.0
-    if offsets[0] != 0:  # places along z itself (PS3.3, C.8.8.3.2)
-        return (*position[:2], offsets[frame])
+    offsets, steps = numbers_of(header, "GridFrameOffsetVector"), numbers_of(header, "SpacingBetweenSlices")
+    if len(offsets) > frame:
+        if offsets[0] != 0:
+            return (*position[:2], offsets[frame])
+        away = offsets[frame]
+    elif str(header.get("Modality")) == "NM" and steps and steps[0]:
+        numbers = numbers_of(header, "SliceVector")
+        away = steps[0] * (numbers[frame] - 1 if len(numbers) > frame else frame)
+    else:
+        return None
     return tuple(float(each) for each in np.asarray(position) + away * normal)
 
 

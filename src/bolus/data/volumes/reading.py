@@ -11,7 +11,7 @@ from bolus.data.pixels.image import Image
 from bolus.data.readers.own import NONE, Readers
 from bolus.data.readers.readers import naming, quiet
 from bolus.data.readers.room import Room
-from bolus.data.volumes.dicom import Slice, find_slices, read_slices
+from bolus.data.volumes.dicom import drop_copies, find_slices, read_slices
 from bolus.data.volumes.joining import join_slices
 from bolus.data.volumes.nifti import read_canonical
 from bolus.data.volumes.placing import Grid, lay
@@ -88,7 +88,7 @@ def _kind_of(paths: Sequence[Path], readers: Readers) -> str:
 
 def _read_dicom(paths: Sequence[Path], asked: Sequence[int | None], reading: str, room: Room) -> Volume:
     slices = [found for path, frames in by_file(paths, asked) for found in find_slices(path, frames)]
-    slices, notes = _without_copies(slices, reading)
+    slices, notes = drop_copies(slices, reading)
     grid = lay([each.plane for each in slices])
     rows, columns = slices[0].plane.shape
     room.claim(rows * columns * len(grid.order) * 13, f"{len(grid.order)} slices of {columns} x {rows} pixels")
@@ -97,20 +97,6 @@ def _read_dicom(paths: Sequence[Path], asked: Sequence[int | None], reading: str
     kept = [number for number in range(len(slices)) if places[number] >= 0]
     image = join_slices(read_slices([slices[number] for number in kept], reading), places[kept])
     return _as_volume(image, grid, (*notes, *image.notes))
-
-
-def _without_copies(slices: Sequence[Slice], reading: str) -> tuple[list[Slice], list[str]]:
-    """The slices without those that are there twice, pixel for pixel; and a note of how many these are."""
-    first, kept, copies = dict[str, Slice](), list[Slice](), 0
-    for each in slices:
-        other = first.setdefault(each.uid, each) if each.uid else each
-        if other is not each and other.plane.position == each.plane.position:
-            one, two = read_slices([other, each], reading)
-            if np.array_equal(one.array, two.array):
-                copies += 1
-                continue
-        kept.append(each)
-    return kept, [f"slices that are there twice: {copies}, each taken once"] if copies else []
 
 
 def _as_volume(image: Image, grid: Grid, notes: Sequence[str]) -> Volume:
