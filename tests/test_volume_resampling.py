@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from bolus.data.pixels.image import Range, Rule
 from bolus.data.volumes.boxes import center_box, crop_foreground, find_threshold, take_box
 from bolus.data.volumes.resampling import axis_weights, make_upright, resample_volume
-from bolus.data.volumes.volume import Volume, slant_of, spacing_of, turn_to_canonical
+from bolus.data.volumes.volume import Volume, find_turn, slant_of, spacing_of, turn_affine
 from bolus.errors import ImageError, UsageError
 from volume_files import CORONAL, affine_of, turned
 
@@ -44,8 +44,8 @@ def volume_of(
 
 
 def field(shape: tuple[int, int, int] = (24, 30, 36), affine: npt.NDArray[np.float64] = OBLIQUE) -> Volume:
-    empty, canonical = turn_to_canonical(np.zeros((1, *shape), np.float32), affine)
-    volume = volume_of(empty, canonical)
+    turn = find_turn(affine)
+    volume = volume_of(turn.apply(np.zeros((1, *shape), np.float32)), turn_affine(affine, turn, shape))
     volume.array = smooth(places(volume))[None].astype(np.float32)
     return volume
 
@@ -141,7 +141,7 @@ def test_the_middle_stays_and_values_stay_within_their_bounds(
 ) -> None:
     affine = affine_of(np.eye(3), old, (1.0, 2.0, 3.0))
     values = np.random.default_rng(0).uniform(-1, 1, (1, *shape))
-    before = volume_of(values, turn_to_canonical(np.zeros(shape), affine)[1])
+    before = volume_of(values, turn_affine(affine, find_turn(affine), shape))
     after = resample_volume(before, new)
     middles = [places(each)[[0, -1], [0, -1], [0, -1]].mean(axis=0) for each in (before, after)]
     np.testing.assert_allclose(*middles, rtol=0, atol=1e-6)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bolus.data.pixels.greys import wants_values
 from bolus.data.pixels.image import Image, take_frame
 from bolus.data.readers.dicom_header import group_of, numbers_of, open_dataset
 from bolus.data.readers.readers import naming, read_image
-from bolus.data.volumes.placing import Plane
+from bolus.data.volumes.placing import Grid, Plane, lay
+from bolus.data.volumes.stack import by_file
 from bolus.errors import ImageError
 
 # What may tell two slices of one place apart; only the names are ever shown.
@@ -80,6 +82,31 @@ def find_slices(path: Path, frames: Sequence[int | None]) -> list[Slice]:
         return found
 
 
+def lay_files(
+    paths: Sequence[Path], frames: Sequence[int | None], reading: str
+) -> tuple[list[Slice], Grid, npt.NDArray[np.int64]]:
+    """The slices of files and the grid that they make; pixels are decoded only where two lie at one place.
+
+    Args:
+        paths: DICOM files, in any order.
+        frames: of each, from 0; None is all of the file.
+        reading: as of `bolus.data.pixels.greys.reading_of`.
+
+    Returns:
+        All slices, in the order given; the grid, whose order is among them; and int64 `[slices]`, which of them each is
+        a copy of, else itself. Copies are not in the grid.
+
+    Raises:
+        ImageError: as `bolus.data.volumes.placing.lay`.
+    """
+    slices = [each for path, asked in by_file(paths, frames) for each in find_slices(path, asked)]
+    original = find_copies(slices, reading)
+    kept = np.flatnonzero(original == np.arange(len(slices)))
+    grid, copies = lay([slices[number].plane for number in kept.tolist()]), len(slices) - len(kept)
+    said = (f"slices that are there twice: {copies}, each taken once",) if copies else ()
+    return slices, replace(grid, order=kept[grid.order], notes=(*said, *grid.notes)), original
+
+
 def read_slices(slices: Sequence[Slice], reading: str) -> Iterator[Image]:
     """The pixels of slices one after another; a file of which several follow each other is decoded once, whole.
 
@@ -95,22 +122,20 @@ def read_slices(slices: Sequence[Slice], reading: str) -> Iterator[Image]:
         yield take_frame(held[1], each.frame if held[1].array.ndim == 4 else None)
 
 
-def drop_copies(slices: Sequence[Slice], reading: str) -> tuple[list[Slice], list[str]]:
-    """Slices without those that lie where another does and have its pixels; and a note of how many these are.
+def find_copies(slices: Sequence[Slice], reading: str) -> npt.NDArray[np.int64]:
+    """Which slice each is a copy of: the first that lies where it does and has its pixels; itself if there is none.
 
     Only files of one frame are compared; frames that lie at one place are for `bolus.data.volumes.placing.lay`.
     """
-    first, kept, copies = dict[object, Slice](), list[Slice](), 0
-    for each in slices:
+    first, original = dict[object, int](), np.arange(len(slices))
+    for number, each in enumerate(slices):
         place = (each.plane.position, each.plane.orientation, each.plane.shape)
-        other = first.setdefault(place, each)
+        other = slices[first.setdefault(place, number)]
         if other is not each and each.plane.position is not None and each.frame is None and other.frame is None:
             one, two = read_slices([other, each], reading)
             if np.array_equal(one.array, two.array):
-                copies += 1
-                continue
-        kept.append(each)
-    return kept, [f"slices that are there twice: {copies}, each taken once"] if copies else []
+                original[number] = first[place]
+    return original
 
 
 def _read(path: Path, reading: str) -> Image:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from bolus.data.volumes.volume import SHEAR, Affine, Spacing, Volume, slant_of, spacing_of
 from bolus.errors import ImageError, UsageError
 
+Floats = npt.NDArray[np.float64]
+
 ALIKE = 1e-5  # of a spacing: one that differs by less is the same
 
 
@@ -97,25 +99,24 @@ def axis_weights(length: int, size: int, ratio: float) -> npt.NDArray[np.float32
         >>> [round(float(each), 3) for each in axis_weights(6, 2, 2.0)[0]]
         [0.103, 0.397, 0.397, 0.103, 0.001, 0.0]
     """
-    places = (length - 1) / 2 + (np.arange(size) - (size - 1) / 2) * ratio
-    away = places[:, None] - np.arange(length)
+    places = (length - 1) / 2 + (np.arange(size, dtype=np.float64) - (size - 1) / 2) * ratio
+    away: Floats = places[:, None] - np.arange(length)
     if ratio <= 1:
         weights = np.maximum(0.0, 1 - np.abs(away))
-    else:  # the second differences of the second integral of a triangle
+    else:
         half = math.sqrt(ratio**2 - 1)
-        weights = (
-            _twice_integrated(away + half) - 2 * _twice_integrated(away) + _twice_integrated(away - half)
-        ) / half**2
-        weights = np.where(np.abs(away) < 1 + half, np.maximum(weights, 0.0), 0.0)
+        weights = np.maximum(_averaged(away, half), 0.0) * (np.abs(away) < 1 + half)
     shares: npt.NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     return shares
 
 
-def _twice_integrated(places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The second integral of a triangle of half width 1 about 0."""
-    ramps = np.maximum(places + np.array([1.0, 0.0, -1.0])[:, None, None], 0.0) ** 3
-    integral: npt.NDArray[np.float64] = np.tensordot([1.0, -2.0, 1.0], ramps, 1) / 6
-    return integral
+def _averaged(places: Floats, half: float) -> Floats:
+    """A triangle of half width 1 about 0, averaged by one of half width `half`: second differences of its integral."""
+    found = np.zeros(places.shape)
+    for step, factor in ((half, 1.0), (0.0, -2.0), (-half, 1.0)):
+        for corner, slope in ((1.0, 1.0), (0.0, -2.0), (-1.0, 1.0)):
+            found += factor * slope / (6 * half**2) * np.maximum(places + step + corner, 0.0) ** 3
+    return found
 
 
 def make_upright(volume: Volume) -> Volume:
