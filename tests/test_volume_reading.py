@@ -21,6 +21,8 @@ from bolus.data.pixels.greys import GREY, measure, sketch_of
 from bolus.data.pixels.image import Image, Range
 from bolus.data.pixels.quantiles import LEVELS
 from bolus.data.readers.own import OwnReader
+from bolus.data.readers.readers import count_frames, read_image
+from bolus.data.volumes.layout import find_layout
 from bolus.data.volumes.reading import read_volume
 from bolus.data.volumes.volume import Volume
 from bolus.errors import ImageError, TooLargeError, UsageError
@@ -568,3 +570,81 @@ def test_an_enhanced_mr_scan_of_philips_lies_where_its_frames_and_nibabel_say(tm
     expected = theirs @ nibabel.orientations.inv_ornt_aff(turn, wrapped.image_shape)
     # nibabel takes the normal and the stated spacing for the step from slice to slice; over 175 slices this is 1 um.
     np.testing.assert_allclose(volume.affine, expected, rtol=0, atol=2e-3)
+
+
+# Masks of slices ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["series", "enhanced", "nifti", "images"])
+@pytest.mark.parametrize("axes", [DIRECTIONS["axial"], DIRECTIONS["oblique sagittal"], DIRECTIONS["oblique coronal"]])
+def test_masks_of_slices_lie_as_the_voxels_do_and_come_back(
+    axes: npt.NDArray[np.float64], kind: str, tmp_path: Path
+) -> None:
+    affine, frames = affine_of(axes, (3.0, 1.0, 0.7), ORIGIN), None
+    if kind == "series":
+        paths = shuffled(write_series(tmp_path, scan(), affine, inter=0))
+    elif kind == "images":
+        paths = [tmp_path / f"{number}.png" for number in range(5)]
+        for path, pixels in zip(paths, scan(), strict=True):
+            PIL.Image.fromarray(pixels.astype(np.uint16)).save(path)
+    else:
+        write = write_enhanced if kind == "enhanced" else write_nifti
+        paths = [write(tmp_path / ("a.dcm" if kind == "enhanced" else "a.nii"), scan(), affine)]
+        frames = np.random.default_rng(8).permutation(count_frames(paths[0])).tolist()
+        paths *= len(frames)
+    pairs = zip(paths, frames or [None] * len(paths), strict=True)
+    slices = np.stack([read_image(path, frame=frame).array[0] for path, frame in pairs])
+    layout, volume = find_layout(paths, frames), read_volume(paths, frames)
+    np.testing.assert_array_equal(layout.lay(slices), volume.array[0])
+    np.testing.assert_array_equal(layout.take(volume.array[0]), slices)
+    whole = find_layout(paths[:1])
+    assert len(whole.places) == (1 if kind in ("series", "images") else count_frames(paths[0]))
+    with pytest.raises(UsageError, match=f"expected slices \\[{len(paths)}, H, W\\]"):
+        layout.lay(slices[1:])
+
+
+def test_masks_of_copies_and_localizers(tmp_path: Path) -> None:
+    paths = series_in(tmp_path / "a")
+    scout = series_in(tmp_path / "b", depth=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    given = [scout[0], *paths, series_in(tmp_path / "c")[2]]
+    layout = find_layout(given)
+    assert layout.places.tolist() == [-1, 0, 1, 2, 3, 4, 5, 2]
+    masks = np.arange(8)[:, None, None] * np.ones((8, 6, 7), np.int64)
+    assert layout.lay(masks)[:, 0, 0].tolist() == [1, 2, 3, 4, 5, 6]
+    assert layout.take(layout.lay(masks))[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 3]
+
+
+# Real series, and headers that lie ------------------------------------------------------------
+
+
+def test_a_ct_series_of_pydicom_lies_where_simpleitk_says(sitk: Any) -> None:
+    folder = Path(get_testdata_file("DICOMDIR", download=False)).parent
+    paths = [path for path in sorted((folder / "77654033" / "CT2").iterdir()) if path.is_file()]
+    with pytest.raises(ImageError, match=r"expected a slice every 1\.25 mm, found 161 missing"):
+        read_volume(paths)
+    paths = [path for path in sorted((folder / "98892003" / "MR700").iterdir()) if path.is_file()]
+    with pytest.raises(ImageError, match="expected slices of one direction, found 7 among 7: localizers"):
+        read_volume(paths)
+    folder = next(path for path in folder.rglob("CT5N"))
+    paths = shuffled([path for path in sorted(folder.iterdir()) if path.is_file()])
+    volume = read_volume(paths)
+    theirs = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+    assert volume.affine is not None
+    assert volume.notes == ()
+    for k, j, i in ((0, 0, 0), (4, 15, 15), (2, 3, 11), (1, 14, 2)):
+        x, y, z, _ = volume.affine @ (i, j, k, 1.0)
+        index = theirs.TransformPhysicalPointToIndex((-x, -y, z))
+        assert theirs.GetPixel(index) == volume.array[0, k, j, i]
+
+
+@pytest.mark.parametrize(
+    ("tags", "why"),
+    [
+        ({"NumberOfFrames": 10**9}, r"000\.dcm: damaged: expected .* bytes for 1000000000 frames"),
+        ({"ImagePositionPatient": ["1e300", "0", "0"]}, "expected all slices to say where they lie, found 1"),
+        ({"ImageOrientationPatient": ["0"] * 6}, "expected slices of one direction, found 2"),
+    ],
+)
+def test_headers_that_lie_are_refused(tags: dict[str, Any], why: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=why):
+        read_volume(series_in(tmp_path, tags=[tags, {}, {}, {}, {}, {}]))

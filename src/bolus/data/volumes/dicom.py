@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bolus.data.pixels.greys import wants_values
 from bolus.data.pixels.image import Image, take_frame
-from bolus.data.readers.dicom_header import group_of, numbers_of, open_dataset
+from bolus.data.readers.dicom_header import count_dicom_frames, group_of, numbers_of, open_dataset
 from bolus.data.readers.readers import naming, read_image
 from bolus.data.volumes.placing import Grid, Plane, lay
 from bolus.data.volumes.stack import by_file
@@ -28,6 +28,7 @@ _GROUPS = (
     "FrameContentSequence", "MREchoSequence", "MRDiffusionSequence", "CardiacSynchronizationSequence",
     "MRImageFrameTypeSequence", "CTImageFrameTypeSequence",
 )  # fmt: skip
+FURTHEST = 1e6  # mm from anything: a kilometre
 _TIMES = ("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate")
 
 
@@ -68,7 +69,7 @@ def find_slices(path: Path, frames: Sequence[int | None]) -> list[Slice]:
         kinds = [str(each).upper() for each in np.atleast_1d(header.get("ImageType") or [])]
         if "MOSAIC" in kinds:
             raise ImageError("expected one slice an image, found a mosaic of slices: convert the series to NIfTI")
-        number = int(header.get("NumberOfFrames") or 1)
+        number = count_dicom_frames(path)
         wanted = list(range(number)) if None in frames else [int(each or 0) for each in frames]
         for frame in wanted:
             if not 0 <= frame < number:
@@ -129,7 +130,7 @@ def find_copies(slices: Sequence[Slice], reading: str) -> npt.NDArray[np.int64]:
     """
     first, original = dict[object, int](), np.arange(len(slices))
     for number, each in enumerate(slices):
-        place = (each.plane.position, each.plane.orientation, each.plane.shape)
+        place = (each.plane.position, each.plane.orientation, each.plane.shape, each.plane.localizer)
         other = slices[first.setdefault(place, number)]
         if other is not each and each.plane.position is not None and each.frame is None and other.frame is None:
             one, two = read_slices([other, each], reading)
@@ -201,12 +202,12 @@ def _from(header: Any, frame: int, group: str, name: str, count: int) -> tuple[f
 
 
 def _numbers(item: Any, name: str, count: int) -> tuple[float, ...] | None:
-    """Numbers of an element; None where it has not so many that are finite."""
+    """Numbers of an element; None where it has not so many, or some that are no distance."""
     try:
         found = tuple(numbers_of(item, name))
     except (TypeError, ValueError):
         return None
-    return found if len(found) == count and all(np.isfinite(found)) else None
+    return found if len(found) == count and all(abs(each) < FURTHEST for each in found) else None
 
 
 def _telling(header: Any, frame: int) -> dict[str, str]:

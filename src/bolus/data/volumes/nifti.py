@@ -45,10 +45,10 @@ def read_canonical(path: Path, frames: Sequence[int | None], claim: Claim) -> Vo
             affine = affine @ _moved_up(run[0])
         spacing = spacing_of(affine)
         notes = [*orientation_notes(header), *shear_notes(affine)]
-    return Volume(
-        np.ascontiguousarray(image.array[:, :, ::-1, ::-1]), spacing, affine, image.range, image.bits, False,
-        tuple(notes),
-    )  # fmt: skip
+    array = np.ascontiguousarray(image.array)
+    for number in range(len(run)):  # one at a time: a volume is not held twice
+        array[0, number] = array[0, number, ::-1, ::-1].copy()
+    return Volume(array, spacing, affine, image.range, image.bits, False, tuple(notes))
 
 
 def find_run(frames: Sequence[int | None], depth: int) -> list[int]:
