@@ -21,6 +21,7 @@ from bolus.encoders.families.unet import MaskDecoder
 from bolus.encoders.features import FeatureShape, LevelShape
 from bolus.encoders.folders.folder import load_encoder, save_encoder
 from bolus.encoders.modalities import ModalityEncoders, check_unit
+from bolus.encoders.volumes.inflation import inflate_weights
 from bolus.encoders.volumes.resnet3d import ARCHITECTURES
 from bolus.errors import BolusError, EncoderError, RecipeError
 from bolus.optimization import lr_scales
@@ -352,10 +353,8 @@ def test_a_volume_that_is_constant_in_depth_gives_what_the_net_gives_of_a_slice(
     flat.double()
     state = {key: value.clone() for key, value in flat.state_dict().items()}
     thick = build(backbone=backbone, inflated=True).double().eval()
-    from bolus.encoders.volumes.inflation import inflate_weights
-
     thick.load_state_dict(inflate_weights(state, thick.state_dict()))
-    image, depth = voxels(1, 1, 32, 32).double(), 768
+    image, depth = voxels(1, 1, 32, 32).double(), 1024  # EfficientNet-lite0 sees 851 pixels of an axis
     with torch.no_grad():
         wanted = flat(image, levels=True)
         found = thick(image[:, :, None].expand(-1, -1, depth, -1, -1), levels=True)
@@ -511,8 +510,6 @@ def test_each_axis_is_upsampled_by_its_own_ratio() -> None:
 def test_over_constant_depth_the_decoder_of_volumes_is_that_of_images() -> None:
     """With its kernels spread over depth, in the interior."""
     flat, thick = (build(backbone="unet2", **keys).double().eval() for keys in ({}, {"inflated": True}))
-    from bolus.encoders.volumes.inflation import inflate_weights
-
     thick.load_state_dict(inflate_weights(flat.state_dict(), thick.state_dict()))
     with seeded(5):
         decoders = [MaskDecoder(encoder.shape, 3).double().eval() for encoder in (flat, thick)]

@@ -1,4 +1,4 @@
-"""Objectives that read maps of volumes: the same numbers as the formulas over three axes, and as in two where they can."""
+"""Objectives that read maps of volumes: the numbers of the formulas over three axes, and those of images laid out flat."""
 
 from __future__ import annotations
 
@@ -118,12 +118,12 @@ def test_voxel_contrast_is_the_naive_loop() -> None:
         for place in range(12)
     }
     region, losses = [0, 0, 1], []
-    for (view, row, place), anchor in z.items():
+    for (view, row, _), anchor in z.items():
         others = [key for key in z if key[:2] != (view, row)]
         positives = [key for key in others if region[key[1]] == region[row]]
         if not positives:
             continue
-        weighed = {key: math.exp(float(anchor @ z[key]) / 0.2) for key in others}
+        weighed = {key: math.exp((anchor @ z[key]).item() / 0.2) for key in others}
         total = sum(weighed.values())
         losses.append(-sum(math.log(weighed[key] / total) for key in positives) / len(positives))
     loss = objective.loss(embedded, batch)
@@ -203,6 +203,7 @@ def test_volumes_in_chunks_give_the_gradients_of_the_whole_batch(again: bool) ->
         for each in heads:
             total = total + each.loss(each.embed(made.features, batch), batch).value
         buffer: list[Tensor] = []
-        made.carry([torch.autograd.grad(total, made.leaves)], parameters, [buffer])
+        grads = torch.autograd.grad(total, made.leaves, materialize_grads=True)
+        made.carry([grads], parameters, [buffer])
         found.append((total.detach(), buffer))
     torch.testing.assert_close(found[0], found[1], **EXACT)
