@@ -1,4 +1,4 @@
-"""Objectives that read maps of volumes: the numbers of the formulas over three axes, and those of images laid out flat."""
+"""Objectives that read maps of volumes: the formulas over three axes, and the numbers of images laid out flat."""
 
 from __future__ import annotations
 
