@@ -10,10 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from bolus.data.batches import augment as module
+from bolus.data.batches import intensities
 from bolus.data.batches.augment import augment, plain, to_unit
-from bolus.data.batches.presets import PRESETS, resolve
+from bolus.data.batches.presets import FOR_VOLUMES, PRESETS, resolve
 from bolus.errors import RecipeError, UsageError
-from bolus.recipe import AugmentSpec
+from bolus.recipe import VOLUME_AUGMENTS, AugmentSpec
 
 SIDE, SIZE = 40, 32
 
@@ -26,7 +27,7 @@ def still(**given: object) -> AugmentSpec:
     return AugmentSpec.model_validate({"preset": "none", **given})
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - FOR_VOLUMES))
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shape_dtype_and_range(preset: str, channels: int) -> None:
     views = augment(pictures(3, channels), AugmentSpec(preset=preset), size=SIZE, views=2, seed=0)
@@ -100,7 +101,8 @@ def test_none_is_the_plain_resize() -> None:
 def test_presets_give_every_key(preset: str) -> None:
     values = PRESETS[preset].model_dump()
     assert values["preset"] == preset
-    assert all(value is not None for value in values.values())
+    absent = {key for key, value in values.items() if value is None}
+    assert absent == (set() if preset in FOR_VOLUMES else set(VOLUME_AUGMENTS))
 
 
 @pytest.mark.parametrize("preset", ["xray", "fundus", "ultrasound", "mri"])
@@ -231,7 +233,7 @@ def test_colour_changes_three_channels_only() -> None:
     colour = pictures(2, 3, SIZE).mul(0.2).add(0.4)
     changed = augment(colour, spec, size=SIZE, views=1, seed=0)[0]
     assert (changed - colour).abs().max() > 0.02
-    luma = torch.tensor(module.LUMA).view(1, 3, 1, 1)
+    luma = torch.tensor(intensities.LUMA).view(1, 3, 1, 1)
     torch.testing.assert_close((changed * luma).sum(1), (colour * luma).sum(1), atol=1e-4, rtol=0)
     repeated = grey.repeat(1, 3, 1, 1)  # grey has no chroma to change
     torch.testing.assert_close(augment(repeated, spec, size=SIZE, views=1, seed=0)[0], repeated, atol=1e-4, rtol=0)

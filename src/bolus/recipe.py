@@ -11,10 +11,19 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bolus.errors import RecipeError, suggest, yaml_problem
 from bolus.files import load_yaml
@@ -34,6 +43,13 @@ class _Spec(BaseModel):
             raise ValueError(f"expected a number up to {LARGEST}")
         return value
 
+
+_Side = Annotated[int, Field(ge=8, le=2**14)]
+_Step = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# One number, or one for each axis of a volume: depth, height, width. Tags in brackets are no part of a key.
+_ONE_OR_THREE = Discriminator(lambda value: "(three)" if isinstance(value, list | tuple) else "(one)")
+Size = Annotated[Annotated[_Side, Tag("(one)")] | Annotated[tuple[_Side, _Side, _Side], Tag("(three)")], _ONE_OR_THREE]
+Steps = Annotated[Annotated[_Step, Tag("(one)")] | Annotated[tuple[_Step, _Step, _Step], Tag("(three)")], _ONE_OR_THREE]
 
 NORMALISATION = {"mean": [0.5], "std": [0.25]}
 """Of images in [0, 1], where neither the recipe nor pretrained weights say otherwise."""
@@ -78,11 +94,15 @@ class OwnAugmentSpec(BaseModel):
 
 
 class AugmentSpec(_Spec):
-    """One view of an image; a key that is not given takes the preset's value (bolus.data.batches.presets.PRESETS)."""
+    """One view of an image; a key that is not given takes the preset's value (bolus.data.batches.presets.PRESETS).
 
-    preset: Literal["none", "xray", "fundus", "ultrasound", "mri"] = "xray"
-    crop_scale: tuple[float, float] | None = None  # share of the area kept
-    crop_ratio: tuple[float, float] | None = None
+    Of volumes, horizontal is left to right, vertical posterior to anterior and depth inferior to superior, and the
+    rotation is about the axis of depth.
+    """
+
+    preset: Literal["none", "xray", "fundus", "ultrasound", "mri", "ct", "brain_mri"] = "xray"
+    crop_scale: tuple[float, float] | None = None  # share of the area, or of the volume, kept
+    crop_ratio: tuple[float, float] | None = None  # width to height
     flip_horizontal: float | None = Field(None, ge=0, le=1)  # probabilities
     flip_vertical: float | None = Field(None, ge=0, le=1)
     rotation: float | None = Field(None, ge=0, le=180)  # degrees, uniform in +-
@@ -94,7 +114,16 @@ class AugmentSpec(_Spec):
     blur: float | None = Field(None, ge=0, le=1)  # probability
     blur_sigma: tuple[float, float] | None = None  # pixels
     noise: float | None = Field(None, ge=0)  # standard deviation, in units of the [0, 1] range
+    flip_depth: float | None = Field(None, ge=0, le=1)  # volumes only, as the four below; probability
+    tilt: float | None = Field(None, ge=0, le=180)  # degrees about the two other axes, uniform in +-
+    stretch: float | None = Field(None, ge=0, lt=1)  # each axis by a factor of its own, uniform in 1 +- this share
+    low_resolution: float | None = Field(None, ge=0, le=1)  # probability of fewer voxels, brought back to as many
+    low_resolution_factor: tuple[float, float] | None = None  # how many fewer, drawn for each axis
     own: tuple[OwnAugmentSpec, ...] = ()  # functions that change intensities, in order, after all of the above
+
+
+VOLUME_AUGMENTS = ("flip_depth", "tilt", "stretch", "low_resolution", "low_resolution_factor")
+"""Keys of `AugmentSpec` that only volumes have."""
 
 
 class ImagesSpec(_Spec):
@@ -104,13 +133,55 @@ class ImagesSpec(_Spec):
     of its BatchNorm layers, and of those of heads, are over all views and not view by view.
     """
 
-    unit: Literal["image", "slice", "clip"] = "image"
+    unit: Literal["image", "slice", "clip", "volume"] = "image"
     frames: int = Field(8, ge=1)  # of a clip, one from each of so many equal parts of it
-    size: int = Field(224, ge=8, le=2**14)  # pixels, square
-    fit: Literal["pad", "stretch", "crop"] = "pad"  # how an image that is not square becomes so
+    size: Size = 224  # pixels, square; of volumes voxels, a cube or (depth, height, width)
+    # How an image that is not square becomes so. Of volumes, stretch squeezes all of it into the box; pad and crop keep
+    # voxels and show windows of it, of all or of its middle.
+    fit: Literal["pad", "stretch", "crop"] = "pad"
+    spacing: Steps | None = None  # of volumes: mm between voxels, one or (depth, height, width); null: as it is
+    foreground: bool = False  # of volumes: cut to the body, or the brain, first
     mirror: Literal["left", "right"] | None = None  # images of this side, so that both sides look alike (laterality)
     views: int = Field(2, ge=1)
     augment: AugmentSpec = AugmentSpec()
+
+    @model_validator(mode="after")
+    def _volumes_alone_have_a_third_axis(self) -> ImagesSpec:
+        if self.unit != "volume":
+            given = [name for name in ("spacing", "foreground") if getattr(self, name)]
+            given += ["a size of three numbers"] if not isinstance(self.size, int) else []
+            if given:
+                raise ValueError(f"{' and '.join(given)}: only for volumes, and unit is {self.unit}")
+        elif self.fit == "stretch" and self.spacing is not None:
+            raise ValueError(
+                "fit stretch squeezes a volume whatever its spacing is: leave out spacing, or take fit pad or crop"
+            )
+        return self
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """What an encoder sees: pixels (height, width), or of a volume voxels (depth, height, width).
+
+        >>> ImagesSpec(size=64).sides, ImagesSpec(unit="volume", size=[16, 32, 32]).sides
+        ((64, 64), (16, 32, 32))
+        """
+        axes = 3 if self.unit == "volume" else 2
+        return (self.size,) * axes if isinstance(self.size, int) else self.size
+
+    @property
+    def side(self) -> int:
+        """The longest of its sides."""
+        return max(self.sides)
+
+    @property
+    def steps(self) -> tuple[float, float, float] | None:
+        """Millimetres between voxels (depth, height, width), where they are stated."""
+        return (self.spacing,) * 3 if isinstance(self.spacing, float) else self.spacing
+
+    @property
+    def extent(self) -> str:
+        """What an encoder sees, in words, such as `224 x 224 pixels`."""
+        return f"{' x '.join(map(str, self.sides))} {'voxels' if self.unit == 'volume' else 'pixels'}"
 
 
 class ModalitySpec(_Spec):
@@ -120,7 +191,7 @@ class ModalitySpec(_Spec):
     """
 
     encoder: EncoderSpec | None = None  # for encoders: per_modality
-    size: int | None = Field(None, ge=8, le=2**14)
+    size: Size | None = None
     fit: Literal["pad", "stretch", "crop"] | None = None
     augment: AugmentSpec | None = None
 
@@ -290,6 +361,15 @@ class Recipe(_Spec):
             raise ValueError(f"modalities.{own[0]}.encoder: an encoder of its own needs encoders: per_modality")
         return self
 
+    @model_validator(mode="after")
+    def _has_boxes_for_volumes_alone(self) -> Recipe:
+        for name, spec in self.modalities.items():
+            if isinstance(spec.size, tuple) and self.images.unit != "volume":
+                raise ValueError(
+                    f"modalities.{name}.size: three numbers are only for volumes, and images.unit is {self.images.unit}"
+                )
+        return self
+
     def encoder_of(self, modality: str) -> EncoderSpec:
         """The encoder that sees a modality; the same spec for two modalities is two encoders where each has its own.
 
@@ -390,8 +470,12 @@ class Recipe(_Spec):
                 if not encoder["pretrained"]:
                     encoder.update({key: encoder[key] or value for key, value in NORMALISATION.items()})
         for augment in (data["images"]["augment"], *(each["augment"] for each in data["modalities"].values())):
-            if augment is not None and not augment["own"]:
-                del augment["own"]
+            if augment is not None:
+                unset = [key for key in VOLUME_AUGMENTS if augment[key] is None]
+                for key in unset if augment["own"] else [*unset, "own"]:
+                    del augment[key]
+        if not (data["images"]["spacing"] or data["images"]["foreground"]):
+            del data["images"]["spacing"], data["images"]["foreground"]
         del data["training"]["tracker"]  # which says nothing of a run but who looks on
         for way in ("compile", "shard"):
             if not data["training"][way]:

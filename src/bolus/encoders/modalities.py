@@ -158,8 +158,7 @@ def recipe_encoder(recipe: Recipe, modalities: Sequence[str]) -> Encoder | Modal
         encoder = build_encoders({str(name): spec for name, spec in specs.items()}, seed=recipe.training.seed)
     for name in modalities or [""]:  # of none, what holds where nothing is said
         check_unit(encoder.of(name), recipe.images.unit)
-        size: int | Sequence[int] = recipe.images_of(name).size
-        encoder.of(name).check_sides(*([size] * encoder.of(name).dimensions if isinstance(size, int) else size))
+        encoder.of(name).check_sides(*recipe.images_of(name).sides)
     if recipe.training.activation_checkpointing:
         encoder.checkpoint_activations()
     return encoder

@@ -8,22 +8,18 @@ picture on any device.
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import torch
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn import functional as F
 
+from bolus.data.batches.intensities import draw_blur, draw_colours, recolour, uniform
 from bolus.data.batches.own import apply_own
 from bolus.data.batches.presets import resolve
 from bolus.data.batches.resampling import resample
 from bolus.errors import UsageError
 from bolus.recipe import AugmentSpec
-
-LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601
-# From RGB to luma and the two chroma axes in whose plane a hue is an angle (YIQ).
-YIQ: Final = (LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -104,7 +100,7 @@ def augment(
         >>> first.shape, torch.equal(first, augment(image, AugmentSpec(preset="xray"), size=16, views=2, seed=1))
         (torch.Size([2, 2, 1, 16, 16]), True)
     """
-    full = resolve(spec)
+    full = resolve(spec, volumes=False)
     num_images, channels = _checked(images).shape[:2]
     length = 1 if frames is None else frames
     if num_images % length:
@@ -115,15 +111,15 @@ def augment(
         return images.new_zeros((views, num_images // length, *shape), dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     theta = _draw_theta(full, count, generator)  # each step draws its parameters whether or not they are used
-    gain, offset, colour = _draw_colours(full, count, generator)
-    sigma, blurred = _draw_blur(full, count, generator)
+    gain, offset, colour = draw_colours(full, count, generator)
+    sigma, blurred = draw_blur(full, count, generator)
 
     with torch.autocast(images.device.type, enabled=False):  # half precision would move the sampling grid
         if theta is None:
             out = plain(images, size=size).repeat(views, 1, 1, 1)
         else:
             out = resample(to_unit(images), theta.repeat_interleave(length, 0), size=size)
-        out = _recolour(out, gain, offset, colour, length)
+        out = recolour(out, gain, offset, colour, length)
         if len(blurred):
             chosen = (blurred[:, None] * length + torch.arange(length)).flatten().to(out.device)
             width = 2 * math.ceil(2.5 * float(sigma.max())) + 1
@@ -174,7 +170,9 @@ def augment_labels(labels: Tensor, spec: AugmentSpec, *, size: int, seed: int) -
         raise UsageError(f"labels: expected integers [N, S, S], found {labels.dtype} {list(labels.shape)}")
     if not len(labels):
         return labels.new_zeros((0, size, size))
-    theta = _draw_theta(resolve(spec), len(labels), torch.Generator().manual_seed(seed))  # the first that is drawn
+    theta = _draw_theta(
+        resolve(spec, volumes=False), len(labels), torch.Generator().manual_seed(seed)
+    )  # the first that is drawn
     values = labels[:, None].float()
     with torch.autocast(labels.device.type, enabled=False):
         if theta is None:
@@ -191,10 +189,6 @@ def _checked(images: Tensor) -> Tensor:
     return images
 
 
-def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return torch.rand(count, generator=generator) * (high - low) + low
-
-
 def _draw_theta(spec: AugmentSpec, count: int, generator: torch.Generator) -> Tensor | None:
     """Affine maps `[count, 2, 3]` from places in the view to places in the image; None where every one is identity."""
     assert spec.crop_scale is not None
@@ -202,13 +196,13 @@ def _draw_theta(spec: AugmentSpec, count: int, generator: torch.Generator) -> Te
     assert spec.rotation is not None
     assert spec.flip_horizontal is not None
     assert spec.flip_vertical is not None
-    area = _uniform(count, *spec.crop_scale, generator)
-    ratio = _uniform(count, math.log(spec.crop_ratio[0]), math.log(spec.crop_ratio[1]), generator)
+    area = uniform(count, *spec.crop_scale, generator)
+    ratio = uniform(count, math.log(spec.crop_ratio[0]), math.log(spec.crop_ratio[1]), generator)
     ratio = torch.maximum(torch.minimum(ratio, -area.log()), area.log())  # so that a crop of this area fits
     width, height = (area * ratio.exp()).sqrt(), (area / ratio.exp()).sqrt()
-    x = _uniform(count, -1, 1, generator) * (1 - width)
-    y = _uniform(count, -1, 1, generator) * (1 - height)
-    angle = _uniform(count, -spec.rotation, spec.rotation, generator)
+    x = uniform(count, -1, 1, generator) * (1 - width)
+    y = uniform(count, -1, 1, generator) * (1 - height)
+    angle = uniform(count, -spec.rotation, spec.rotation, generator)
     mirror_x = 1.0 - 2.0 * (torch.rand(count, generator=generator) < spec.flip_horizontal).float()
     mirror_y = 1.0 - 2.0 * (torch.rand(count, generator=generator) < spec.flip_vertical).float()
     if spec.crop_scale[0] == 1 and spec.rotation == spec.flip_horizontal == spec.flip_vertical == 0:
@@ -224,63 +218,3 @@ def _theta(width: Tensor, height: Tensor, x: Tensor, y: Tensor, degrees: Tensor)
     cos, sin = torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))
     rows = (cos * width, sin * height, x, -sin * width, cos * height, y)
     return torch.stack(rows, dim=1).view(-1, 2, 3)
-
-
-def _draw_colours(
-    spec: AugmentSpec, count: int, generator: torch.Generator
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gain `[count]`, share of the mean `[count]`, colour matrix `[count, 3, 3]`; None where nothing changes.
-
-    Brightness b multiplies; contrast c stretches about the view's mean luma m; so together b c x + b (1 - c) m.
-    Saturation scales and hue turns the chroma. Both keep luma and grey, so the matrix may be applied at the end.
-    """
-    assert spec.brightness is not None
-    assert spec.contrast is not None
-    assert spec.saturation is not None
-    assert spec.hue is not None
-    assert spec.jitter is not None
-    chosen = (torch.rand(count, generator=generator) < spec.jitter).float()
-    brightness, contrast, saturation, hue = (
-        chosen * _uniform(count, -most, most, generator)
-        for most in (spec.brightness, spec.contrast, spec.saturation, spec.hue)
-    )
-    brightness, contrast, saturation = ((1 + value).clamp(min=0) for value in (brightness, contrast, saturation))
-    tone = spec.jitter > 0 and (spec.brightness > 0 or spec.contrast > 0)
-    chroma = spec.jitter > 0 and (spec.saturation > 0 or spec.hue > 0)
-    matrix = None
-    if chroma:
-        yiq = torch.tensor(YIQ, dtype=torch.float64)
-        turn = 2 * math.pi * hue
-        change = torch.zeros(count, 3, 3, dtype=torch.float64)
-        change[:, 0, 0] = 1
-        change[:, 1, 1] = change[:, 2, 2] = saturation * turn.cos()
-        change[:, 1, 2] = -saturation * turn.sin()
-        change[:, 2, 1] = saturation * turn.sin()
-        matrix = (torch.linalg.inv(yiq) @ change @ yiq).float()
-    if not tone:
-        return None, None, matrix
-    return brightness * contrast, brightness * (1 - contrast), matrix
-
-
-def _draw_blur(spec: AugmentSpec, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Standard deviations in pixels and the positions of the views they belong to."""
-    assert spec.blur is not None
-    assert spec.blur_sigma is not None
-    chosen = torch.rand(count, generator=generator) < spec.blur
-    sigma = _uniform(count, *spec.blur_sigma, generator)
-    return sigma[chosen], chosen.nonzero().flatten()
-
-
-def _recolour(views: Tensor, gain: Tensor | None, share: Tensor | None, matrix: Tensor | None, length: int) -> Tensor:
-    """One change of colours for each view of a sample, whose `length` frames share it and their mean luma."""
-    channels = views.shape[1]
-    if gain is not None and share is not None:
-        means = views.mean((2, 3))
-        luma = means @ means.new_tensor(LUMA) if channels == 3 else means.mean(1)
-        offset = share.to(views.device) * luma.view(-1, length).mean(1)
-        gain, offset = (each.to(views.device).repeat_interleave(length) for each in (gain, offset))
-        views = views.mul_(gain.view(-1, 1, 1, 1)).add_(offset.view(-1, 1, 1, 1))
-    if matrix is not None and channels == 3:
-        matrix = matrix.to(views.device).repeat_interleave(length, 0)
-        views = torch.bmm(matrix, views.flatten(2)).view_as(views)
-    return views
