@@ -109,8 +109,8 @@ def make_volume_phantom(folder: str | Path, *, num_patients: int, size: int = 48
     """Write a synthetic cohort of volumes: table.csv, cohort.yaml, truth.csv, images/ and masks/.
 
     Two rows a patient, each a NIfTI file of a head, int16 and gzipped. Masks are label maps on the voxels of their
-    image (`MASK_LABELS`). truth.csv holds, row for row, what drives the voxels. The same arguments give the same bytes, on
-    one machine with one version of nibabel.
+    image (`MASK_LABELS`). truth.csv holds, row for row, what drives the voxels. The same arguments give the same bytes,
+    on one machine with one version of nibabel.
 
     Args:
         folder: made where absent; files of the same names are replaced.
