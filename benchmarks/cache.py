@@ -28,7 +28,8 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.cache import build_store
-from bolus.data.images.preprocessing import Preprocessing, shrink
+from bolus.data.images.preprocessing import Preprocessing
+from bolus.data.images.shrinking import shrink
 from bolus.data.readers.readers import read_image
 from grid import RESULTS, run_grid
 

@@ -98,7 +98,7 @@ def phantom(work: Path, recipe: Recipe) -> Cohort:
     patients = max(60, recipe.sampling.batch_size // 3)
     folder = work / f"phantom-{patients}"
     if not (folder / "cohort.yaml").exists():
-        make_phantom(folder, num_patients=patients, size=min(160, 2 * recipe.images.size))
+        make_phantom(folder, num_patients=patients, size=min(160, 2 * recipe.images.side))
     return Cohort.open(folder / "cohort.yaml")
 
 

@@ -23,7 +23,7 @@ LEVELS = [
     ["data/cohort"],
     ["data/pixels", "data/copies"],
     ["data/readers"],
-    ["data/images"],
+    ["data/images", "data/volumes"],
     ["data/batches", "data/checks", "scanning"],
     ["phantom", "phantom_volumes"],
     ["encoders", "optimization"],

@@ -25,7 +25,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.images import shards, sources
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store, cache_folder, reason_without_name
-from bolus.data.images.preprocessing import shrink
+from bolus.data.images.shrinking import shrink
 from bolus.data.pixels.image import Image, Range
 from bolus.data.readers import frames
 from bolus.errors import CohortError, ImageError

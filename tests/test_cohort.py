@@ -348,8 +348,8 @@ def test_clips_and_slices_need_their_roles() -> None:
         plain.samples("clip")
     with pytest.raises(CohortError, match="order or slice_position"):
         plain.samples("slice")
-    with pytest.raises(UsageError, match="clip, image, slice"):
-        plain.samples("volume")
+    with pytest.raises(UsageError, match="clip, image, slice, volume"):
+        plain.samples("study")
     with pytest.raises(CohortError, match="row 2: no series"):
         cohort({"series": ["a", None], "order": ["0", "1"]}).samples("clip")
 

@@ -19,7 +19,8 @@ from bolus.data.checks.checking import check
 from bolus.data.checks.report import CheckReport, Finding
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.mask_rows import Native, read_masks
-from bolus.data.images.preprocessing import Preprocessing, shrink
+from bolus.data.images.preprocessing import Preprocessing
+from bolus.data.images.shrinking import shrink
 from bolus.data.pixels.image import Image, Range
 from bolus.data.pixels.square import Fit, canvas
 from bolus.data.readers.masks import from_square, kept_part, read_labels, to_square

@@ -11,10 +11,19 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bolus.errors import RecipeError, suggest, yaml_problem
 from bolus.files import load_yaml
@@ -35,6 +44,13 @@ class _Spec(BaseModel):
         return value
 
 
+_Side = Annotated[int, Field(ge=8, le=2**14)]
+_Step = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# One number, or one for each axis of a volume: depth, height, width. Tags in brackets are no part of a key.
+_ONE_OR_THREE = Discriminator(lambda value: "(three)" if isinstance(value, list | tuple) else "(one)")
+Size = Annotated[Annotated[_Side, Tag("(one)")] | Annotated[tuple[_Side, _Side, _Side], Tag("(three)")], _ONE_OR_THREE]
+Steps = Annotated[Annotated[_Step, Tag("(one)")] | Annotated[tuple[_Step, _Step, _Step], Tag("(three)")], _ONE_OR_THREE]
+
 NORMALISATION = {"mean": [0.5], "std": [0.25]}
 """Of images in [0, 1], where neither the recipe nor pretrained weights say otherwise."""
 
@@ -43,8 +59,9 @@ class EncoderSpec(_Spec):
     """What turns an image into features.
 
     `backbone` is a named configuration (`resnet18`, `resnet50`, `r18w32`, `convnext_atto`, `efficientnet_lite0`, `1`
-    or `2`, `dinov2_small`, `dinov2_base`, `dinov2_large`), a folder, or a hub name; with `pretrained: false` a folder
-    or hub name gives the architecture only.
+    or `2`, `dinov2_small`, `dinov2_base`, `dinov2_large`; of volumes `resnet10_3d`, `resnet18_3d`, `resnet50_3d`,
+    `unet3d32`, `swin_unetr24`), a folder, or a hub name; with `pretrained: false` a folder or hub name gives the
+    architecture only.
     """
 
     backbone: str = "resnet18"
@@ -56,6 +73,7 @@ class EncoderSpec(_Spec):
     context_reduction: int = Field(2, ge=1)
     temporal_shift: int | None = Field(None, ge=2)  # clips: one in so many channels moves a frame on, one back (TSM: 8)
     unfrozen: int | None = Field(None, ge=0)  # train only the last so many blocks and what follows; 0: none
+    inflated: bool = False  # make a convolutional backbone of images one of volumes: kernels repeated over depth
     neck: int | None = Field(None, ge=1)  # width of a linear layer after pooling, part of the encoder (LEARNER's u)
     # Of images in [0, 1]; one value, or one a channel. Null: what pretrained weights expect, where they say so; else
     # 0.5 and 0.25.
@@ -115,13 +133,55 @@ class ImagesSpec(_Spec):
     of its BatchNorm layers, and of those of heads, are over all views and not view by view.
     """
 
-    unit: Literal["image", "slice", "clip"] = "image"
+    unit: Literal["image", "slice", "clip", "volume"] = "image"
     frames: int = Field(8, ge=1)  # of a clip, one from each of so many equal parts of it
-    size: int = Field(224, ge=8, le=2**14)  # pixels, square
-    fit: Literal["pad", "stretch", "crop"] = "pad"  # how an image that is not square becomes so
+    size: Size = 224  # pixels, square; of volumes voxels, a cube or (depth, height, width)
+    # How an image that is not square becomes so. Of volumes, stretch squeezes all of it into the box; pad and crop keep
+    # voxels and show windows of it, of all or of its middle.
+    fit: Literal["pad", "stretch", "crop"] = "pad"
+    spacing: Steps | None = None  # of volumes: mm between voxels, one or (depth, height, width); null: as it is
+    foreground: bool = False  # of volumes: cut to the body, or the brain, first
     mirror: Literal["left", "right"] | None = None  # images of this side, so that both sides look alike (laterality)
     views: int = Field(2, ge=1)
     augment: AugmentSpec = AugmentSpec()
+
+    @model_validator(mode="after")
+    def _volumes_alone_have_a_third_axis(self) -> ImagesSpec:
+        if self.unit != "volume":
+            given = [name for name in ("spacing", "foreground") if getattr(self, name)]
+            given += ["a size of three numbers"] if not isinstance(self.size, int) else []
+            if given:
+                raise ValueError(f"{' and '.join(given)}: only for volumes, and unit is {self.unit}")
+        elif self.fit == "stretch" and self.spacing is not None:
+            raise ValueError(
+                "fit stretch squeezes a volume whatever its spacing is: leave out spacing, or take fit pad or crop"
+            )
+        return self
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """What an encoder sees: pixels (height, width), or of a volume voxels (depth, height, width).
+
+        >>> ImagesSpec(size=64).sides, ImagesSpec(unit="volume", size=[16, 32, 32]).sides
+        ((64, 64), (16, 32, 32))
+        """
+        axes = 3 if self.unit == "volume" else 2
+        return (self.size,) * axes if isinstance(self.size, int) else self.size
+
+    @property
+    def side(self) -> int:
+        """The longest of its sides."""
+        return max(self.sides)
+
+    @property
+    def steps(self) -> tuple[float, float, float] | None:
+        """Millimetres between voxels (depth, height, width), where they are stated."""
+        return (self.spacing,) * 3 if isinstance(self.spacing, float) else self.spacing
+
+    @property
+    def extent(self) -> str:
+        """What an encoder sees, in words, such as `224 x 224 pixels`."""
+        return f"{' x '.join(map(str, self.sides))} {'voxels' if self.unit == 'volume' else 'pixels'}"
 
 
 class ModalitySpec(_Spec):
@@ -131,7 +191,7 @@ class ModalitySpec(_Spec):
     """
 
     encoder: EncoderSpec | None = None  # for encoders: per_modality
-    size: int | None = Field(None, ge=8, le=2**14)
+    size: Size | None = None
     fit: Literal["pad", "stretch", "crop"] | None = None
     augment: AugmentSpec | None = None
 
@@ -301,6 +361,15 @@ class Recipe(_Spec):
             raise ValueError(f"modalities.{own[0]}.encoder: an encoder of its own needs encoders: per_modality")
         return self
 
+    @model_validator(mode="after")
+    def _has_boxes_for_volumes_alone(self) -> Recipe:
+        for name, spec in self.modalities.items():
+            if isinstance(spec.size, tuple) and self.images.unit != "volume":
+                raise ValueError(
+                    f"modalities.{name}.size: three numbers are only for volumes, and images.unit is {self.images.unit}"
+                )
+        return self
+
     def encoder_of(self, modality: str) -> EncoderSpec:
         """The encoder that sees a modality; the same spec for two modalities is two encoders where each has its own.
 
@@ -396,6 +465,8 @@ class Recipe(_Spec):
             if encoder is not None:
                 if not encoder["arguments"]:
                     del encoder["arguments"]
+                if not encoder["inflated"]:
+                    del encoder["inflated"]
                 if not encoder["pretrained"]:
                     encoder.update({key: encoder[key] or value for key, value in NORMALISATION.items()})
         for augment in (data["images"]["augment"], *(each["augment"] for each in data["modalities"].values())):
@@ -403,6 +474,8 @@ class Recipe(_Spec):
                 unset = [key for key in VOLUME_AUGMENTS if augment[key] is None]
                 for key in unset if augment["own"] else [*unset, "own"]:
                     del augment[key]
+        if not (data["images"]["spacing"] or data["images"]["foreground"]):
+            del data["images"]["spacing"], data["images"]["foreground"]
         del data["training"]["tracker"]  # which says nothing of a run but who looks on
         for way in ("compile", "shard"):
             if not data["training"][way]:

@@ -314,23 +314,29 @@ class Run:
         """What a person should know before using the encoder, or that of a modality, as Markdown."""
         record, recipe = self.record, self.recipe
         if modality is None:
-            seen, channels = f"{recipe.images.size} x {recipe.images.size} pixels", recipe.encoder.in_channels
-            other = {f"{name} {each.size} x {each.size}" for name, each in recipe.modalities.items() if each.size}
+            seen, channels = recipe.images.extent, recipe.encoder.in_channels
+            sizes = {name: recipe.images_of(name).sides for name, each in recipe.modalities.items() if each.size}
+            other = {f"{name} {' x '.join(map(str, sides))}" for name, sides in sizes.items()}
             seen += f" ({', '.join(sorted(other))})" if other else ""
         else:
-            size, channels = recipe.images_of(modality).size, recipe.encoder_of(modality).in_channels
-            seen = f"{size} x {size} pixels, of modality {modality}"
+            channels = recipe.encoder_of(modality).in_channels
+            seen = f"{recipe.images_of(modality).extent}, of modality {modality}"
         objectives = ", ".join(
             f"{name} ({spec.kind}, weight {spec.weight:g})" for name, spec in recipe.objectives.items()
         )
-        clips = recipe.images.unit == "clip"
-        sample = (
-            f"a clip, {recipe.images.frames} frames, one from the middle of each equal part" if clips else "one image"
+        unit, steps = recipe.images.unit, recipe.images.steps
+        spacing = "" if steps is None else f" at {' x '.join(f'{step:g}' for step in steps)} mm"
+        windows = (
+            "squeezed into the box" if recipe.images.fit == "stretch" else "in windows whose embeddings are averaged"
         )
+        sample = {
+            "clip": f"a clip, {recipe.images.frames} frames, one from the middle of each equal part",
+            "volume": f"a volume{spacing} (depth, height, width), {windows}",
+        }.get(unit, "one image")
         return (
             f"# Encoder pretrained with bolus {record['versions']['bolus']}\n\n"
             f"- Recipe: {recipe.name} {recipe.source} ({record['recipe_hash']}); objectives: {objectives}\n"
-            f"- Trained on {record['num_training_samples']} {'clips' if clips else 'images'} of "
+            f"- Trained on {record['num_training_samples']} {unit if unit in ('clip', 'volume') else 'image'}s of "
             f"{len(record['training_patients'])} patients, split "
             f"{record['split_hash']}\n"
             f"- Input: {sample}, in [0, 1], {seen}, {channels} channel(s); ranges and fit are in encoder.json\n"

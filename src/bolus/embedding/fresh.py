@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bolus.data.batches.views import whole_views
+from bolus.data.batches.views import count_views, whole_views
 from bolus.data.images.given import Called, Given
 from bolus.embedding.opening import Judged, open_encoder
 from bolus.encoders.modalities import parts_of
@@ -33,7 +33,8 @@ def preprocess(
 
     Args:
         images: one image or several, each a path, a pair (path, frame), an array `[H, W]` or `[C, H, W]`, or a
-            `bolus.Image`. For an encoder of clips each is a clip file, an array `[C, T, H, W]`, or a list of frames.
+            `bolus.Image`. For an encoder of clips each is a clip file, an array `[C, T, H, W]`, or a list of frames; of
+            volumes each a file, a list of those of its slices, or an array `[D, H, W]` or `[C, D, H, W]`.
         encoder: what `bolus.open_encoder` opened, or what it opens: a run or encoder folder, a hub name.
         modality: one for all or one for each, as the contract spells it; where None, what the file says.
         series: a name for each image, of the volume or series it is a slice of.
@@ -43,7 +44,8 @@ def preprocess(
 
     Returns:
         Float32 in [0, 1], `[n, C, size, size]`, or `[n, C, T, size, size]` of clips, on the CPU. A clip of fewer frames
-        than the encoder sees repeats its last one; `embed` of the opened encoder leaves those out.
+        than the encoder sees repeats its last one; `embed` of the opened encoder leaves those out. Of volumes
+        `[m, C, d, h, w]`, the windows that cover the first, then those of the second, and so on.
 
     Raises:
         ImageError: an image cannot be read, with its number from 1 and without its path.
@@ -62,7 +64,7 @@ def preprocess(
     judged = encoder if isinstance(encoder, Judged) else open_encoder(encoder)
     store, samples = judged.read(images, Called(modality, series, laterality, ranges, readers))
     groups = parts_of(judged.encoder, store.preprocessing, samples.cohort.modality[samples.first_row])
-    shapes = {(contract.channels, contract.size) for _, contract, _ in groups}
+    shapes = {(contract.channels, contract.sides) for _, contract, _ in groups}
     if len(shapes) > 1:
         raise EncoderError(
             f"these images are of modalities that are seen at {len(shapes)} sizes: preprocess each modality by itself"
@@ -70,6 +72,7 @@ def preprocess(
     found: list[tuple[np.ndarray[Any, Any], Tensor]] = []
     for _, contract, places in groups:
         views = whole_views(contract, store, samples, places, step=max(1, len(places)), device=torch.device("cpu"))
-        found += [(places, view) for view, _ in views]
+        counts = count_views(contract, store, samples, places)
+        found.append((np.repeat(places, counts), torch.cat([view for view, _ in views])))
     order = np.argsort(np.concatenate([places for places, _ in found]), kind="stable")
     return torch.cat([view for _, view in found])[torch.from_numpy(order)]

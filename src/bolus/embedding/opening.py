@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.copies.seen import SeenImages
-from bolus.data.images.cache import ImageStore, Preprocessing, Progress, build_store
+from bolus.data.images.cache import Preprocessing, Progress, Store, build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.images.given import Called, Given, listed, read_given
 from bolus.data.pixels.range_rules import describe_rule
+from bolus.data.volumes.cache.given import read_given_volumes
 from bolus.device import Precision
 from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
@@ -52,7 +53,7 @@ class Judged:
     run: Run | None
     lineage: Sequence[Mapping[str, Any]] = ()
     seen: Mapping[str, SeenImages] = field(default_factory=dict)
-    training: tuple[ImageStore, Samples, npt.NDArray[np.int64]] | None = None
+    training: tuple[Store, Samples, npt.NDArray[np.int64]] | None = None
 
     def embed(
         self,
@@ -71,7 +72,8 @@ class Judged:
         rows; the sums of one batch and another may differ in their last bits.
 
         Args:
-            images: one image, or several; as of `bolus.data.images.given.read_given`.
+            images: one image, or several; as of `bolus.data.images.given.read_given`. Or volumes, as of
+                `bolus.data.volumes.cache.given.read_given_volumes`.
             modality: as of `bolus.data.images.given.Called`, and so are the next four.
             series: names, one for each image.
             laterality: sides.
@@ -98,13 +100,16 @@ class Judged:
         store, samples = self.read(images, called)
         return embed_samples(self.encoder, store, samples, np.arange(len(samples)), precision=precision)
 
-    def read(self, images: Given | Sequence[Any], called: Called | None = None) -> tuple[ImageStore, Samples]:
-        """Images that are given, as this encoder expects them; as `read_given`, and what is remarkable is logged.
+    def read(self, images: Given | Sequence[Any], called: Called | None = None) -> tuple[Store, Samples]:
+        """Images or volumes that are given, as this encoder expects them; what is remarkable is logged.
+
+        As `read_given`, or of an encoder of volumes as `bolus.data.volumes.cache.given.read_given_volumes`.
 
         Raises:
             EncoderError: also of a modality for which there is no encoder, where each has its own.
         """
-        store, samples = read_given(listed(images), self.preprocessing, called)
+        read = read_given if self.preprocessing.volume is None else read_given_volumes
+        store, samples = read(listed(images), self.preprocessing, called)
         refuse_unseen(self, samples.cohort)
         for remark in store.remarks:
             _log.warning("%s", remark)
@@ -164,14 +169,14 @@ def _as_stated(folder: Path, contract: Mapping[str, Any], size: int | None) -> P
 
 
 def samples_of(judged: Judged, cohort: Cohort) -> Samples:
-    """The cohort in the unit that the encoder was made for: clips where it sees frames, else images.
+    """The cohort in the unit that the encoder was made for: clips where it sees frames, or volumes, else images.
 
     What judges works on these, with `samples.cohort` as the cohort: of clip files it has a row a frame.
 
     Raises:
         CohortError: as `bolus.data.images.clips.open_samples`.
     """
-    return open_samples(cohort, "clip" if judged.preprocessing.frames else "image")
+    return open_samples(cohort, judged.preprocessing.unit)
 
 
 def open_store(
@@ -181,8 +186,8 @@ def open_store(
     cache: Path | None = None,
     rows: npt.NDArray[np.int64] | None = None,
     on_progress: Progress | None = None,
-) -> ImageStore:
-    """The cohort's images as this encoder expects them; for clips, give it the cohort of `samples_of`.
+) -> Store:
+    """The cohort's images as this encoder expects them; for clips and volumes, give it the cohort of `samples_of`.
 
     A range that the cohort states wins over the encoder's. A modality that needs one and whose name the encoder does
     not know takes the encoder's only range, where it has one and the cohort has one modality; otherwise the range that
@@ -219,7 +224,7 @@ def refuse_unseen(judged: Judged, cohort: Cohort) -> None:
             )
 
 
-def remarks_on(judged: Judged, store: ImageStore) -> list[str]:
+def remarks_on(judged: Judged, store: Store) -> list[str]:
     """What a person must know of the images that `open_store` gave this encoder, in sentences."""
     known, rules = judged.preprocessing.ranges, judged.preprocessing.rules
     said = list(store.remarks)

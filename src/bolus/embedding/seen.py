@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.split import seen_rows
 from bolus.data.copies.seen import SeenImages, name_of, remember_images
-from bolus.data.images.cache import ImageStore
+from bolus.data.images.cache import Store
 from bolus.data.images.thumbnails import thumbnails_in
 from bolus.embedding.opening import Judged
 from bolus.embedding.remembering import FOLDER, embedder_key, remember
@@ -21,7 +21,7 @@ from bolus.site_key import find_secret
 SEEN = "seen images 1"  # raise it when other answers are given to the same images
 
 
-def remember_training(cohort: Cohort, store: ImageStore, training: Mapping[str, Any]) -> dict[str, SeenImages]:
+def remember_training(cohort: Cohort, store: Store, training: Mapping[str, Any]) -> dict[str, SeenImages]:
     """What an encoder folder keeps of the training images of a cohort, by the name of the salt of its lineage.
 
     Args:
@@ -31,7 +31,7 @@ def remember_training(cohort: Cohort, store: ImageStore, training: Mapping[str, 
     """
     key = _key_of(training)
     assert key is not None, "a training has just been hashed with it"
-    rows = np.flatnonzero((cohort.split == "train") & store.readable)
+    rows = np.flatnonzero((cohort.split == "train") & store.held)
     thumbnails = thumbnails_in(store, cohort, rows)
     return {name_of(training["salt"]): remember_images(thumbnails, cohort.encoded("patient")[rows], key)}
 
@@ -45,7 +45,7 @@ def _key_of(training: Mapping[str, Any]) -> str | None:
 def refuse_seen_images(
     judged: Judged,
     cohort: Cohort,
-    store: ImageStore,
+    store: Store,
     *,
     rows: npt.NDArray[np.bool_] | None = None,
     kind: str = "encoder",
@@ -60,7 +60,7 @@ def refuse_seen_images(
         rows: bool `[rows]`, those that are held out; where None all but the training rows.
         kind: what the encoder is, for the message.
     """
-    held_out = np.flatnonzero((cohort.split != "train" if rows is None else rows) & store.readable)
+    held_out = np.flatnonzero((cohort.split != "train" if rows is None else rows) & store.held)
     again = held_out[recognised(judged, cohort, store, held_out)]
     if len(again):
         raise LeakageError(
@@ -71,7 +71,7 @@ def refuse_seen_images(
         )
 
 
-def recognised(judged: Judged, cohort: Cohort, store: ImageStore, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def recognised(judged: Judged, cohort: Cohort, store: Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Which of these rows, all readable, show what a training image of the encoder shows, bool `[n]`.
 
     Answers are remembered beside the embeddings, so that a second question asks no image again.
@@ -89,11 +89,11 @@ def recognised(judged: Judged, cohort: Cohort, store: ImageStore, rows: npt.NDAr
     return known
 
 
-def note_seen_images(judged: Judged, cohort: Cohort, store: ImageStore) -> list[str]:
+def note_seen_images(judged: Judged, cohort: Cohort, store: Store) -> list[str]:
     """How many rows of patients that the encoder was not trained on show training images of it, in a sentence."""
     if not judged.seen:
         return []
-    new = store.readable
+    new = store.held
     for training in judged.lineage:
         trained = seen_rows(training, cohort.patients)
         new = new if trained is None else new & ~trained

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
-from bolus.data.images.cache import ImageStore
+from bolus.data.images.cache import Store
 from bolus.device import Precision, check_precision, device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
 from bolus.embedding.projection import find_maps, find_others
@@ -62,7 +62,7 @@ def embed(
     with_table: bool = True,
     quiet: bool = True,
 ) -> pd.DataFrame:
-    """Embed every readable image or clip of a cohort; quarantined rows are absent, and remarked on in the metadata.
+    """Embed every readable sample of a cohort; quarantined rows are absent, and remarked on in the metadata.
 
     All embeddings are in memory; `write_embeddings` holds some at a time. What was embedded once is found again, also
     after an interruption.
@@ -85,8 +85,8 @@ def embed(
     Returns:
         One line a sample: `row` (from 1), `split`, columns of the table, and `embedding`, float32 `[D]`; in
         `attrs["remarks"]`, what a person must know of the images, and in `attrs["left_out"]`, the columns left out. For
-        an encoder of clips a line is a clip: `row` and the columns are those of its first frame, and `rows` is how many
-        frames it has, those not readable included.
+        an encoder of clips or volumes a line is one of those: `row` and the columns are those of its first frame or
+        slice, and `rows` is how many rows it has, those not readable included.
 
     Raises:
         EncoderError: the encoder cannot be opened.
@@ -175,7 +175,7 @@ class _Opened:
     judged: Judged
     cohort: Cohort
     samples: Samples
-    store: ImageStore
+    store: Store
     positions: npt.NDArray[np.int64]
     asked: _Asked
 
@@ -199,7 +199,7 @@ class _Opened:
         """The columns beside the embeddings of some positions."""
         some = self.positions[start:stop]
         rows = self.samples.cohort.origin[self.samples.first_row[some]]
-        facts = {"rows": self.samples.num_rows[some]} if self.samples.unit == "clip" else {}
+        facts = {"rows": self.samples.num_rows[some]} if self.samples.unit in ("clip", "volume") else {}
         wanted: dict[str, Any] = {"columns": self.asked.columns, "with_table": self.asked.with_table}
         taken = {*(MAP if self.asked.with_map else ()), "embedding"}
         return describe_rows(self.cohort, rows, **wanted, facts=facts, taken=taken)

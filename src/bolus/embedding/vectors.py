@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bolus.data.batches.views import one_ahead, whole_views
+from bolus.data.batches.views import count_views, one_ahead, whole_views
 from bolus.data.cohort.cohort import Samples
-from bolus.data.images.cache import ImageStore, Preprocessing
+from bolus.data.images.cache import Preprocessing, Store
 from bolus.data.images.clips import pick_frames
 from bolus.device import Precision, check_precision
 from bolus.embedding.remembering import FOLDER, embedder_key, remember_in_pieces
@@ -27,7 +27,7 @@ from bolus.provenance import digest_of
 
 def embed_samples(
     encoder: Encoder | ModalityEncoders,
-    store: ImageStore,
+    store: Store,
     samples: Samples,
     positions: npt.NDArray[np.int64],
     *,
@@ -38,13 +38,15 @@ def embed_samples(
 ) -> npt.NDArray[np.float32]:
     """Pooled features of whole images or clips, without augmentation, in evaluation mode; the mode is put back.
 
+    Those of a volume are the mean over the windows that cover it.
+
     Args:
         encoder: whose features; it stays on its device.
         store: the pixels of `samples.cohort`; its preprocessing says how many frames of a clip are seen, which are
             those in the middle of as many equal parts of its readable ones.
-        samples: images, slices, or clips if the store's preprocessing has frames.
+        samples: images, slices, clips if the store's preprocessing has frames, or volumes if it has their box.
         positions: int64 `[n]`, which samples; each has a readable row.
-        batch_size: images, or frames, at a time.
+        batch_size: images, frames, or so much of windows of volumes, at a time.
         precision: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
         keep: look for them in the cache beside the pixels, and write there what was not found (`remembering`).
         meter: told how many samples are done.
@@ -63,7 +65,7 @@ def embed_samples(
 
 def embed_in_pieces(
     encoder: Encoder | ModalityEncoders,
-    store: ImageStore,
+    store: Store,
     samples: Samples,
     positions: npt.NDArray[np.int64],
     stops: Sequence[int],
@@ -95,6 +97,7 @@ def embed_in_pieces(
     check_precision(precision)
     frames = store.preprocessing.frames
     assert (frames is not None) == (samples.unit == "clip"), f"{frames} frames of unit {samples.unit}"
+    assert (store.preprocessing.volume is not None) == (samples.unit == "volume"), f"a box of unit {samples.unit}"
     was_training = encoder.training
     encoder.eval()
     modality = samples.cohort.modality[samples.first_row[positions]]
@@ -149,18 +152,57 @@ def _cut(
 def _embed_alike(
     encoder: Encoder,
     contract: Preprocessing,
-    store: ImageStore,
+    store: Store,
     samples: Samples,
     positions: npt.NDArray[np.int64],
     batch_size: int,
     precision: Precision,
     meter: Meter | None,
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Pooled features `[b, D]` of samples that one encoder sees at one size, in evaluation mode, batch by batch.
+    """Pooled features `[b, D]` of samples that one encoder sees at one size, in evaluation mode, batch by batch."""
+    counts = count_views(contract, store, samples, positions)
+    asked = np.repeat(positions, counts)
+    views = _embed_views(encoder, contract, store, samples, positions, asked, batch_size, precision)
+    for found in views if len(asked) == len(positions) else _averaged(views, counts):
+        if meter is not None:
+            meter.update(meter.done + len(found))
+        yield found
 
-    The next batch is read while one is embedded.
+
+def _averaged(
+    batches: Iterator[npt.NDArray[np.float32]], counts: npt.NDArray[np.int64]
+) -> Iterator[npt.NDArray[np.float32]]:
+    """The mean of each so many rows of batches `[b, D]`, as soon as all of these are there.
+
+    >>> rows = np.arange(6, dtype=np.float32)[:, None]
+    >>> [each.ravel().tolist() for each in _averaged(iter([rows[:3], rows[3:]]), np.array([2, 3, 1]))]
+    [[0.5], [3.0, 5.0]]
     """
-    place, step = next(encoder.parameters()).device, max(1, batch_size // (contract.frames or 1))
+    ends, begun, done, waiting = np.cumsum(counts), 0, 0, list[npt.NDArray[np.float32]]()
+    for batch in batches:
+        waiting.append(batch)
+        whole = int(np.searchsorted(ends, begun + sum(map(len, waiting)), side="right"))
+        if whole > done:
+            rows = np.concatenate(waiting)
+            taken = int(ends[whole - 1]) - begun
+            starts = ends[done:whole] - counts[done:whole] - begun
+            sums = np.add.reduceat(rows[:taken].astype(np.float64), starts, axis=0)
+            yield (sums / counts[done:whole, None]).astype(np.float32)
+            begun, done, waiting = begun + taken, whole, [rows[taken:]]
+
+
+def _embed_views(
+    encoder: Encoder,
+    contract: Preprocessing,
+    store: Store,
+    samples: Samples,
+    positions: npt.NDArray[np.int64],
+    asked: npt.NDArray[np.int64],
+    batch_size: int,
+    precision: Precision,
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Pooled features `[b, D]` of views of the samples `asked`; the next batch is read while one is embedded."""
+    place, step = next(encoder.parameters()).device, max(1, batch_size // contract.images_per_view)
     if precision == "fp16" and place.type == "cpu":
         raise UsageError("precision fp16 is emulated on a CPU and slow there: take fp32 or bf16, or an accelerator")
     lower = torch.bfloat16 if precision == "bf16" else torch.float16
@@ -169,22 +211,20 @@ def _embed_alike(
         for number, (images, mask) in enumerate(batches):
             with torch.inference_mode(), torch.autocast(place.type, lower, enabled=precision != "fp32"):
                 found = encoder(images, frame_mask=mask).pooled.float().cpu().numpy()
-            some = positions[number * step : number * step + len(found)]
-            lost = some[~np.isfinite(found).all(axis=1)]
+            some = asked[number * step : number * step + len(found)]
+            lost = np.unique(some[~np.isfinite(found).all(axis=1)])
             if len(lost):
                 rows = name_rows(np.unique(samples.cohort.origin[samples.first_row[lost]]))
                 why = (
                     "its weights are damaged" if precision == "fp32" else f"{precision} is too narrow for it; take fp32"
                 )
-                what = f"values that are not finite for {len(lost)} of {len(some)} samples ({rows})"
+                what = f"values that are not finite for {len(lost)} of {len(np.unique(some))} samples ({rows})"
                 raise EncoderError(f"the encoder gives {what}: {why}")
-            if meter is not None:
-                meter.update(meter.done + len(found))
             yield found
 
 
 def keys_of(
-    contract: Preprocessing, store: ImageStore, samples: Samples, positions: npt.NDArray[np.int64]
+    contract: Preprocessing, store: Store, samples: Samples, positions: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint64]:
     """128 bits of what an encoder sees of each sample, uint64 `[n, 2]`: of a clip, its frames and which are real."""
     if contract.frames is None:
@@ -199,7 +239,14 @@ def keys_of(
 def _key_of(encoder: Encoder, contract: Preprocessing, precision: str) -> str:
     """A name for an encoder and how it is fed."""
     config = json.loads(encoder.config.to_json_string(use_diff=False))
-    seen = {"size": contract.size, "channels": contract.channels, "frames": contract.frames, "precision": precision}
+    seen: dict[str, Any] = {
+        "size": contract.size,
+        "channels": contract.channels,
+        "frames": contract.frames,
+        "precision": precision,
+    }
+    if contract.volume is not None:
+        seen["volume"] = [*contract.volume.size, contract.fit]
     config.pop("_name_or_path", None)
     spec = encoder.spec.model_dump(mode="json", exclude={"backbone", "pretrained", "unfrozen"})
     return embedder_key(digest_of({"encoder": encoder}), [spec, config, seen, next(encoder.parameters()).device.type])

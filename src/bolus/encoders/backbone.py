@@ -1,7 +1,7 @@
 """The encoder: any transformers backbone behind one call that gives a pooled vector, a grid and, where asked, levels.
 
-Dimension letters: V views, N samples, B images or clips (V * N_m of one modality), C channels, T frames, D the pooled
-width.
+Dimension letters: V views, N samples, B images, clips or volumes (V * N_m of one modality), C channels, T frames, D
+the pooled width; of volumes `[B, C, D, H, W]`, D is the depth.
 """
 
 from __future__ import annotations
@@ -18,18 +18,23 @@ from torch import Tensor, nn
 
 from bolus.encoders.families.depth import find_blocks, require_blocks
 from bolus.encoders.families.hub import can_checkpoint, config_patch, config_side, make_backbone
-from bolus.encoders.families.known import FAMILIES, Family
+from bolus.encoders.families.known import Family, family_of
 from bolus.encoders.families.own import OwnBackbone, redraw
-from bolus.encoders.features import Features, FeatureShape, LevelShape, Maps, encode_views
+from bolus.encoders.features import Features, FeatureShape, LevelShape, Maps, encode_views, one_stride
 from bolus.encoders.parts.context import ContextBlock
+from bolus.encoders.parts.layout import channels_beside, lay_out
+from bolus.encoders.parts.recomputing import recompute
 from bolus.encoders.parts.strides import stride_ahead
 from bolus.encoders.parts.video import fold_frames, frame_mean, running_frames, shift_blocks
 from bolus.encoders.parts.windows import shift_between
+from bolus.encoders.volumes.inflation import INFLATABLE, inflate
 from bolus.errors import EncoderError
 from bolus.recipe import NORMALISATION, EncoderSpec
 
 _log = logging.getLogger(__name__)
 
+
+_SIDE = 64  # voxels of the volume that shapes are found on, where the architecture states none
 
 # Where the hooks of the forward now running put what they read: set for one forward, so nothing outlives it, and own
 # to each thread, so that two forwards never meet.
@@ -71,13 +76,15 @@ class Encoder(nn.Module):
 
     Attributes:
         shape: FeatureShape, found without running the weights.
+        dimensions: 3 of an encoder of volumes, else 2.
         neck: the linear layer after pooling, or nothing.
         num_blocks: blocks of the backbone, transformer blocks or stages of a ResNet; None where they are not known.
 
     Raises:
         EncoderError: channels, mean or std that do not fit the backbone; context, temporal_shift or
             `stem_pool: false` for a backbone that is no ResNet; more unfrozen blocks than there are, or than are
-            known; a backbone whose last map is not `[B, C, h, w]`.
+            known; a backbone whose last map is not `[B, C, h, w]`, or `[B, C, d, h, w]` of volumes; a backbone that
+            cannot be inflated, or was and is not said to be.
 
     Example:
         >>> from bolus.encoders.building import build_encoder
@@ -96,6 +103,11 @@ class Encoder(nn.Module):
         stated = {key: getattr(spec, key) or value for key, value in NORMALISATION.items()}
         self.spec, self.backbone = spec.model_copy(update=stated), backbone
         self._still: list[str] = []  # modules that stay in evaluation mode
+        if spec.inflated:
+            inflate(backbone, spec.backbone)
+        elif getattr(self.config, "dimensions", 2) == 3 and self.config.model_type in INFLATABLE:
+            raise EncoderError(f"the encoder in {spec.backbone} was inflated: set encoder.inflated=true")
+        self.dimensions = int(getattr(self.config, "dimensions", 2))
         self.num_channels = int(getattr(self.config, "num_channels", 3))
         if spec.in_channels not in (1, self.num_channels):
             raise EncoderError(
@@ -108,9 +120,9 @@ class Encoder(nn.Module):
                     f"encoder.{name}: expected one value, or one for each of {self.num_channels} channels"
                     f"{', above 0' if name == 'std' else ''}; found {values}"
                 )
-            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
-        self.family = FAMILIES.get(self.config.model_type)
-        if self.family is not None:  # it reads the last stage itself, whatever the configuration selects
+            self.register_buffer(name, torch.tensor(values).view(1, -1, *[1] * self.dimensions), persistent=False)
+        self.family = family_of(self.config)
+        if self.family is not None and not self.family.maps:  # the last stage is read, whatever it selects
             self.config.out_features = list(self.config.stage_names)[-1:]
         self._blocks = find_blocks(backbone, self.family)
         self.num_blocks = None if self._blocks is None else self._blocks.number
@@ -127,7 +139,7 @@ class Encoder(nn.Module):
             self.neck = nn.Linear(self.shape.dim, spec.neck)
             self.shape = replace(self.shape, dim=spec.neck)
         self._freeze()
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out(self)
 
     def twin(self, *, seed: int) -> Encoder:
         """The same architecture with fresh weights, a function of the seed: what its shape alone gives away."""
@@ -194,8 +206,11 @@ class Encoder(nn.Module):
         objectives may go back through one forward.
 
         Raises:
-            EncoderError: transformers cannot do so for this backbone.
+            EncoderError: transformers cannot do so for this backbone, and it is none of volumes whose blocks are known.
         """
+        if self.dimensions == 3 and self._blocks is not None:
+            recompute(self.backbone, self._blocks)
+            return
         if not can_checkpoint(self.config, self.spec.backbone):
             raise EncoderError(
                 f"training.activation_checkpointing: a {self.config.model_type} backbone cannot compute its "
@@ -206,10 +221,17 @@ class Encoder(nn.Module):
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
 
-    def check_sides(self, height: int, width: int) -> None:
-        """Raise EncoderError for images that patches do not cover: a border would be cut off at the far sides."""
+    def check_sides(self, *sides: int) -> None:
+        """Raise EncoderError for images that patches do not cover: a border would be cut off at the far sides.
+
+        Args:
+            sides: height and width in pixels; of a volume, depth, height and width, which any encoder here takes.
+        """
         patch = self._patch
-        if patch is None or (height % patch == 0 and width % patch == 0):
+        if patch is None or self.dimensions == 3:
+            return
+        height, width = sides
+        if height % patch == 0 and width % patch == 0:
             return
         side = height if height % patch else width
         near = [multiple for multiple in (side // patch * patch, (side // patch + 1) * patch) if multiple]
@@ -253,6 +275,11 @@ class Encoder(nn.Module):
             num_stages = len(list(self.backbone.get_submodule(family.stages).children()))
             self._level_names = [family.stem, *(f"{family.stages}.{stage}" for stage in range(num_stages))]
             if self.spec.temporal_shift is not None:
+                if self.dimensions == 3:
+                    raise EncoderError(
+                        f"encoder.temporal_shift: {self.spec.backbone} sees a volume at once, and there are no frames "
+                        "to shift between; set it to null"
+                    )
                 shift_blocks(self.backbone.get_submodule(family.stages), self.spec.temporal_shift)
         elif self.spec.context or self.spec.temporal_shift is not None:
             key = "context" if self.spec.context else "temporal_shift"
@@ -260,7 +287,8 @@ class Encoder(nn.Module):
         sizes = list(config.hidden_sizes) if self._level_names else []
         widths = [getattr(config, "embedding_size", sizes[0]), *sizes] if sizes else []
         for name, channels in zip(self._level_names, widths, strict=True):
-            block = ContextBlock(channels, self.spec.context_reduction) if self.spec.context else None
+            asked, reduction = self.spec.context, self.spec.context_reduction
+            block = ContextBlock(channels, reduction, dimensions=self.dimensions) if asked else None
             if block is not None:
                 self.context.append(block)
             self.backbone.get_submodule(name).register_forward_hook(_Tap(name, block))
@@ -269,7 +297,7 @@ class Encoder(nn.Module):
             self.backbone.get_submodule(self._cls_name).register_forward_hook(_Tap(self._cls_name))
 
     def forward(self, images: Tensor, *, frame_mask: Tensor | None = None, levels: bool = False) -> Maps:
-        """Normalise images, or the frames of clips, and encode them.
+        """Normalise images, volumes, or the frames of clips, and encode them.
 
         Frames are encoded as images are and their features averaged; they see each other only through
         `spec.temporal_shift`, and see nothing of frames that are not real. Without it a clip of one frame is the image;
@@ -280,7 +308,7 @@ class Encoder(nn.Module):
 
         Args:
             images: `[B, C, H, W]`, or clips `[B, C, T, H, W]`, float32 in [0, 1] with C of the spec; grey is repeated
-                where the backbone takes more.
+                where the backbone takes more. Of an encoder of volumes `[B, C, D, H, W]`, and nothing else.
             frame_mask: of clips, bool `[B, T]`, true at real frames, at least one in a row; None: all are.
             levels: also give every level.
 
@@ -291,11 +319,15 @@ class Encoder(nn.Module):
         """
         if levels and not self._has_levels:
             raise EncoderError(f"{self.config.model_type} has no levels; an objective that needs levels wants a ResNet")
-        images, num_frames = fold_frames(images, frame_mask, channels=self.spec.in_channels)
+        if self.dimensions == 3:
+            check_volumes(images, frame_mask, channels=self.spec.in_channels)
+            num_frames = None
+        else:
+            images, num_frames = fold_frames(images, frame_mask, channels=self.spec.in_channels)
         frame_mask = None if frame_mask is None else frame_mask.to(images.device)
-        self.check_sides(*images.shape[-2:])
-        pixels = (images.expand(-1, self.num_channels, -1, -1) - self.mean) / self.std
-        pixels = pixels.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest with
+        self.check_sides(*images.shape[2:])
+        pixels = (images.expand(-1, self.num_channels, *[-1] * self.dimensions) - self.mean) / self.std
+        pixels = channels_beside(pixels)  # what convolutions are fastest with
         kept: dict[str, Tensor] = {}
         token = _KEPT.set(kept if levels or self._cls_name is not None else None)
         lone = self.training and len(pixels) == 1
@@ -308,7 +340,8 @@ class Encoder(nn.Module):
             _KEPT.reset(token)
             if lone:
                 self.train()
-        found = [maps[-1].mean(dim=(2, 3)) if self._cls_name is None else kept[self._cls_name][:, 0], maps[-1]]
+        places = tuple(range(2, 2 + self.dimensions))
+        found = [maps[-1].mean(dim=places) if self._cls_name is None else kept[self._cls_name][:, 0], maps[-1]]
         if levels:
             found += [kept[name] for name in self._level_names] or maps
         if num_frames is not None:
@@ -330,8 +363,8 @@ class Encoder(nn.Module):
         So in training the statistics of BatchNorm are over all views of a modality's samples together.
 
         Args:
-            views: modality -> `[V, N_m, C, H, W]`, or clips `[V, N_m, C, T, H, W]`, float32 in [0, 1]; V is the same
-                for all, H and W need not be.
+            views: modality -> `[V, N_m, C, H, W]`, clips `[V, N_m, C, T, H, W]`, or of an encoder of volumes
+                `[V, N_m, C, D, H, W]`, float32 in [0, 1]; V is the same for all, the sides need not be.
             rows: modality -> int64 `[N_m]`, positions among the N samples; together they are each of 0 .. N-1 once.
             frame_mask: of clips, bool `[N, T]`, true at real frames; None: all are.
             levels: also give every level.
@@ -367,14 +400,14 @@ class Encoder(nn.Module):
 
     def _find_shape(self) -> FeatureShape:
         """Channels and strides from one forward on the meta device, which runs no arithmetic."""
-        side = config_side(self.config) or 224
+        side = config_side(self.config) or (224 if self.dimensions == 2 else _SIDE)
         if self._patch is not None:
             side = max(1, side // self._patch) * self._patch
         has_levels = self._has_levels
-        images = torch.empty(1, self.spec.in_channels, side, side, device="meta")
+        images = torch.empty(1, self.spec.in_channels, *[side] * self.dimensions, device="meta")
         state = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-        model_type = self.config.model_type
+        model_type, wanted = self.config.model_type, "[B, C, h, w]" if self.dimensions == 2 else "[B, C, d, h, w]"
         self.eval()
         try:
             with torch.no_grad():
@@ -387,20 +420,42 @@ class Encoder(nn.Module):
                     )
                     maps = self(torch.zeros(images.shape, device=next(self.parameters()).device), levels=has_levels)
         except (IndexError, ValueError, TypeError, RuntimeError) as error:
-            raise EncoderError(f"{model_type} gives no maps [B, C, h, w] that bolus can read: {error}") from error
+            raise EncoderError(f"{model_type} gives no maps {wanted} that bolus can read: {error}") from error
         self.train()
-        if any(found.ndim != 4 for found in [maps.grid, *maps.levels]):
-            raise EncoderError(f"{model_type}: expected maps [B, C, h, w], found {list(maps.grid.shape)}")
+        if any(found.ndim != images.ndim for found in [maps.grid, *maps.levels]):
+            raise EncoderError(f"{model_type}: expected maps {wanted}, found {list(maps.grid.shape)}")
         names = self._level_names or list(getattr(self.backbone, "out_features", []))
+
+        def strides(found: Tensor) -> tuple[int, ...]:
+            return tuple(round(side / length) for length in found.shape[2:])
+
         return FeatureShape(
             dim=maps.pooled.shape[1],
             grid_channels=maps.grid.shape[1],
-            grid_stride=round(side / maps.grid.shape[-1]),
+            grid_stride=one_stride(strides(maps.grid)),
             levels=tuple(
-                LevelShape(level.shape[1], round(side / level.shape[-1]), name)
+                LevelShape(level.shape[1], one_stride(strides(level)), name, strides(level))
                 for name, level in zip(names if has_levels else [], maps.levels, strict=True)
             ),
+            grid_strides=strides(maps.grid),
+            dimensions=self.dimensions,
         )
+
+
+def check_volumes(volumes: Tensor, frame_mask: Tensor | None, *, channels: int) -> None:
+    """Raise EncoderError for what is no batch of volumes `[B, C, D, H, W]` of floats, or for a frame mask.
+
+    >>> check_volumes(torch.zeros(2, 1, 8, 8), None, channels=1)
+    Traceback (most recent call last):
+    bolus.errors.EncoderError: expected volumes [B, 1, D, H, W] of floats in [0, 1], found [2, 1, 8, 8] of torch.float32
+    """
+    if volumes.ndim != 5 or volumes.shape[1] != channels or not volumes.is_floating_point():
+        raise EncoderError(
+            f"expected volumes [B, {channels}, D, H, W] of floats in [0, 1], found {list(volumes.shape)} of "
+            f"{volumes.dtype}"
+        )
+    if frame_mask is not None:
+        raise EncoderError(f"expected no frame_mask for volumes, found {list(frame_mask.shape)}")
 
 
 @contextmanager

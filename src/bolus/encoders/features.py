@@ -17,13 +17,19 @@ class LevelShape:
 
     Args:
         channels: feature channels.
-        stride: input pixels for one pixel of the map.
+        stride: input pixels for one pixel of the map; 0 where its axes differ.
         name: the module it is read from.
+        strides: of each axis, H and W, or D, H and W of volumes; where not given they are `stride`, of images.
     """
 
     channels: int
     stride: int
     name: str
+    strides: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.strides:
+            object.__setattr__(self, "strides", (self.stride,) * 2)
 
 
 @dataclass(frozen=True)
@@ -33,26 +39,44 @@ class FeatureShape:
     Args:
         dim: width D of the pooled feature: the neck's where there is one.
         grid_channels: channels of the last map.
-        grid_stride: input pixels for one pixel of the last map.
+        grid_stride: input pixels for one pixel of the last map; 0 where its axes, or modalities, differ.
         levels: the encoder's levels, shallow to deep; empty where it has none.
-        inputs: modality -> channels and side in pixels of the images that are trained on; empty where not known.
+        inputs: modality -> channels and side in pixels of the images that are trained on, or the three sides of a
+            volume; empty where not known.
+        grid_strides: `grid_stride` of each axis; where not given they are it.
+        dimensions: 3 of an encoder of volumes, whose maps are `[B, C, d, h, w]`; else 2.
     """
 
     dim: int
     grid_channels: int
     grid_stride: int
     levels: tuple[LevelShape, ...] = ()
-    inputs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[int, int | tuple[int, int, int]]] = field(default_factory=dict)
+    grid_strides: tuple[int, ...] = ()
+    dimensions: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.grid_strides:
+            object.__setattr__(self, "grid_strides", (self.grid_stride,) * self.dimensions)
+
+
+def one_stride(strides: tuple[int, ...]) -> int:
+    """The stride of all axes, or 0 where they differ.
+
+    >>> one_stride((4, 4, 4)), one_stride((2, 4, 4))
+    (4, 0)
+    """
+    return strides[0] if len(set(strides)) == 1 else 0
 
 
 @dataclass
 class Maps:
-    """What one forward gives for B images or clips; of clips everything is the mean over their real frames.
+    """What one forward gives for B images, clips or volumes; of clips all is the mean over their real frames.
 
     Args:
         pooled: `[B, D]`: the CLS token where there is one, else the mean of the grid; through the neck, if any.
-        levels: maps `[B, C, h, w]`, shallow to deep; empty unless asked for.
-        grid: the last map, `[B, C, h, w]`.
+        levels: maps `[B, C, h, w]`, shallow to deep; empty unless asked for. Of volumes, `[B, C, d, h, w]`.
+        grid: the last map, `[B, C, h, w]`; of volumes, `[B, C, d, h, w]`.
     """
 
     pooled: Tensor
@@ -66,8 +90,9 @@ class Features:
 
     Args:
         pooled: `[V, N, D]` float, one D for all modalities.
-        levels: modality -> maps `[V, N_m, C, h, w]`, shallow to deep; filled only if an objective needs it.
-        grid: modality -> the last map `[V, N_m, C, h, w]`; filled only if an objective needs it.
+        levels: modality -> maps `[V, N_m, C, h, w]`, shallow to deep; filled only if an objective needs it. Of
+            volumes, `[V, N_m, C, d, h, w]`.
+        grid: modality -> the last map `[V, N_m, C, h, w]`, likewise.
     """
 
     pooled: Tensor
@@ -90,8 +115,8 @@ def encode_views(
 
     Args:
         encoder_of: modality -> its encoder, called as `Encoder.forward` is; all give pooled features of one width.
-        views: modality -> `[V, N_m, C, H, W]`, or clips `[V, N_m, C, T, H, W]`, float32 in [0, 1]; V is the same for
-            all, C, H and W need not be.
+        views: modality -> `[V, N_m, C, H, W]`, clips `[V, N_m, C, T, H, W]`, or volumes `[V, N_m, C, D, H, W]` for an
+            encoder of volumes, float32 in [0, 1]; V is the same for all, C and the sides need not be.
         rows: modality -> int64 `[N_m]`, positions among the N samples; together they are each of 0 .. N-1 once.
         frame_mask: of clips, bool `[N, T]`, true at real frames; None: all are.
         levels: also give every level.
@@ -121,7 +146,7 @@ def encode_views(
         if images.ndim not in (5, 6) or images.shape[0] != num_views or images.shape[1] != len(rows[modality]):
             raise EncoderError(
                 f"{modality}: expected views [{num_views}, {len(rows[modality])}, C, H, W] as V and the rows say "
-                f"(C, T, H, W for clips), found {list(images.shape)}"
+                f"(C, T, H, W for clips, C, D, H, W for volumes), found {list(images.shape)}"
             )
         by_view = (num_views, len(rows[modality]))
         mask = None if frame_mask is None else frame_mask[rows[modality].to(frame_mask.device)].repeat(num_views, 1)

@@ -13,7 +13,7 @@ from bolus.data.batches.batch import seed_for
 from bolus.data.images.preprocessing import Preprocessing
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
-from bolus.encoders.features import Features, FeatureShape, encode_views
+from bolus.encoders.features import Features, FeatureShape, encode_views, one_stride
 from bolus.errors import EncoderError, RecipeError
 from bolus.recipe import EncoderSpec, ModalitySpec, Recipe
 
@@ -51,6 +51,9 @@ class ModalityEncoders(nn.Module):
         widths = {name: encoders[name].shape.dim for name in self.names}
         if len(set(widths.values())) > 1:
             raise EncoderError(f"expected encoders whose features have one width, found {widths}")
+        dimensions = {name: encoders[name].dimensions for name in self.names}
+        if len(set(dimensions.values())) > 1:
+            raise EncoderError(f"expected encoders of images alone, or of volumes alone, found dimensions {dimensions}")
         self.shape = _common([encoders[name].shape for name in self.names])
 
     def of(self, modality: str) -> Encoder:
@@ -154,11 +157,40 @@ def recipe_encoder(recipe: Recipe, modalities: Sequence[str]) -> Encoder | Modal
     else:
         encoder = build_encoders({str(name): spec for name, spec in specs.items()}, seed=recipe.training.seed)
     for name in modalities or [""]:  # of none, what holds where nothing is said
-        size = recipe.images_of(name).size
-        encoder.of(name).check_sides(size, size)
+        check_unit(encoder.of(name), recipe.images.unit)
+        encoder.of(name).check_sides(*recipe.images_of(name).sides)
     if recipe.training.activation_checkpointing:
         encoder.checkpoint_activations()
     return encoder
+
+
+def check_unit(encoder: Encoder, unit: str) -> None:
+    """Refuse images for an encoder of volumes, and volumes for one of images.
+
+    Args:
+        encoder: one.
+        unit: `images.unit` of a recipe.
+
+    Raises:
+        RecipeError: the two do not fit, with the keys that would.
+
+    >>> from bolus.encoders.building import build_encoder
+    >>> check_unit(build_encoder(EncoderSpec(backbone="unet3d2"), seed=0), "image")
+    Traceback (most recent call last):
+    bolus.errors.RecipeError: encoder.backbone: unet3d2 is of volumes, and images.unit is image; set images.unit=volume,
+    or take a backbone of images
+    """
+    name = encoder.spec.backbone
+    if encoder.dimensions == 3 and unit != "volume":
+        raise RecipeError(
+            f"encoder.backbone: {name} is of volumes, and images.unit is {unit}; set images.unit=volume, or take a "
+            "backbone of images"
+        )
+    if encoder.dimensions == 2 and unit == "volume":
+        raise RecipeError(
+            f"encoder.backbone: {name} is of images, and images.unit is volume; take one of volumes, such as "
+            "resnet18_3d or unet3d32, or set encoder.inflated=true where it is convolutional"
+        )
 
 
 def parts_of(
@@ -230,7 +262,10 @@ def _seed(seed: int, name: str) -> int:
 def _common(shapes: list[FeatureShape]) -> FeatureShape:
     """What all shapes agree on."""
     first = shapes[0]
-    maps = {tuple((level.channels, level.stride) for level in shape.levels) for shape in shapes}
-    grids = {(shape.grid_channels, shape.grid_stride) for shape in shapes}
-    channels, stride = grids.pop() if len(grids) == 1 else (0, 0)
-    return FeatureShape(first.dim, channels, stride, first.levels if len(maps) == 1 else ())
+    maps = {tuple((level.channels, level.strides) for level in shape.levels) for shape in shapes}
+    grids = {(shape.grid_channels, shape.grid_strides) for shape in shapes}
+    channels, strides = grids.pop() if len(grids) == 1 else (0, (0,) * first.dimensions)
+    levels = first.levels if len(maps) == 1 else ()
+    return FeatureShape(
+        first.dim, channels, one_stride(strides), levels, grid_strides=strides, dimensions=first.dimensions
+    )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.cohort.split import refuse_overlap
-from bolus.data.images.cache import ImageStore
+from bolus.data.images.cache import Preprocessing, Store
 from bolus.device import device
 from bolus.embedding.opening import Judged, open_encoder, open_store, remarks_on, samples_of
 from bolus.embedding.seen import refuse_seen_images, unknown_images
@@ -47,7 +47,7 @@ class Baseline:
 
     name: str
     judged: Judged
-    store: ImageStore
+    store: Store
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Prepared(Generic[Asked]):
 
     judged: Judged
     samples: Samples
-    store: ImageStore
+    store: Store
     kept: npt.NDArray[np.int64]
     notes: list[str]
     asked: Asked
@@ -162,7 +162,7 @@ def prepare(
     judged = open_encoder(source, size=judging.size)
     if task.wants.images:
         contract = judged.preprocessing
-        refuse_views(task.wants.one, clips=contract.frames is not None, mirrored=contract.mirror is not None)
+        refuse_views(task.wants.one, unit=contract.unit, mirrored=contract.mirror is not None)
     others = open_baselines(judging.baselines, judged)
     samples = samples_of(judged, Cohort.open(cohort))
     if task.wants.one:
@@ -176,15 +176,15 @@ def prepare(
     return stand_beside(prepared)
 
 
-def refuse_views(wanted_by: str, *, clips: bool, mirrored: bool) -> None:
+def refuse_views(wanted_by: str, *, unit: str, mirrored: bool) -> None:
     """Raise EvaluationError where an encoder does not see single images as they are, as masks are of.
 
-    >>> refuse_views("segmentation", clips=True, mirrored=False)
+    >>> refuse_views("segmentation", unit="clip", mirrored=False)
     Traceback (most recent call last):
     bolus.errors.EvaluationError: segmentation is of single images, and this encoder sees clips
     """
-    if clips:
-        raise EvaluationError(f"{wanted_by} is of single images, and this encoder sees clips")
+    if unit in ("clip", "volume"):
+        raise EvaluationError(f"{wanted_by} is of single images, and this encoder sees {unit}s")
     if mirrored:
         raise EvaluationError(
             "this encoder sees images of one side mirrored, and masks are not mirrored with them; segment with an "
@@ -208,8 +208,9 @@ def open_baselines(baselines: Sequence[str | Path], judged: Judged) -> dict[str,
     found: dict[str, Judged] = {}
     for source in baselines:
         other = open_encoder(source)
-        if (other.preprocessing.frames is None) != (judged.preprocessing.frames is None):
-            units = ["single images" if each.preprocessing.frames is None else "clips" for each in (other, judged)]
+        units = [each.preprocessing.unit for each in (other, judged)]
+        if units[0] != units[1]:
+            units = ["single images" if unit == "image" else f"{unit}s" for unit in units]
             raise UsageError(
                 f"baseline {other.name} sees {units[0]}, but {judged.name} {units[1]}: expected encoders of one unit"
             )
@@ -287,8 +288,12 @@ def refuse_seen_everywhere(
 def _refuse_several_sizes(judged: Judged, cohort: Cohort, wanted_by: str) -> None:
     groups = judged.preprocessing.groups(cohort.modality)
     if len(groups) > 1:
+
+        def shown(each: Preprocessing) -> str:
+            return f"{each.size} pixels" if each.volume is None else each.extent
+
         seen = ", ".join(
-            f"{'/'.join(np.unique(cohort.modality[places]))} {each.size} pixels ({each.fit})" for each, places in groups
+            f"{'/'.join(np.unique(cohort.modality[places]))} {shown(each)} ({each.fit})" for each, places in groups
         )
         raise EvaluationError(
             f"{wanted_by} needs images of one size, and this encoder sees {seen}; give a table with the rows of one "

@@ -19,7 +19,7 @@ import torch
 from bolus.data.batches.batch import seed_for
 from bolus.data.batches.views import whole_views
 from bolus.data.cohort.cohort import Samples
-from bolus.data.images.cache import ImageStore, Preprocessing
+from bolus.data.images.cache import Preprocessing, Store
 from bolus.embedding.opening import Judged, open_encoder
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, each_encoder, parts_of
@@ -30,7 +30,7 @@ BATCH: Final = 64
 
 
 def show_training(
-    judged: Judged, store: ImageStore, samples: Samples, kept: npt.NDArray[np.int64], *, name: str
+    judged: Judged, store: Store, samples: Samples, kept: npt.NDArray[np.int64], *, name: str
 ) -> tuple[Judged, str]:
     """Let an encoder that is also judged without its context blocks see the cohort's training images for that.
 
@@ -84,7 +84,7 @@ def open_ungated(
     bare = open_encoder(source, keep_context=False).encoder.to(device)
     store, samples, positions = judged.training
     order = np.random.default_rng(seed_for(seed, "norms")).permutation(positions)
-    most = max(2, NUM_IMAGES // (store.preprocessing.frames or 1))
+    most = max(2, NUM_IMAGES // store.preprocessing.images_per_view)
     groups_of = _by_encoder(bare, store, samples, order)
     for encoder, gated, groups in zip(each_encoder(bare), each_encoder(judged.encoder), groups_of, strict=True):
         total = sum(len(group) for _, group in groups)
@@ -100,7 +100,7 @@ def open_ungated(
 
 
 def _by_encoder(
-    encoder: Encoder | ModalityEncoders, store: ImageStore, samples: Samples, positions: npt.NDArray[np.int64]
+    encoder: Encoder | ModalityEncoders, store: Store, samples: Samples, positions: npt.NDArray[np.int64]
 ) -> list[list[tuple[Preprocessing, npt.NDArray[np.int64]]]]:
     """Of each encoder, as `each_encoder` orders them, contracts with the positions that it sees so; none is empty."""
     modality = samples.cohort.modality[samples.first_row[positions]]
@@ -113,4 +113,4 @@ def _by_encoder(
 
 def _step(count: int, contract: Preprocessing) -> int:
     """Samples of a batch, so that all batches are about as large."""
-    return math.ceil(count / math.ceil(count * (contract.frames or 1) / BATCH))
+    return math.ceil(count / math.ceil(count * contract.images_per_view / BATCH))

@@ -90,7 +90,7 @@ def _data(run: Run | None) -> list[str]:
     start = recipe.encoder.backbone
     if Path(start).is_absolute() or "\\" in start or start.startswith("."):
         start = "an encoder of a folder"  # whose path is nobody's business
-    what = "clips" if recipe.images.unit == "clip" else "images"
+    what = {"clip": "clips", "volume": "volumes"}.get(recipe.images.unit, "images")
     return [
         f"- {record['num_training_samples']} {what} of {len(record['training_patients'])} patients",
         f"- {record['num_rows']} rows in the table, {record['num_quarantined']} of them quarantined",

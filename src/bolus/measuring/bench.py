@@ -142,7 +142,7 @@ def _opened(cohort: CohortLike | None, recipe: Recipe) -> Iterator[tuple[Cohort,
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         patients = max(60, recipe.sampling.batch_size)
-        make_phantom(work / "phantom", num_patients=patients, size=round(1.5 * recipe.images.size))
+        make_phantom(work / "phantom", num_patients=patients, size=round(1.5 * recipe.images.side))
         yield Cohort.open(work / "phantom" / "cohort.yaml"), work / "cache"
 
 

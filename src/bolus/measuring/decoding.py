@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.cache import build_store
-from bolus.data.images.preprocessing import Preprocessing, shrink
+from bolus.data.images.preprocessing import Preprocessing
+from bolus.data.images.shrinking import shrink
 from bolus.data.images.sources import find_sources
 from bolus.data.pixels.greys import reading_of
 from bolus.data.readers.frames import read_as

@@ -33,7 +33,7 @@ def _of_batch(recipe: Recipe) -> dict[int, list[str]]:
 
 def _of_size(recipe: Recipe) -> dict[int, list[str]]:
     return {
-        size: [f"images.size={size}"] for size in (recipe.images.size // 2, recipe.images.size, recipe.images.size * 2)
+        size: [f"images.size={size}"] for size in (recipe.images.side // 2, recipe.images.side, recipe.images.side * 2)
     }
 
 

@@ -26,10 +26,10 @@ def estimate(recipe: Recipe, steps: int, *, accelerated: bool) -> str:
     """
     spec, images = recipe.encoder, recipe.images
     known = MEASURED.get(spec.backbone)
-    if known is None or accelerated or not spec.stem_pool or recipe.encoders != "shared":
+    if known is None or images.unit == "volume" or accelerated or not spec.stem_pool or recipe.encoders != "shared":
         return ""
-    near = min(known, key=lambda size: abs(size - images.size))
-    speed = known[near] * min(1.0, (near / images.size) ** 2)
+    near = min(known, key=lambda size: abs(size - images.side))
+    speed = known[near] * min(1.0, (near / images.side) ** 2)
     frames = images.frames if images.unit == "clip" else 1
     seen = steps * recipe.training.accumulate * recipe.sampling.batch_size * images.views * frames
     minutes = seen / speed / 60

@@ -109,6 +109,11 @@ def plan(cohort: CohortLike, *, unit: str | None = None, overrides: Overrides = 
     overrides = written(overrides)
     unit = unit or next((each.partition("=")[2] for each in overrides if each.startswith("images.unit=")), None)
     chosen, why_unit = (unit, ASKED) if unit is not None else suggest_unit(cohort)
+    if chosen == "volume":
+        raise UsageError(
+            "bolus plan composes recipes for images, slices and clips: for volumes take a shipped recipe with "
+            "images.unit=volume, images.size=64 and a backbone of volumes, such as encoder.backbone=resnet18_3d"
+        )
     try:
         samples = open_samples(cohort, chosen)
     except CohortError as error:

@@ -98,7 +98,7 @@ def choose_start(
     config, pretrained = _config_of(found.name), found.pretrained
     size, why_size = _size(shorter, config, accelerated=accelerated)
     if is_stated("images.size"):
-        size, why_size = images.size, ASKED
+        size, why_size = images.side, ASKED
     decided: dict[str, tuple[Any, str]] = {
         "encoder.backbone": (found.name, found.why_it),
         "encoder.pretrained": (pretrained, found.why_so),

@@ -92,7 +92,7 @@ def explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     >>> explain(Recipe, {"type": "extra_forbidden", "loc": ("training", "epoch"), "input": 1})
     "unknown key 'training.epoch'; did you mean 'epochs'?"
     """
-    location = [str(part) for part in problem["loc"]]
+    location = [str(part) for part in problem["loc"] if not str(part).startswith("(")]  # a tag in brackets is no key
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         for part in location[:-1]:

@@ -122,21 +122,24 @@ def resolve(recipe: Recipe) -> Recipe:
     >>> resolve(Recipe.load("vicreg")).objectives["global"].parameters["depth"]
     3
     """
-    augment = resolve_augment(recipe.images.augment)
+    volumes = recipe.images.unit == "volume"
+    augment = resolve_augment(recipe.images.augment, volumes=volumes)
     images = recipe.images.model_copy(update={"augment": augment})
     modalities = {
         name: spec
         if spec.augment is None
-        else spec.model_copy(update={"augment": resolve_augment(spec.augment, f"modalities.{name}.augment")})
+        else spec.model_copy(
+            update={"augment": resolve_augment(spec.augment, f"modalities.{name}.augment", volumes=volumes)}
+        )
         for name, spec in recipe.modalities.items()
     }
     objectives = resolve_objectives(recipe)
     whole = recipe.model_copy(update={"images": images, "modalities": modalities, "objectives": objectives})
-    frames = images.frames if images.unit == "clip" else None
-    try_own(augment.own, size=images.size, channels=recipe.encoder.in_channels, frames=frames)
+    frames = images.frames if images.unit == "clip" else images.sides[0] if volumes else None
+    try_own(augment.own, size=images.side, channels=recipe.encoder.in_channels, frames=frames)
     for name, spec in modalities.items():
         if spec.augment is not None and spec.augment.own:
-            size, channels = whole.images_of(name).size, whole.encoder_of(name).in_channels
+            size, channels = whole.images_of(name).side, whole.encoder_of(name).in_channels
             key = f"modalities.{name}.augment"
             try_own(spec.augment.own, size=size, channels=channels, frames=frames, key=key)
     return whole

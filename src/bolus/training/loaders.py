@@ -24,12 +24,13 @@ from bolus.data.batches.partners import PartnerIndex
 from bolus.data.batches.relation import Needs, Relation
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.roles import BIN, NUMBERS, is_role
-from bolus.data.images.cache import ImageStore, Preprocessing, build_store
+from bolus.data.images.cache import Preprocessing, Store, build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.readers.own import open_readers
+from bolus.data.volumes.fit import VolumeFit
 from bolus.errors import CohortError, RecipeError, suggest
 from bolus.progress import Meter
-from bolus.recipe import Recipe
+from bolus.recipe import ImagesSpec, Recipe
 from bolus.training.processes import launched
 
 HASHED = 2**20  # rows whose paths are hashed at a time
@@ -49,16 +50,26 @@ def contract_of(cohort: Cohort, recipe: Recipe) -> Preprocessing:
             "--role laterality=COLUMN, or set images.mirror=null"
         )
     frames = images.frames if images.unit == "clip" else None
-    base = Preprocessing(images.size, recipe.encoder.in_channels, images.fit, {}, frames, images.mirror)
+    base = Preprocessing(
+        images.side, recipe.encoder.in_channels, images.fit, {}, frames, images.mirror, volume=_volume_fit(images)
+    )
     modalities = {}
     for name in cohort.modalities:
         own, channels = recipe.images_of(name), recipe.encoder_of(name).in_channels
-        modalities[name] = replace(base, size=own.size, channels=channels, fit=own.fit)
+        modalities[name] = replace(base, size=own.side, channels=channels, fit=own.fit, volume=_volume_fit(own))
     differing = {name: each for name, each in modalities.items() if each != base}
     return replace(base, ranges=cohort.spec.cohort_ranges, modalities=differing)
 
 
-def open_images(cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool) -> ImageStore:
+def _volume_fit(images: ImagesSpec) -> VolumeFit | None:
+    """The box of volumes; None of images and clips."""
+    if images.unit != "volume":
+        return None
+    depth, height, width = images.sides
+    return VolumeFit((depth, height, width), images.steps, images.foreground)
+
+
+def open_images(cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool) -> Store:
     """The cached images; the first process decodes, the others wait and read."""
     state = launched()
     with state.main_process_first(), Meter("decoding", len(cohort), quiet=quiet) as meter:
@@ -73,7 +84,7 @@ def open_images(cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool)
 def build_loader(
     cohort: Cohort,
     samples: Samples,
-    store: ImageStore,
+    store: Store,
     recipe: Recipe,
     needs: Needs,
     state: PartialState,
@@ -202,11 +213,11 @@ def unread_loader(cohort: Cohort, recipe: Recipe, needs: Needs, cache: Path | No
 def data_hash(cohort: Cohort, loader: Loader) -> str:
     """What the training sees, in order: images, frames, columns, ranges and readers; 16 hexadecimal digits.
 
-    Of a clip, every frame that can be read counts. A run whose table, readable images or ranges changed is another run,
-    and its hash says so.
+    Of a clip, every frame that can be read counts, and of a volume every slice. A run whose table, readable images or
+    ranges changed is another run, and its hash says so.
     """
     rows, lengths = loader.samples.first_row[loader.positions], np.ones(len(loader.positions), np.int64)
-    if loader.frames is not None:
+    if loader.samples.unit in ("clip", "volume"):
         clips = [loader.samples.rows_of(position) for position in loader.positions.tolist()]
         clips = [clip[loader.readable[clip]] for clip in clips]
         rows, lengths = np.concatenate(clips), np.array([len(clip) for clip in clips])
@@ -223,7 +234,7 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
         del contract["rules"]
     if loader.frames is None:
         del contract["frames"]
-    else:
+    if loader.samples.unit in ("clip", "volume"):
         digest.update(lengths.tobytes())
     digest.update(json.dumps(contract, sort_keys=True).encode())
     if loader.store.mirrored is not None:

@@ -48,7 +48,7 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
         shape = f"{recipe.sampling.batch_size} samples x {recipe.images.views} views"
         shape += f" x {recipe.images.frames} frames" if clips else ""
         raise OutOfMemoryError(
-            f"a step of {shape} at {recipe.images.size} pixels does not fit into memory; "
+            f"a step of {shape} at {recipe.images.extent} does not fit into memory; "
             f"lower one of {', '.join(keys)} "
             "(training.accumulate keeps the samples of a step, and sampling.chunk those that are compared, too)"
         ) from error

@@ -19,7 +19,8 @@ class Batch:
     """N samples, each in V views, with what the table says of them.
 
     Args:
-        views: modality -> `[V, N_m, C, H, W]`, or `[V, N_m, C, T, H, W]` for clips; float32 in [0, 1]. One entry where
+        views: modality -> `[V, N_m, C, H, W]`, or `[V, N_m, C, T, H, W]` for clips and `[V, N_m, C, D, H, W]` for
+            volumes; float32 in [0, 1]. One entry where
             the cohort has one modality.
         rows: modality -> int64 `[N_m]`, the positions of its samples among the N of the batch.
         columns: role -> `[N]` or `[N, K]`; codes are int64 with -1 missing (equal to nothing, not even itself), numbers

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bolus.data.batches.augment import augment
 from bolus.data.batches.batch import Batch, Sampler, seed_for
 from bolus.data.batches.participants import ParticipantSampler
+from bolus.data.batches.views import random_views, stored_views
 from bolus.data.cohort.cohort import Samples
-from bolus.data.images.cache import ImageStore, Stored
-from bolus.data.images.clips import pick_frames
+from bolus.data.images.cache import Store, Stored
+from bolus.data.images.clips import Draw, pick_frames
 from bolus.recipe import ImagesSpec
 
 AHEAD = 4
@@ -33,7 +33,8 @@ class Fetched:
         number: of the batch, counted over the whole run.
         positions: int64 `[N]`, the global batch's samples.
         local: int64, which of the N this process forwards.
-        stored: modality -> cached pixels of the local samples; of clips the T frames of each, one clip after the other.
+        stored: modality -> cached pixels of the local samples; of clips the T frames of each, one clip after the other;
+            of volumes a window of each.
         rows: modality -> int64, their places among the local samples.
         wait: seconds that the consumer waited for it.
         frame_mask: bool `[len(local), T]`, true at real frames; None for images.
@@ -68,7 +69,7 @@ class Loader:
     def __init__(
         self,
         samples: Samples,
-        store: ImageStore,
+        store: Store,
         positions: npt.NDArray[np.int64],
         sampler: Sampler | ParticipantSampler,
         columns: Mapping[str, npt.NDArray[Any]],
@@ -103,30 +104,31 @@ class Loader:
         return self.images.views * (self.frames or 1)
 
     def table_rows(self, number: int) -> npt.NDArray[np.int64]:
-        """Rows of the table whose pixels a batch needs, `[N]`, or `[N, T]` of clips."""
-        return self._pick(number, self.draw(number))[0]
-
-    def _pick(
-        self, number: int, positions: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
-        """Rows of samples in a batch, and which are real frames; a function of the seed, the batch and the sample."""
+        """Rows of the table whose pixels a batch needs, `[N]`, or `[N, T]` of clips; of volumes, their first rows."""
+        positions = self.draw(number)
         if self.frames is None:
-            return self.samples.first_row[positions], None
+            return self.samples.first_row[positions]
+        return pick_frames(self.samples, positions, self.readable, self.frames, draw=self._drawing(number))[0]
 
-        def draw(position: int) -> np.random.Generator:
-            return np.random.default_rng(seed_for(self.seed, "frames", number, position))
-
-        return pick_frames(self.samples, positions, self.readable, self.frames, draw=draw)
+    def _drawing(self, number: int) -> Draw:
+        """What draws the frames, or the window, of a sample: a function of the seed, the batch and the sample."""
+        return lambda position: np.random.default_rng(seed_for(self.seed, "frames", number, position))
 
     def fetch(self, number: int) -> Fetched:
         """Read one batch's pixels from the cache."""
         positions = self.draw(number)
         share = len(positions) // self.processes
         local = np.arange(self.rank * share, (self.rank + 1) * share)
-        table_rows, mask = self._pick(number, positions[local])
         modality = self.samples.cohort.modality[self.samples.first_row[positions[local]]]
         rows = {str(name): np.flatnonzero(modality == name) for name in np.unique(modality)}
-        stored = {name: self.store.gather(table_rows[where].ravel()).pinned() for name, where in rows.items()}
+        mask = None if self.frames is None else np.empty((len(local), self.frames), np.bool_)
+        stored, draw = dict[str, Stored](), self._drawing(number)
+        for name, where in rows.items():
+            contract, some = self.store.preprocessing.of(name), positions[local[where]]
+            found, real = stored_views(contract, self.store, self.samples, some, readable=self.readable, draw=draw)
+            stored[name] = found.pinned()
+            if mask is not None:
+                mask[where] = real
         patient = self.columns["patient"][positions]
         patients = len(np.unique(patient[patient >= 0])) + int((patient < 0).sum())
         return Fetched(number, positions, local, stored, rows, frame_mask=mask, patients=patients)
@@ -152,12 +154,13 @@ class Loader:
         """
         seed = seed_for(self.seed, "step", fetched.number)
         views = {
-            name: augment(
-                stored.unit(device),
+            name: random_views(
+                stored,
                 self.images_of(name).augment,
-                size=self.images_of(name).size,
+                sides=self.images_of(name).sides,
                 views=self.images.views,
                 seed=seed_for(seed, "augment", name, self.rank),
+                device=device,
                 frames=self.frames,
             )
             for name, stored in fetched.stored.items()

@@ -107,8 +107,8 @@ def _clip_files(looks: list[dict[str, Any]]) -> list[Finding]:
     rows = numbers(look["row"] for look in clips)
     which = f"{len(rows)} of {len(looks)} rows {'is a clip file' if len(rows) == 1 else 'are clip files'}"
     message = (
-        f"{which} of {frames_in_words([look['frames'] for look in clips])}: recipes with images.unit=clip take them, "
-        "those of single images do not"
+        f"{which} of {frames_in_words([look['frames'] for look in clips])}: recipes with images.unit=clip take them "
+        "(where frames are slices, images.unit=volume), those of single images do not"
     )
     findings = [Finding("note", "clip_files", message, () if len(rows) == len(looks) else rows)]
     for torn, reason in _by_reason(looks, "lost"):

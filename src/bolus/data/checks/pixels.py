@@ -17,7 +17,7 @@ from bolus.data.cohort.series import IF_FILES
 from bolus.data.copies.thumbnails import thumbnail_of
 from bolus.data.images.clips import rows_are_files
 from bolus.data.images.file_names import exists
-from bolus.data.images.preprocessing import ONE_FRAME
+from bolus.data.images.shrinking import ONE_FRAME
 from bolus.data.pixels.greys import GREY, measure, reading_of, sketch_of
 from bolus.data.pixels.image import Image
 from bolus.data.pixels.quantiles import LEVELS, pooled

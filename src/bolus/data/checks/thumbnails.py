@@ -12,7 +12,8 @@ import PIL.Image
 from PIL import ImageDraw
 
 from bolus.data.cohort.cohort import Cohort
-from bolus.data.images.preprocessing import Preprocessing, shrink, to_unit
+from bolus.data.images.preprocessing import Preprocessing
+from bolus.data.images.shrinking import shrink, to_unit
 from bolus.data.pixels.greys import Ranges, reading_of
 from bolus.data.readers.frames import all_frames, read_as
 from bolus.data.readers.own import Readers, open_readers

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from bolus.data.cohort.coding import Coded, Columns, release_unused
 from bolus.data.cohort.mistaken import near_file, refuse_other_kinds
-from bolus.data.cohort.series import Rows, series_problems
+from bolus.data.cohort.series import Rows, place_of_slices, series_problems, volume_problems
 from bolus.data.cohort.spec import CohortSpec, explain
 from bolus.data.cohort.split import hash_patients, leave_site_out, split_digest, split_patients
 from bolus.data.cohort.table import IN_MEMORY, arrow_of, read_arrow
@@ -249,19 +249,22 @@ class Cohort(Values):
         return clips
 
     def samples(self, unit: str) -> Samples:
-        """The cohort as images, slices or clips.
+        """The cohort as images, slices, clips or volumes.
 
         An image or slice is one row. A clip is the rows of one `series`, in their `order`; its first row speaks for
         its columns. So every column with a role must have one value within the series, or none, except for image,
         mask, order and slice_position, and for times less than a day apart. Numbers are compared as numbers: 1 is 1.0.
         `bolus.data.images.clips.open_samples` takes clip files as well.
 
+        A volume is the rows of one volume as `bolus.data.cohort.volumes.volume_codes` tells them apart, in their
+        `order` (or `slice_position`), under the same rule; or a single row, be it a file with a whole volume.
+
         Args:
-            unit: `image`, `slice` or `clip`.
+            unit: `image`, `slice`, `clip` or `volume`.
 
         Raises:
-            CohortError: slices without order or slice_position; as clips, whatever `series_problems` finds, all of it,
-                with column and rows.
+            CohortError: slices without order or slice_position; as clips or volumes, whatever `series_problems` or
+                `volume_problems` finds, all of it, with column and rows.
             UsageError: an unknown unit.
         """
         if unit in {"image", "slice"}:
@@ -272,16 +275,25 @@ class Cohort(Values):
                 )
             starts = np.arange(len(self) + 1)
             return Samples(unit, self, starts[:-1], starts)
-        if unit != "clip":
-            raise UsageError(f"unknown unit {unit!r}; known: clip, image, slice")
-        problems = series_problems(self)
-        if problems:
-            named = [f"{name_rows(rows)}: {what}" if len(rows) else what for rows, what in problems]
-            raise CohortError("a clip is a series of rows in order, whose columns are the same throughout", named)
-        series = self.encoded("series")
-        ranked = np.lexsort((self.encoded("order"), series)).astype(np.int64)
-        starts = np.flatnonzero(np.r_[True, np.diff(series[ranked]) != 0])
+        if unit not in {"clip", "volume"}:
+            raise UsageError(f"unknown unit {unit!r}; known: clip, image, slice, volume")
+        if unit == "clip":
+            _refuse("a clip is a series of rows", series_problems(self))
+            codes, role = self.encoded("series"), "order"
+        else:
+            codes, role = volume_codes(self)[0], place_of_slices(self)
+        ranked = np.lexsort([*([self.encoded(role)] if role else []), codes]).astype(np.int64)
+        if unit == "volume":
+            _refuse("a volume is slices", volume_problems(self, codes, ranked))
+        starts = np.flatnonzero(np.r_[True, np.diff(codes[ranked]) != 0])
         return Samples(unit, self, ranked, np.r_[starts, len(ranked)].astype(np.int64))
+
+
+def _refuse(what: str, problems: list[tuple[Rows, str]]) -> None:
+    """A CohortError that lists the problems of rows, where there are some."""
+    if problems:
+        named = [f"{name_rows(rows)}: {problem}" if len(rows) else problem for rows, problem in problems]
+        raise CohortError(f"{what} in order, whose columns are the same throughout", named)
 
 
 @dataclass(frozen=True)
@@ -289,7 +301,7 @@ class Samples:
     """The elements that batches, embeddings and evaluations index, with the way back to rows.
 
     Args:
-        unit: `image`, `slice` or `clip`.
+        unit: `image`, `slice`, `clip` or `volume`.
         cohort: the table whose rows these are; for clip files, the one with a row a frame.
         rows: int64 `[rows]`, those of sample 0 in order, then those of sample 1, and so on.
         starts: int64 `[n + 1]`, where in `rows` a sample begins, and the end; every sample has a row.

@@ -8,8 +8,7 @@ read is quarantined: left out, counted, reported, and tried again the next time.
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,23 +21,25 @@ import numpy.typing as npt
 import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
-from bolus.data.images.found import Found, joined, open_found
+from bolus.data.images.found import Found, joined, list_quarantined, open_found, refuse_the_larger_part
 from bolus.data.images.missing_files import likely_cause
-from bolus.data.images.preprocessing import ONE_FRAME, Preprocessing, shrink
+from bolus.data.images.preprocessing import Preprocessing
 from bolus.data.images.shards import NOTHING, ShardWriter, read_manifest, remove_orphans
-from bolus.data.images.sources import UNOPENED, Sources, find_sources, identify, in_threads
-from bolus.data.images.store import ImageStore, Quarantined, Stored
-from bolus.data.pixels.greys import reading_of
+from bolus.data.images.shrinking import ONE_FRAME, shrink
+from bolus.data.images.sources import UNOPENED, Sources, find_sources, identify, in_threads, readings_of
+from bolus.data.images.store import ImageStore, Quarantined, Store, Stored
 from bolus.data.readers.frames import read_as, reason_without_name
-from bolus.data.readers.own import Readers, group_by_reader, open_readers
+from bolus.data.readers.own import Readers, open_readers
 from bolus.data.text.laterality import SIDES
-from bolus.errors import BolusError, CohortError, UsageError, name_rows
+from bolus.data.volumes.cache.building import build_volumes
+from bolus.errors import BolusError, CohortError, UsageError
 
 __all__ = [
     "ONE_FRAME",
     "ImageStore",
     "Preprocessing",
     "Quarantined",
+    "Store",
     "Stored",
     "build_store",
     "cache_folder",
@@ -46,7 +47,6 @@ __all__ = [
 ]
 
 Progress = Callable[[int, int], None]
-NAMED_REASONS = 3  # of a file whose frames are lost for several
 
 
 def cache_folder() -> Path:
@@ -61,14 +61,17 @@ def build_store(
     folder: Path | None = None,
     rows: npt.NDArray[np.int64] | None = None,
     on_progress: Progress | None = None,
-) -> ImageStore:
+) -> Store:
     """Decode what is not cached yet and open the rest; modalities with contracts of their own lie in other folders.
+
+    Where the contract has a box of volumes it is a `VolumeStore`, of the samples of `open_samples(cohort, "volume")`.
 
     Args:
         cohort: whose images; the ranges that it states win over those of the contract.
         preprocessing: what the encoder will see; ranges that it lacks are found here.
         folder: of all caches; `cache_folder()` where None.
-        rows: which rows are needed; all where None. The others count as absent, not as quarantined.
+        rows: which rows are needed, of a volume its first; all where None. The others count as absent, not as
+            quarantined.
         on_progress: called with (done, total) while images are decoded; where contracts are several, the total grows
             as each is begun.
 
@@ -86,22 +89,40 @@ def build_store(
         stated=tuple({*preprocessing.stated, *stated}),
     )
     sides = None if preprocessing.mirror is None else cohort.sides
+    build = _build_images if preprocessing.volume is None else build_volumes
+    store = build(cohort, preprocessing, folder=folder or cache_folder(), rows=rows, on_progress=on_progress)
+    if preprocessing.mirror is not None and sides is not None:
+        asked = rows[store.held[rows]] if preprocessing.volume is not None else rows
+        store.mirrored = sides == SIDES.index(preprocessing.mirror)
+        store.sideless = np.unique(cohort.origin[asked[sides[asked] < 0]]).tolist()
+    return store
+
+
+def _build_images(
+    cohort: Cohort,
+    preprocessing: Preprocessing,
+    *,
+    folder: Path,
+    rows: npt.NDArray[np.int64],
+    on_progress: Progress | None,
+) -> ImageStore:
+    """The store of images and frames, a row each."""
     readers = open_readers(cohort.spec.readers)
     found: list[Found] = []
     for contract, places in preprocessing.groups(cohort.modality_of(rows)):
-        for reading, reader, some in _readings(cohort, rows[places], preprocessing.stated, readers):
+        for reading, reader, some in readings_of(cohort, rows[places], preprocessing.stated, readers):
             onwards = _onwards(on_progress, sum(each.decoded for each in found))
             here, decoding = rows[places[some]], _Decoding(contract, reading, reader, readers)
-            found.append(_find(cohort, decoding, folder or cache_folder(), here, onwards))
+            found.append(_find(cohort, decoding, folder, here, onwards))
     rows = joined(each.rows for each in found)
     lacking = np.concatenate([each.entries < 0 for each in found])
     starts = np.cumsum([0, *(len(each.rows) for each in found)]).tolist()
     begun = list(zip(starts, found, strict=False))
     unread = {start + item: reason for start, each in begun for item, reason in each.unread.items()}
     files = joined(start + each.file for start, each in begun)
-    quarantined = _quarantine(cohort.origin[rows], lacking, unread)
+    quarantined = list_quarantined(cohort.origin[rows], lacking, unread)
     absent = rows[[item for item, reason in unread.items() if reason.startswith(UNOPENED)]]
-    _refuse_the_larger_part(
+    refuse_the_larger_part(
         files,
         lacking,
         quarantined,
@@ -114,10 +135,7 @@ def build_store(
     )
     store = open_found(cohort, preprocessing, found, quarantined)
     store._decode = partial(_decode_row, cohort, preprocessing, readers)
-    store.folder = folder or cache_folder()
-    if preprocessing.mirror is not None and sides is not None:
-        store.mirrored = sides == SIDES.index(preprocessing.mirror)
-        store.sideless = np.unique(cohort.origin[rows[sides[rows] < 0]]).tolist()
+    store.folder = folder
     return store
 
 
@@ -134,21 +152,6 @@ class _Decoding:
     reading: str
     reader: str
     readers: Readers
-
-
-def _readings(
-    cohort: Cohort, rows: npt.NDArray[np.int64], stated: Collection[str], readers: Readers
-) -> list[tuple[str, str, npt.NDArray[np.int64]]]:
-    """How the files of these rows are read, by which reader, and where: each place once; one where there is none."""
-    modality, names = cohort.modality_of(rows), cohort.modalities
-    readings = np.array([reading_of(name, stated) for name in names] or ["file"])
-    files = cohort.columns.plain(cohort.roles["image"]).iloc[rows].to_numpy() if readers else rows
-    found = []
-    for reading in np.unique(readings):
-        alike = [name for name, how in zip(names, readings, strict=False) if how == reading]
-        some = np.arange(len(rows)) if len(alike) == len(names) else np.flatnonzero(np.isin(modality, alike))
-        found += [(str(reading), reader, some[those]) for reader, those in group_by_reader(files[some], readers)]
-    return found
 
 
 def _find(
@@ -178,44 +181,6 @@ def _find(
     contract = np.frombuffer(blake2b(folder.name.encode(), digest_size=8).digest(), np.uint64)[0]
     frame = sources.frame.astype(np.int32)
     return Found(rows, sources.file, digests, frame, manifest, entries, unread, len(absent), contract)
-
-
-def _quarantine(
-    origin: npt.NDArray[np.int64], lacking: npt.NDArray[np.bool_], reasons: dict[int, str]
-) -> list[Quarantined]:
-    """Rows of the table as given that lack an image or frames of a clip file; `origin` and `lacking` are `[items]`."""
-    found: dict[int, Counter[str]] = {}
-    for item in np.flatnonzero(lacking).tolist():
-        found.setdefault(int(origin[item]), Counter())[reasons.get(item, "lost from the cache")] += 1
-    of_row, quarantined = np.bincount(origin, minlength=1), []
-    for row, counts in sorted(found.items()):
-        frames, usual = int(of_row[row]), counts.most_common(NAMED_REASONS)
-        said = [reason if number == frames else f"{number} of {frames} frames: {reason}" for reason, number in usual]
-        more = len(counts) - len(said)
-        said += [f"and {more} more reason{'' if more == 1 else 's'}"] if more else []
-        quarantined.append(Quarantined(row, "; ".join(said), counts.total() < frames))
-    return quarantined
-
-
-def _refuse_the_larger_part(
-    file: npt.NDArray[np.int64],
-    lacking: npt.NDArray[np.bool_],
-    quarantined: list[Quarantined],
-    cause: Callable[[], str],
-) -> None:
-    """A CohortError where more than half of the files are lost; each weighs one, and is lost by its share of frames."""
-    number = np.bincount(file)
-    lost = np.bincount(file, lacking)[number > 0] / number[number > 0]
-    if lost.sum() > len(lost) / 2:
-        partial = int(((lost > 0) & (lost < 1)).sum())
-        in_part = f", and {partial} in part only" if partial else ""
-        alike: dict[str, list[int]] = {}
-        for each in quarantined:
-            alike.setdefault(each.reason, []).append(each.row)
-        named = [f"{name_rows(rows)}: {reason}" for reason, rows in alike.items()]
-        why = cause()
-        message = f"{(lost == 1).sum()} of {len(lost)} images cannot be read{in_part}{f'; {why}' if why else ''}"
-        raise CohortError(message, named)
 
 
 def _decode(
@@ -265,7 +230,7 @@ def _decode_row(cohort: Cohort, preprocessing: Preprocessing, readers: Readers, 
     """The stored values of one row's image, `[C, S, S]`, from its file."""
     rows = np.array([row])
     contract = preprocessing.groups(cohort.modality[rows])[0][0]
-    reading = _readings(cohort, rows, preprocessing.stated, readers)[0][0]
+    reading = readings_of(cohort, rows, preprocessing.stated, readers)[0][0]
     sources = find_sources(cohort, rows)
     path, frame = Path(sources.paths[0]), int(sources.frame[0])
     [image] = read_as(path, [frame if frame >= 0 else None], reading, readers)

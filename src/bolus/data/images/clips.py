@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bolus.data.cohort.cohort import Cohort, Samples
+from bolus.data.cohort.series import place_of_slices
 from bolus.data.images.sources import in_threads
 from bolus.data.readers.frames import all_frames
 from bolus.data.readers.own import open_readers
@@ -90,7 +91,7 @@ def pick_frames(
 
 
 def open_samples(cohort: Cohort, unit: str) -> Samples:
-    """The cohort as images, slices or clips; every row is a clip file where `rows_are_files`.
+    """The cohort as images, slices, clips or volumes; every row is a clip file, or a volume, where `rows_are_files`.
 
     Clip files are multi-frame DICOM, TIFF of several pages, NIfTI volumes (axial slices) and videos. Their frames are
     counted from headers, no pixel is decoded; then the samples' cohort is `cohort.expand(...)`, a row a frame, whose
@@ -99,13 +100,16 @@ def open_samples(cohort: Cohort, unit: str) -> Samples:
 
     Args:
         cohort: a validated table.
-        unit: `image`, `slice` or `clip`.
+        unit: `image`, `slice`, `clip` or `volume`.
 
     Raises:
         CohortError: as `take_samples`; or one file on several rows without a series, which is neither a clip a row
             nor rows of one clip; or a reader that cannot be imported.
         UsageError: an unknown unit.
     """
+    if unit == "volume" and rows_are_files(cohort) and ("series" in cohort.roles or not place_of_slices(cohort)):
+        starts = np.arange(len(cohort) + 1)
+        return Samples(unit, cohort, starts[:-1], starts)
     if unit != "clip" or ("series" in cohort.roles and not rows_are_files(cohort)):
         return cohort.samples(unit)
     if cohort.expanded is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,9 @@ from bolus.data.images.preprocessing import Preprocessing
 from bolus.data.images.shards import RECORD, Manifest
 from bolus.data.images.store import Content, ImageStore, Quarantined
 from bolus.data.pixels.greys import Ranges, is_final, refuse_unknown, resolve_ranges
+from bolus.errors import CohortError, name_rows
+
+NAMED_REASONS = 3  # of a file whose frames are lost for several
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ def open_found(
             if not final.all():
                 waiting.append((each.manifest, entries[places[~final]], here[~final], records[~final]))
                 here, records = here[final], records[final]
-            resolved = _resolve(cohort, preprocessing, here, records)
-            gain[here], bias[here] = _lines(resolved, records)
+            resolved = resolve_found(cohort, preprocessing, here, records)
+            gain[here], bias[here] = lines_of(resolved, records)
             names.update(distinct(resolved.names))
     rows = np.concatenate([np.empty(0, np.int64), *(each[2] for each in waiting)])
     records = np.concatenate([np.empty(0, RECORD), *(each[3] for each in waiting)])
@@ -97,8 +101,8 @@ def open_found(
         ]
         return np.concatenate(parts)  # positions rise, and so do the parts
 
-    resolved = _resolve(cohort, preprocessing, rows, records, quantiles)
-    gain[rows], bias[rows] = _lines(resolved, records)
+    resolved = resolve_found(cohort, preprocessing, rows, records, quantiles)
+    gain[rows], bias[rows] = lines_of(resolved, records)
     names.update(distinct(resolved.names))
     seen = np.zeros(int(cohort.origin.max(initial=-1)) + 1, np.bool_)
     for each in found:
@@ -107,20 +111,20 @@ def open_found(
         refuse_unknown(cohort.spec.ranges, names, cohort.modalities)
     digests = np.concatenate([np.empty((0, 2), np.uint64), *(each.digests for each in found)])
     return ImageStore(
-        replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
-        quarantined,
-        np.unique(cohort.origin[rows[resolved.beyond]]).tolist(),
-        arrays,
-        shard,
-        offset,
-        gain,
-        bias,
+        preprocessing=replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
+        quarantined=quarantined,
+        out_of_range=np.unique(cohort.origin[rows[resolved.beyond]]).tolist(),
+        _shards=arrays,
+        _shard=shard,
+        _offset=offset,
+        _gain=gain,
+        _bias=bias,
         _content=Content(digests, np.array([each.contract for each in found], np.uint64), file, frame, folder),
         _crc=crc,
     )
 
 
-def _resolve(
+def resolve_found(
     cohort: Cohort,
     preprocessing: Preprocessing,
     rows: npt.NDArray[np.int64],
@@ -142,5 +146,47 @@ def _no_quantiles(at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     raise AssertionError("the quantiles of an image that brings its range were asked for")
 
 
-def _lines(resolved: Ranges, records: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def lines_of(
+    resolved: Ranges, records: npt.NDArray[np.void]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Gain and bias, float32 `[n]` each, of what is stored with these records to grey in [0, 1]."""
     return resolved.lines(records["gain"], records["bias"], records["grey"]["inverted"])
+
+
+def list_quarantined(
+    origin: npt.NDArray[np.int64], lacking: npt.NDArray[np.bool_], reasons: dict[int, str]
+) -> list[Quarantined]:
+    """Rows of the table as given that lack an image or frames of a clip file; `origin` and `lacking` are `[items]`."""
+    found: dict[int, Counter[str]] = {}
+    for item in np.flatnonzero(lacking).tolist():
+        found.setdefault(int(origin[item]), Counter())[reasons.get(item, "lost from the cache")] += 1
+    of_row, quarantined = np.bincount(origin, minlength=1), []
+    for row, counts in sorted(found.items()):
+        frames, usual = int(of_row[row]), counts.most_common(NAMED_REASONS)
+        said = [reason if number == frames else f"{number} of {frames} frames: {reason}" for reason, number in usual]
+        more = len(counts) - len(said)
+        said += [f"and {more} more reason{'' if more == 1 else 's'}"] if more else []
+        quarantined.append(Quarantined(row, "; ".join(said), counts.total() < frames))
+    return quarantined
+
+
+def refuse_the_larger_part(
+    file: npt.NDArray[np.int64],
+    lacking: npt.NDArray[np.bool_],
+    quarantined: list[Quarantined],
+    cause: Callable[[], str],
+    noun: str = "images",
+) -> None:
+    """A CohortError where more than half of the files are lost; each weighs one, and is lost by its share of frames."""
+    number = np.bincount(file)
+    lost = np.bincount(file, lacking)[number > 0] / number[number > 0]
+    if lost.sum() > len(lost) / 2:
+        partial = int(((lost > 0) & (lost < 1)).sum())
+        in_part = f", and {partial} in part only" if partial else ""
+        alike: dict[str, list[int]] = {}
+        for each in quarantined:
+            alike.setdefault(each.reason, []).append(each.row)
+        named = [f"{name_rows(rows)}: {reason}" for reason, rows in alike.items()]
+        why = cause()
+        message = f"{(lost == 1).sum()} of {len(lost)} {noun} cannot be read{in_part}{f'; {why}' if why else ''}"
+        raise CohortError(message, named)

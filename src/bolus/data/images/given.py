@@ -18,9 +18,10 @@ from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.cohort.volumes import series_codes
 from bolus.data.images.cache import ImageStore
-from bolus.data.images.preprocessing import Preprocessing, Shrunk, shrink
+from bolus.data.images.preprocessing import Preprocessing
+from bolus.data.images.shrinking import Shrunk, shrink
 from bolus.data.images.sources import in_threads
-from bolus.data.pixels.greys import GREY, reading_of, resolve_ranges
+from bolus.data.pixels.greys import GREY, Ranges, reading_of, resolve_ranges
 from bolus.data.pixels.image import Image, Range, own_range, take_frame
 from bolus.data.readers.frames import all_frames, read_as, reason_without_name
 from bolus.data.readers.own import Readers, open_readers
@@ -99,6 +100,24 @@ def read_given(
     called = called or Called()
     if not len(images):
         raise UsageError("expected at least one image, found none")
+    preprocessing = stated_contract(preprocessing, called)
+    readers = open_readers(called.readers or {})
+    clips = preprocessing.frames is not None
+    parts = [part for place, given in enumerate(images) for part in _parts(place, given, readers, clips=clips)]
+    table = table_of(np.array([part.sample for part in parts]), len(images), called, clips=clips)
+    shrunk = _shrink_all(parts, table, preprocessing, readers, len(images))
+    rows = np.arange(len(parts), dtype=np.int64)
+    starts = np.searchsorted([part.sample for part in parts], np.arange(len(images) + 1)).astype(np.int64)
+    samples = Samples("clip" if clips else "image", table, rows, starts)
+    return _store(parts, table, shrunk, preprocessing), samples
+
+
+def stated_contract(preprocessing: Preprocessing, called: Called) -> Preprocessing:
+    """The contract with the ranges that are stated now.
+
+    Raises:
+        UsageError: it mirrors a side, and none is given.
+    """
     stated = {name: (float(low), float(high)) for name, (low, high) in (called.ranges or {}).items()}
     preprocessing = replace(
         preprocessing,
@@ -110,15 +129,7 @@ def read_given(
             f"this encoder expects images of the {preprocessing.mirror} mirrored: give laterality, left or right for "
             "each image, or None where it has neither side"
         )
-    readers = open_readers(called.readers or {})
-    clips = preprocessing.frames is not None
-    parts = [part for place, given in enumerate(images) for part in _parts(place, given, readers, clips=clips)]
-    table = _table(parts, len(images), called, clips=clips)
-    shrunk = _shrink_all(parts, table, preprocessing, readers, len(images))
-    rows = np.arange(len(parts), dtype=np.int64)
-    starts = np.searchsorted([part.sample for part in parts], np.arange(len(images) + 1)).astype(np.int64)
-    samples = Samples("clip" if clips else "image", table, rows, starts)
-    return _store(parts, table, shrunk, preprocessing), samples
+    return preprocessing
 
 
 def _is_frame(given: Any) -> bool:
@@ -163,10 +174,16 @@ def _as_image(given: npt.NDArray[Any] | Image, place: int) -> Image:
         raise ImageError(f"image {place + 1}: {error}") from error
 
 
-def _table(parts: list[_Part], number: int, called: Called, *, clips: bool) -> Cohort:
-    """The facts as a cohort of one patient, a row a part; where clips have no series, each is one."""
-    sample = np.array([part.sample for part in parts])
-    columns: dict[str, Any] = {"image": [str(row) for row in range(len(parts))], "patient": "1"}
+def table_of(sample: npt.NDArray[np.int64], number: int, called: Called, *, clips: bool) -> Cohort:
+    """The facts as a cohort of one patient, a row a part; where clips have no series, each is one.
+
+    Args:
+        sample: int64 `[rows]`, which of the samples given each part is of.
+        number: of samples.
+        called: what is known of them.
+        clips: whether they are clips.
+    """
+    columns: dict[str, Any] = {"image": [str(row) for row in range(len(sample))], "patient": "1"}
     series = [f"clip {place}" for place in range(number)] if clips and called.series is None else called.series
     for name, given in (("modality", called.modality), ("series", series), ("laterality", called.laterality)):
         if given is None:
@@ -235,6 +252,52 @@ def _store(parts: list[_Part], table: Cohort, shrunk: list[Shrunk], preprocessin
     files = pd.factorize(np.array([str(part.path or row) for row, part in enumerate(parts)], object))[0]
     rows = np.arange(len(parts), dtype=np.int64)
     codes = series_codes(table, rows, grey["series"], files.astype(np.uint64))
+    resolved = resolve_given(grey, quantiles, table, codes, preprocessing, [part.sample for part in parts])
+    gain, bias = resolved.lines(
+        np.array([each.gain for each in shrunk]), np.array([each.bias for each in shrunk]), grey["inverted"]
+    )
+    kinds: dict[tuple[Any, ...], list[int]] = {}
+    for row, each in enumerate(shrunk):
+        kinds.setdefault((each.array.shape, each.array.dtype.str), []).append(row)
+    shard, offset = np.zeros(len(parts), np.int64), np.zeros(len(parts), np.int64)
+    for number, alike in enumerate(kinds.values()):
+        shard[alike], offset[alike] = number, np.arange(len(alike))
+    store = ImageStore(
+        preprocessing=replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
+        quarantined=[],
+        out_of_range=sorted({parts[row].sample for row in np.flatnonzero(resolved.beyond).tolist()}),
+        _shards=[np.stack([shrunk[row].array for row in alike]) for alike in kinds.values()],
+        _shard=shard,
+        _offset=offset,
+        _gain=gain,
+        _bias=bias,
+    )
+    if preprocessing.mirror is not None and table.sides is not None:
+        store.mirrored = table.sides == SIDES.index(preprocessing.mirror)
+    return store
+
+
+def resolve_given(
+    grey: npt.NDArray[Any],
+    quantiles: npt.NDArray[np.float32],
+    table: Cohort,
+    codes: npt.NDArray[np.int64],
+    preprocessing: Preprocessing,
+    sample: Sequence[int],
+) -> Ranges:
+    """Black and white of given images or volumes by the contract alone, whose only range is lent where one is lacking.
+
+    Args:
+        grey: `[n]` of dtype `GREY`.
+        quantiles: of their values, `[n, len(LEVELS)]`.
+        table: what is known of them, a row each.
+        codes: int64 `[n]`, which are of one series.
+        preprocessing: the contract.
+        sample: which of the samples given each is of, for the message.
+
+    Raises:
+        EncoderError: values whose range is the cohort's, of a modality for which the contract has none.
+    """
     known, ranges = set(preprocessing.ranges), dict(preprocessing.ranges)
     for _ in range(2):  # a second time where the contract lends its only range
         resolved = resolve_ranges(
@@ -248,31 +311,10 @@ def _store(parts: list[_Part], table: Cohort, shrunk: list[Shrunk], preprocessin
     if unknown:
         have = f"it has ranges for {', '.join(sorted(known))}" if known else "it has no ranges"
         wanting = resolved.names == min(unknown)
-        first = parts[int(np.flatnonzero(wanting & (resolved.by == "cohort"))[0])].sample
+        first = sample[int(np.flatnonzero(wanting & (resolved.by == "cohort"))[0])]
         raise EncoderError(
             f"image {first + 1}: its values have no range of their own, and the encoder's contract has none for the "
             f"modality {min(unknown)!r} ({have}); give modality as the contract spells it, or "
             f"ranges={{{min(unknown)!r}: (black, white)}}"
         )
-    gain, bias = resolved.lines(
-        np.array([each.gain for each in shrunk]), np.array([each.bias for each in shrunk]), grey["inverted"]
-    )
-    kinds: dict[tuple[Any, ...], list[int]] = {}
-    for row, each in enumerate(shrunk):
-        kinds.setdefault((each.array.shape, each.array.dtype.str), []).append(row)
-    shard, offset = np.zeros(len(parts), np.int64), np.zeros(len(parts), np.int64)
-    for number, alike in enumerate(kinds.values()):
-        shard[alike], offset[alike] = number, np.arange(len(alike))
-    store = ImageStore(
-        replace(preprocessing, ranges=resolved.ranges, rules=resolved.rules),
-        [],
-        sorted({parts[row].sample for row in np.flatnonzero(resolved.beyond).tolist()}),
-        [np.stack([shrunk[row].array for row in alike]) for alike in kinds.values()],
-        shard,
-        offset,
-        gain,
-        bias,
-    )
-    if preprocessing.mirror is not None and table.sides is not None:
-        store.mirrored = table.sides == SIDES.index(preprocessing.mirror)
-    return store
+    return resolved

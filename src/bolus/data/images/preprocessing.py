@@ -1,8 +1,4 @@
-"""What lies between a file's pixels and an encoder's input: the contract, and the small square that the cache keeps.
-
-A stored image keeps the unit of its values: it carries a gain and a bias, so that a range that is only known after the
-whole series or cohort was read, or that somebody states later, costs no second decoding.
-"""
+"""What lies between a file's pixels and an encoder's input: the contract; `data.images.shrinking` carries it out."""
 
 from __future__ import annotations
 
@@ -13,23 +9,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from bolus.data.cohort.coding import distinct
-from bolus.data.cohort.series import IF_FILES
-from bolus.data.pixels.greys import GREY, is_final, measure, sketch_of
-from bolus.data.pixels.image import Image
-from bolus.data.pixels.quantiles import LEVELS
 from bolus.data.pixels.range_rules import Bounds, RangeRule
-from bolus.data.pixels.square import Fit, canvas
+from bolus.data.pixels.square import Fit
 from bolus.data.text.laterality import Side
-from bolus.errors import ImageError
+from bolus.data.volumes.fit import VolumeFit, in_words
 
 FORMAT = 4  # part of every key: raise it when the stored values or the files of the cache change
-ONE_FRAME = "give each frame a row, and its number a column with the role order"
-SINGLE_IMAGES = "this encoder or recipe sees single images: images.unit=clip takes clip files"
+VOLUME_FORMAT = 1  # likewise, of volumes
 ENLARGE = 1.25  # of the training size, so that crops need little enlargement
 
 
@@ -53,6 +41,10 @@ class Preprocessing:
             holds them as they are. None: none.
         modalities: modality -> its own contract, of those that are read otherwise than this says; empty where one
             holds for all. Theirs have no ranges: all are in `ranges`.
+        volume: of an encoder of volumes, their box; `size` is then its longest side, and `fit` says how a volume comes
+            into the box: `stretch` squeezes all of it, whatever its spacing; `pad` and `crop` keep voxels, and the
+            encoder sees windows of the volume (of its middle, 1.25 boxes long, for `crop`), padded with black where it
+            is smaller. None: images or clips.
 
     Example:
         >>> Preprocessing(64).stored_shape
@@ -70,6 +62,7 @@ class Preprocessing:
     modalities: Mapping[str, Preprocessing] = field(default_factory=dict)
     stated: tuple[str, ...] = ()
     rules: Mapping[str, tuple[RangeRule, float, float]] | None = None
+    volume: VolumeFit | None = None
 
     def __post_init__(self) -> None:
         read = {
@@ -77,6 +70,9 @@ class Preprocessing:
             for name, each in self.modalities.items()
         }
         object.__setattr__(self, "modalities", read)
+        given: Any = self.volume  # plain data, where it was read from a file
+        if isinstance(given, Mapping):
+            object.__setattr__(self, "volume", VolumeFit(**given))
         object.__setattr__(self, "ranges", {name: (low, high) for name, (low, high) in self.ranges.items()})
         object.__setattr__(self, "stated", tuple(sorted(self.stated)))
         if self.rules is not None:
@@ -135,9 +131,39 @@ class Preprocessing:
         return self.channels, self.cached_size, self.cached_size
 
     @property
+    def kept_of_volume(self) -> tuple[Any, ...]:
+        """What decides the voxels that the cache keeps: whole volumes are kept alike, whatever windows are seen."""
+        assert self.volume is not None
+        size = None if self.fit == "pad" else self.volume.size
+        return self.fit, size, self.volume.spacing, self.volume.foreground
+
+    @property
+    def unit(self) -> str:
+        """What a sample is: `image`, `clip` or `volume`."""
+        return "volume" if self.volume is not None else "clip" if self.frames is not None else "image"
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """What the encoder sees, pixels (H, W), or of a volume voxels (D, H, W)."""
+        return (self.size, self.size) if self.volume is None else self.volume.size
+
+    @property
+    def images_per_view(self) -> int:
+        """How many images a view weighs as: the frames of a clip, the slices of a volume's box."""
+        return self.frames or (1 if self.volume is None else self.volume.size[0])
+
+    @property
+    def extent(self) -> str:
+        """What the encoder sees of a sample, in words, such as `224 x 224 pixels` or `32 x 64 x 64 voxels`."""
+        return in_words(self.sides, "pixels" if self.volume is None else "voxels")
+
+    @property
     def key(self) -> str:
         """Name of the cache folder: everything that decides the stored values of a file but how it is read."""
-        text = f"{FORMAT}-{self.cached_size}-{self.channels}-{self.fit}"
+        if self.volume is not None:
+            text = f"{FORMAT}-volume-{VOLUME_FORMAT}-{self.channels}-{self.kept_of_volume}"
+        else:
+            text = f"{FORMAT}-{self.cached_size}-{self.channels}-{self.fit}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def folder(self, reading: str, reader: str = "") -> str:
@@ -165,7 +191,8 @@ class Preprocessing:
         if self.rules is not None:
             data["rules"] = {name: list(rule) for name, rule in sorted(self.rules.items())}
         absent = {"modalities": not self.modalities, "mirror": self.mirror is None, "stated": not self.stated}
-        for name in [name for name, empty in {**absent, "rules": self.rules is None}.items() if empty]:
+        absent |= {"rules": self.rules is None, "volume": self.volume is None}
+        for name in [name for name, empty in absent.items() if empty]:
             del data[name]  # as contracts were written before there were such keys
         return data
 
@@ -175,7 +202,7 @@ def join_contracts(contracts: Mapping[str, Preprocessing]) -> Preprocessing:
 
     >>> join_contracts({"MR": Preprocessing(64), "CFP": Preprocessing(96, 3), "XR": Preprocessing(64)}).modalities
     {'CFP': Preprocessing(size=96, channels=3, fit='pad', ranges={}, frames=None, mirror=None, modalities={}, stated=(),
-    rules=None)}
+    rules=None, volume=None)}
     """
     ranges = {name: values for each in contracts.values() for name, values in each.ranges.items()}
     stated = tuple({name for each in contracts.values() for name in each.stated})
@@ -185,103 +212,3 @@ def join_contracts(contracts: Mapping[str, Preprocessing]) -> Preprocessing:
     first = next(iter(alone.values()))
     others = {name: each for name, each in alone.items() if each != first}
     return replace(first, ranges=ranges, stated=stated, rules=rules, modalities=others)
-
-
-@dataclass(frozen=True)
-class Shrunk:
-    """One image as it is stored: its values are `array * gain + bias`, in the unit of the file.
-
-    Args:
-        array: `[C, S, S]` uint8 or uint16.
-        gain: of a stored step.
-        bias: the value of a stored 0.
-        grey: what the image says of its numbers, in the order of `bolus.data.pixels.greys.GREY`.
-        quantiles: of its values, float32 `[len(LEVELS)]`; zeros where all is stored in eight bits, whose range is
-            their own.
-    """
-
-    array: npt.NDArray[Any]
-    gain: float
-    bias: float
-    grey: tuple[Any, ...]
-    quantiles: npt.NDArray[np.float32]
-
-
-def shrink(image: Image, preprocessing: Preprocessing) -> Shrunk:
-    """Square, antialiased, quantised to eight bits, or to sixteen where the source has more.
-
-    Values beyond a window or VOI LUT are clipped before they are resampled, as on a display.
-
-    Raises:
-        ImageError: a clip, or values that are not finite or more than the bits of the file hold.
-
-    Example:
-        >>> from bolus.data.pixels.image import Range
-        >>> deep = Image(np.full((1, 4, 4), 4095, np.float32), None, Range(0, 65535, "container"), 16, False)
-        >>> small = shrink(deep, Preprocessing(4))
-        >>> small.array.shape, small.array.dtype, float(small.array.max() * small.gain + small.bias)
-        ((1, 5, 5), dtype('uint16'), 4095.0)
-    """
-    if image.array.ndim != 3:
-        advice = SINGLE_IMAGES if preprocessing.frames is None else IF_FILES
-        raise ImageError(f"expected one frame, found {image.array.shape[1]}: {ONE_FRAME}; {advice}")
-    grey, values = measure(image), image.array
-    facts = np.array([grey], GREY)
-    low, high, shown = float(facts["low"][0]), float(facts["high"][0]), image.range
-    final, stored = bool(is_final(facts)[0]), shown.rule in ("container", "bits_stored")
-    if final and shown.high <= shown.low:  # a window of width 1 is a threshold
-        values, facts["shown_low"], facts["shown_high"] = (values > shown.low).astype(np.float32), 0.0, 1.0
-        span = (0.0, 1.0)
-    elif final or stored:
-        span = (shown.low, shown.high)
-        if final and (image.padding is not None or low < span[0] or high > span[1]):
-            values = np.clip(values, *span)
-    else:
-        span = (low, high if high > low else low + 1.0)
-    dark, bright = span if final else (low, high)
-    black = bright if image.inverted else dark
-    if image.padding is not None:
-        values = np.where(image.padding, np.float32(black), values)
-    array = _to_channels(torch.from_numpy(np.require(values, np.float32, "W")), preprocessing.channels)
-    array = _square(array, preprocessing, pad=black, aspect=image.aspect)
-    levels = 255 if image.bits <= 8 and final else 65535
-    scaled = (array - span[0]) / (span[1] - span[0]) * levels
-    small = scaled.round_().clamp_(0, levels).numpy().astype(np.uint8 if levels == 255 else np.uint16)
-    quantiles = np.zeros(len(LEVELS), np.float32) if levels == 255 else sketch_of(image)
-    return Shrunk(small, (span[1] - span[0]) / levels, span[0], tuple(facts[0].item()), quantiles)
-
-
-def to_unit(image: Shrunk, low: float, high: float) -> npt.NDArray[np.float32]:
-    """A stored image in [0, 1], bright is high: float32 `[C, S, S]`.
-
-    Args:
-        image: as it is stored.
-        low: the value that becomes 0 (1 where the image is inverted).
-        high: the value that becomes 1; above `low`.
-    """
-    unit = np.clip((image.array * image.gain + image.bias - low) / (high - low), 0, 1).astype(np.float32)
-    return np.subtract(np.float32(1), unit) if np.array([image.grey], GREY)["inverted"][0] else unit
-
-
-def _to_channels(array: Tensor, channels: int) -> Tensor:
-    if array.shape[0] == channels:
-        return array
-    if channels == 3:
-        return array[:1].expand(3, -1, -1)
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # luma of ITU-R BT.601
-    return (array[:3] * weights).sum(0, keepdim=True)
-
-
-def _square(array: Tensor, preprocessing: Preprocessing, *, pad: float, aspect: float) -> Tensor:
-    """The rectangle of native pixels that covers a square on the body, as `size` x `size` pixels."""
-    size = preprocessing.cached_size
-    height, width = array.shape[1:]
-    sides = canvas((height, width), preprocessing.fit, aspect)
-    for axis, length, side in zip((1, 2), (height, width), sides, strict=True):
-        if side < length:
-            array = array.narrow(axis, (length - side) // 2, side)
-        elif side > length:
-            before = (side - length) // 2
-            border = (before, side - length - before)
-            array = F.pad(array, (0, 0, *border) if axis == 1 else border, value=pad)
-    return F.interpolate(array[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bolus.checksums import load_array, save_array
-from bolus.data.images.preprocessing import Shrunk
+from bolus.data.images.shrinking import Shrunk
 from bolus.data.pixels.greys import GREY
 from bolus.data.pixels.quantiles import LEVELS
 from bolus.files import put_in_place
@@ -184,7 +184,6 @@ def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
         digests.append(part["digest"][whole])
         frames.append(part["frame"][whole].astype(np.int32))
         offsets.append(whole)
-    sightings = [seen for path in sorted(folder.glob("*.seen")) if (seen := load_array(path)) is not None]
     return Manifest(
         arrays,
         records,
@@ -192,9 +191,15 @@ def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
         np.concatenate(frames),
         np.repeat(np.arange(len(arrays), dtype=np.int32), np.array([len(each) for each in offsets[1:]], np.int64)),
         np.concatenate(offsets).astype(np.int32),
-        np.concatenate([np.empty(0, SIGHTING), *sightings]),
+        read_sightings(folder),
         quantiles,
     )
+
+
+def read_sightings(folder: Path) -> npt.NDArray[np.void]:
+    """Which files were seen with which content, `[files]` of dtype `SIGHTING`."""
+    sightings = [seen for path in sorted(folder.glob("*.seen")) if (seen := load_array(path)) is not None]
+    return np.concatenate([np.empty(0, SIGHTING), *sightings])
 
 
 def write_sightings(folder: Path, sightings: npt.NDArray[np.void]) -> None:
@@ -218,7 +223,7 @@ def mark_damaged(array: npt.NDArray[Any], offset: int) -> None:
 
 def remove_orphans(folder: Path) -> None:
     """Delete what builds left that were killed more than a day ago."""
-    for path in [*folder.glob("*.tmp"), *folder.glob("*.npy"), *folder.glob("*.quantiles")]:
+    for path in [*folder.glob("*.tmp"), *folder.glob("*.npy"), *folder.glob("*.quantiles"), *folder.glob("*.b2nd")]:
         if path.suffix != ".tmp" and path.with_suffix(".records").exists():
             continue
         try:

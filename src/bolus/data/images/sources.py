@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ import pandas as pd
 from bolus.data.cohort.coding import Coded
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.shards import SIGHTING, Manifest, write_sightings
+from bolus.data.pixels.greys import reading_of
+from bolus.data.readers.own import Readers, group_by_reader
 from bolus.files import check_regular
 
 CHUNK = 1024  # items handed to the threads at a time
@@ -55,6 +57,21 @@ def find_sources(cohort: Cohort, rows: npt.NDArray[np.int64]) -> Sources:
     return Sources(paths, here.codes.astype(np.int64), frame)
 
 
+def readings_of(
+    cohort: Cohort, rows: npt.NDArray[np.int64], stated: Collection[str], readers: Readers
+) -> list[tuple[str, str, npt.NDArray[np.int64]]]:
+    """How the files of these rows are read, by which reader, and where: each place once; one where there is none."""
+    modality, names = cohort.modality_of(rows), cohort.modalities
+    readings = np.array([reading_of(name, stated) for name in names] or ["file"])
+    files = cohort.columns.plain(cohort.roles["image"]).iloc[rows].to_numpy() if readers else rows
+    found = []
+    for reading in np.unique(readings):
+        alike = [name for name, how in zip(names, readings, strict=False) if how == reading]
+        some = np.arange(len(rows)) if len(alike) == len(names) else np.flatnonzero(np.isin(modality, alike))
+        found += [(str(reading), reader, some[those]) for reader, those in group_by_reader(files[some], readers)]
+    return found
+
+
 def identify(
     paths: Sequence[str], manifest: Manifest, folder: Path
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_], dict[int, str]]:
@@ -87,9 +104,9 @@ def identify(
     return seen["digest"], known, failed
 
 
-def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result]:
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item], *, workers: int = 16) -> Generator[Result]:
     """The function of each item, in order; once the iterator is closed, what has not begun never does."""
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(workers, os.cpu_count() or 1)) as pool:
         try:
             for start in range(0, len(items), CHUNK):
                 yield from pool.map(function, items[start : start + CHUNK])

@@ -1,15 +1,20 @@
-"""The images of a cohort's rows as they lie in the cache, each compared with its checksum when it is first read."""
+"""The images of a cohort's rows as they lie in the cache, each compared with its checksum when it is first read.
+
+A `Store` is what the rest of bolus asks: an `ImageStore` of images and frames, or the `VolumeStore` of
+`data.volumes.cache`.
+"""
 
 from __future__ import annotations
 
 import logging
 import mmap
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,20 +51,22 @@ class Stored:
     """Images as they lie in the cache: `unit = clip(values * gain + bias, 0, 1)`.
 
     Args:
-        values: `[N, C, S, S]` uint8 or uint16.
-        gain: `[N, 1, 1, 1]` float32.
-        bias: `[N, 1, 1, 1]` float32.
+        values: `[N, C, S, S]` uint8 or uint16; `[N, C, D, H, W]` of volumes.
+        gain: float32 `[N, 1, 1, 1]`, or with as many axes as the values.
+        bias: likewise.
+        spacing: of volumes, mm (D, H, W) between voxels, float32 `[N, 3]`, NaN where it is not known; else None.
     """
 
     values: Tensor
     gain: Tensor
     bias: Tensor
+    spacing: Tensor | None = None
 
     def pinned(self) -> Stored:
         """In memory from which a CUDA device copies while the program goes on; as they are without one."""
         if not torch.cuda.is_available():
             return self
-        return Stored(self.values.pin_memory(), self.gain.pin_memory(), self.bias.pin_memory())
+        return replace(self, values=self.values.pin_memory(), gain=self.gain.pin_memory(), bias=self.bias.pin_memory())
 
     def unit(self, device: torch.device | str = "cpu") -> Tensor:
         """Float32 in [0, 1] on the device; the narrow integers are what travels."""
@@ -92,9 +99,9 @@ class Content:
         return np.column_stack([self.digests[self.file[rows]], frame, self.folders[self.folder[rows]]])
 
 
-@dataclass
-class ImageStore:
-    """The cached images of a cohort's rows.
+@dataclass(kw_only=True)
+class Store(ABC):
+    """The cached pixels of a cohort's rows.
 
     Args:
         preprocessing: the contract, with the range of every modality that needed one.
@@ -112,17 +119,93 @@ class ImageStore:
     preprocessing: Preprocessing
     quarantined: list[Quarantined]
     out_of_range: list[int]
-    _shards: list[npt.NDArray[Any]] = field(repr=False)
-    _shard: npt.NDArray[Any] = field(repr=False)  # integers [rows], -1 where quarantined
-    _offset: npt.NDArray[Any] = field(repr=False)
-    _gain: npt.NDArray[np.float32] = field(repr=False)
-    _bias: npt.NDArray[np.float32] = field(repr=False)
     mirrored: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
     sideless: list[int] = field(default_factory=list)
     folder: Path = field(default_factory=Path, repr=False)
+    _gain: npt.NDArray[np.float32] = field(repr=False)
+    _bias: npt.NDArray[np.float32] = field(repr=False)
     _content: Content | None = field(default=None, repr=False)
-    _crc: npt.NDArray[np.uint32] | None = field(default=None, repr=False)  # [rows]; None where nothing was on a disk
     _decode: Decode | None = field(default=None, repr=False)
+
+    noun: ClassVar[str]
+    """What is kept, in the plural."""
+
+    @property
+    @abstractmethod
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """Rows that have an image, or are part of a volume that can be read, `[rows]`."""
+
+    @property
+    def held(self) -> npt.NDArray[np.bool_]:
+        """Rows at which an image or a volume is held, each once, `[rows]`."""
+        return self.readable
+
+    @abstractmethod
+    def gather(self, rows: npt.NDArray[np.int64]) -> Stored:
+        """The images of these rows, in order; every row must be readable, and have the contract of the others."""
+
+    def pictures(self, rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
+        """A picture in [0, 1] of what each row holds, `[C, H, W]`: the image, or the middle slice of a volume."""
+        yield from self.gather(rows).unit().numpy()
+
+    @abstractmethod
+    def let_go(self) -> None:
+        """Give back the memory that the cache's files take in this process; they are read again when asked for."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person must know of these images, in sentences; empty where all is well."""
+        said = []
+        left_out = [item.row for item in self.quarantined if not item.partial]
+        if left_out:
+            said.append(f"{len(left_out)} {self.noun} cannot be read and are left out ({name_rows(left_out)}).")
+        partial = [item.row for item in self.quarantined if item.partial]
+        if partial:
+            clips = f"{len(partial)} clip{'' if len(partial) == 1 else 's'}"
+            said.append(f"{clips} lost some frames, which cannot be read ({name_rows(partial)}).")
+        if self.out_of_range:
+            ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in self.preprocessing.ranges.items())
+            rows = name_rows(self.out_of_range)
+            said.append(f"{len(self.out_of_range)} {self.noun} have values outside {ranges}, clipped there ({rows}).")
+        if self.sideless:
+            what = f"{len(self.sideless)} {self.noun} have neither side and stay as they are"
+            said.append(f"{what}, while those of the {self.preprocessing.mirror} are mirrored.")
+        return said
+
+    def keys(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """128 bits of each of these rows, uint64 `[n, 2]`: equal where their pixels, as `gather` gives them, are.
+
+        Of the file's content and frame, how it was read and made square, how its values become grey, and the mirror.
+        """
+        found = np.empty((len(rows), 2), np.uint64)
+        mirrored = np.zeros(len(rows), bool) if self.mirrored is None else self.mirrored[rows]
+        assert self._content is not None
+        content = self._content.of(rows)
+        for place, row in enumerate(rows.tolist()):
+            parts = (content[place], self._gain[row], self._bias[row], mirrored[place])
+            digest = blake2b(b"".join(each.tobytes() for each in parts), digest_size=16)
+            found[place] = np.frombuffer(digest.digest(), np.uint64)
+        return found
+
+
+@dataclass(kw_only=True)
+class ImageStore(Store):
+    """The cached images of a cohort's rows, each one image or frame.
+
+    Args:
+        preprocessing: as of `Store`, and so are the next five.
+        quarantined: rows without an image.
+        out_of_range: rows beyond a given range.
+        mirrored: which are mirrored.
+        sideless: without a side.
+        folder: of all caches.
+    """
+
+    noun = "images"
+    _shards: list[npt.NDArray[Any]] = field(repr=False)
+    _shard: npt.NDArray[Any] = field(repr=False)  # integers [rows], -1 where quarantined
+    _offset: npt.NDArray[Any] = field(repr=False)
+    _crc: npt.NDArray[np.uint32] | None = field(default=None, repr=False)  # [rows]; None where nothing was on a disk
     _again: dict[int, npt.NDArray[Any]] = field(default_factory=dict, repr=False)  # rows whose cached image is damaged
 
     def __post_init__(self) -> None:
@@ -132,26 +215,6 @@ class ImageStore:
     def readable(self) -> npt.NDArray[np.bool_]:
         """Rows that have an image, `[rows]`."""
         return self._shard >= 0
-
-    @property
-    def remarks(self) -> list[str]:
-        """What a person must know of these images, in sentences; empty where all is well."""
-        said = []
-        left_out = [item.row for item in self.quarantined if not item.partial]
-        if left_out:
-            said.append(f"{len(left_out)} images cannot be read and are left out ({name_rows(left_out)}).")
-        partial = [item.row for item in self.quarantined if item.partial]
-        if partial:
-            clips = f"{len(partial)} clip{'' if len(partial) == 1 else 's'}"
-            said.append(f"{clips} lost some frames, which cannot be read ({name_rows(partial)}).")
-        if self.out_of_range:
-            ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in self.preprocessing.ranges.items())
-            rows = name_rows(self.out_of_range)
-            said.append(f"{len(self.out_of_range)} images have values outside {ranges}, clipped there ({rows}).")
-        if self.sideless:
-            what = f"{len(self.sideless)} images have neither side and stay as they are"
-            said.append(f"{what}, while those of the {self.preprocessing.mirror} are mirrored.")
-        return said
 
     def gather(self, rows: npt.NDArray[np.int64]) -> Stored:
         """The images of these rows, in order; every row must be readable, and have the contract of the others."""
@@ -210,18 +273,3 @@ class ImageStore:
             pages = getattr(shard, "_mmap", None)  # of an array in a file
             if pages is not None:
                 pages.madvise(mmap.MADV_DONTNEED)
-
-    def keys(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-        """128 bits of each of these rows, uint64 `[n, 2]`: equal where their pixels, as `gather` gives them, are.
-
-        Of the file's content and frame, how it was read and made square, how its values become grey, and the mirror.
-        """
-        found = np.empty((len(rows), 2), np.uint64)
-        mirrored = np.zeros(len(rows), bool) if self.mirrored is None else self.mirrored[rows]
-        assert self._content is not None
-        content = self._content.of(rows)
-        for place, row in enumerate(rows.tolist()):
-            parts = (content[place], self._gain[row], self._bias[row], mirrored[place])
-            digest = blake2b(b"".join(each.tobytes() for each in parts), digest_size=16)
-            found[place] = np.frombuffer(digest.digest(), np.uint64)
-        return found

@@ -20,7 +20,7 @@ from bolus.data.pixels.image import Image, Range, Rule, check_frame, own_range
 from bolus.data.pixels.lookup import expand_palette, look_up
 from bolus.data.pixels.range_rules import CLINICAL_RANGE, PERCENTILES, RangeRule, rule_of
 from bolus.data.pixels.square import find_aspect, oblong_notes
-from bolus.data.readers.dicom_header import decoded_size, numbers_of, open_dataset, samples_of
+from bolus.data.readers.dicom_header import decoded_size, group_of, numbers_of, open_dataset, samples_of
 from bolus.data.readers.room import Claim, check_size
 from bolus.errors import ImageError, UsageError
 
@@ -163,15 +163,6 @@ def _modality(header: Any) -> str:
     return str(header.get("Modality") or "").strip().upper()
 
 
-def _group(header: Any, frame: int, name: str) -> Any:
-    """The item of a functional group that holds for a frame, or None: the frame's own before the shared one."""
-    own, shared = header.get("PerFrameFunctionalGroupsSequence"), header.get("SharedFunctionalGroupsSequence")
-    for groups in ([own[frame]] if own and frame < len(own) else []) + list(shared or [])[:1]:
-        if groups.get(name):
-            return groups.get(name)[0]
-    return None
-
-
 def _rescale(header: Any, stored: Values, number: int, frames: list[int]) -> _Scaled:
     """PS3.3 C.11.1: the modality LUT, or slope and intercept; with the bounds that Bits Stored allows."""
     bits = int(header.get("BitsStored") or header.BitsAllocated)
@@ -184,7 +175,7 @@ def _rescale(header: Any, stored: Values, number: int, frames: list[int]) -> _Sc
     scaling = (numbers_of(header, "DoseGridScaling") if _modality(header) == "RTDOSE" else [])[:1] or [1.0]
     lines, units = [], set()
     for frame in range(number):
-        item = _group(header, frame, "PixelValueTransformationSequence") or header
+        item = group_of(header, frame, "PixelValueTransformationSequence") or header
         slope, intercept = numbers_of(item, "RescaleSlope"), numbers_of(item, "RescaleIntercept")
         slope, intercept = (slope, intercept) if slope and intercept else ([1.0], [0.0])
         lines.append((slope[0] * scaling[0], intercept[0] * scaling[0]))
@@ -230,7 +221,7 @@ def _of_modality(grey: _Scaled, rule: RangeRule, padding: Mask | None, *, voi: b
 def _value_of_interest(header: Any, grey: _Scaled, number: int, window: tuple[float, float] | None) -> _Scaled:
     """PS3.3 C.11.2: the VOI LUT or SIGMOID applied, or a linear window recorded; the first, and the first frame's."""
     tables = [item for item in header.get("VOILUTSequence") or [] if "LUTData" in item and "LUTDescriptor" in item]
-    item = _group(header, 0, "FrameVOILUTSequence") or header
+    item = group_of(header, 0, "FrameVOILUTSequence") or header
     function = str(item.get("VOILUTFunction") or "LINEAR").upper()
     if window is not None:
         function, shape = ("LINEAR_EXACT" if function == "LINEAR_EXACT" else "LINEAR"), [window]
@@ -244,7 +235,7 @@ def _value_of_interest(header: Any, grey: _Scaled, number: int, window: tuple[fl
         shape = list(zip(numbers_of(item, "WindowCenter"), numbers_of(item, "WindowWidth"), strict=False))
         if len(shape) > 1:
             grey.notes.append(f"windows: {len(shape)}, first used")
-        others = [_group(header, frame, "FrameVOILUTSequence") for frame in range(1, number)]
+        others = [group_of(header, frame, "FrameVOILUTSequence") for frame in range(1, number)]
         if any(o is not None and numbers_of(o, "WindowCenter")[:1] != [c for c, _ in shape[:1]] for o in others):
             grey.notes.append("windows differ between frames, the first frame's used")
     if not shape:
@@ -268,7 +259,7 @@ def _spacing(header: Any, clip: bool, notes: list[str]) -> tuple[tuple[float, ..
 
     At the detector, with a note, where only these distances are stated.
     """
-    measures = _group(header, 0, "PixelMeasuresSequence") or header
+    measures = group_of(header, 0, "PixelMeasuresSequence") or header
     plane: tuple[float, ...] = ()
     for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         numbers = _pair(measures if name == "PixelSpacing" else header, name)

@@ -61,6 +61,15 @@ def numbers_of(item: Any, name: str) -> list[float]:
     return [float(number) for number in np.atleast_1d(value)]
 
 
+def group_of(header: Any, frame: int, name: str) -> Any:
+    """The item of a functional group that holds for a frame, or None: the frame's own before the shared one."""
+    own, shared = header.get("PerFrameFunctionalGroupsSequence"), header.get("SharedFunctionalGroupsSequence")
+    for groups in ([own[frame]] if own and frame < len(own) else []) + list(shared or [])[:1]:
+        if groups.get(name):
+            return groups.get(name)[0]
+    return None
+
+
 def decoded_size(path: Path, header: Any, frames: int) -> tuple[int, str]:
     """Bytes that decoding so many frames holds at most, as the header says, and of what; for a `Claim`."""
     rows, columns, samples = int(header.Rows), int(header.Columns), samples_of(header)

@@ -237,11 +237,7 @@ def _axial(volume: Any, frame: int | None, claim: Claim, packed: bool) -> Image:
     factor = _to_mm(header)
     zooms = (*(float(zoom) * factor for zoom in header.get_zooms()[:3]), math.nan, math.nan)[:3]
     spacing: tuple[float, ...] = tuple(zooms[stored[axis]] or math.nan for axis in (2, 1, 0))
-    notes = []
-    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
-        notes.append("no orientation in the header: axes assumed to run left, anterior, superior")
-    if _sides_disagree(header):
-        notes.append("sform and qform disagree on left and right: the sform was taken")
+    notes = orientation_notes(header)
     if max(spacing) > 2 * spacing[0]:
         notes.append("the axial slices are not the acquired ones, which lie along the axis of the largest spacing")
     if array.shape[1] == 1:
@@ -249,6 +245,16 @@ def _axial(volume: Any, frame: int | None, claim: Claim, packed: bool) -> Image:
     aspect = find_aspect(*spacing[-2:])
     notes += oblong_notes(aspect)
     return Image(array, spacing, own_range(array), 8 * kind.itemsize, False, tuple(notes), aspect=aspect)
+
+
+def orientation_notes(header: Any) -> list[str]:
+    """What a person should know of how a header says that its voxels lie."""
+    notes = []
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        notes.append("no orientation in the header: axes assumed to run left, anterior, superior")
+    if _sides_disagree(header):
+        notes.append("sform and qform disagree on left and right: the sform was taken")
+    return notes
 
 
 def _sides_disagree(header: Any) -> bool:

@@ -118,7 +118,7 @@ class _Convolution(nn.Module):
         """`[B, C, H, W]` to `[B, C', ceil(H / stride), ceil(W / stride)]`."""
         kernel, stride = self.convolution.kernel_size[0], self.convolution.stride[0]
         pads = []
-        for side in (x.shape[-1], x.shape[-2]):  # TensorFlow's SAME: an odd pixel goes to the far side
+        for side in reversed(x.shape[2:]):  # TensorFlow's SAME: an odd pixel goes to the far side
             missing = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
             pads += [missing // 2, missing - missing // 2]
         found: Tensor = self.activation(self.norm(self.convolution(F.pad(x, pads) if any(pads) else x)))
@@ -147,7 +147,7 @@ class InvertedResidual(nn.Module):
         if not self.skip:
             return y
         if self.training and self.drop:
-            kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop
+            kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= self.drop
             y = y * kept / (1 - self.drop)
         return x + y
 

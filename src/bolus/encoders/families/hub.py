@@ -31,6 +31,7 @@ from bolus.encoders.families.repository import read_json, stated_config
 from bolus.encoders.families.timm_names import find_timm, read_timm, timm_config, timm_processor
 from bolus.encoders.families.unet import UNetConfig
 from bolus.encoders.families.vit import MODELS, PlainViTConfig, plain_config, read_plain
+from bolus.encoders.volumes.names import EXAMPLES, VOLUME_TYPES, fill_volume_net, is_volume_name, volume_config
 from bolus.errors import EncoderError, suggest
 
 
@@ -85,13 +86,13 @@ def _first_line(error: Exception) -> str:
 
 
 def is_named(name: str) -> bool:
-    """Whether a name is one of bolus's own configurations: one of NAMED, or `unetN` for any N of at least 1.
+    """Whether a name is one of bolus's own configurations: one of NAMED, `unetN` for any N, or one of volumes.
 
     Example:
         >>> is_named("unet48"), is_named("unet"), is_named("vit_tiny")
         (True, False, True)
     """
-    return name in NAMED or UNET.fullmatch(name) is not None
+    return name in NAMED or UNET.fullmatch(name) is not None or is_volume_name(name)
 
 
 def find_config(name: str) -> Any:
@@ -110,6 +111,8 @@ def find_config(name: str) -> Any:
         return NAMED[name]()
     if unet := UNET.fullmatch(name):
         return UNetConfig(base_filters=int(unet[1]))
+    if (of_volumes := volume_config(name)) is not None:
+        return of_volumes
     where = _where(name)
     if (file := find_timm(name)) is not None:
         try:
@@ -244,6 +247,9 @@ def _read_weights(name: str, config: Any) -> tuple[nn.Module, list[str]]:
             return read_timm(file, config)
         if (model_type := stated_config(name).get("model_type")) in MODELS:
             return read_plain(name, model_type, config)
+    if isinstance(config, VOLUME_TYPES):
+        backbone = make_backbone(config, name)
+        return backbone, fill_volume_net(backbone, name)
     # Through the class and not AutoBackbone.from_pretrained, which asks the hub first, even for a folder.
     backbone, report = _backbone_class(config, name).from_pretrained(
         name, config=config, dtype=torch.float32, output_loading_info=True
@@ -290,8 +296,8 @@ def _where(name: str) -> str:
         offline = " from the cache, because HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else ""
         return f"hub name {name}{offline} (there is no such folder here)"
     raise EncoderError(
-        f"no encoder {name!r}: not a named one ({suggest(name, NAMED)}; U-Nets are unetN, such as unet48), "
-        "a folder, or a hub name OWNER/NAME"
+        f"no encoder {name!r}: not a named one ({suggest(name, [*NAMED, *EXAMPLES])}; U-Nets are unetN, as unet48, "
+        "or unet3dN), a folder, or a hub name OWNER/NAME"
     )
 
 

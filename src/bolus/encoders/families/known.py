@@ -19,6 +19,8 @@ class Family:
         blocks: the list of modules that the backbone runs one after the other: transformer blocks, stages of a
             convolutional network. What is registered before it is run before it, and what is registered after it,
             after it.
+        maps: whether its levels are the maps of its own `out_features`, as of a backbone that is not here, although it
+            has blocks.
         arguments: that every forward is given.
     """
 
@@ -27,7 +29,14 @@ class Family:
     stages: str | None = None
     tokens: str | None = None
     blocks: str | None = None
+    maps: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def family_of(config: Any) -> Family | None:
+    """The family of a transformers configuration, an inflated U-Net's being that of volumes; None: not known here."""
+    inflated_unet = config.model_type == "bolus_unet" and getattr(config, "dimensions", 2) == 3
+    return FAMILIES.get("bolus_unet3d" if inflated_unet else config.model_type)
 
 
 # By transformers model type. A backbone that is not here, or has neither stages nor tokens here, gives the maps of its
@@ -45,4 +54,7 @@ FAMILIES: dict[str, Family] = {
     "dinov2_with_registers": Family(tokens="layernorm", blocks="encoder.layer"),
     "dinov3_vit": Family(tokens="norm", blocks="model.layer"),
     "vitdet": Family(blocks="encoder.layer"),
+    "bolus_resnet3d": Family(stem="stem", stem_pool="pool", stages="stages", blocks="stages"),
+    "bolus_unet3d": Family(blocks="stages", maps=True),
+    "bolus_swin_unetr": Family(blocks="stages", maps=True),
 }

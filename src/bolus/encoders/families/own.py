@@ -19,7 +19,7 @@ from bolus.errors import BolusError, EncoderError
 from bolus.recipes.own import find_own
 
 GROUP = "bolus.encoders"
-_SIDE = 64  # of the images that a module is tried on
+_SIDE = 64  # of the images, and then volumes, that a module is tried on
 
 
 class OwnConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[misc]
@@ -30,6 +30,7 @@ class OwnConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[misc]
         arguments: of the factory; plain data.
         num_channels: of the images that the module takes.
         num_maps: how many maps it gives, shallow to deep.
+        dimensions: 3 of a module of volumes.
     """
 
     model_type = "bolus_own"
@@ -38,6 +39,7 @@ class OwnConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[misc]
     arguments: dict[str, Any] | None = None
     num_channels: int = 3
     num_maps: int = 1
+    dimensions: int = 2
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.stage_names = [f"map{number}" for number in range(1, self.num_maps + 1)]
@@ -62,8 +64,8 @@ class OwnBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        """The maps of images `[B, C, H, W]`, each `[B, C', h, w]`."""
-        maps = maps_of(self.net(pixel_values), self.config.path)
+        """The maps of images `[B, C, H, W]`, each `[B, C', h, w]`; of volumes `[B, C, D, H, W]`, `[B, C', d, h, w]`."""
+        maps = maps_of(self.net(pixel_values), self.config.path, self.config.dimensions)
         chosen = tuple(each for name, each in zip(self.stage_names, maps, strict=True) if name in self.out_features)
         output = BackboneOutput(feature_maps=chosen)
         return output if kwargs.get("return_dict") is not False else output.to_tuple()
@@ -94,40 +96,52 @@ def make_net(path: str, arguments: Mapping[str, Any], in_channels: int) -> nn.Mo
     return net
 
 
-def maps_of(found: Any, path: str) -> list[Tensor]:
+def maps_of(found: Any, path: str, dimensions: int = 2) -> list[Tensor]:
     """What a module returned, as maps `[B, C, h, w]`: one map, vectors `[B, D]`, or a list of maps.
+
+    Args:
+        found: what it returned.
+        path: of its factory, for the message.
+        dimensions: 3 of a module of volumes, whose maps are `[B, C, d, h, w]`.
 
     Raises:
         EncoderError: anything else.
     """
     listed = list(found) if isinstance(found, list | tuple) else [found]
-    if listed and all(isinstance(each, Tensor) and each.ndim == 4 for each in listed):
+    if listed and all(isinstance(each, Tensor) and each.ndim == 2 + dimensions for each in listed):
         return listed
     if len(listed) == 1 and isinstance(listed[0], Tensor) and listed[0].ndim == 2:
-        return [listed[0][:, :, None, None]]
+        return [listed[0][(..., *[None] * dimensions)]]
     shapes = [tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__ for each in listed]
-    raise EncoderError(f"{path}: expected [B, C, h, w], [B, D] or a list of maps, found {shapes}")
+    wanted = "[B, C, h, w]" if dimensions == 2 else "[B, C, d, h, w]"
+    raise EncoderError(f"{path}: expected {wanted}, [B, D] or a list of maps, found {shapes}")
 
 
 def own_config(path: str, arguments: Mapping[str, Any], in_channels: int) -> OwnConfig:
     """The configuration of an own encoder, found by trying it on an empty batch: of these channels, or of three.
 
+    A module that takes no images is tried on volumes.
+
     Raises:
         EncoderError: a module that takes neither, or gives something else than maps or vectors.
     """
     tried: list[str] = []
-    for channels in dict.fromkeys((in_channels, 3)):
-        net = make_net(path, arguments, channels).eval()
-        try:
-            with torch.no_grad():
-                maps = maps_of(net(torch.zeros(2, channels, _SIDE, _SIDE)), path)
-        except BolusError:
-            raise
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            tried.append(f"{channels} channels: {str(error).partition(chr(10))[0]}")
-            continue
-        return OwnConfig(path=path, arguments=dict(arguments), num_channels=channels, num_maps=len(maps))
-    raise EncoderError(f"{path}: expected a module for images of {_SIDE} pixels; {'; '.join(tried)}")
+    for dimensions in (2, 3):
+        for channels in dict.fromkeys((in_channels, 3)):
+            net = make_net(path, arguments, channels).eval()
+            try:
+                with torch.no_grad():
+                    made = net(torch.zeros(2, channels, *[_SIDE] * dimensions))
+            except BolusError:
+                raise
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                of = "" if dimensions == 2 else " of volumes"
+                tried.append(f"{channels} channels{of}: {str(error).partition(chr(10))[0]}")
+                continue
+            stated: dict[str, Any] = {"num_channels": channels, "dimensions": dimensions}
+            num_maps = len(maps_of(made, path, dimensions))
+            return OwnConfig(path=path, arguments=dict(arguments), num_maps=num_maps, **stated)
+    raise EncoderError(f"{path}: expected a module for images of {_SIDE} pixels, or volumes; {'; '.join(tried)}")
 
 
 def redraw(net: nn.Module) -> None:

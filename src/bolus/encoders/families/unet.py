@@ -21,6 +21,7 @@ from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
 
 from bolus.encoders.features import FeatureShape
+from bolus.encoders.parts.layout import lay_out
 from bolus.errors import EncoderError, UsageError, require
 
 SLOPE = 0.01  # of the LeakyReLUs, in PCL's code
@@ -91,22 +92,24 @@ class UNetBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = "unet"
     main_input_name = "pixel_values"
     has_attentions = False
+    dimensions = 2  # of the images; bolus.encoders.volumes.unet3d has three
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config)
-        widths = config.hidden_sizes
+        widths, dimensions = config.hidden_sizes, self.dimensions
         self.num_features = widths
-        self.stages = nn.ModuleList([_two_convolutions(config.num_channels, widths[0])])
+        self.stages = nn.ModuleList([_two_convolutions(config.num_channels, widths[0], dimensions)])
         for before, width in pairwise(widths):
-            convolutions = _two_convolutions(before, width, norm=width != widths[-1])
-            self.stages.append(nn.Sequential(nn.MaxPool2d(2), *convolutions))
+            convolutions = _two_convolutions(before, width, dimensions, norm=width != widths[-1])
+            pool = nn.MaxPool2d(2) if dimensions == 2 else nn.MaxPool3d(2)
+            self.stages.append(nn.Sequential(pool, *convolutions))
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """The maps of the levels in `out_features`, shallow to deep.
 
         Args:
-            pixel_values: `[B, C, H, W]` float, normalised.
+            pixel_values: `[B, C, H, W]` float, normalised; of volumes, `[B, C, D, H, W]`.
             kwargs: what other transformers backbones take. `output_hidden_states` also gives all levels, and
                 `return_dict: false` a tuple; the rest changes nothing.
 
@@ -117,10 +120,11 @@ class UNetBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
             EncoderError: images of which the poolings leave nothing.
         """
         smallest = 2**self.config.depth
-        if min(pixel_values.shape[-2:]) < smallest:
+        if min(pixel_values.shape[2:]) < smallest:
+            least = " x ".join([str(smallest)] * (pixel_values.ndim - 2))
             raise EncoderError(
-                f"expected images of at least {smallest} x {smallest} pixels for a U-Net of {self.config.depth} "
-                f"poolings, found {' x '.join(str(side) for side in pixel_values.shape[-2:])}"
+                f"expected images of at least {least} pixels for a U-Net of {self.config.depth} "
+                f"poolings, found {' x '.join(str(side) for side in pixel_values.shape[2:])}"
             )
         states, x = [], pixel_values
         for stage in self.stages:
@@ -144,7 +148,8 @@ class MaskDecoder(nn.Module):
     levels of other strides the transposed convolution has their ratio; where maps were rounded, the upsampled map is
     cropped, or its last row or column repeated, at the far side; where the finest level is coarser than the image,
     the scores are resized bilinearly. Without levels (a ViT) the grid alone is upsampled by twos, with half the
-    channels each time, to a stride below 4, then its scores bilinearly.
+    channels each time, to a stride below 4, then its scores bilinearly. Over an encoder of volumes all of it has
+    three axes, each with its own ratio.
 
     Weights are drawn from the global random state; `bolus.encoders.backbone.seeded` makes them a function of a seed.
 
@@ -171,32 +176,34 @@ class MaskDecoder(nn.Module):
             raise UsageError(f"expected at least 2 classes, the background among them, found {num_classes}")
         self.shape = shape
         skips = list(shape.levels)
-        if skips and (skips[-1].channels, skips[-1].stride) == (shape.grid_channels, shape.grid_stride):
+        if skips and (skips[-1].channels, skips[-1].strides) == (shape.grid_channels, shape.grid_strides):
             skips.pop()  # the grid itself
         self._num_skips = len(skips)
-        width, stride = shape.grid_channels, shape.grid_stride
+        width, strides = shape.grid_channels, shape.grid_strides
         self.steps = nn.ModuleList()
         for skip in reversed(skips):
-            self.steps.append(_Up(width, skip.channels, factor=max(1, round(stride / skip.stride)), skip=skip.channels))
-            width, stride = skip.channels, skip.stride
-        while not shape.levels and stride >= FINEST:
+            ratios = [max(1, round(stride / finer)) for stride, finer in zip(strides, skip.strides, strict=True)]
+            self.steps.append(_Up(width, skip.channels, ratios, skip=skip.channels))
+            width, strides = skip.channels, skip.strides
+        while not shape.levels and max(strides) >= FINEST:
             halved = max(1, width // 2)
-            self.steps.append(_Up(width, halved, factor=2))
-            width, stride = halved, stride // 2
-        self.head = nn.Conv2d(width, num_classes, kernel_size=1)
+            self.steps.append(_Up(width, halved, [2 if stride >= FINEST else 1 for stride in strides]))
+            width, strides = halved, tuple(stride // 2 if stride >= FINEST else stride for stride in strides)
+        self.head = (nn.Conv2d if shape.dimensions == 2 else nn.Conv3d)(width, num_classes, kernel_size=1)
         self.apply(_he)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out(self)
 
-    def forward(self, levels: Sequence[Tensor], grid: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, levels: Sequence[Tensor], grid: Tensor, size: Sequence[int]) -> Tensor:
         """Scores before the softmax.
 
         Args:
             levels: `[B, C, h, w]` float each, those the encoder announces, shallow to deep; empty where it has none.
-            grid: the last map, `[B, C, h, w]` float.
-            size: H and W of the image, in pixels.
+                Of volumes, `[B, C, d, h, w]`.
+            grid: the last map, `[B, C, h, w]` float; of volumes, `[B, C, d, h, w]`.
+            size: H and W of the image, in pixels; of a volume, D, H and W.
 
         Returns:
-            `[B, K, H, W]`, dtype of the input (of autocast where that is on).
+            `[B, K, H, W]`, dtype of the input (of autocast where that is on); of volumes, `[B, K, D, H, W]`.
 
         Raises:
             EncoderError: other levels than the encoder announces.
@@ -210,47 +217,48 @@ class MaskDecoder(nn.Module):
         for step, skip in zip(self.steps, skips or [None] * len(self.steps), strict=True):
             x = step(x, skip)
         scores: Tensor = self.head(x)
-        if scores.shape[-2:] == torch.Size(size):
+        if scores.shape[2:] == torch.Size(size):
             return scores
-        return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+        mode = "bilinear" if scores.ndim == 4 else "trilinear"
+        return F.interpolate(scores, size=tuple(size), mode=mode, align_corners=False)
 
 
 class _Up(nn.Module):
     """Upsample a map, lay a level beside it where there is one, and convolve twice."""
 
-    def __init__(self, before: int, width: int, *, factor: int, skip: int = 0) -> None:
+    def __init__(self, before: int, width: int, ratios: Sequence[int], *, skip: int = 0) -> None:
         super().__init__()
+        dimensions = len(ratios)
         self.upsample = require("monai.networks.blocks.upsample", "decoders of masks").UpSample(
-            2, before, width, scale_factor=factor, mode="deconv"
+            dimensions, before, width, scale_factor=tuple(ratios), mode="deconv"
         )
-        self.convolutions = _two_convolutions(width + skip, width)
+        self.convolutions = _two_convolutions(width + skip, width, dimensions)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         x = self.upsample(x)
         if skip is not None:
-            x = torch.cat([_fit(x, skip.shape[-2], skip.shape[-1]), skip], dim=1)
+            x = torch.cat([_fit(x, *skip.shape[2:]), skip], dim=1)
         convolved: Tensor = self.convolutions(x)
         return convolved
 
 
-def _fit(x: Tensor, height: int, width: int) -> Tensor:
+def _fit(x: Tensor, *sides: int) -> Tensor:
     """Crop at the far side, or repeat the last row or column; what strides begins at the near one."""
-    x = x[..., :height, :width]
-    rows, columns = height - x.shape[-2], width - x.shape[-1]
-    if rows:
-        x = torch.cat([x, x[..., -1:, :].expand(-1, -1, rows, -1)], dim=-2)
-    if columns:
-        x = torch.cat([x, x[..., -1:].expand(-1, -1, -1, columns)], dim=-1)
+    for axis, side in enumerate(sides, start=2):
+        x = x.narrow(axis, 0, min(side, x.shape[axis]))
+        if missing := side - x.shape[axis]:
+            last = x.narrow(axis, x.shape[axis] - 1, 1)
+            x = torch.cat([x, last.expand(*(missing if at == axis else -1 for at in range(x.ndim)))], dim=axis)
     return x
 
 
-def _two_convolutions(before: int, width: int, *, norm: bool = True) -> nn.Sequential:
-    """Twice a 3 x 3 convolution, with BatchNorm and LeakyReLU, or with ReLU alone."""
+def _two_convolutions(before: int, width: int, dimensions: int, *, norm: bool = True) -> nn.Sequential:
+    """Twice a convolution of 3 along each axis, with BatchNorm and LeakyReLU, or with ReLU alone."""
     convolution = require("monai.networks.blocks.convolutions", "U-Nets and decoders of masks").Convolution
     act = ("leakyrelu", {"negative_slope": SLOPE}) if norm else "relu"
     return nn.Sequential(
         *(
-            convolution(2, channels, width, act=act, norm="batch" if norm else None, bias=not norm)
+            convolution(dimensions, channels, width, act=act, norm="batch" if norm else None, bias=not norm)
             for channels in (before, width)
         )
     )
@@ -258,7 +266,7 @@ def _two_convolutions(before: int, width: int, *, norm: bool = True) -> nn.Seque
 
 def _he(module: nn.Module) -> None:
     """He's weights for a convolution, as in PCL's code; tensors that transformers has loaded stay."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d)):
         init.kaiming_normal_(module.weight, a=SLOPE)
         if module.bias is not None:
             init.zeros_(module.bias)

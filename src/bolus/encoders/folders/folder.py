@@ -22,6 +22,7 @@ from bolus import __version__
 from bolus.data.copies.seen import SeenImages, save_seen
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.families.hub import is_named, make_backbone
+from bolus.encoders.volumes.inflation import inflate_weights
 from bolus.errors import EncoderError
 from bolus.files import load_json, replacing, save_tensors, tensors_of, write_json, write_text
 from bolus.recipe import EncoderSpec
@@ -199,7 +200,7 @@ def fill_encoder(
     """Load a folder's weights in place; every parameter and buffer must get one.
 
     Args:
-        encoder: of the architecture that the folder describes.
+        encoder: of the architecture that the folder describes, or its inflated twin.
         folder: that `save_encoder` wrote.
         leave_out: those of OPTIONAL that are not taken from the folder.
         may_lack: those of OPTIONAL that stay as the encoder has them where the folder has none.
@@ -208,6 +209,8 @@ def fill_encoder(
         EncoderError: no weights, other ones than the description speaks of, or not those of this encoder.
     """
     state = {name: tensor for name, tensor in _read_weights(folder).items() if _part(name) not in leave_out}
+    if encoder.spec.inflated:  # the folder's encoder may be of images
+        state = inflate_weights(state, encoder.state_dict())
     stay = set(may_lack) - {_part(name) for name in state}
     theirs, ours = state.get("neck.weight"), encoder.spec.neck
     if theirs is not None and ours is not None and len(theirs) != ours:

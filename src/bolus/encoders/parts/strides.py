@@ -32,22 +32,22 @@ def stride_ahead(module: nn.Module) -> None:
         ((1, 1), True)
     """
     for convolution in module.modules():
-        if not isinstance(convolution, nn.Conv2d):
+        if not isinstance(convolution, nn.Conv2d | nn.Conv3d):
             continue
         few = convolution.in_channels // convolution.groups < REGISTER
-        one = convolution.kernel_size == (1, 1) and convolution.padding in ((0, 0), "valid")
+        one = max(convolution.kernel_size) == 1 and convolution.padding in ((0,) * len(convolution.stride), "valid")
         if few and one and max(convolution.stride) > 1:
-            convolution.register_forward_pre_hook(_Thin(*convolution.stride))
-            convolution.stride = (1, 1)
+            convolution.register_forward_pre_hook(_Thin(convolution.stride))
+            convolution.stride = (1,) * len(convolution.stride)
 
 
 @dataclass(eq=False)
 class _Thin:
     """A forward pre-hook that takes every so many rows and columns; an object, so that a deep copy takes it along."""
 
-    rows: int
-    columns: int
+    strides: tuple[int, ...]
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x: Tensor = inputs[0]
-        return x[..., :: self.rows, :: self.columns], *inputs[1:]
+        places: tuple[slice, ...] = tuple(slice(None, None, stride) for stride in self.strides)
+        return x[:, :, *places], *inputs[1:]

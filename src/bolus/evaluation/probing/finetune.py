@@ -20,7 +20,7 @@ from bolus.data.batches.batch import seed_for
 from bolus.data.batches.presets import resolve
 from bolus.data.cohort.cohort import Samples
 from bolus.data.copies.seen import SeenImages
-from bolus.data.images.cache import ImageStore
+from bolus.data.images.cache import Store
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.evaluation.probing import fitting
@@ -113,7 +113,7 @@ def target_loss(raw: Tensor, target: Tensor, *, task: str, class_weights: Tensor
 
 def fit_finetuned(
     encoder: Encoder,
-    store: ImageStore,
+    store: Store,
     samples: Samples,
     y: FloatArray,
     *,

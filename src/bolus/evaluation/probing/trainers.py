@@ -10,7 +10,7 @@ import numpy as np
 
 from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Samples
-from bolus.data.images.cache import ImageStore
+from bolus.data.images.cache import Store
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, one_encoder
 from bolus.evaluation.probing.finetune import Finetuned, fit_finetuned, mild
@@ -23,7 +23,7 @@ from bolus.recipe import AugmentSpec
 
 def trainers_of(
     encoders: Mapping[str, Encoder | ModalityEncoders],
-    store: ImageStore,
+    store: Store,
     samples: Samples,
     positions: IntArray,
     spec: FinetuneSpec,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -41,7 +42,7 @@ def embed_twins(prepared: Prepared[Any]) -> list[NDArray[np.float32]]:
     work = 0.0
     for part, contract, places in parts_of(encoder, prepared.store.preprocessing, modality):
         num_parameters = sum(parameter.numel() for parameter in part.parameters())
-        work += float(num_parameters) * len(places) * contract.size**2 * (contract.frames or 1)
+        work += float(num_parameters) * len(places) * prod(contract.sides) * (contract.frames or 1)
     if MORE * work > BUDGET:
         return []
     found = []

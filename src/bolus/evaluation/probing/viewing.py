@@ -1,18 +1,18 @@
-"""How an encoder sees samples: the whole image or evenly cut clip, or a random view of it."""
+"""How an encoder sees samples: the whole image, evenly cut clip or volume, or a random view of it."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bolus.data.batches.augment import augment
 from bolus.data.batches.presets import NOTHING, resolve
+from bolus.data.batches.views import random_views, stored_views
 from bolus.data.cohort.cohort import Samples
-from bolus.data.images.cache import ImageStore
-from bolus.data.images.clips import pick_frames
+from bolus.data.images.cache import Store
 from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.evaluation.statistics.metrics import IntArray
@@ -31,7 +31,7 @@ class Sight:
     """
 
     def __init__(
-        self, encoder: Encoder, store: ImageStore, samples: Samples, *, augment: AugmentSpec | None, whole: bool
+        self, encoder: Encoder, store: Store, samples: Samples, *, augment: AugmentSpec | None, whole: bool
     ) -> None:
         self.encoder, self.store, self.samples, self.whole = encoder, store, samples, whole
         self.device = next(encoder.parameters()).device
@@ -60,18 +60,17 @@ class Sight:
 
     def _features(self, positions: IntArray, seed: int) -> Tensor:
         """Features `[n, D]` of a random view."""
-        size, frames, mask = self.store.preprocessing.size, self.store.preprocessing.frames, None
-        rows = self.samples.first_row[positions]
-        if frames is not None:
-            draw = partial(_generator, seed)
-            rows, real = pick_frames(self.samples, positions, self.store.readable, frames, draw=draw)
-            mask = torch.from_numpy(real).to(self.device)
-        stored = self.store.gather(rows.ravel()).unit(self.device)
-        images = augment(stored, self.augment or NOTHING, size=size, views=1, seed=seed, frames=frames)[0]
+        contract, draw = self.store.preprocessing, partial(_generator, seed)
+        stored, real = stored_views(
+            contract, self.store, self.samples, positions, readable=self.store.readable, draw=draw
+        )
+        options: dict[str, Any] = {"sides": contract.sides, "frames": contract.frames, "device": self.device}
+        [images] = random_views(stored, self.augment or NOTHING, views=1, seed=seed, **options)
+        mask = None if real is None else torch.from_numpy(real).to(self.device)
         pooled: Tensor = self.encoder(images, frame_mask=mask).pooled
         return pooled.float()
 
 
 def _generator(seed: int, position: int) -> np.random.Generator:
-    """What draws the frames of one clip."""
+    """What draws the frames of one clip, or the window of one volume."""
     return np.random.default_rng([seed, position])

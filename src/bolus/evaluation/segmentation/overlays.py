@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from bolus.data.images.cache import ImageStore
+from bolus.data.images.cache import Store
 from bolus.data.readers.masks import to_square
 from bolus.evaluation.segmentation.stacks import Volume
 
@@ -20,7 +20,7 @@ BOTH = (255, 255, 255)  # of one class
 ENLARGED = 4  # screen pixels for one of the image, so that an outline does not hide what it is about
 
 
-def draw_middle(store: ImageStore, volume: Volume, predicted: NDArray[Any]) -> NDArray[np.uint8]:
+def draw_middle(store: Store, volume: Volume, predicted: NDArray[Any]) -> NDArray[np.uint8]:
     """`draw_overlay` of the middle slice of a volume, in the square that the encoder sees; `predicted`: `[T, H, W]`."""
     middle = len(volume.rows) // 2
     image = store.gather(volume.rows[middle : middle + 1]).unit()[0].numpy()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bolus.data.batches.augment import augment, augment_labels, plain
 from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Samples
-from bolus.data.images.cache import ImageStore
+from bolus.data.images.cache import Store
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.families.unet import MaskDecoder
 from bolus.errors import EvaluationError, UsageError, require
@@ -44,7 +44,7 @@ class Segmenter:
 
     encoder: Encoder
     decoder: MaskDecoder
-    store: ImageStore
+    store: Store
     samples: Samples
     num_classes: int
 
@@ -76,7 +76,7 @@ class Segmenter:
 
 def fit_segmenter(
     encoder: Encoder,
-    store: ImageStore,
+    store: Store,
     samples: Samples,
     labels: Mapping[int, NDArray[Any]],
     positions: ArrayLike,

@@ -6,6 +6,7 @@ The global form (VICReg) reads the pooled feature; the multi-level form (MLVICX)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations
 from typing import Any, Literal
@@ -97,7 +98,8 @@ class VarCov(Objective):
     flattened and projected. Resizing and pooling are one fixed linear map per axis and commute with the convolution, so
     each map is pooled first, as A X A^T, which is the same number at a fraction of the cost. S is 64 for inputs of 224
     pixels and scales with them: `max(grid, round(64 * input / 224))`, per axis, where the input is the level's map size
-    times its stride.
+    times its stride. Levels of volumes, of which the paper says nothing, are pooled so along three axes, to `grid` x
+    `grid` x `grid` cells (inferred).
 
     Needs two views; with more, the loss is the mean over pairs of views. Modalities share one head.
 
@@ -158,11 +160,12 @@ class VarCov(Objective):
         self.source = source
         self.level_size = level_size
         self.grid = grid
-        self.strides = tuple(level.stride for level in shape.levels)
+        self.strides = tuple(level.strides for level in shape.levels)
         self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
         levels = shape.levels if source == "levels" else ()
-        self.convolutions = nn.ModuleList(nn.Conv2d(level.channels, level_channels, 1) for level in levels)
-        in_dim = level_channels * grid * grid if levels else shape.dim
+        convolution = nn.Conv2d if shape.dimensions == 2 else nn.Conv3d
+        self.convolutions = nn.ModuleList(convolution(level.channels, level_channels, 1) for level in levels)
+        in_dim = level_channels * grid**shape.dimensions if levels else shape.dim
         self.head = ProjectionHead(in_dim, [width] * depth, last_norm=last_norm)
 
     def embed(self, features: Features, batch: Batch) -> dict[str, Tensor]:
@@ -184,41 +187,44 @@ class VarCov(Objective):
         return Loss(torch.stack(losses).mean(), num_views * num_rows if num_rows >= 2 else 0)
 
     def _pool_levels(self, features: Features, batch: Batch) -> Tensor:
-        """Every level pooled, convolved and summed, flat: `[V, N, level_channels * grid * grid]`."""
+        """Every level pooled, convolved and summed, flat: `[V, N, level_channels * grid ** axes]`."""
         parts: dict[str, Tensor] = {}
         for modality, maps in features.levels.items():
             assert len(maps) == len(self.convolutions), "one map for each level that the encoder announced"
             cells: list[Tensor] = []
-            for convolution, stride, x in zip(self.convolutions, self.strides, maps, strict=True):
-                pooled = convolution(pool_resized(x.flatten(0, 1), self.grid, stride=stride, size=self.level_size))
+            for convolution, strides, x in zip(self.convolutions, self.strides, maps, strict=True):
+                pooled = convolution(pool_resized(x.flatten(0, 1), self.grid, stride=strides, size=self.level_size))
                 cells.append(pooled.flatten(1).unflatten(0, x.shape[:2]))
             parts[modality] = torch.stack(cells).sum(dim=0)
         return in_batch_order(parts, batch.rows)
 
 
-def pool_resized(x: Tensor, grid: int, *, stride: int, size: int | None = None) -> Tensor:
+def pool_resized(x: Tensor, grid: int, *, stride: int | Sequence[int], size: int | None = None) -> Tensor:
     """What bilinear resizing to S x S and adaptive average pooling to `grid` x `grid` give, as A X A^T.
 
-    S is `size`, or `max(grid, round(64 * h * stride / 224))` for each axis; `align_corners=False`, no antialiasing.
+    S is `size`, or `max(grid, round(64 * h * stride / 224))` for each axis; `align_corners=False`, no antialiasing. Of
+    volumes, trilinear resizing to S x S x S and pooling to `grid` x `grid` x `grid`.
 
     Args:
-        x: `[B, C, h, w]` float.
+        x: `[B, C, h, w]` or `[B, C, d, h, w]` float.
         grid: cells per axis of the result.
-        stride: input pixels for one pixel of `x`.
+        stride: input pixels for one pixel of `x`, of all axes or of each.
         size: S in pixels; by default scaled with the input.
 
     Returns:
-        `[B, C, grid, grid]`, in the dtype of `x` (under autocast, of a matrix product).
+        `[B, C, grid, grid]` or `[B, C, grid, grid, grid]`, in the dtype of `x` (under autocast, of a matrix product).
 
     Example:
         >>> pool_resized(torch.ones(1, 2, 7, 7), 4, stride=32).shape
         torch.Size([1, 2, 4, 4])
     """
-    height, width = (
-        torch.tensor(_pooling_matrix(length, size or _resized(length * stride, grid), grid), dtype=x.dtype).to(x.device)
-        for length in x.shape[-2:]
+    strides = [stride] * (x.ndim - 2) if isinstance(stride, int) else stride
+    *depth, height, width = (
+        torch.tensor(_pooling_matrix(length, size or _resized(length * each, grid), grid), dtype=x.dtype).to(x.device)
+        for length, each in zip(x.shape[2:], strides, strict=True)
     )
-    return height @ (x @ width.T)
+    pooled = height @ (x @ width.T)
+    return (depth[0] @ pooled.flatten(3)).view(*x.shape[:2], grid, grid, grid) if depth else pooled
 
 
 def _resized(input_size: int, grid: int) -> int:

@@ -1,7 +1,7 @@
 """Pixel contrast: pixels of images that share a meta label attract, and GradFilter says which pairs to believe.
 
 GCL's pixel branch (arXiv:2309.08888). Dimension letters: V views, N samples, R = V * N images, C channels, D the width
-of an embedding, P = h * w locations of the grid, A anchor pixels, J = R * P pixels.
+of an embedding, P = h * w locations of the grid (of volumes d * h * w), A anchor pixels, J = R * P pixels.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ class PixelContrast(Objective):
     similarity of the raw grid features stands for it.
 
     A row that lacks a value the relation reads has no positives, hence no anchors, but is a negative for others. A
-    batch without positives gives exactly 0 and no anchors. Clips count by the means over their frames. Memory grows
-    with anchors times all pixels of the batch.
+    batch without positives gives exactly 0 and no anchors. Clips count by the means over their frames. Of volumes the
+    pixels are the voxels of the grid, and all else holds as it is: the paper, which is of slices, does not say so
+    (inferred). Memory grows with anchors times all pixels of the batch.
 
     Args:
         shape: the encoder's shapes; the grid is used as it comes.
@@ -129,7 +130,8 @@ class PixelContrast(Objective):
             grid=True,
             samples=2 if self.relation.with_itself else 3,  # a partner, which a view may be, and a negative
         )
-        self.head = nn.Sequential(nn.Conv2d(shape.grid_channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, dim, 1))
+        convolution = nn.Conv2d if shape.dimensions == 2 else nn.Conv3d
+        self.head = nn.Sequential(convolution(shape.grid_channels, hidden, 1), nn.ReLU(), convolution(hidden, dim, 1))
 
     @property
     def embeds_with(self) -> Hashable:
@@ -208,12 +210,12 @@ class PixelContrast(Objective):
         return chosen.to(positives_RR.device), chosen * num_locations + drawn % num_locations
 
     @torch.no_grad()
-    def _locations(self, grid_VNChw: Tensor) -> Tensor:
+    def _locations(self, grid_VNC: Tensor) -> Tensor:
         """What the image branch makes of every location, `[V, N, D, P]`, or the grid itself where no head is named.
 
         Autocast is off here: within it, weights first cast without gradients would be reused without them.
         """
-        locations = at_least_float32(grid_VNChw.detach().flatten(3))
+        locations = at_least_float32(grid_VNC.detach().flatten(3))
         if self.image_head is None:
             return locations
         assert self.lent, "whoever builds an objective with an image_head lends it that head"
@@ -230,10 +232,10 @@ def _similarity(x_VNDP: Tensor, pixels: Tensor) -> Tensor:
 
 
 def _in_order(grids: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """The grids of all modalities as one, `[V, N, C, h, w]`, in the batch's order."""
-    sizes = {modality: tuple(grid.shape[-2:]) for modality, grid in grids.items()}
+    """The grids of all modalities as one, `[V, N, C, h, w]` or `[V, N, C, d, h, w]`, in the batch's order."""
+    sizes = {modality: tuple(grid.shape[3:]) for modality, grid in grids.items()}
     if len(set(sizes.values())) > 1:
-        found = ", ".join(f"{modality} {height} x {width}" for modality, (height, width) in sizes.items())
+        found = ", ".join(f"{modality} {' x '.join(map(str, sides))}" for modality, sides in sizes.items())
         raise EncoderError(
             f"pixel contrast needs grids of one size in all modalities, found {found}; use one image size"
         )

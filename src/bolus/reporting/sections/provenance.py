@@ -34,7 +34,7 @@ def _of_run(evidence: Evidence) -> list[Block]:
         "Recipe": f"{recipe.name} {recipe.source}".strip() + f", {record['recipe_hash']}",
         "Objectives": objectives,
         "Encoder": f"{_plain_name(encoder.backbone)}, from {'pretrained' if encoder.pretrained else 'random'} weights",
-        "Images": f"{recipe.images.size} x {recipe.images.size} pixels, one sample is one {recipe.images.unit}",
+        "Images": f"{recipe.images.extent}, one sample is one {recipe.images.unit}",
         "Batch and seed": f"{recipe.sampling.batch_size} samples, seed {recipe.training.seed}",
         "Steps": f"{record['steps']:,}" if "steps" in record else "not ended",
         "Split": str(record["split_hash"]),

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bolus.data.batches.augment import augment
 from bolus.data.batches.batch import seed_for
+from bolus.data.batches.views import random_views, stored_views
 from bolus.data.cohort.cohort import Samples
-from bolus.data.images.cache import ImageStore
-from bolus.data.images.clips import pick_frames
+from bolus.data.images.cache import Store
 from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders
@@ -108,7 +107,7 @@ class Look:
 
 
 def watch(
-    encoder: Encoder | ModalityEncoders, store: ImageStore, samples: Samples, recipe: Recipe, *, idle: bool = False
+    encoder: Encoder | ModalityEncoders, store: Store, samples: Samples, recipe: Recipe, *, idle: bool = False
 ) -> Look:
     """Every measure on the validation patients (on nobody's labels but theirs); a few seconds.
 
@@ -186,7 +185,7 @@ def _geometry(z: Tensor, where: str, idle: bool) -> list[HealthFinding]:
 
 def _alignment(
     encoder: Encoder | ModalityEncoders,
-    store: ImageStore,
+    store: Store,
     samples: Samples,
     positions: npt.NDArray[np.int64],
     recipe: Recipe,
@@ -218,21 +217,20 @@ def _apart(encoder: Encoder | ModalityEncoders, recipe: Recipe) -> bool:
 
 def _two_views(
     encoder: Encoder,
-    store: ImageStore,
+    store: Store,
     samples: Samples,
     positions: npt.NDArray[np.int64],
     images: ImagesSpec,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Features `[n, D]` of two augmented views of samples of one encoder and size."""
-    device, frames = next(encoder.parameters()).device, store.preprocessing.frames
-    rows, mask = samples.first_row[positions], None
+    device, whole = next(encoder.parameters()).device, store.preprocessing
+    contract = whole.seen_by(samples.cohort.modality[samples.first_row[positions]])
     with torch.inference_mode():
-        if frames is not None:
-            rows, real = pick_frames(samples, positions, store.readable, frames)
-            mask = torch.from_numpy(real).to(device)
-        stored = store.gather(rows.ravel()).unit(device)
-        views = augment(stored, images.augment, size=images.size, views=2, seed=seed, frames=frames)
+        stored, real = stored_views(contract, store, samples, positions, readable=store.readable)
+        mask = None if real is None else torch.from_numpy(real).to(device)
+        options: dict[str, Any] = {"sides": images.sides, "frames": contract.frames}
+        views = random_views(stored, images.augment, views=2, seed=seed, device=device, **options)
         first, second = (encoder(view, frame_mask=mask).pooled.float().cpu() for view in views)
     return first, second
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Samples
-from bolus.data.images.cache import ImageStore
+from bolus.data.images.cache import Store
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, each_encoder
 from bolus.evaluation.starts import build_start
@@ -33,7 +33,7 @@ ADVICE: Final = (
 
 
 def watch_start(
-    run: Run, encoder: Encoder | ModalityEncoders, store: ImageStore, samples: Samples, recipe: Recipe
+    run: Run, encoder: Encoder | ModalityEncoders, store: Store, samples: Samples, recipe: Recipe
 ) -> list[HealthFinding]:
     """Look at the pretrained weights before the first step, once, and write that look to the run's metrics.
 

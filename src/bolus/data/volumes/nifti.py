@@ -1,0 +1,70 @@
+"""A NIfTI file as a volume: its voxels turned to the closest anatomical axes, as nibabel's `as_closest_canonical`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bolus.data.readers.nifti import orientation_notes, read_affine, read_header, read_nifti
+from bolus.data.readers.readers import naming
+from bolus.data.readers.room import Claim
+from bolus.data.volumes.joining import range_again
+from bolus.data.volumes.volume import Volume, shear_notes, spacing_of
+from bolus.errors import ImageError
+
+
+def read_canonical(path: Path, frames: Sequence[int | None], claim: Claim) -> Volume:
+    """The volume in a NIfTI-1 or NIfTI-2 file, packed by gzip or not.
+
+    Where it lies is what nibabel takes: the sform, if its code says that it is set; else the qform; else the voxels'
+    sizes alone, with a note.
+
+    Args:
+        path: the file.
+        frames: axial slices from 0 as `bolus.data.readers.nifti.read_nifti` counts them, from inferior to superior, in
+            any order and without a gap; None is all of them.
+        claim: room in memory.
+
+    Raises:
+        ImageError: as `read_nifti`: several time points, no number a voxel, a degenerate affine, a damaged file; slices
+            that are there twice, or between which one is missing.
+    """
+    with naming(path):
+        image = read_nifti(path, claim=claim)
+        header, _ = read_header(path)
+        affine = read_affine(path)
+        if image.array.ndim == 3:
+            image = replace(image, array=image.array[:, None])
+        depth = image.array.shape[1]
+        if None not in frames:
+            first, last = _run(sorted(each for each in frames if each is not None), depth)
+            image = range_again(replace(image, array=image.array[:, first : last + 1]))
+            affine = affine @ _moved_up(first)
+        spacing = spacing_of(affine)
+        notes = [*orientation_notes(header), *shear_notes(affine)]
+    return Volume(
+        np.ascontiguousarray(image.array[:, :, ::-1, ::-1]), spacing, affine, image.range, image.bits, False,
+        tuple(notes),
+    )  # fmt: skip
+
+
+def _run(frames: Sequence[int], depth: int) -> tuple[int, int]:
+    """The first and the last of slices that follow each other."""
+    first, last = frames[0], frames[-1]
+    if first < 0 or last >= depth:
+        raise ImageError(f"expected slices from 0 to {depth - 1}, found {first if first < 0 else last}")
+    missing = last - first + 1 - len(set(frames))
+    if len(set(frames)) < len(frames):
+        raise ImageError(f"expected each slice once, found {len(frames) - len(set(frames))} again")
+    if missing:
+        raise ImageError(f"expected slices that follow each other, found {missing} missing from {first} to {last}")
+    return first, last
+
+
+def _moved_up(slices: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    moved = np.eye(4)
+    moved[2, 3] = slices
+    return moved
