@@ -54,8 +54,8 @@ def test_frames_of_one_file_are_its_slices() -> None:
         (
             {"series": ["a", "a"], "order": [1, 2], "visit": [1, 2]},
             (
-                r"row 2: visit \('visit'\) differs from the start of its volume; if it belongs to a slice and not to the "
-                "volume, leave it without a role"
+                r"row 2: visit \('visit'\) differs from the start of its volume; if it belongs to a slice and not "
+                "to the volume, leave it without a role"
             ),
         ),
     ],

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bolus.data.batches.views import whole_views
 from bolus.data.cohort.cohort import Cohort
+from bolus.data.images.called import Called
 from bolus.data.images.clips import rows_are_files
-from bolus.data.images.given import Called
 from bolus.data.images.preprocessing import Preprocessing
 from bolus.embedding.opening import Judged
 from bolus.errors import BolusError
