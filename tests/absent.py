@@ -10,7 +10,7 @@ import bolus
 OPTIONAL = (
     "av", "nibabel", "monai", "pydicom", "pylibjpeg", "openjpeg", "simplejpeg", "highdicom",
     "efficientnet_lite_pytorch", "matplotlib", "onnx", "onnxruntime", "onnxscript", "tensorboard", "mlflow",
-    "wandb", "trackio", "timm", "torchvision", "torchjd", "hypothesis",
+    "wandb", "trackio", "timm", "torchvision", "torchjd", "blosc2", "hypothesis",
     "pytorch_metric_learning", "pytest",
 )  # fmt: skip
 

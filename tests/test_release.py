@@ -23,7 +23,10 @@ def same(name: str) -> str:
 
 def test_the_notice_names_every_library_and_every_wheel_of_weights() -> None:
     extras = PROJECT["optional-dependencies"]
-    wanted = [Requirement(line).name for line in (*PROJECT["dependencies"], *extras["torchjd"], *extras["timm"])]
+    wanted = [
+        Requirement(line).name
+        for line in (*PROJECT["dependencies"], *extras["torchjd"], *extras["timm"], *extras["volumes"])
+    ]
     said = same(NOTICE)
     assert [name for name in wanted if same(name) not in said] == []
     for line in extras["imagenet"]:
