@@ -14,7 +14,7 @@ from bolus.run import Run
 MOST = 30  # lines of the table of results
 
 _OF_VOLUMES = (
-    "Give `model.onnx` boxes of voxels as `contract.json` says; that of a volume is the mean over its windows. "
+    "Give `model.onnx` boxes of voxels (`contract.json`); the embedding of a volume is the mean over its windows. "
     "`bolus embed` and `bolus.preprocess` read the files, which `embed_without_bolus.py` does not: its `--test`, with "
     "numpy and onnxruntime, compares with the test vectors."
 )
