@@ -18,7 +18,7 @@ LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601
 # From RGB to luma and the two chroma axes in whose plane a hue is an angle (YIQ).
 YIQ: Final = (LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 FAINT: Final = 1e-7
-"""Of a pixel's share, what float32 does not see; numbers near the smallest there are make products much slower."""
+"""Of a pixel's share, what float32 does not see; shares near the smallest number make products many times slower."""
 
 
 def uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
