@@ -15,7 +15,7 @@ import bolus
 from bolus.data.batches.views import count_views, whole_views
 from bolus.data.cohort.cohort import Cohort
 from bolus.embedding.opening import open_encoder, open_store, samples_of
-from bolus.errors import EncoderError, EvaluationError, RecipeError, UsageError
+from bolus.errors import EvaluationError, RecipeError, UsageError
 from bolus.evaluation.settings import Judging
 from bolus.evaluation.tasks import judge, task_of
 from bolus.planning.planner import plan
@@ -151,9 +151,7 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json")
 
 
-def test_plans_masks_and_exports_are_not_of_volumes_yet(folder: Path, run: Run) -> None:
-    with pytest.raises(EncoderError, match="run sees volumes, and exports are of encoders of images and clips"):
-        bolus.export(run.folder, to="torch", out=folder / "exported")
+def test_plans_and_masks_are_not_of_volumes_yet(folder: Path, run: Run) -> None:
     with pytest.raises(UsageError, match="plan composes recipes for images, slices and clips"):
         plan(cohort(folder), unit="volume")
     with pytest.raises(EvaluationError, match="is of single images, and this encoder sees volumes"):

@@ -101,8 +101,6 @@ def export(
         check_name(push)
     given = None if cohort is None else Cohort.open(cohort)
     judged, found, notes = _open(source, head, keep_context, size)
-    if judged.preprocessing.volume is not None:
-        raise EncoderError(f"{judged.name} sees volumes, and exports are of encoders of images and clips")
     table, why = (given, "") if given is not None else _own_cohort(judged)
     parts = _parts(judged)
     names = part_folders([name for name in parts if name is not None])
