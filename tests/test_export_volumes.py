@@ -40,7 +40,10 @@ def saved(folder: Path, keys: dict[str, Any]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("keys", SMALL.values(), ids=SMALL.keys())
+@pytest.mark.parametrize(
+    "keys",
+    [pytest.param(keys, id=name, marks=[] if name == "a ResNet" else pytest.mark.slow) for name, keys in SMALL.items()],
+)
 def test_one_program_for_any_number_of_volumes(keys: dict[str, Any], tmp_path: Path) -> None:
     encoder = build_encoder(EncoderSpec(**keys), seed=0).eval()
     model = Deployed(encoder)
