@@ -27,7 +27,6 @@ BOX = (16, 32, 16)
 SMALL: dict[str, dict[str, Any]] = {
     "a ResNet": {"backbone": "r18w4_3d"},
     "a U-Net with a neck": {"backbone": "unet3d2", "neck": 3},
-    "a Swin-UNETR": {"backbone": "swin_unetr12"},
     "an inflated network": {"backbone": "unet2", "inflated": True},
     "context blocks": {"backbone": "r10w4_3d", "context": True},
 }
