@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from bolus.objectives.scores.score import score_contrast_loss as score_contrast_loss
     from bolus.objectives.scores.supremix import supremix_loss as supremix_loss
     from bolus.phantom import make_phantom as make_phantom
+    from bolus.phantom_volumes import make_volume_phantom as make_volume_phantom
     from bolus.planning.planner import plan as plan
     from bolus.prediction.prediction import predict as predict
     from bolus.recipe import Recipe as Recipe
@@ -83,6 +84,7 @@ _HOMES = {
     "infonce": "bolus.objectives.infonce",
     "load_encoder": "bolus.encoders.folders.folder",
     "make_phantom": "bolus.phantom",
+    "make_volume_phantom": "bolus.phantom_volumes",
     "open_encoder": "bolus.embedding.opening",
     "plan": "bolus.planning.planner",
     "predict": "bolus.prediction.prediction",

@@ -111,8 +111,8 @@ def plan(cohort: CohortLike, *, unit: str | None = None, overrides: Overrides = 
     chosen, why_unit = (unit, ASKED) if unit is not None else suggest_unit(cohort)
     if chosen == "volume":
         raise UsageError(
-            "bolus plan composes recipes for images, slices and clips: for volumes take a shipped recipe with "
-            "images.unit=volume, images.size=64 and a backbone of volumes, such as encoder.backbone=resnet18_3d"
+            "bolus plan composes recipes for images, slices and clips: for volumes take a shipped recipe, such as "
+            "simclr_3d, supremix_3d or learner_3d"
         )
     try:
         samples = open_samples(cohort, chosen)
