@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from accelerate import PartialState
 
 from bolus.data.batches.batch import Sampler
@@ -22,6 +20,7 @@ from bolus.data.batches.loading import Loader
 from bolus.data.batches.participants import ParticipantSampler, combine_codes
 from bolus.data.batches.partners import PartnerIndex
 from bolus.data.batches.relation import Needs, Relation
+from bolus.data.cohort.coding import joined_lines
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.roles import BIN, NUMBERS, is_role
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store
@@ -213,7 +212,8 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for start in range(0, len(rows), HASHED):
         digest.update(b"\n" if start else b"")
-        digest.update(_lines(cohort.columns.frame([cohort.roles["image"]], rows[start : start + HASHED])))
+        paths = cohort.columns.frame([cohort.roles["image"]], rows[start : start + HASHED]).iloc[:, 0]
+        digest.update(joined_lines(pa.array(paths.astype("str"), pa.large_string())))
     if "order" in cohort.roles:
         digest.update(cohort.encoded("order")[rows].tobytes())
     for role, values in sorted(loader.columns.items()):
@@ -231,13 +231,6 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
     for suffix, reader in sorted(open_readers(cohort.spec.readers).items()):
         digest.update(f"{suffix} {reader.identity}".encode())
     return digest.hexdigest()
-
-
-def _lines(paths: pd.DataFrame) -> memoryview:
-    """The paths of the one column, a line each, as UTF-8; Arrow joins them without a Python object for each."""
-    texts = pa.array(paths.iloc[:, 0].astype("str"), pa.string())
-    whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
-    return memoryview(pc.binary_join(whole, "\n")[0].as_buffer())
 
 
 def total_steps(recipe: Recipe, loader: Loader) -> int:
