@@ -80,7 +80,7 @@ class Coded:
     def take(self, rows: npt.NDArray[np.int64]) -> Coded:
         """These rows, and of the values those that they have."""
         codes = self.codes[rows]
-        used = np.bincount(codes[codes >= 0], minlength=len(self.values)) > 0
+        used = mark_codes(codes, len(self.values))
         kept = self.values[used].reset_index(drop=True)
         return Coded(narrow(np.append(np.cumsum(used) - 1, -1)[codes], len(kept)), kept)
 
@@ -195,7 +195,18 @@ def count_codes(codes: Array) -> int:
     >>> count_codes(np.array([4, 0, -1, 4]))
     2
     """
-    return int(np.count_nonzero(np.bincount(codes[codes >= 0])))
+    return int(np.count_nonzero(mark_codes(codes, int(codes.max(initial=-1)) + 1)))
+
+
+def mark_codes(codes: Array, number: int) -> npt.NDArray[np.bool_]:
+    """Which of so many codes are there, bool `[number]`; -1 is missing.
+
+    >>> mark_codes(np.array([2, -1, 2]), 3).tolist()
+    [False, False, True]
+    """
+    there = np.zeros(number + 1, np.bool_)
+    there[codes] = True  # the last is that of missing ones
+    return there[:-1]
 
 
 def joined_lines(texts: pa.LargeStringArray) -> memoryview:

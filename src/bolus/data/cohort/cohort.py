@@ -319,9 +319,28 @@ class Samples:
         alone = len(self) == len(self.rows)  # a row each, as of images: then nothing is copied
         return self.rows if alone else self.rows[self.starts[:-1]]
 
+    def take(self, positions: Rows) -> Samples:
+        """These samples.
+
+        Args:
+            positions: int64 `[m]`.
+        """
+        starts = np.append(0, np.cumsum(self.num_rows[positions]))
+        onwards = np.arange(starts[-1]) + np.repeat(self.starts[positions] - starts[:-1], np.diff(starts))
+        return Samples(self.unit, self.cohort, self.rows[onwards], starts)
+
+    def first_of(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What holds for each row `[rows]`, of the row that speaks for each sample: `[n]`, maybe the same array."""
+        return values if self._each_row else np.asarray(values[self.first_row])
+
+    @cached_property
+    def _each_row(self) -> bool:
+        """Whether the samples are the rows of the cohort, in order."""
+        return len(self) == len(self.cohort) and bool((self.first_row == np.arange(len(self))).all())
+
     def on_side(self, side: str) -> npt.NDArray[np.bool_]:
         """Samples of patients on one side of the split, bool `[n]`."""
-        return np.asarray(self.cohort.on_side(side)[self.first_row])
+        return self.first_of(self.cohort.on_side(side))
 
     @property
     def num_rows(self) -> Rows:

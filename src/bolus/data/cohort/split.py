@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bolus.data.cohort.coding import Coded, count_codes, joined_lines
+from bolus.data.cohort.coding import Coded, count_codes, joined_lines, mark_codes
 from bolus.data.text.identifiers import earlier_spellings, identifier_text, spell_identifiers
 from bolus.data.text.spelling import clean_text, shape_of
 from bolus.errors import CohortError, LeakageError, UsageError, name_rows, suggest
@@ -287,9 +287,9 @@ def digest_codes(sides: npt.NDArray[Any], names: Sequence[str], patients: Labels
     for code, name in enumerate(names):
         here = found.codes[sides == code]
         if len(here):
-            used = np.zeros(len(texts) + 1, np.bool_)
-            used[here] = True  # -1, no patient, is the last
-            text = pa.concat_arrays([texts.filter(pa.array(used[:-1])), pa.array(["''"] * int(used[-1]), pa.large_string())])
+            nobody = ["''"] if here.min() < 0 else []
+            used = texts.filter(pa.array(mark_codes(here, len(texts))))
+            text = pa.concat_arrays([used, pa.array(nobody, pa.large_string())])
             parts.append(_beside(f"({str(name)!a}, ", text, ")"))
     lines = pa.concat_arrays(parts)
     if not pc.all(pc.less_equal(lines[:-1], lines[1:])).as_py():
