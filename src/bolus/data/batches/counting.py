@@ -1,4 +1,4 @@
-"""How many partners the rows of a table have under a relation, by counting values: nothing is sorted where they are few."""
+"""How many partners the rows of a table have under a relation, by counting values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def count_partners(relation: Relation, columns: Mapping[str, Array]) -> Counts:
     num_rows = len(next(iter(table.values())))
     known = known_rows(table.values(), num_rows)
     table = table if known.all() else {role: column[known] for role, column in table.items()}
-    number = np.count_nonzero(known)
+    number = int(known.sum())
     found = less_equal(relation, lambda same: count_alike([table[role] for role in same], number), holds_self=True)
     if number == num_rows:
         return found

@@ -16,6 +16,7 @@ import torch
 from bolus.data.batches.augment import augment
 from bolus.data.batches.batch import Batch, Sampler, seed_for
 from bolus.data.batches.participants import ParticipantSampler
+from bolus.data.cohort.coding import Held
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import ImageStore, Stored
 from bolus.data.images.clips import pick_frames
@@ -71,7 +72,7 @@ class Loader:
         store: ImageStore,
         positions: npt.NDArray[np.int64],
         sampler: Sampler | ParticipantSampler,
-        columns: Mapping[str, npt.NDArray[Any]],
+        columns: Mapping[str, npt.NDArray[Any] | Held],
         images: ImagesSpec,
         *,
         seed: int,

@@ -59,7 +59,9 @@ class PartnerIndex:
     def __init__(self, relation: Relation, columns: Mapping[str, Array]) -> None:
         self.relation = relation
         self.num_rows = max((len(column) for column in columns.values()), default=0)
-        table = {**columns} if "sample" in columns else {**columns, "sample": np.arange(self.num_rows)}
+        table = {**columns}
+        if "sample" in relation.roles and "sample" not in columns:
+            table["sample"] = np.arange(self.num_rows)
         for role in relation.roles:
             if role not in table:
                 raise RecipeError(f"a relation ({relation.describe()}) needs the role {role}; {suggest(role, columns)}")

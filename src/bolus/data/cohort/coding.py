@@ -106,6 +106,59 @@ Column: TypeAlias = "Coded | pd.Series[Any]"
 
 
 @dataclass(frozen=True)
+class Held:
+    """Codes or numbers `[n]` in little room, each made when it is asked for: `held[places]` is an array.
+
+    Args:
+        codes: signed integers `[n]`, as narrow as they fit; -1 is missing.
+        values: int64 or float64 `[k + 1]`, all different, what each code stands for; the last, -1 or NaN, is missing.
+
+    Example:
+        >>> held = Held.of(np.array([2.5, np.nan, 2.5]))
+        >>> held.codes.tolist(), held[np.array([1, 2])].tolist(), held.counts().tolist()
+        ([0, -1, 0], [nan, 2.5], [2, 1])
+    """
+
+    codes: Array
+    values: Array
+
+    @classmethod
+    def of(cls, numbers: Array | Held) -> Held:
+        """Floats `[n]`, NaN missing, or codes from 0, -1 missing; what is held already is as it is."""
+        if isinstance(numbers, Held):
+            return numbers
+        if numbers.dtype.kind != "f":
+            number = int(numbers.max(initial=-1)) + 1
+            return cls(narrow(numbers, number), np.append(np.arange(number), -1))
+        codes, values = pd.factorize(numbers)
+        return cls(narrow(codes, len(values)), np.append(values, np.nan))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, places: Any) -> Array:
+        return np.asarray(self.values[self.codes[places]])
+
+    def at(self, places: Any) -> Held:
+        """These places, in little room as well."""
+        return Held(self.codes[places], self.values)
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Which of `values` are any, bool `[k + 1]`; an infinite number is none."""
+        return np.asarray(np.isfinite(self.values) if self.values.dtype.kind == "f" else self.values >= 0)
+
+    @property
+    def comparable(self) -> Array:
+        """Codes, or floats where some are infinite, that are equal where the values are; what is missing is missing."""
+        return self.codes if self.known[:-1].all() else self[:]
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How often each of `values` is there, `[k + 1]`."""
+        return np.roll(np.bincount(self.codes + 1, minlength=len(self.values)), -1)
+
+
+@dataclass(frozen=True)
 class Columns:
     """A table, column by column: text of which a value is on two rows or more on average as codes, all else as it is.
 
@@ -209,11 +262,22 @@ def mark_codes(codes: Array, number: int) -> npt.NDArray[np.bool_]:
     return there[:-1]
 
 
+def texts_of(column: Column, rows: npt.NDArray[np.int64]) -> pa.LargeStringArray:
+    """What stands in these rows, none of it missing, as text, without a Python object for each.
+
+    >>> texts_of(Coded.of(pd.Series(["b", "a", "b"])), np.array([2, 1])).to_pylist()
+    ['b', 'a']
+    """
+    values = column.values if isinstance(column, Coded) else column.iloc[rows]
+    texts = pa.array(values.astype("str"), pa.large_string())
+    return texts.take(pa.array(column.codes[rows])) if isinstance(column, Coded) else texts
+
+
 def joined_lines(texts: pa.LargeStringArray) -> memoryview:
-    """Texts, a line each, as UTF-8; Arrow joins them without a Python object for each.
+    r"""Texts, a line each, as UTF-8; Arrow joins them without a Python object for each.
 
     >>> bytes(joined_lines(pa.array(["a", "b"], pa.large_string())))
-    b'a\\nb'
+    b'a\nb'
     """
     whole = pa.LargeListArray.from_arrays(pa.array([0, len(texts)], pa.int64()), texts)
     return memoryview(pc.binary_join(whole, pa.scalar("\n", pa.large_string()))[0].as_buffer())

@@ -20,7 +20,7 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
-from bolus.data.cohort.coding import Coded, Columns, release_unused
+from bolus.data.cohort.coding import Coded, Columns, Held, release_unused
 from bolus.data.cohort.mistaken import near_file, refuse_other_kinds
 from bolus.data.cohort.series import Rows, series_problems
 from bolus.data.cohort.spec import CohortSpec, explain
@@ -249,7 +249,8 @@ class Cohort(Values):
             names = {role: f"{name}'" for role, name in names.items()}
         made = {names["series"]: pd.Series(here), names["order"]: pd.Series(numbers)}
         clips = copy(self)
-        for stale in ("split", "split_codes", "split_hash", "origin", "modality", "modalities", "shared_file", "sides", "times"):
+        of_rows = "split", "split_codes", "origin", "modality", "shared_file", "sides"
+        for stale in (*of_rows, "split_hash", "modalities", "times"):
             clips.__dict__.pop(stale, None)
         clips.columns, clips.roles = self.columns.take(here).with_columns(made), {**self.roles, **names}
         clips._spelled, clips._encoded, clips.expanded = self.take_spelled(here), {}, None
@@ -325,6 +326,8 @@ class Samples:
         Args:
             positions: int64 `[m]`.
         """
+        if self._each_row:
+            return Samples(self.unit, self.cohort, positions, np.arange(len(positions) + 1))
         starts = np.append(0, np.cumsum(self.num_rows[positions]))
         onwards = np.arange(starts[-1]) + np.repeat(self.starts[positions] - starts[:-1], np.diff(starts))
         return Samples(self.unit, self.cohort, self.rows[onwards], starts)
@@ -359,7 +362,20 @@ class Samples:
         """
         if not len(self):
             return np.zeros(0, np.bool_)
+        if self._each_row:
+            return rows_readable
         return np.logical_or.reduceat(rows_readable[self.rows], self.starts[:-1])
+
+    def held(self, role: str) -> Held | npt.NDArray[Any]:
+        """A role, in little room where there is such; a clip has its first row's value.
+
+        Raises:
+            CohortError: no column has this role.
+        """
+        found = self.cohort.held(role)
+        if not isinstance(found, Held):
+            return self.first_of(found)
+        return found if self._each_row else found.at(self.first_row)
 
     def columns(self, roles: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
         """Role -> `[n]`: int64 codes with -1 missing, or float64 with NaN missing; always with `sample`.

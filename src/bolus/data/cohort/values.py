@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bolus.data.cohort.cleaning import clean_values
-from bolus.data.cohort.coding import Coded, Column, Columns, take
+from bolus.data.cohort.coding import Coded, Column, Columns, Held, narrow, take
 from bolus.data.cohort.roles import DEFAULT_MODALITY, PATHS, binned_role, infer_roles, is_number_role, is_role
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.text.dates import Times, read_times
@@ -182,6 +182,24 @@ class Values:
             return self.encoded(role)[rows]
         numbers, codes = self.numbers_of(role), found.codes[rows]
         return codes.astype(np.int64) if numbers is None else Coded(codes, found.values).spread(numbers, np.nan)
+
+    def held(self, role: str) -> Held | npt.NDArray[np.float64]:
+        """What `encoded` gives, in little room where there is such.
+
+        Raises:
+            CohortError: no column has this role.
+        """
+        found = self.spelled(role) if role in self.roles and role not in self._encoded else None
+        if not isinstance(found, Coded):
+            return self.encoded(role)
+        numbers = self.numbers_of(role)
+        if numbers is None:
+            return Held(found.codes, np.append(np.arange(len(found.values)), -1))
+        kinds, places = np.unique(np.append(numbers, np.nan), return_inverse=True)  # of dates, two may be of one day
+        if len(kinds) > len(numbers):
+            return Held(found.codes, np.append(numbers, np.nan))
+        places[places == len(kinds) - 1] = -1
+        return Held(narrow(places, len(kinds) - 1)[found.codes], kinds)
 
     @cached_property
     def times(self) -> Times:
