@@ -20,12 +20,13 @@ from bolus.data.batches.loading import Loader
 from bolus.data.batches.participants import ParticipantSampler, combine_codes
 from bolus.data.batches.partners import PartnerIndex
 from bolus.data.batches.relation import Needs, Relation
-from bolus.data.cohort.coding import Held, joined_lines, texts_of
+from bolus.data.cohort.coding import Held, texts_of
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.roles import BIN, NUMBERS, is_role
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.readers.own import open_readers
+from bolus.data.text.columns import joined_lines
 from bolus.errors import CohortError, RecipeError, suggest
 from bolus.progress import Meter
 from bolus.recipe import Recipe
@@ -253,7 +254,7 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
 def _update(digest: hashlib.blake2b, values: Held | Array, places: npt.NDArray[np.int64]) -> None:
     """Hash what stands at these places, some at a time."""
     for start in range(0, len(places), HASHED):
-        digest.update(np.ascontiguousarray(values[places[start : start + HASHED]]))
+        digest.update(np.ascontiguousarray(values[places[start : start + HASHED]]).data)
 
 
 def total_steps(recipe: Recipe, loader: Loader) -> int:

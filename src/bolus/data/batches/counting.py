@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bolus.data.batches.relation import Relation
+from bolus.data.cohort.coding import rank_numbers
 
 Array = npt.NDArray[Any]
 Counts = npt.NDArray[np.int64]
@@ -77,7 +78,7 @@ def count_alike(columns: Sequence[Array], num_rows: int) -> Counts:
     else:
         codes, width = combined
     if width > DENSE * num_rows + 1024:
-        codes = np.unique(codes, return_inverse=True)[1].astype(np.int64)
+        codes = rank_numbers(codes, width)
     return np.asarray(np.bincount(codes)[codes])
 
 

@@ -13,6 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bolus.data.text.columns import arrow_texts, sort_texts
+
 LOOKED = 2**16  # rows by which a column is taken for one of which no two values are the same
 Array: TypeAlias = "npt.NDArray[Any]"
 
@@ -87,6 +89,8 @@ class Coded:
     def change(self, change: Callable[[pd.Series[Any]], pd.Series[Any]]) -> Coded:
         """The column with other values: `change` is given the values and gives as many, equal or missing ones too."""
         changed = change(self.values)
+        if changed is self.values:
+            return self
         codes, values = pd.factorize(changed)
         if len(values) == len(self.values):
             return Coded(self.codes, changed)
@@ -94,9 +98,10 @@ class Coded:
 
     def ranked(self) -> Coded:
         """The same column of text with codes in the order of its values."""
-        order = pc.array_sort_indices(pa.array(self.values, pa.large_string())).to_numpy()
-        if (np.diff(order.astype(np.int64)) > 0).all():
+        texts = arrow_texts(self.values)
+        if pc.all(pc.less(texts[:-1], texts[1:])).as_py() is not False:
             return self
+        order = sort_texts(texts)
         rank = np.empty(len(order) + 1, self.codes.dtype)
         rank[order], rank[-1] = np.arange(len(order)), -1
         return Coded(rank[self.codes], self.values.iloc[order].reset_index(drop=True))
@@ -251,6 +256,27 @@ def count_codes(codes: Array) -> int:
     return int(np.count_nonzero(mark_codes(codes, int(codes.max(initial=-1)) + 1)))
 
 
+def rank_numbers(numbers: npt.NDArray[np.int64], span: int) -> npt.NDArray[np.int64]:
+    """Codes 0, 1, ... without gaps in the order of numbers from 0 to less than `span`: `[rows]`.
+
+    Where number and row fit into one integer, these are sorted, which is faster than to rank the numbers.
+
+    >>> rank_numbers(np.array([70, 5, 70]), 71).tolist()
+    [1, 0, 1]
+    """
+    bits = len(numbers).bit_length()
+    if span > 2 ** (62 - bits):
+        return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
+    sorted_ = (numbers << bits) | np.arange(len(numbers))
+    sorted_.sort()
+    rows = sorted_ & ((1 << bits) - 1)
+    sorted_ >>= bits
+    codes = np.empty(len(numbers), np.int64)
+    codes[rows[:1]] = 0
+    codes[rows[1:]] = np.cumsum(sorted_[1:] != sorted_[:-1])
+    return codes
+
+
 def mark_codes(codes: Array, number: int) -> npt.NDArray[np.bool_]:
     """Which of so many codes are there, bool `[number]`; -1 is missing.
 
@@ -269,18 +295,8 @@ def texts_of(column: Column, rows: npt.NDArray[np.int64]) -> pa.LargeStringArray
     ['b', 'a']
     """
     values = column.values if isinstance(column, Coded) else column.iloc[rows]
-    texts = pa.array(values.astype("str"), pa.large_string())
+    texts = arrow_texts(values.astype("str"))
     return texts.take(pa.array(column.codes[rows])) if isinstance(column, Coded) else texts
-
-
-def joined_lines(texts: pa.LargeStringArray) -> memoryview:
-    r"""Texts, a line each, as UTF-8; Arrow joins them without a Python object for each.
-
-    >>> bytes(joined_lines(pa.array(["a", "b"], pa.large_string())))
-    b'a\nb'
-    """
-    whole = pa.LargeListArray.from_arrays(pa.array([0, len(texts)], pa.int64()), texts)
-    return memoryview(pc.binary_join(whole, pa.scalar("\n", pa.large_string()))[0].as_buffer())
 
 
 def take(column: Column, rows: npt.NDArray[np.int64]) -> Column:
@@ -340,4 +356,6 @@ def narrow(codes: Array, number: int) -> Array:
 
 def _strip(series: pd.Series[Any]) -> pd.Series[Any]:
     stripped = series.str.strip()
+    if stripped.equals(series) and not (stripped == "").any():
+        return series
     return stripped.mask(stripped == "")

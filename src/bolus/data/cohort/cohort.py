@@ -249,7 +249,7 @@ class Cohort(Values):
             names = {role: f"{name}'" for role, name in names.items()}
         made = {names["series"]: pd.Series(here), names["order"]: pd.Series(numbers)}
         clips = copy(self)
-        of_rows = "split", "split_codes", "origin", "modality", "shared_file", "sides"
+        of_rows = "split", "split_codes", "origin", "modality", "shared_file", "sides", "_row_starts"
         for stale in (*of_rows, "split_hash", "modalities", "times"):
             clips.__dict__.pop(stale, None)
         clips.columns, clips.roles = self.columns.take(here).with_columns(made), {**self.roles, **names}
@@ -258,6 +258,11 @@ class Cohort(Values):
         clips.split_codes, clips.split_hash = self.split_codes[here], self.split_hash
         clips.origin = self.origin[here]
         return clips
+
+    @cached_property
+    def _row_starts(self) -> Rows:
+        """Of samples that are a row each, kept since several may be open at a time."""
+        return np.arange(len(self) + 1)
 
     def samples(self, unit: str) -> Samples:
         """The cohort as images, slices or clips.
@@ -281,7 +286,7 @@ class Cohort(Values):
                     "unit 'slice' needs a column with the role order or slice_position; "
                     "name it with --role order=COLUMN"
                 )
-            starts = np.arange(len(self) + 1)
+            starts = self._row_starts
             return Samples(unit, self, starts[:-1], starts)
         if unit != "clip":
             raise UsageError(f"unknown unit {unit!r}; known: clip, image, slice")

@@ -42,7 +42,7 @@ def validation_cohort(cohort: Cohort) -> Cohort:
             "with the role split), or judge on the test"
         )
     held = copy(cohort)
-    for stale in ("split", "split_hash", "modality", "modalities", "num_patients", "sides", "times"):
+    for stale in ("split", "_row_starts", "split_hash", "modality", "modalities", "num_patients", "sides", "times"):
         held.__dict__.pop(stale, None)
     held.columns = cohort.columns.take(kept)
     held._spelled, held._encoded, held.expanded = cohort.take_spelled(kept), {}, None

@@ -17,7 +17,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bolus.data.cohort.coding import Coded, count_codes, joined_lines, mark_codes
+from bolus.data.cohort.coding import Coded, count_codes, mark_codes
+from bolus.data.text.columns import as_python, beside, joined_lines
 from bolus.data.text.identifiers import earlier_spellings, identifier_text, spell_identifiers
 from bolus.data.text.spelling import clean_text, shape_of
 from bolus.errors import CohortError, LeakageError, UsageError, name_rows, suggest
@@ -283,31 +284,18 @@ def split_digest(split: Labels, patients: Labels) -> str:
 def digest_codes(sides: npt.NDArray[Any], names: Sequence[str], patients: Labels) -> str:
     """What `split_digest` says of sides given as places in their names, `[rows]`."""
     found = _identify(patients)
-    texts, parts = _as_python(found.values), [pa.array([], pa.large_string())]
+    texts, parts = as_python(found.values), [pa.array([], pa.large_string())]
     for code, name in enumerate(names):
         here = found.codes[sides == code]
         if len(here):
             nobody = ["''"] if here.min() < 0 else []
             used = texts.filter(pa.array(mark_codes(here, len(texts))))
             text = pa.concat_arrays([used, pa.array(nobody, pa.large_string())])
-            parts.append(_beside(f"({str(name)!a}, ", text, ")"))
+            parts.append(beside(f"({str(name)!a}, ", text, ")"))
     lines = pa.concat_arrays(parts)
     if not pc.all(pc.less_equal(lines[:-1], lines[1:])).as_py():
         lines = lines.take(pc.array_sort_indices(lines))
     return blake2b(joined_lines(lines), digest_size=6).hexdigest()
-
-
-def _as_python(texts: pd.Series[Any]) -> pa.LargeStringArray:
-    """Texts as Python's `ascii` writes them."""
-    found = pa.array(texts, pa.large_string())
-    if pc.all(pc.match_substring_regex(found, r"^[ !#-&(-\[\]-~]*$")).as_py():  # neither quotes nor backslashes
-        return _beside("'", found, "'")
-    return pa.array([ascii(text) for text in texts.tolist()], pa.large_string())
-
-
-def _beside(before: str, texts: pa.LargeStringArray, after: str) -> pa.LargeStringArray:
-    parts = pa.scalar(before, pa.large_string()), texts, pa.scalar(after, pa.large_string())
-    return pc.binary_join_element_wise(*parts, pa.scalar("", pa.large_string()))
 
 
 def _fixed_sides(patients: Coded, fixed: Labels) -> npt.NDArray[np.int8]:

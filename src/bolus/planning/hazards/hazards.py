@@ -48,7 +48,7 @@ def some_patients(samples: Samples) -> Samples:
     if len(samples) <= LOOKED:
         return samples
     patients = samples.first_of(samples.cohort.coded("patient").codes)
-    drawn = np.random.default_rng(0).random(samples.cohort.num_patients) < LOOKED / len(samples)
+    drawn = np.random.default_rng(0).random(int(patients.max()) + 1) < LOOKED / len(samples)
     return samples.take(np.flatnonzero(drawn[patients]))
 
 
