@@ -192,7 +192,7 @@ def _partner_indexes(
     for relation in needs.relations:
         if relation == Relation.parse("views"):
             continue  # its partner is the sample's own other view
-        train = {role: read(role, relation) for role in relation.roles}
+        train = {role: read(role, relation) for role in relation.roles if role in columns}
         problem = meta_label_problem(train[relation.same[0]]) if relation.roles == relation.same[:1] else None
         if problem is not None:  # the relation is one meta label and nothing else
             raise RecipeError(f"the meta label {relation.same[0]} {problem}")

@@ -186,9 +186,6 @@ class TrainingColumns(Mapping[str, npt.NDArray[Any]]):
         """Rows of the cohort that speak for these samples, int64 `[n]`."""
         return self.samples.first_row[self.taught]
 
-    def __repr__(self) -> str:
-        return f"TrainingColumns({', '.join(self)})"
-
     def held(self, role: str) -> Held | Array:
         """What reading gives, in little room where there is such, and kept; errors are those of reading."""
         if role not in self._held:

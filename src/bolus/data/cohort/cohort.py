@@ -368,7 +368,7 @@ class Samples:
         if not len(self):
             return np.zeros(0, np.bool_)
         if self._each_row:
-            return rows_readable
+            return rows_readable.copy()
         return np.logical_or.reduceat(rows_readable[self.rows], self.starts[:-1])
 
     def held(self, role: str) -> Held | npt.NDArray[Any]:

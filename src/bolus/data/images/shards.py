@@ -194,7 +194,7 @@ def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
         arrays.append(images)
         quantiles.append(spread)
         records.append(path)
-        digests.append(_pick(part["digest"], whole))
+        digests.append(_pick(part["digest"], whole).copy())  # else all of the part would be kept
         frames.append(_pick(part["frame"], whole).astype(np.int32))
         offsets.append(whole)
     sightings = [seen for path in sorted(folder.glob("*.seen")) if (seen := load_array(path)) is not None]
