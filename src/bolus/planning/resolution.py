@@ -91,15 +91,20 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
     columns = set[str]()
     numbers = [role for kind in ("score:", "attribute:") for role in cohort.roles if role.startswith(kind)]
     for role in numbers:
-        held = Held.of(cohort.held(role))
-        if role.startswith("attribute:") and np.count_nonzero(held.counts()[held.known]) < 3:
+        held = cohort.held(role)
+        if role.startswith("attribute:") and _num_values(Held.of(held)) < 3:
             continue  # classes written as numbers, such as sex as 0 and 1
-        if held.values.dtype == np.float64 and cohort.roles[role] not in columns:
+        values = held[test]
+        if values.dtype == np.float64 and cohort.roles[role] not in columns:
             columns.add(cohort.roles[role])
-            found.append(_of_number(role, held[test], cohort.encoded_at("patient", test), cohort.spec.units.get(role)))
+            found.append(_of_number(role, values, cohort.encoded_at("patient", test), cohort.spec.units.get(role)))
     if "mask" in cohort.roles:
         found.append(_of_masks(cohort, test))
     return found
+
+
+def _num_values(held: Held) -> int:
+    return int((held.counts()[held.known] > 0).sum())
 
 
 def hanley_mcneil(area: float, num_positive: float, num_negative: float) -> float:
