@@ -96,7 +96,7 @@ def refuse_without_masks(cohort: Cohort) -> None:
 
 
 def annotate(
-    cohort: Cohort,
+    samples: Cohort | Samples,
     found: Mapping[int, RowMask],
     classes: Mapping[int, str] | None,
     places: Mapping[int, Place] | None = None,
@@ -105,15 +105,16 @@ def annotate(
     """The classes of masks that were read; Args and Raises else as `read_annotations`.
 
     Args:
-        cohort: whose rows.
+        samples: of volumes; or the cohort, of which each row is an image.
         found: row -> its mask, of all training and test rows that have one.
         classes: label -> name.
         places: of volumes, row -> where its voxels lie.
         notes: what the reader of the masks has to say.
     """
+    cohort = samples.cohort if isinstance(samples, Samples) else samples
     refuse_wrong(cohort, {row: each.wrong for row, each in found.items()}, "masks cannot be used")
     labels = {row: np.unique(item.labels) for row, item in found.items() if item.labels is not None}
-    wanted = _classes_of(cohort, labels, check_classes(classes))
+    wanted = _classes_of(samples, labels, check_classes(classes))
     known = np.array(sorted({0, *wanted}), dtype=np.int64)
     strange = {row: values[~np.isin(values, known)] for row, values in labels.items()}
     asked = ", ".join(map(str, known.tolist()))
@@ -162,11 +163,12 @@ def check_classes(classes: Mapping[int, str] | None) -> dict[int, str]:
     return named
 
 
-def _classes_of(cohort: Cohort, labels: Mapping[int, IntArray], named: Mapping[int, str]) -> dict[int, str]:
+def _classes_of(samples: Cohort | Samples, labels: Mapping[int, IntArray], named: Mapping[int, str]) -> dict[int, str]:
     """The classes that were named, or those of the training masks; an error where there is nothing to learn one of."""
-    training = [labels[row] for row in labels if cohort.split[row] == "train"]
+    split = samples.cohort.split if isinstance(samples, Samples) else samples.split
+    training = [labels[row] for row in labels if split[row] == "train"]
     if not training:
-        raise EvaluationError(f"there is no mask to train on: {why_without(cohort, 'train', labels)}")
+        raise EvaluationError(f"there is no mask to train on: {why_without(samples, 'train', labels)}")
     seen = [int(label) for label in np.unique(np.concatenate(training)) if label != 0]
     if not seen:
         raise EvaluationError(f"the {len(training)} training masks hold nothing but label 0, the background")

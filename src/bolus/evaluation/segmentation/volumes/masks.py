@@ -67,7 +67,7 @@ def read_volume_masks(samples: Samples, classes: Mapping[int, str] | None = None
     if len(partly):
         named = name_rows(cohort.origin[partly])
         notes.append(f"volumes of which only some slices have a mask: {len(partly)}, left out (begin in {named})")
-    return annotate(cohort, found, classes, places=places, notes=notes)
+    return annotate(samples, found, classes, places=places, notes=notes)
 
 
 def volume_again(samples: Samples, position: int, reading: str = "file") -> Volume:
