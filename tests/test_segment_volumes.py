@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from dicom_tree import Tree, person, slice_tags
 from PIL import Image as PillowImage
 from pydicom import uid
 
@@ -40,6 +39,7 @@ from bolus.evaluation.segmentation.volumes.sliding import fit_windows, slide
 from bolus.evaluation.segmentation.volumes.windows import cut, draw_corner, labelled_voxels, labelled_windows
 from bolus.exporting.deploying import export
 from bolus.recipe import AugmentSpec, EncoderSpec
+from dicom_tree import Tree, person, slice_tags
 
 pytest.importorskip("blosc2", reason="the package blosc2 is not installed")
 
@@ -290,14 +290,17 @@ def test_masks_go_to_the_cached_voxels_and_back(table: Path, fit: str) -> None:
         assert grid.shape == tuple(store.shape[row, 1:].tolist())
         kept = to_stored(truth, grid)
         bright = store.gather(np.array([row])).unit()[0, 0].numpy()
-        share = bright[kept == 1].mean() - bright[kept == 0].mean()
-        assert share > 0.4, "labels lie on what is bright in the cache"
+        if fit != "body":  # of which the cube is all
+            assert bright[kept == 1].mean() > 0.6, "labels lie on what is bright in the cache"
+            assert bright[kept == 0].mean() < 0.4
+        else:
+            assert kept.mean() > 0.9
         scores = torch.nn.functional.one_hot(torch.from_numpy(kept.astype(np.int64)), 2).movedim(-1, 0).float()
         back, seen = from_stored(scores, grid), seen_part(grid)
         assert back.shape == truth.shape
         assert not back[~seen].any()
         if seen.all() or fit == "body":
-            least = {"plain": 1.0, "coarse": 0.85, "fine": 0.99}.get(fit, 0.8)
+            least = {"plain": 1.0, "coarse": 0.85, "fine": 0.99}.get(fit, 0.75)
             assert dice(back * seen, truth * seen) >= least
         assert seen.all() == (fit not in ("cropped", "body"))
 
@@ -422,13 +425,13 @@ def test_a_bright_cube_is_learnt(segmenter: tuple[Segmenter, Annotations]) -> No
     store, samples = untrained.store, untrained.samples
     assert isinstance(store, VolumeStore)
     labels = {row: codes.astype(np.int64) for row, codes in found.codes.items()}
-    spec = SegmentSpec(steps=25, batch_size=4, lr=1e-2, augment=QUICK)
+    spec = SegmentSpec(steps=60, batch_size=4, lr=2e-2, augment=QUICK)
     before, steps = torch.get_rng_state(), list[int]()
     trained = fit_windows(
         untrained.encoder, store, samples, labels, [0, 2], box=BOX, num_classes=2, spec=spec, on_step=steps.append
     )
     assert torch.equal(torch.get_rng_state(), before)
-    assert steps == list(range(1, 26))
+    assert steps == list(range(1, 61))
     assert isinstance(trained.decoder, MaskDecoder)
     scores = {
         name: [dice(slide(each, row, box=BOX).argmax(0).numpy(), labels[row]) for row in (7, 9)]
