@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from bolus.data.batches import augment as module
 from bolus.data.batches import intensities
 from bolus.data.batches.augment import augment, plain, to_unit
+from bolus.data.batches.draws import Draws
 from bolus.data.batches.presets import FOR_VOLUMES, PRESETS, resolve
 from bolus.errors import RecipeError, UsageError
 from bolus.recipe import VOLUME_AUGMENTS, AugmentSpec
@@ -177,7 +179,7 @@ def test_a_crop_shows_its_part() -> None:
 
 def test_crops_have_the_areas_asked_for_and_stay_inside() -> None:
     spec = resolve(still(crop_scale=(0.3, 0.6), crop_ratio=(0.5, 2.0)))
-    theta = module._draw_theta(spec, 2000, torch.Generator().manual_seed(0))
+    theta = module._draw_theta(spec, Draws(0, 1, 2000))
     assert theta is not None
     width, height, x, y = theta[:, 0, 0], theta[:, 1, 1], theta[:, 0, 2], theta[:, 1, 2]
     area, ratio = width * height, width / height
@@ -190,7 +192,7 @@ def test_crops_have_the_areas_asked_for_and_stay_inside() -> None:
 
 
 def test_rotation_stays_within_its_bounds_on_both_sides() -> None:
-    theta = module._draw_theta(resolve(still(rotation=15)), 1000, torch.Generator().manual_seed(0))
+    theta = module._draw_theta(resolve(still(rotation=15)), Draws(0, 1, 1000))
     assert theta is not None
     angle = torch.rad2deg(torch.atan2(theta[:, 0, 1], theta[:, 0, 0]))
     assert -15.001 < angle.min() < -14
@@ -302,3 +304,23 @@ def test_cuda_gives_the_views_of_the_cpu() -> None:
     first = augment(pictures().cuda(), noisy, size=SIZE, views=2, seed=0)
     assert torch.equal(first, augment(pictures().cuda(), noisy, size=SIZE, views=2, seed=0))
     assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+@pytest.mark.parametrize("frames", [None, 3])
+@pytest.mark.parametrize("preset", ["xray", "fundus"])
+def test_some_samples_of_a_batch_get_the_views_of_the_whole(preset: str, frames: int | None) -> None:
+    """So that several processes, each with a part of a batch, see what one process sees."""
+    channels, length = (3 if preset == "fundus" else 1), frames or 1
+    images = torch.rand(6 * length, channels, 40, 40, generator=torch.Generator().manual_seed(5))
+    spec = AugmentSpec(preset=preset, blur=0.5, rotation=20)  # type: ignore[arg-type]
+    named: dict[str, Any] = {"size": 32, "views": 2, "seed": 7, "frames": frames}
+    whole = augment(images, spec, **named)
+    for places in ([0, 1, 2], [3, 4, 5], [4, 1]):
+        some = images.view(6, length, channels, 40, 40)[places].flatten(0, 1)
+        found = augment(some, spec, of=(6, torch.tensor(places)), **named)
+        torch.testing.assert_close(found, whole[:, places], atol=1e-6, rtol=0)
+    noisy = [
+        augment(images[:length], AugmentSpec(preset="none", noise=0.1), of=(6, torch.tensor([place])), **named)
+        for place in (0, 1)
+    ]
+    assert not torch.equal(*noisy), "noise differs between samples that are made apart"

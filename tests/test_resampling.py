@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from bolus.data.batches import augment as module
 from bolus.data.batches.augment import augment, augment_labels, plain
+from bolus.data.batches.draws import Draws
 from bolus.data.batches.presets import resolve
 from bolus.data.batches.resampling import resample
 from bolus.recipe import AugmentSpec
@@ -217,7 +218,7 @@ def test_nothing_moves_against_its_label_map(spec: AugmentSpec, side: int, size:
         rows, columns = (weights.sum(axis) @ place / total for axis in (2, 1))
         return torch.stack([rows, columns], dim=1)
 
-    theta = module._draw_theta(resolve(spec), len(images), torch.Generator().manual_seed(3))
+    theta = module._draw_theta(resolve(spec), Draws(3, 1, len(images)))
     assert theta is not None
     middle = centres.flip(1) * 2 / side  # column and row, from -1 to 1
     place = torch.linalg.solve(theta[:, :, :2], (middle - theta[:, :, 2])[..., None])[..., 0]

@@ -1,4 +1,4 @@
-"""Volumes from a table to a judged encoder: training, windows averaged, evaluation, and what is refused."""
+"""Volumes from a table to a judged encoder: training, embeddings over windows, evaluation, and what is refused."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from bolus.data.batches import volume_views as module
 from bolus.data.batches.augment import augment
+from bolus.data.batches.draws import Draws
 from bolus.data.batches.intensities import blur_matrix, low_resolution_matrix
 from bolus.data.batches.presets import FOR_VOLUMES, PRESETS, resolve
 from bolus.data.batches.resampling import along_axes, resample
@@ -38,9 +39,7 @@ def still(**given: object) -> AugmentSpec:
 def thetas(spec: AugmentSpec, count: int, sides: tuple[int, int, int], size: tuple[int, int, int], seed: int,
            spacing: tuple[float, float, float] = (1, 1, 1)) -> Tensor:  # fmt: skip
     millimetres = torch.tensor(spacing).float().expand(count, 3)
-    drawn = module.draw_theta(
-        resolve(spec, volumes=True), sides, size, millimetres, torch.Generator().manual_seed(seed)
-    )
+    drawn = module.draw_theta(resolve(spec, volumes=True), sides, size, millimetres, Draws(seed, 1, count))
     assert drawn is not None
     return drawn
 
@@ -91,6 +90,10 @@ def test_a_spec_that_changes_nothing_gives_the_plain_view(sides: tuple[int, int,
     kept = augment_volume_labels(labels, still(), size=SIZE, seed=4)
     assert torch.equal(kept, plain_volumes(labels[:, None].float(), size=SIZE)[:, 0].long())
     assert kept.data_ptr() != labels.data_ptr()
+    for dtype in (torch.uint8, torch.uint16, torch.int32):
+        same = augment_volume_labels(labels.to(dtype), still(), size=SIZE, seed=4)
+        assert same.dtype == dtype
+        assert torch.equal(same.long(), kept)
 
 
 # --- geometry

@@ -30,7 +30,7 @@ from bolus.data.images.cache import Quarantined
 from bolus.errors import BolusError, TrainingError
 from bolus.files import NO_ROOM, load_json, read_lines, strict_json, write_json, write_text
 from bolus.provenance import versions
-from bolus.recipe import Recipe
+from bolus.recipe import EncoderSpec, Recipe
 
 # May differ between the parts of one run, because no weight depends on them, or by the order of a sum at most (shard).
 FREE = {
@@ -227,30 +227,34 @@ class Run:
             said = f"no room to write: {os.strerror(error.errno)}; {stands or 'no checkpoint was written yet'}"
             raise TrainingError(f"{said}: make room, then go on with the same command and --resume") from error
 
-    def recognise(self, facts: Mapping[str, Any]) -> list[str]:
+    def recognise(self, facts: Mapping[str, Any], bound: str) -> list[str]:
         """Compare an unfinished run with what it would be resumed with.
 
         Args:
             facts: as given to `create`.
+            bound: why another number of processes would be another training; empty where it would not.
 
         Returns:
             What changed that makes the result differ in its last bits, in sentences.
 
         Raises:
-            TrainingError: images, columns or processes changed, so that it would be another run.
+            TrainingError: images or columns changed, or processes that it is bound to, so that it would be another run.
             BolusError: the run was begun by a version that recorded less than going on needs.
         """
         for key in (*facts, "ancestors"):
             self.record[key]  # what is only needed when the run ends is missed now
-        for key, what in (
-            ("data_hash", "other training images or columns, or by a version that reads them otherwise"),
-            ("processes", "another number of processes"),
-        ):
-            if self.record[key] != facts[key]:
-                raise TrainingError(
-                    f"{self.folder} was started with {what}; resuming would mix two runs: train anew in another folder"
-                )
-        changed = [key for key in ("device", "threads") if self.record[key] != facts[key]]
+        begun = f"{self.folder} was started with"
+        if self.record["data_hash"] != facts["data_hash"]:
+            raise TrainingError(
+                f"{begun} other training images or columns, or by a version that reads them otherwise; resuming would "
+                "mix two runs: train anew in another folder"
+            )
+        if self.record["processes"] != facts["processes"] and bound:
+            raise TrainingError(
+                f"{begun} another number of processes, {self.record['processes']}, and {bound}; resume with as many, "
+                "or train anew in another folder"
+            )
+        changed = [key for key in ("processes", "device", "threads") if self.record[key] != facts[key]]
         changed += [key for key, value in versions().items() if self.record["versions"].get(key) != value]
         return [f"{key} changed since the run began: weights will agree closely, not bit for bit" for key in changed]
 
@@ -340,6 +344,7 @@ class Run:
             f"{len(record['training_patients'])} patients, split "
             f"{record['split_hash']}\n"
             f"- Input: {sample}, in [0, 1], {seen}, {channels} channel(s); ranges and fit are in encoder.json\n"
+            f"{_inflated(recipe.encoder if modality is None else recipe.encoder_of(modality))}"
             "- Not a medical device. Judge it on patients it has not seen: bolus evaluate.\n"
         )
 
@@ -358,6 +363,17 @@ class Run:
             return []
         lines = f"{len(damaged)} line{'' if len(damaged) == 1 else 's'}"
         return [f"{lines} of {self.metrics_path.name} cannot be read and left out, the first is line {damaged[0]}"]
+
+
+def _inflated(spec: EncoderSpec) -> str:
+    """A line of the card for a backbone of images that was given a third dimension; nothing for others."""
+    if not spec.inflated:
+        return ""
+    start = "its pretrained weights" if spec.pretrained else "random weights"
+    return (
+        f"- Inflated: {spec.backbone} is a network of images; {start} were repeated along depth and divided by the "
+        "length of the kernel before training\n"
+    )
 
 
 def _changed(before: Recipe, after: Recipe) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from bolus.data.batches.columns import TrainingColumns
@@ -107,6 +108,26 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         autocast=torch.autocast(device.type, AUTOCAST[precision], enabled=precision != "fp32"),
     )
+
+
+def bound_to_processes(model: Model, recipe: Recipe) -> str:
+    """Why another number of processes would make it another training; empty where only the order of sums changes.
+
+    Batches, views and losses are those of the whole batch, however many processes share it. What is not: statistics of
+    BatchNorm, numbers drawn in a forward or as noise, and augmentations of one's own.
+    """
+    for name, module in model.modules.items():
+        for part in module.modules():
+            if isinstance(part, _BatchNorm) and part.training:
+                return f"BatchNorm's statistics in {name} are those of a process's share of a batch"
+            drops = [value for key, value in vars(part).items() if key in ("p", "drop_prob", "drop_path_rate")]
+            if any(isinstance(value, float) and value > 0 for value in drops):
+                return f"what is dropped at random in {name} is drawn by each process"
+    for images in (recipe.images, *(recipe.images_of(name) for name in recipe.modalities)):
+        augment = resolve_augment(images.augment)
+        if augment.noise or augment.own:
+            return f"{'noise' if augment.noise else 'an augmentation of your own'} is drawn by each process"
+    return ""
 
 
 def check_precision(recipe: Recipe, device: torch.device) -> None:

@@ -27,7 +27,7 @@ from bolus.recipe import Recipe
 from bolus.recipes.keys import Overrides
 from bolus.run import Run
 from bolus.site_key import open_site_key
-from bolus.training.assembly import build_model, check_precision, resolve
+from bolus.training.assembly import bound_to_processes, build_model, check_precision, resolve
 from bolus.training.checkpoint import restore, save_checkpoint
 from bolus.training.compiling import eager, explain_compiling
 from bolus.training.health.conflicts import weigh_conflicts
@@ -103,9 +103,9 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
     samples = open_samples(cohort, recipe.images.unit)  # of clip files, their cohort has a row a frame
     check_precision(recipe, state.device)
     model = build_model(recipe, state.device, TrainingColumns(samples, recipe.bins))
-    unread_loader(cohort, recipe, model.needs, cache)
+    unread = unread_loader(cohort, recipe, model.needs, cache)
     store = open_images(samples.cohort, recipe, cache, quiet)
-    loader = build_loader(samples.cohort, samples, store, recipe, model.needs, state)
+    loader = build_loader(samples.cohort, samples, store, recipe, model.needs, state, before=unread)
 
     step, spent = 0, 0.0
     begun_with: list[HealthFinding] = []  # of pretrained weights, before the first step
@@ -118,7 +118,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
         "threads": torch.get_num_threads(),
     }
     if run.status != "new":
-        warnings += [*run.recognise(facts), *run.torn]
+        warnings += [*run.recognise(facts, bound_to_processes(model, recipe)), *run.torn]
         restored = restore(run.checkpoints, model.modules, model.optimizer)
         if restored is not None:
             step, spent = restored.step, restored.extra["seconds"]

@@ -14,7 +14,8 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn import functional as F
 
-from bolus.data.batches.intensities import draw_blur, draw_colours, recolour, uniform
+from bolus.data.batches.draws import Draws
+from bolus.data.batches.intensities import draw_blur, draw_colours, recolour
 from bolus.data.batches.own import apply_own
 from bolus.data.batches.presets import resolve
 from bolus.data.batches.resampling import resample
@@ -66,7 +67,14 @@ def plain(images: Tensor, *, size: int) -> Tensor:
 
 
 def augment(
-    images: Tensor, spec: AugmentSpec, *, size: int, views: int, seed: int, frames: int | None = None
+    images: Tensor,
+    spec: AugmentSpec,
+    *,
+    size: int,
+    views: int,
+    seed: int,
+    frames: int | None = None,
+    of: tuple[int, Tensor] | None = None,
 ) -> Tensor:
     """Random views; every view of every sample has parameters of its own, which hold for all frames of a clip.
 
@@ -86,6 +94,8 @@ def augment(
         views: V, how many views of each sample.
         seed: of this batch, 0 <= seed < 2**63.
         frames: T, where the images are frames of clips; None for single images.
+        of: where these are some samples of a batch: how many that has, and their places in it, int64 `[N]`; their views
+            are those that the whole batch would get, but for noise and functions of one's own.
 
     Returns:
         Float32 `[V, N, C, size, size]` in [0, 1], on the device of `images`; `[V, N, C, T, size, size]` of clips.
@@ -109,10 +119,10 @@ def augment(
     if not count:
         shape = (channels, size, size) if frames is None else (channels, frames, size, size)
         return images.new_zeros((views, num_images // length, *shape), dtype=torch.float32)
-    generator = torch.Generator().manual_seed(seed)
-    theta = _draw_theta(full, count, generator)  # each step draws its parameters whether or not they are used
-    gain, offset, colour = draw_colours(full, count, generator)
-    sigma, blurred = draw_blur(full, count, generator)
+    draws = Draws(seed, views, num_images // length if of is None else of[0], None if of is None else of[1])
+    theta = _draw_theta(full, draws)  # each step draws its parameters whether or not they are used
+    gain, offset, colour = draw_colours(full, draws)
+    sigma, blurred = draw_blur(full, draws)
 
     with torch.autocast(images.device.type, enabled=False):  # half precision would move the sampling grid
         if theta is None:
@@ -122,13 +132,15 @@ def augment(
         out = recolour(out, gain, offset, colour, length)
         if len(blurred):
             chosen = (blurred[:, None] * length + torch.arange(length)).flatten().to(out.device)
-            width = 2 * math.ceil(2.5 * float(sigma.max())) + 1
+            assert full.blur_sigma is not None
+            width = 2 * math.ceil(2.5 * full.blur_sigma[1]) + 1
             width = min(width, size - 1 + size % 2)  # odd, and no wider than the view, so that reflection has pixels
             sigmas = sigma.repeat_interleave(length).to(out.device)[:, None].expand(-1, 2)
             out[chosen] = gaussian_blur2d(out[chosen], (width, width), sigmas)
         assert full.noise is not None
         if full.noise > 0:
-            source = generator if out.device.type == "cpu" else torch.Generator(out.device).manual_seed(seed)
+            alone = out.device.type == "cpu" and of is None
+            source = draws.generator if alone else torch.Generator(out.device).manual_seed(draws.own_seed())
             out += full.noise * torch.randn(out.shape, generator=source, device=out.device)
         out = out.clamp_(0.0, 1.0)
         if frames is None:
@@ -136,7 +148,7 @@ def augment(
         else:
             out = out.view(views, -1, frames, channels, size, size).transpose(2, 3)
         if full.own:
-            out = apply_own(out.flatten(0, 1), full.own, seed=seed).view(out.shape)
+            out = apply_own(out.flatten(0, 1), full.own, seed=draws.own_seed()).view(out.shape)
     return out
 
 
@@ -170,9 +182,7 @@ def augment_labels(labels: Tensor, spec: AugmentSpec, *, size: int, seed: int) -
         raise UsageError(f"labels: expected integers [N, S, S], found {labels.dtype} {list(labels.shape)}")
     if not len(labels):
         return labels.new_zeros((0, size, size))
-    theta = _draw_theta(
-        resolve(spec, volumes=False), len(labels), torch.Generator().manual_seed(seed)
-    )  # the first that is drawn
+    theta = _draw_theta(resolve(spec, volumes=False), Draws(seed, 1, len(labels)))  # the first that is drawn
     values = labels[:, None].float()
     with torch.autocast(labels.device.type, enabled=False):
         if theta is None:
@@ -189,22 +199,22 @@ def _checked(images: Tensor) -> Tensor:
     return images
 
 
-def _draw_theta(spec: AugmentSpec, count: int, generator: torch.Generator) -> Tensor | None:
+def _draw_theta(spec: AugmentSpec, draws: Draws) -> Tensor | None:
     """Affine maps `[count, 2, 3]` from places in the view to places in the image; None where every one is identity."""
     assert spec.crop_scale is not None
     assert spec.crop_ratio is not None
     assert spec.rotation is not None
     assert spec.flip_horizontal is not None
     assert spec.flip_vertical is not None
-    area = uniform(count, *spec.crop_scale, generator)
-    ratio = uniform(count, math.log(spec.crop_ratio[0]), math.log(spec.crop_ratio[1]), generator)
+    area = draws.uniform(*spec.crop_scale)
+    ratio = draws.uniform(math.log(spec.crop_ratio[0]), math.log(spec.crop_ratio[1]))
     ratio = torch.maximum(torch.minimum(ratio, -area.log()), area.log())  # so that a crop of this area fits
     width, height = (area * ratio.exp()).sqrt(), (area / ratio.exp()).sqrt()
-    x = uniform(count, -1, 1, generator) * (1 - width)
-    y = uniform(count, -1, 1, generator) * (1 - height)
-    angle = uniform(count, -spec.rotation, spec.rotation, generator)
-    mirror_x = 1.0 - 2.0 * (torch.rand(count, generator=generator) < spec.flip_horizontal).float()
-    mirror_y = 1.0 - 2.0 * (torch.rand(count, generator=generator) < spec.flip_vertical).float()
+    x = draws.uniform(-1, 1) * (1 - width)
+    y = draws.uniform(-1, 1) * (1 - height)
+    angle = draws.uniform(-spec.rotation, spec.rotation)
+    mirror_x = 1.0 - 2.0 * draws.chosen(spec.flip_horizontal).float()
+    mirror_y = 1.0 - 2.0 * draws.chosen(spec.flip_vertical).float()
     if spec.crop_scale[0] == 1 and spec.rotation == spec.flip_horizontal == spec.flip_vertical == 0:
         return None
     return _theta(width * mirror_x, height * mirror_y, x, y, angle)

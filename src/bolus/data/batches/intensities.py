@@ -12,21 +12,17 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from bolus.data.batches.draws import Draws
 from bolus.recipe import AugmentSpec
 
 LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601
 # From RGB to luma and the two chroma axes in whose plane a hue is an angle (YIQ).
 YIQ: Final = (LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+FAINT: Final = 1e-7
+"""Of a pixel's share, what float32 does not see; shares near the smallest number make products many times slower."""
 
 
-def uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """Numbers `[count]` between two bounds."""
-    return torch.rand(count, generator=generator) * (high - low) + low
-
-
-def draw_colours(
-    spec: AugmentSpec, count: int, generator: torch.Generator
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def draw_colours(spec: AugmentSpec, draws: Draws) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gain `[count]`, share of the mean `[count]`, colour matrix `[count, 3, 3]`; None where nothing changes.
 
     Brightness b multiplies; contrast c stretches about the view's mean luma m; so together b c x + b (1 - c) m.
@@ -37,10 +33,9 @@ def draw_colours(
     assert spec.saturation is not None
     assert spec.hue is not None
     assert spec.jitter is not None
-    chosen = (torch.rand(count, generator=generator) < spec.jitter).float()
+    chosen = draws.chosen(spec.jitter).float()
     brightness, contrast, saturation, hue = (
-        chosen * uniform(count, -most, most, generator)
-        for most in (spec.brightness, spec.contrast, spec.saturation, spec.hue)
+        chosen * draws.uniform(-most, most) for most in (spec.brightness, spec.contrast, spec.saturation, spec.hue)
     )
     brightness, contrast, saturation = ((1 + value).clamp(min=0) for value in (brightness, contrast, saturation))
     tone = spec.jitter > 0 and (spec.brightness > 0 or spec.contrast > 0)
@@ -49,7 +44,7 @@ def draw_colours(
     if chroma:
         yiq = torch.tensor(YIQ, dtype=torch.float64)
         turn = 2 * math.pi * hue
-        change = torch.zeros(count, 3, 3, dtype=torch.float64)
+        change = torch.zeros(draws.count, 3, 3, dtype=torch.float64)
         change[:, 0, 0] = 1
         change[:, 1, 1] = change[:, 2, 2] = saturation * turn.cos()
         change[:, 1, 2] = -saturation * turn.sin()
@@ -60,13 +55,12 @@ def draw_colours(
     return brightness * contrast, brightness * (1 - contrast), matrix
 
 
-def draw_blur(spec: AugmentSpec, count: int, generator: torch.Generator, axes: int = 1) -> tuple[Tensor, Tensor]:
+def draw_blur(spec: AugmentSpec, draws: Draws, axes: int | None = None) -> tuple[Tensor, Tensor]:
     """Standard deviations in pixels, `[m]` or `[m, axes]`, and the positions of the views they belong to."""
     assert spec.blur is not None
     assert spec.blur_sigma is not None
-    chosen = torch.rand(count, generator=generator) < spec.blur
-    sigma = uniform(count * axes, *spec.blur_sigma, generator)
-    return (sigma if axes == 1 else sigma.view(count, axes))[chosen], chosen.nonzero().flatten()
+    chosen = draws.chosen(spec.blur)
+    return draws.uniform(*spec.blur_sigma, axes)[chosen], chosen.nonzero().flatten()
 
 
 def blur_matrix(sigma: Tensor, side: int) -> Tensor:
@@ -84,7 +78,8 @@ def blur_matrix(sigma: Tensor, side: int) -> Tensor:
     """
     at = torch.arange(side)
     away = (at - at[:, None]).square() / (2 * sigma.square())[:, None, None]
-    return torch.softmax(-away, dim=2)
+    share = torch.softmax(-away, dim=2)
+    return torch.where(share < FAINT, 0.0, share)
 
 
 def low_resolution_matrix(factor: Tensor, side: int) -> Tensor:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from bolus.data.batches.batch import Batch, Sampler, seed_for
 from bolus.data.batches.participants import ParticipantSampler
 from bolus.data.batches.views import random_views, stored_views
+from bolus.data.cohort.coding import Held
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Store, Stored
 from bolus.data.images.clips import Draw, pick_frames
@@ -36,6 +37,8 @@ class Fetched:
         stored: modality -> cached pixels of the local samples; of clips the T frames of each, one clip after the other;
             of volumes a window of each.
         rows: modality -> int64, their places among the local samples.
+        of: modality -> how many samples of it the global batch holds, and the places of the local ones among them;
+            empty where all are local.
         wait: seconds that the consumer waited for it.
         frame_mask: bool `[len(local), T]`, true at real frames; None for images.
         patients: how many different patients the global batch holds; a sample without one counts as one of its own.
@@ -46,6 +49,7 @@ class Fetched:
     local: npt.NDArray[np.int64]
     stored: dict[str, Stored]
     rows: dict[str, npt.NDArray[np.int64]]
+    of: dict[str, tuple[int, torch.Tensor]] = field(default_factory=dict)
     wait: float = 0.0
     frame_mask: npt.NDArray[np.bool_] | None = None
     patients: int = 0
@@ -72,7 +76,7 @@ class Loader:
         store: Store,
         positions: npt.NDArray[np.int64],
         sampler: Sampler | ParticipantSampler,
-        columns: Mapping[str, npt.NDArray[Any]],
+        columns: Mapping[str, npt.NDArray[Any] | Held],
         images: ImagesSpec,
         *,
         seed: int,
@@ -119,8 +123,12 @@ class Loader:
         positions = self.draw(number)
         share = len(positions) // self.processes
         local = np.arange(self.rank * share, (self.rank + 1) * share)
-        modality = self.samples.cohort.modality[self.samples.first_row[positions[local]]]
-        rows = {str(name): np.flatnonzero(modality == name) for name in np.unique(modality)}
+        every = self.samples.cohort.modality[self.samples.first_row[positions]]
+        rows = {str(name): np.flatnonzero(every[local] == name) for name in np.unique(every[local])}
+        of = {}
+        for name, where in rows.items() if self.processes > 1 else ():
+            alike = np.flatnonzero(every == name)
+            of[name] = len(alike), torch.from_numpy(np.searchsorted(alike, local[where]))
         mask = None if self.frames is None else np.empty((len(local), self.frames), np.bool_)
         stored, draw = dict[str, Stored](), self._drawing(number)
         for name, where in rows.items():
@@ -131,7 +139,7 @@ class Loader:
                 mask[where] = real
         patient = self.columns["patient"][positions]
         patients = len(np.unique(patient[patient >= 0])) + int((patient < 0).sum())
-        return Fetched(number, positions, local, stored, rows, frame_mask=mask, patients=patients)
+        return Fetched(number, positions, local, stored, rows, of, frame_mask=mask, patients=patients)
 
     def iterate(self, start: int, stop: int) -> Iterator[Fetched]:
         """Batches `start` to `stop - 1`; up to `AHEAD` of them are read while earlier ones are used."""
@@ -159,9 +167,10 @@ class Loader:
                 self.images_of(name).augment,
                 sides=self.images_of(name).sides,
                 views=self.images.views,
-                seed=seed_for(seed, "augment", name, self.rank),
+                seed=seed_for(seed, "augment", name, 0),
                 device=device,
                 frames=self.frames,
+                of=fetched.of.get(name),
             )
             for name, stored in fetched.stored.items()
         }

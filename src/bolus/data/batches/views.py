@@ -125,7 +125,7 @@ def stored_views(
         assert contract.volume is not None
         box = np.array(contract.volume.size)
         shapes = store.shape[rows, 1:]
-        spare = np.maximum(shapes.max(axis=0) - box, 0)
+        spare = np.maximum(store.largest - box, 0)  # of all, so that a view does not depend on those beside it
         margin = np.minimum(np.rint(box * (ENLARGE - 1) / 2).astype(np.int64), (spare + 1) // 2)
         corners = [
             centred(shape, box) if draw is None else drawn(shape, box, draw(position))
@@ -147,6 +147,7 @@ def random_views(
     seed: int,
     device: torch.device | str,
     frames: int | None = None,
+    of: tuple[int, Tensor] | None = None,
 ) -> Tensor:
     """Random views of what `stored_views` gave, made on the device.
 
@@ -158,6 +159,7 @@ def random_views(
         seed: of this batch.
         device: where.
         frames: T, of clips.
+        of: as of `augment`, where these are some samples of a batch.
 
     Returns:
         Float32 in [0, 1], `[V, N, C, size, size]`; `[V, N, C, T, size, size]` of clips, `[V, N, C, d, h, w]` of
@@ -166,8 +168,9 @@ def random_views(
     unit = stored.unit(device)
     if unit.ndim == 5:
         depth, height, width = sides
-        return augment_volumes(unit, spec, size=(depth, height, width), views=views, seed=seed, spacing=stored.spacing)
-    return augment(unit, spec, size=sides[-1], views=views, seed=seed, frames=frames)
+        box = (depth, height, width)
+        return augment_volumes(unit, spec, size=box, views=views, seed=seed, spacing=stored.spacing, of=of)
+    return augment(unit, spec, size=sides[-1], views=views, seed=seed, frames=frames, of=of)
 
 
 def _windows(

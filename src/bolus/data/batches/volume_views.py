@@ -17,14 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bolus.data.batches.augment import to_unit
-from bolus.data.batches.intensities import (
-    blur_matrix,
-    draw_blur,
-    draw_colours,
-    low_resolution_matrix,
-    recolour,
-    uniform,
-)
+from bolus.data.batches.draws import Draws
+from bolus.data.batches.intensities import blur_matrix, draw_blur, draw_colours, low_resolution_matrix, recolour
 from bolus.data.batches.own import apply_own
 from bolus.data.batches.presets import resolve
 from bolus.data.batches.resampling import along_axes, resample
@@ -61,7 +55,14 @@ def plain_volumes(volumes: Tensor, *, size: Size) -> Tensor:
 
 
 def augment_volumes(
-    volumes: Tensor, spec: AugmentSpec, *, size: Size, views: int, seed: int, spacing: Spacing | None = None
+    volumes: Tensor,
+    spec: AugmentSpec,
+    *,
+    size: Size,
+    views: int,
+    seed: int,
+    spacing: Spacing | None = None,
+    of: tuple[int, Tensor] | None = None,
 ) -> Tensor:
     """Random views of the box about the middle; every view of every volume has parameters of its own.
 
@@ -81,6 +82,7 @@ def augment_volumes(
         views: V, how many views of each volume.
         seed: of this batch, 0 <= seed < 2**63.
         spacing: of the voxels along D, H and W, in mm: three numbers for all, or `[N, 3]`; not finite where unknown.
+        of: as of `augment`.
 
     Returns:
         Float32 `[V, N, C, d, h, w]` in [0, 1], on the device of `volumes`.
@@ -104,12 +106,12 @@ def augment_volumes(
     count = views * num
     if not count:
         return volumes.new_zeros((views, num, channels, *size), dtype=torch.float32)
-    generator = torch.Generator().manual_seed(seed)
+    draws = Draws(seed, views, num if of is None else of[0], None if of is None else of[1])
     with torch.autocast(volumes.device.type, enabled=False):  # half precision would move the sampling grid
         volumes = _filled(to_unit(volumes), size)
-        theta = draw_theta(full, volumes.shape[2:], size, millimetres.repeat(views, 1), generator)  # the first of all
-        colours = draw_colours(full, count, generator)
-        matrices, softened = draw_softness(full, count, size, generator)
+        theta = draw_theta(full, volumes.shape[2:], size, millimetres.repeat(views, 1), draws)  # the first of all
+        colours = draw_colours(full, draws)
+        matrices, softened = draw_softness(full, size, draws)
         if theta is None:
             out = _cut(volumes, size).repeat(views, 1, 1, 1, 1)
         else:
@@ -120,11 +122,12 @@ def augment_volumes(
             out[where] = along_axes(out[where], [each.to(out) for each in matrices])
         assert full.noise is not None
         if full.noise > 0:
-            source = generator if out.device.type == "cpu" else torch.Generator(out.device).manual_seed(seed)
+            alone = out.device.type == "cpu" and of is None
+            source = draws.generator if alone else torch.Generator(out.device).manual_seed(draws.own_seed())
             out += full.noise * torch.randn(out.shape, generator=source, device=out.device)
         out = out.clamp_(0.0, 1.0)
         if full.own:
-            out = apply_own(out, full.own, seed=seed)
+            out = apply_own(out, full.own, seed=draws.own_seed())
     return out.view(views, num, channels, *size)
 
 
@@ -162,19 +165,17 @@ def augment_volume_labels(
     millimetres = _millimetres(spacing, len(labels))
     if not len(labels):
         return labels.new_zeros((0, *size))
-    values = _filled(labels[:, None], size)
+    values = _filled(labels[:, None].long(), size)  # a padding of 16 bits without sign is not to be had
     with torch.autocast(labels.device.type, enabled=False):
-        theta = draw_theta(full, values.shape[2:], size, millimetres, torch.Generator().manual_seed(seed))
+        theta = draw_theta(full, values.shape[2:], size, millimetres, Draws(seed, 1, len(labels)))
         if theta is None:
-            return _cut(values, size)[:, 0].clone()
+            return _cut(values, size)[:, 0].to(labels.dtype, copy=True)
         grid = F.affine_grid(theta.to(values.device), [len(labels), 1, *size], align_corners=False)
         out = F.grid_sample(values.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return out[:, 0].to(labels.dtype)
 
 
-def draw_theta(
-    spec: AugmentSpec, sides: Sequence[int], size: Size, spacing: Tensor, generator: torch.Generator
-) -> Tensor | None:
+def draw_theta(spec: AugmentSpec, sides: Sequence[int], size: Size, spacing: Tensor, draws: Draws) -> Tensor | None:
     """Affine maps `[M, 3, 4]` from places in the view to places in the volume; None where every one is the box.
 
     A view is a box of voxels as they are, cut to the crop's share of it, stretched, turned about its own middle, and
@@ -186,7 +187,7 @@ def draw_theta(
         sides: voxels of the volume along D, H and W, no fewer than the view's.
         size: voxels of the view along D, H and W.
         spacing: `[M, 3]` in mm, along D, H and W; only their ratios matter.
-        generator: on the CPU.
+        draws: of these M views.
     """
     assert spec.crop_scale is not None
     assert spec.crop_ratio is not None
@@ -196,17 +197,16 @@ def draw_theta(
     assert spec.flip_horizontal is not None
     assert spec.flip_vertical is not None
     assert spec.flip_depth is not None
-    count = len(spacing)
-    share = uniform(count, *spec.crop_scale, generator).log() / 3  # of each axis, if the crop is a cube
-    ratio = uniform(count, math.log(spec.crop_ratio[0]), math.log(spec.crop_ratio[1]), generator) / 2
+    share = draws.uniform(*spec.crop_scale).log() / 3  # of each axis, if the crop is a cube
+    ratio = draws.uniform(math.log(spec.crop_ratio[0]), math.log(spec.crop_ratio[1])) / 2
     ratio = torch.maximum(torch.minimum(ratio, -share), share)  # so that a crop of this share fits
-    stretch = uniform(3 * count, 1 - spec.stretch, 1 + spec.stretch, generator).view(count, 3)
+    stretch = draws.uniform(1 - spec.stretch, 1 + spec.stretch, 3)
     extent = torch.stack([share + ratio, share - ratio, share], dim=1).exp() * stretch  # x, y, z; 1: the whole box
-    away = uniform(3 * count, -1, 1, generator).view(count, 3) * (1 - extent).clamp(min=0)
-    about_z = uniform(count, -spec.rotation, spec.rotation, generator)
-    about_x, about_y = (uniform(count, -spec.tilt, spec.tilt, generator) for _ in range(2))
+    away = draws.uniform(-1, 1, 3) * (1 - extent).clamp(min=0)
+    about_z = draws.uniform(-spec.rotation, spec.rotation)
+    about_x, about_y = (draws.uniform(-spec.tilt, spec.tilt) for _ in range(2))
     flips = (spec.flip_horizontal, spec.flip_vertical, spec.flip_depth)
-    mirror = torch.stack([1.0 - 2.0 * (torch.rand(count, generator=generator) < flip).float() for flip in flips], dim=1)
+    mirror = torch.stack([1.0 - 2.0 * draws.chosen(flip).float() for flip in flips], dim=1)
     if spec.crop_scale[0] == 1 and spec.rotation == spec.tilt == spec.stretch == 0 and not any(flips):
         return None
 
@@ -227,20 +227,19 @@ def _turn(degrees: Tensor, one: int, other: int) -> Tensor:
     return turn
 
 
-def draw_softness(spec: AugmentSpec, count: int, size: Size, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
+def draw_softness(spec: AugmentSpec, size: Size, draws: Draws) -> tuple[list[Tensor], Tensor]:
     """What blurs views or lowers their resolution: a matrix for x, y and z, each `[m, s, s]`, and the m views' places.
 
     Args:
         spec: resolved for volumes.
-        count: of all views.
         size: voxels of a view along D, H and W.
-        generator: on the CPU.
+        draws: of these views.
     """
     assert spec.low_resolution is not None
     assert spec.low_resolution_factor is not None
-    sigma, blurred = draw_blur(spec, count, generator, axes=3)
-    lowered = (torch.rand(count, generator=generator) < spec.low_resolution).nonzero().flatten()
-    factor = uniform(3 * count, *spec.low_resolution_factor, generator).view(count, 3)[lowered]
+    sigma, blurred = draw_blur(spec, draws, axes=3)
+    lowered = draws.chosen(spec.low_resolution).nonzero().flatten()
+    factor = draws.uniform(*spec.low_resolution_factor, 3)[lowered]
     softened = torch.unique(torch.cat([blurred, lowered]))
     matrices = []
     for axis, side in enumerate(size[::-1]):

@@ -205,10 +205,10 @@ def mask_logits(encoder: Encoder, decoder: MaskDecoder, images: Tensor) -> Tenso
     Args:
         encoder: whose maps the decoder reads.
         decoder: of that encoder.
-        images: `[N, C, S, S]`, float32 in [0, 1]; of volumes, `[N, C, d, h, w]`.
+        images: `[N, C, S, S]`, or volumes `[N, C, D, H, W]` of an encoder of volumes, float32 in [0, 1].
 
     Returns:
-        `[N, K, S, S]`, float32, with gradients; of volumes, `[N, K, d, h, w]`.
+        `[N, K, S, S]` or `[N, K, D, H, W]`, float32, with gradients.
 
     Example:
         >>> from bolus.encoders.building import build_encoder

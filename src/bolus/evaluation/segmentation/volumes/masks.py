@@ -18,10 +18,9 @@ from bolus.data.readers.masks import read_labels
 from bolus.data.readers.nifti import read_affine
 from bolus.data.readers.own import Readers, open_readers
 from bolus.data.readers.readers import naming, quiet
-from bolus.data.volumes.dicom import find_slices
-from bolus.data.volumes.placing import lay
+from bolus.data.volumes.layout import find_layout
 from bolus.data.volumes.reading import read_volume
-from bolus.data.volumes.volume import Affine, Volume, turn_to_canonical
+from bolus.data.volumes.volume import Affine, Volume
 from bolus.errors import BolusError, ImageError, name_rows
 from bolus.evaluation.segmentation.annotation import Annotations, annotate, refuse_without_masks
 from bolus.evaluation.segmentation.volumes.place import Place
@@ -110,10 +109,12 @@ def labels_on(
         raise ImageError(
             f"expected one mask for the volume, or one for each of its {len(paths)} rows, found {len(files)}"
         )
-    beside = _kind(paths[0], readers)
-    labels = _as_volume(labels, paths, frames, beside)
+    layout = find_layout(paths, frames, readers=readers)
+    if len(labels) != len(layout.places):
+        raise ImageError(f"expected {len(layout.places)} slices, as its image has, found {len(labels)}")
+    labels = layout.lay(labels)
     _check_size(labels, volume)
-    return labels, beside != "NIfTI"
+    return labels, _kind(paths[0], readers) != "NIfTI"
 
 
 def _read(samples: Samples, readers: Readers, position: int) -> tuple[RowMask, Place | None]:
@@ -167,26 +168,6 @@ def _on_affine(
     if apart := why_apart(volume.affine, affine):
         raise ImageError(apart)
     return np.ascontiguousarray(labels), True
-
-
-def _as_volume(labels: NDArray[np.int64], paths: Sequence[Path], frames: Frames, kind: str) -> NDArray[Any]:
-    """Slices that lie on those of a volume's files, in their order, turned as the volume is."""
-    if kind == "NIfTI":
-        numbers = [frame if frame is not None else place for place, frame in enumerate(frames)]
-        labels = labels[np.argsort(numbers, kind="stable")] if len(numbers) == len(labels) else labels
-        return np.ascontiguousarray(labels[:, ::-1, ::-1])
-    if kind != "DICOM":
-        return labels
-    slices = [found for path, frame in zip(paths, frames, strict=True) for found in find_slices(path, [frame])]
-    if len(slices) != len(labels):
-        raise ImageError(f"expected a mask of {len(slices)} slices, as its image, found {len(labels)}")
-    first = dict[tuple[str, Any], int]()
-    for number, each in enumerate(slices):  # those that are there twice are taken once, as `read_volume` does
-        first.setdefault((each.uid or f"{number}", each.plane.position), number)
-    kept = list(first.values())
-    grid = lay([slices[number].plane for number in kept])
-    labels = labels[kept][grid.order]
-    return labels if grid.affine is None else np.ascontiguousarray(turn_to_canonical(labels, grid.affine)[0])
 
 
 def _check_size(labels: NDArray[Any], volume: Volume) -> None:

@@ -65,13 +65,14 @@ class Grid:
         return found
 
 
-def grid_of(place: Place, contract: Preprocessing, read: Callable[[], Volume]) -> Grid:
+def grid_of(place: Place, contract: Preprocessing, read: Callable[[], Volume], modality: str = "") -> Grid:
     """The grid that the cache keeps a volume on.
 
     Args:
         place: of the volume.
         contract: of an encoder of volumes.
         read: the volume again, for a contract that cuts to the body, which only its voxels tell.
+        modality: as the table says it, for files that do not.
 
     Raises:
         ImageError, TooLargeError: as `bolus.data.volumes.cache.fitting.fit_volume`.
@@ -86,7 +87,7 @@ def grid_of(place: Place, contract: Preprocessing, read: Callable[[], Volume]) -
     assert contract.volume is not None
     start = np.eye(4) if place.affine is None else place.affine
     if contract.volume.foreground:
-        volume = crop_foreground(replace(read(), affine=start))
+        volume = crop_foreground(replace(read(), affine=start), modality=modality)
     else:
         blank = np.zeros((1, *place.shape), np.float32)
         volume = Volume(blank, place.spacing, start, Range(0.0, 1.0, "unit"), 8, False)

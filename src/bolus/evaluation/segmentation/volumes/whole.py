@@ -90,7 +90,8 @@ class Whole:
         """Of the volume that begins in a row."""
         if row not in self.grids:
             place = self.annotations.places[row]
-            self.grids[row] = found = grid_of(place, self.contract, lambda: self._again(row))
+            modality = str(self.samples.cohort.modality[row])
+            self.grids[row] = found = grid_of(place, self.contract, lambda: self._again(row), modality)
             if found.shape != tuple(self.store.shape[row, 1:].tolist()):
                 which = name_rows([self.samples.cohort.origin[row]])
                 raise EvaluationError(f"{which}: the volume was changed since it was cached")
