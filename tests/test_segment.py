@@ -708,7 +708,7 @@ WRONG: dict[str, tuple[Any, type[BolusError], str]] = {
 def test_wrong_masks_are_named_before_anything_is_trained(
     encoder: Path, cohort: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "fit_segmenter", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("bolus.evaluation.segmentation.slices.fit_segmenter", lambda *_, **__: pytest.fail("trained"))
     damage, kind, said = WRONG[name]
     damage(cohort)
     with pytest.raises(kind) as caught:

@@ -151,8 +151,8 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json")
 
 
-def test_plans_and_masks_are_not_of_volumes_yet(folder: Path, run: Run) -> None:
+def test_plans_are_not_of_volumes_yet_and_masks_need_their_column(folder: Path, run: Run) -> None:
     with pytest.raises(UsageError, match="plan composes recipes for images, slices and clips"):
         plan(cohort(folder), unit="volume")
-    with pytest.raises(EvaluationError, match="is of single images, and this encoder sees volumes"):
+    with pytest.raises(EvaluationError, match="no column has the role mask"):
         judge(task_of("segment"), run.folder, cohort(folder), Judging(cache=folder / "cache"))

@@ -48,7 +48,8 @@ def check_task(task: Task, cohort: Cohort, recipe: Recipe) -> None:
         EvaluationError, CohortError, UsageError: as the evaluation itself.
     """
     if task.wants.images:
-        refuse_views(task.wants.one, unit=recipe.images.unit, mirrored=recipe.images.mirror is not None)
+        mirrored = recipe.images.mirror is not None
+        refuse_views(task.wants.one, unit=recipe.images.unit, mirrored=mirrored, volumes=task.wants.volumes)
     if task.wants.one and recipe.encoders == "per_modality":
         raise EvaluationError(f"{task.wants.one} needs one encoder for all modalities, not encoders=per_modality")
     tasks.check(task, open_samples(cohort, {"slice": "image"}.get(recipe.images.unit, recipe.images.unit)))

@@ -32,10 +32,12 @@ class Wants:
         one: what needs one encoder for all modalities, and images of one size, for the message; empty where nothing
             does.
         images: an encoder of single images that are not mirrored, as masks are.
+        volumes: where it is so, one of volumes will do as well.
     """
 
     one: str = ""
     images: bool = False
+    volumes: bool = False
 
 
 @dataclass(frozen=True)

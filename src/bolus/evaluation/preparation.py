@@ -165,7 +165,8 @@ def prepare(
     judged = open_encoder(source, size=judging.size)
     if task.wants.images:
         contract = judged.preprocessing
-        refuse_views(task.wants.one, unit=contract.unit, mirrored=contract.mirror is not None)
+        mirrored = contract.mirror is not None
+        refuse_views(task.wants.one, unit=contract.unit, mirrored=mirrored, volumes=task.wants.volumes)
     others = open_baselines(judging.baselines, judged)
     samples = samples_of(judged, Cohort.open(cohort))
     if task.wants.one:
@@ -181,14 +182,14 @@ def prepare(
     return stand_beside(prepared)
 
 
-def refuse_views(wanted_by: str, *, unit: str, mirrored: bool) -> None:
-    """Raise EvaluationError where an encoder does not see single images as they are, as masks are of.
+def refuse_views(wanted_by: str, *, unit: str, mirrored: bool, volumes: bool = False) -> None:
+    """Raise EvaluationError where an encoder does not see single images (or volumes) as they are, as masks are of.
 
     >>> refuse_views("segmentation", unit="clip", mirrored=False)
     Traceback (most recent call last):
     bolus.errors.EvaluationError: segmentation is of single images, and this encoder sees clips
     """
-    if unit in ("clip", "volume"):
+    if unit == "clip" or (unit == "volume" and not volumes):
         raise EvaluationError(f"{wanted_by} is of single images, and this encoder sees {unit}s")
     if mirrored:
         raise EvaluationError(

@@ -23,7 +23,7 @@ from bolus.device import device
 from bolus.embedding.opening import open_store, remarks_on, samples_of
 from bolus.embedding.seen import note_seen_images
 from bolus.encoders.modalities import one_encoder
-from bolus.errors import ImageError, UsageError, name_rows, require
+from bolus.errors import EvaluationError, ImageError, UsageError, name_rows, require
 from bolus.evaluation.segmentation.annotation import find_natives
 from bolus.evaluation.segmentation.saved import SavedSegmenter, load_segmenter
 from bolus.evaluation.segmentation.segmenter import Segmenter
@@ -67,7 +67,7 @@ def predict_masks(
 
     Raises:
         UsageError: an output folder with files in it, an unknown format, or a column that the table does not have.
-        EvaluationError, EncoderError, CohortError: segmenter or cohort cannot be opened.
+        EvaluationError, EncoderError, CohortError: segmenter or cohort cannot be opened; a segmenter of volumes.
         MissingPackageError: highdicom is not installed, where SEG is asked for.
     """
     if written_as not in ("nifti", "dicom-seg"):
@@ -78,6 +78,10 @@ def predict_masks(
     if written_as == "dicom-seg":
         require("highdicom", "DICOM segmentation objects (SEG)")
     saved = load_segmenter(folder)
+    if saved.judged.preprocessing.volume is not None:
+        raise EvaluationError(
+            "masks of volumes are not predicted yet: this segmenter is of volumes, and is judged alone"
+        )
     samples = samples_of(saved.judged, opened)
     cohort, store = samples.cohort, open_store(saved.judged, samples.cohort, cache=cache)
     encoder = one_encoder(saved.judged.encoder, wanted_by="segmentation").to(device())

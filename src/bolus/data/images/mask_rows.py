@@ -120,7 +120,7 @@ def _match(
     image, mask = affines
     placed = image is None and mask is None
     if image is not None and mask is not None and whole:
-        apart = _apart(image, mask)
+        apart = why_apart(image, mask)
         if apart:
             return RowMask(None, apart)
         placed = True
@@ -133,8 +133,12 @@ def _affine(path: Path, readers: Readers) -> Affine | None:
         return read_affine(path) if kind == "NIfTI" else None
 
 
-def _apart(image: Affine, mask: Affine) -> str:
-    """How two affines differ, or nothing."""
+def why_apart(image: Affine, mask: Affine) -> str:
+    """How the affines of an image and of its mask differ, or nothing where they agree by 1e-3 of a voxel.
+
+    >>> why_apart(np.eye(4), np.diag([1.0, 1, 2, 1]))
+    'the affines of mask and image differ in the direction of their axes or the size of their voxels'
+    """
     steps = np.linalg.norm(image[:3, :3], axis=0)
     if (np.abs(mask - image)[:3, :3] > CLOSE * steps).any():
         return "the affines of mask and image differ in the direction of their axes or the size of their voxels"

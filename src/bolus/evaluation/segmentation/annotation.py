@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.images.mask_rows import MOST_LABELS, UNPLACED, Native, RowMask, Spacing, mask_files, read_masks
 from bolus.data.images.sources import in_threads
 from bolus.data.pixels.image import Image
@@ -18,12 +18,15 @@ from bolus.data.readers.frames import read_frames
 from bolus.data.readers.own import Readers, open_readers
 from bolus.data.readers.readers import read_image
 from bolus.errors import BolusError, CohortError, EvaluationError, UsageError, name_rows
+from bolus.evaluation.segmentation.volumes.place import Place
 from bolus.evaluation.statistics.metrics import IntArray
 
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
     """What the masks of the training and test rows say; those of validation rows are not read.
+
+    Of volumes a row is the first of its volume, and a size is that of all its voxels, `[D, H, W]`.
 
     Args:
         names: of the foreground classes 1..K-1, in the order of their labels.
@@ -33,6 +36,7 @@ class Annotations:
         notes: what a reader must know, in sentences.
         aspect: row -> `Image.aspect`, of the same rows as `codes`.
         labels: of the foreground classes, what the masks hold for them.
+        places: of volumes, row -> where its voxels lie, of the same rows as `codes`.
     """
 
     names: tuple[str, ...]
@@ -42,6 +46,7 @@ class Annotations:
     notes: tuple[str, ...] = ()
     aspect: Mapping[int, float] = field(default_factory=dict)
     labels: tuple[int, ...] = ()
+    places: Mapping[int, Place] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -67,9 +72,8 @@ def read_annotations(cohort: Cohort, classes: Mapping[int, str] | None = None) -
             and is in no training mask.
         UsageError: as `check_classes`.
     """
-    if "mask" not in cohort.roles:
-        raise EvaluationError("no column has the role mask: name the column of the mask files (--role mask=COLUMN)")
-    wanted = check_classes(classes)
+    refuse_without_masks(cohort)
+    check_classes(classes)
     given = ~cohort.absent("mask")
     rows = np.flatnonzero(given & np.isin(cohort.split, ("train", "test"))).tolist()
     files, readers = mask_files(cohort, rows), open_readers(cohort.spec.readers)
@@ -82,9 +86,35 @@ def read_annotations(cohort: Cohort, classes: Mapping[int, str] | None = None) -
     found: dict[int, RowMask] = {}
     for of_file, masks in zip(files.values(), in_threads(read, list(files.items())), strict=True):
         found.update(zip(of_file, masks, strict=True))
-    refuse_wrong(cohort, {row: found[row].wrong for row in rows}, "masks cannot be used")
+    return annotate(cohort, {row: found[row] for row in rows}, classes)
+
+
+def refuse_without_masks(cohort: Cohort) -> None:
+    """An EvaluationError where no column has the role mask."""
+    if "mask" not in cohort.roles:
+        raise EvaluationError("no column has the role mask: name the column of the mask files (--role mask=COLUMN)")
+
+
+def annotate(
+    samples: Cohort | Samples,
+    found: Mapping[int, RowMask],
+    classes: Mapping[int, str] | None,
+    places: Mapping[int, Place] | None = None,
+    notes: Sequence[str] = (),
+) -> Annotations:
+    """The classes of masks that were read; Args and Raises else as `read_annotations`.
+
+    Args:
+        samples: of volumes; or the cohort, of which each row is an image.
+        found: row -> its mask, of all training and test rows that have one.
+        classes: label -> name.
+        places: of volumes, row -> where its voxels lie.
+        notes: what the reader of the masks has to say.
+    """
+    cohort = samples.cohort if isinstance(samples, Samples) else samples
+    refuse_wrong(cohort, {row: each.wrong for row, each in found.items()}, "masks cannot be used")
     labels = {row: np.unique(item.labels) for row, item in found.items() if item.labels is not None}
-    wanted = _classes_of(cohort, labels, wanted)
+    wanted = _classes_of(samples, labels, check_classes(classes))
     known = np.array(sorted({0, *wanted}), dtype=np.int64)
     strange = {row: values[~np.isin(values, known)] for row, values in labels.items()}
     asked = ", ".join(map(str, known.tolist()))
@@ -101,9 +131,10 @@ def read_annotations(cohort: Cohort, classes: Mapping[int, str] | None = None) -
     names = tuple(wanted[label] for label in meant)
     spacing = {row: item.spacing for row, item in found.items() if item.spacing is not None}
     unplaced = [int(cohort.origin[row]) for row, item in found.items() if not item.placed]
-    notes = (f"masks of {name_rows(sorted(unplaced))} are {UNPLACED}",) if unplaced else ()
+    said = [f"masks of {name_rows(sorted(unplaced))} are {UNPLACED}"] if unplaced else []
     aspect = {row: found[row].aspect for row in codes}
-    return Annotations(names, codes, spacing, frozenset(found) - frozenset(codes), notes, aspect, meant)
+    unread = frozenset(found) - frozenset(codes)
+    return Annotations(names, codes, spacing, unread, (*notes, *said), aspect, meant, places or {})
 
 
 def check_classes(classes: Mapping[int, str] | None) -> dict[int, str]:
@@ -132,11 +163,12 @@ def check_classes(classes: Mapping[int, str] | None) -> dict[int, str]:
     return named
 
 
-def _classes_of(cohort: Cohort, labels: Mapping[int, IntArray], named: Mapping[int, str]) -> dict[int, str]:
+def _classes_of(samples: Cohort | Samples, labels: Mapping[int, IntArray], named: Mapping[int, str]) -> dict[int, str]:
     """The classes that were named, or those of the training masks; an error where there is nothing to learn one of."""
-    training = [labels[row] for row in labels if cohort.split[row] == "train"]
+    split = samples.cohort.split if isinstance(samples, Samples) else samples.split
+    training = [labels[row] for row in labels if split[row] == "train"]
     if not training:
-        raise EvaluationError(f"there is no mask to train on: {why_without(cohort, 'train', labels)}")
+        raise EvaluationError(f"there is no mask to train on: {why_without(samples, 'train', labels)}")
     seen = [int(label) for label in np.unique(np.concatenate(training)) if label != 0]
     if not seen:
         raise EvaluationError(f"the {len(training)} training masks hold nothing but label 0, the background")
@@ -154,22 +186,26 @@ def _classes_of(cohort: Cohort, labels: Mapping[int, IntArray], named: Mapping[i
     return {label: str(label) for label in seen}
 
 
-def why_without(cohort: Cohort, side: str, usable: Iterable[int]) -> str:
+def why_without(samples: Cohort | Samples, side: str, usable: Iterable[int]) -> str:
     """How many images of one side of the split have no mask, or cannot be read, or are not there at all.
 
     Args:
-        cohort: with masks.
+        samples: of a cohort with masks; or the cohort, of which each row is an image.
         side: train or test.
-        usable: rows with a mask and an image.
+        usable: rows with a mask and an image; of volumes, the first rows.
     """
-    rows = np.flatnonzero(cohort.split == side)
+    samples = samples if isinstance(samples, Samples) else samples.samples("image")
+    cohort = samples.cohort
+    positions = np.flatnonzero(cohort.split[samples.first_row] == side)
+    rows = samples.first_row[positions]
+    thing = "volume" if samples.unit == "volume" else "image"
     whose = {"train": "training", "val": "validation"}.get(side, side)
     if not len(rows):
         return f"the cohort has no {whose} patient"
-    masked = ~cohort.absent("mask")[rows]
+    masked = ~samples.readable(cohort.absent("mask"))[positions]  # every row has one
     without, unread = int((~masked).sum()), int((masked & ~np.isin(rows, list(usable))).sum())
     return (
-        f"of {len(rows)} {whose} image{'' if len(rows) == 1 else 's'} {without} {'has' if without == 1 else 'have'} "
+        f"of {len(rows)} {whose} {thing}{'' if len(rows) == 1 else 's'} {without} {'has' if without == 1 else 'have'} "
         f"no mask, and {unread} with a mask cannot be read{' (bolus check says why)' if unread else ''}"
     )
 

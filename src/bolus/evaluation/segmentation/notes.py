@@ -30,19 +30,30 @@ def notes_on_data(
     num_labelled: int,
     numbers: Sequence[int],
     spec: SegmentSpec,
-    fit: Fit,
+    batch: str,
+    seen: Sequence[str],
 ) -> list[str]:
-    """Of patients, classes, training, and what the scores are in."""
+    """Of patients, classes, training, and what the scores are in.
+
+    Args:
+        annotations: of all that has masks.
+        volumes: the test volumes.
+        num_labelled: training patients with masks.
+        numbers: of labelled patients, ascending.
+        spec: how segmenters are trained.
+        batch: what a step sees.
+        seen: what the encoder sees of the volumes, in sentences.
+    """
     people = len({volume.patient for volume in volumes})
     trained = "encoder and decoder" if spec.whole else "the decoder alone"
     which = f"{count(len(volumes), 'test volume')} of {count(people, 'patient')}"
     notes = [
         f"{count(num_labelled, 'training patient')} {'has' if num_labelled == 1 else 'have'} masks; {which}",
         f"classes: {', '.join(annotations.names)}",
-        f"{trained} learnt for {count(spec.steps, 'step')} of {spec.batch_size} slices, whatever number was labelled",
+        f"{trained} learnt for {count(spec.steps, 'step')} of {batch}, whatever number was labelled",
         "nothing was chosen: the last weights are judged, and validation patients are not used",
         *annotations.notes,
-        *cropped_off(volumes, fit),
+        *seen,
     ]
     in_voxels = why_in_voxels(volumes)
     if in_voxels:

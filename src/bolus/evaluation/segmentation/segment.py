@@ -18,8 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bolus.data.batches.batch import seed_for
-from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
-from bolus.data.readers.masks import to_square
+from bolus.data.cohort.cohort import CohortLike, Samples
 from bolus.embedding.seen import remember_training
 from bolus.encoders.modalities import one_encoder
 from bolus.errors import EvaluationError
@@ -34,9 +33,10 @@ from bolus.evaluation.segmentation.notes import (
     notes_on_data,
 )
 from bolus.evaluation.segmentation.options import SegmentSpec
-from bolus.evaluation.segmentation.overlays import draw_middle, save_picture
+from bolus.evaluation.segmentation.overlays import save_picture
 from bolus.evaluation.segmentation.saved import save_segmenter
-from bolus.evaluation.segmentation.segmenter import draw_labelled, fit_segmenter
+from bolus.evaluation.segmentation.segmenter import draw_labelled
+from bolus.evaluation.segmentation.slices import Slices
 from bolus.evaluation.segmentation.stacks import find_volumes, true_sizes
 from bolus.evaluation.segmentation.task import TARGET, Segment
 from bolus.evaluation.segmentation.volume_scores import (
@@ -46,6 +46,8 @@ from bolus.evaluation.segmentation.volume_scores import (
     score_volumes,
     tabulate_scores,
 )
+from bolus.evaluation.segmentation.volumes.masks import read_volume_masks
+from bolus.evaluation.segmentation.volumes.whole import Whole, find_whole
 from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.metrics import IntArray
@@ -125,8 +127,11 @@ def evaluate_segment(
     (`overlap.count_misses`): every encoder is judged on the same volumes. `dice_pcl` pools all voxels of all volumes,
     as PCL's code does. The last weights are taken: nothing is chosen, and validation patients are not used.
 
+    An encoder of volumes is trained on windows of them, and draws by windows that slide
+    (`bolus.evaluation.segmentation.volumes`); masks are of whole volumes, and `surface_dice` is reported as well.
+
     Args:
-        source: run folder, encoder folder or hub name; of single images.
+        source: run folder, encoder folder or hub name; of single images, or of volumes.
         cohort: cohort.yaml, a table with conventional column names, or an open cohort; with the role mask.
         target: `mask`.
         labelled: numbers M of labelled training patients.
@@ -141,15 +146,16 @@ def evaluate_segment(
             `evaluations/`.
         size: input pixels of an encoder that does not state them.
         cache: cache folder; the user's where None.
-        overlays: write so many pictures at most, a test volume each: its middle slice with the outlines of truth and
-            prediction (judged encoder, most labelled patients, first draw).
+        overlays: write so many pictures at most, a test volume each: its middle slice (of an encoder of volumes, the
+            one with most of the truth) with the outlines of truth and prediction (judged encoder, most labelled
+            patients, first draw).
         quiet: show no progress.
 
     Raises:
         EvaluationError: no role mask, an encoder of clips or of mirrored sides, fewer training patients with masks than
             the largest M, no test volume, or a training whose loss is not finite, with its encoder, M, draw and step.
         CohortError: masks that cannot be used, or slices without a place in their volume, with their rows (see
-            `read_annotations`, `find_volumes`).
+            `read_annotations`, `find_volumes`, `read_volume_masks`).
         LeakageError: the encoder was trained on validation or test patients of the cohort.
         UsageError: numbers out of range, another target or classes that cannot be, before anything is read; or a size
             for an encoder that states its own.
@@ -167,9 +173,16 @@ def ask(task: Segment, samples: Samples, *, seed: int = 0) -> Annotations:
             volume.
         CohortError: masks that cannot be used, or slices without a place in their volume.
     """
-    found = read_annotations(samples.cohort, task.classes)
-    _labelled_rows(samples.cohort, found, None, max(task.labelled))
-    find_volumes(samples.cohort, found)
+    task.spec.check_unit(samples.unit)
+    if samples.unit == "volume":
+        found = read_volume_masks(samples, task.classes)
+    else:
+        found = read_annotations(samples.cohort, task.classes)
+    _labelled_rows(samples, found, None, max(task.labelled))
+    if samples.unit == "volume":
+        find_whole(samples, found)
+    else:
+        find_volumes(samples.cohort, found)
     return found
 
 
@@ -186,14 +199,14 @@ def answers(task: Segment, folder: Path, patient: Callable[[pd.Series[Any]], Int
 def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
     store, samples, annotations, judging = prepared.store, prepared.samples, prepared.asked, prepared.judging
     cohort, spec, numbers, seed = samples.cohort, task.spec, task.labelled, judging.seed
-    training = _labelled_rows(cohort, annotations, store.readable, numbers[-1])
-    volumes, notes = find_volumes(cohort, annotations, store.readable)
+    known = (Whole if samples.unit == "volume" else Slices)(annotations, prepared, spec)
+    training = _labelled_rows(samples, annotations, store.readable, numbers[-1])
+    volumes, notes = known.find()
     in_mm = all(volume.spacing is not None for volume in volumes)
     patients = cohort.encoded("patient")
     num_labelled = len(np.unique(patients[training]))
     encoders = {name: one_encoder(each, wanted_by="segmentation") for name, each in prepared.encoders().items()}
     folder = prepared.folder(f"segment-{TARGET}")
-    squares, fit = _Squares(annotations, prepared), store.preprocessing.fit
     scores: dict[SegmenterKey, list[VolumeScores]] = {(name, number): [] for number in numbers for name in encoders}
     drawn = dict[tuple[int, int], IntArray]()
     tables, pictures = [], list[tuple[str, NDArray[np.uint8]]]()
@@ -202,7 +215,7 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
 
     def draw(number: int, predicted: IntArray) -> None:
         if number < task.overlays:
-            picture = draw_middle(store, volumes[number], predicted)
+            picture = known.draw(volumes[number], predicted)
             pictures.append((f"overlay-row{first[number]}.png", picture))
 
     with Meter("training segmenters, step", len(scores) * task.repeats * spec.steps, quiet=judging.quiet) as meter:
@@ -212,23 +225,21 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
             for name, encoder in encoders.items():
                 where = f"{name}, {count(number, 'labelled patient')}, draw {repeat + 1}"
                 try:
-                    trained = fit_segmenter(
-                        encoder,
-                        store,
-                        samples,
-                        squares.of(rows),
-                        rows,
-                        num_classes=annotations.num_classes,
-                        spec=spec,
-                        seed=seed_for(seed, "segment", repeat),
-                        on_step=_counter(meter, where),
-                    )
+                    given: Any = {"seed": seed_for(seed, "segment", repeat), "on_step": _counter(meter, where)}
+                    trained = known.fit(encoder, rows, **given)
                 except EvaluationError as error:
                     raise EvaluationError(f"{where}: {error}") from error
                 shown = (number, repeat, name) == (numbers[-1], 0, next(iter(encoders)))
                 if shown:
                     kept = trained, rows
-                found = score_volumes(trained, volumes, in_mm=in_mm, on_volume=draw if shown else None)
+                found = score_volumes(
+                    trained,
+                    volumes,
+                    in_mm=in_mm,
+                    on_volume=draw if shown else None,
+                    predict=known.predict,
+                    tolerance=known.tolerance,
+                )
                 scores[name, number].append(found)
                 about: dict[str, int | str] = {"labelled_patients": number, "repeat": repeat, "encoder": name}
                 tables.append(tabulate_scores(found, first, annotations.names, about, distance, sizes))
@@ -247,7 +258,8 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
         draws=judging.draws,
         recipe_hash=prepared.origin.recipe_hash,
     )
-    said = notes_on_data(annotations, volumes, num_labelled, numbers, spec, fit)
+    seen = known.notes(volumes)
+    said = notes_on_data(annotations, volumes, num_labelled, numbers, spec, known.batch, seen)
     said += [*classes_not_drawn(annotations, drawn), *classes_invented(scores), *classes_missed(scores, distance)]
     notes = [*said, *notes, *prepared.notes]
     evaluation = Segmentation(results, pd.concat(tables, ignore_index=True), folder, notes)
@@ -266,30 +278,17 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
     return evaluation
 
 
-class _Squares:
-    """Label maps at the cached size, made when they are first asked for."""
-
-    def __init__(self, annotations: Annotations, prepared: Prepared[Annotations]) -> None:
-        self.annotations, self.preprocessing = annotations, prepared.store.preprocessing
-        self.made: dict[int, NDArray[Any]] = {}
-
-    def of(self, rows: IntArray) -> dict[int, NDArray[Any]]:
-        """Row -> `[S, S]`, for at least these rows."""
-        fit, size = self.preprocessing.fit, self.preprocessing.cached_size
-        for row in set(rows.tolist()) - set(self.made):
-            codes, aspect = self.annotations.codes[row], self.annotations.aspect.get(row, 1.0)
-            self.made[row] = to_square(codes, fit=fit, size=size, aspect=aspect).astype(codes.dtype)
-        return self.made
-
-
 def _counter(meter: Meter, note: str) -> Callable[[int], None]:
     """What is told of each step of one training."""
     before = meter.done
     return lambda done: meter.update(before + done, note)
 
 
-def _labelled_rows(cohort: Cohort, annotations: Annotations, readable: NDArray[np.bool_] | None, most: int) -> IntArray:
-    """Training rows with a mask and an image, of enough patients."""
+def _labelled_rows(
+    samples: Samples, annotations: Annotations, readable: NDArray[np.bool_] | None, most: int
+) -> IntArray:
+    """Training rows with a mask and an image, of enough patients; of volumes the first ones."""
+    cohort, thing = samples.cohort, "a volume" if samples.unit == "volume" else "an image"
     rows: IntArray = np.array(sorted(annotations.codes), dtype=np.int64)
     rows = rows[cohort.split[rows] == "train"]
     if readable is not None:
@@ -298,6 +297,6 @@ def _labelled_rows(cohort: Cohort, annotations: Annotations, readable: NDArray[n
     if found < most:
         raise EvaluationError(
             f"labelled patients (--labelled-patients): {most} asked for, and {count(found, 'training patient')} "
-            f"{'has' if found == 1 else 'have'} a mask and an image; {why_without(cohort, 'train', rows.tolist())}"
+            f"{'has' if found == 1 else 'have'} a mask and {thing}; {why_without(samples, 'train', rows.tolist())}"
         )
     return rows

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class Segmenter:
     Args:
         encoder: a copy.
         decoder: on its features.
-        store: images in the encoder's preprocessing.
+        store: images, or volumes, in the encoder's preprocessing.
         samples: of the store's cohort.
         num_classes: K.
     """
@@ -49,11 +49,11 @@ class Segmenter:
     num_classes: int
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits `[N, K, S, S]` of images `[N, C, S, S]` float32 in [0, 1]."""
+        """Logits `[N, K, S, S]` of images `[N, C, S, S]` float32 in [0, 1]; of volumes as `mask_logits` says."""
         return mask_logits(self.encoder, self.decoder, images)
 
     def predict(self, positions: IntArray, *, batch_size: int = 64) -> Tensor:
-        """Class probabilities of whole slices, without augmentation.
+        """Class probabilities of whole slices, without augmentation; for images.
 
         Args:
             positions: int64 `[n]` among the samples; each must be readable.
@@ -119,9 +119,48 @@ def fit_segmenter(
     device, size = next(encoder.parameters()).device, store.preprocessing.size
     masks = torch.stack([torch.from_numpy(labels[int(position)].astype(np.int64)) for position in chosen])
     assert masks.shape[1:] == store.preprocessing.stored_shape[1:], f"labels {list(masks.shape)} at another size"
+
+    def batch_of(places: IntArray, view: int) -> tuple[Tensor, Tensor]:
+        stored = store.gather(samples.first_row[chosen[places]]).unit(device)
+        images = augment(stored, spec.augment, size=size, views=1, seed=view)[0]
+        return images, augment_labels(masks[places].to(device), spec.augment, size=size, seed=view)
+
+    untrained = Segmenter(encoder, start_decoder(encoder, num_classes, seed), store, samples, num_classes)
+    return train_segmenter(untrained, batch_of, len(chosen), spec=spec, seed=seed, on_step=on_step)
+
+
+def start_decoder(encoder: Encoder, num_classes: int, seed: int) -> MaskDecoder:
+    """A decoder for an encoder, with weights of a seed, on its device."""
     with seeded(seed_for(seed, "decoder")):
         decoder = MaskDecoder(encoder.shape, num_classes)
-    model = Segmenter(copy.deepcopy(encoder).unfreeze(), decoder.to(device), store, samples, num_classes)
+    return decoder.to(next(encoder.parameters()).device)
+
+
+def train_segmenter(
+    untrained: Segmenter,
+    batch_of: Callable[[IntArray, int], tuple[Tensor, Tensor]],
+    number: int,
+    *,
+    spec: SegmentSpec,
+    seed: int,
+    on_step: Callable[[int], None] | None = None,
+) -> Segmenter:
+    """Train a segmenter on a copy of its encoder; the rest is as `fit_segmenter` says.
+
+    Args:
+        untrained: whose decoder is trained itself.
+        batch_of: places among what is trained on, int64 `[B]`, and the seed of their views -> images `[B, C, ...]` and
+            their classes `[B, ...]`, on the device.
+        number: of what is trained on.
+        spec: how.
+        seed: of the order and of dropout.
+        on_step: called with the number of steps done.
+
+    Raises:
+        EvaluationError: as `fit_segmenter`.
+    """
+    device = next(untrained.encoder.parameters()).device
+    model = replace(untrained, encoder=copy.deepcopy(untrained.encoder).unfreeze())
     model.encoder.requires_grad_(spec.whole).train(spec.whole)
     model.decoder.train()
     optimizer = build_optimizer(
@@ -131,7 +170,7 @@ def fit_segmenter(
     )
     schedule = ScheduleSpec(kind="cosine", warmup_epochs=spec.warmup)  # all steps are one epoch
     loss_of = mask_loss()
-    order = _order(len(chosen), spec.steps * spec.batch_size, seed).reshape(spec.steps, spec.batch_size)
+    order = _order(number, spec.steps * spec.batch_size, seed).reshape(spec.steps, spec.batch_size)
     never = torch.tensor(spec.steps, device=device)
     failed = never.clone()  # the first step whose loss is not finite
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -140,10 +179,7 @@ def fit_segmenter(
             factor = lr_factor(schedule, step, total_steps=spec.steps, steps_per_epoch=spec.steps)
             for group in optimizer.param_groups:
                 group["lr"] = spec.lr * factor
-            view = seed_for(seed, "view", step)
-            stored = store.gather(samples.first_row[chosen[batch]]).unit(device)
-            images = augment(stored, spec.augment, size=size, views=1, seed=view)[0]
-            target = augment_labels(masks[batch].to(device), spec.augment, size=size, seed=view)
+            images, target = batch_of(batch, seed_for(seed, "view", step))
             loss = loss_of(model.logits(images).float(), target[:, None])
             failed = torch.where(loss.detach().isfinite(), failed, failed.clamp(max=step))
             if device.type == "cpu" and failed < never:  # elsewhere to look is to wait
@@ -189,7 +225,7 @@ def mask_logits(encoder: Encoder, decoder: MaskDecoder, images: Tensor) -> Tenso
 def mask_loss() -> nn.Module:
     """What is minimised: 1 less the soft Dice of the foreground classes, plus the mean cross-entropy of all pixels.
 
-    MONAI's, a function of logits `[N, K, S, S]` and classes `[N, 1, S, S]`. Dice is over all pixels of the batch
+    MONAI's, a function of logits `[N, K, ...]` and classes `[N, 1, ...]`. Dice is over all pixels of the batch
     together, so that a slice without a class is no case of its own, and then the mean over the classes.
     """
     dice = require("monai.losses.dice", "decoders of masks")

@@ -24,7 +24,7 @@ class Volume:
     """The slices of one volume, in order, with what is true of them.
 
     Args:
-        rows: int64 `[T]`, of the cohort.
+        rows: int64 `[T]`, of the cohort; one row alone of a volume that is a single sample.
         patient: its code.
         truth: classes `[T, H, W]`.
         spacing: mm (slice, row, column); None where they are not known. Of one slice the first is 1. Where each n-th
@@ -63,7 +63,7 @@ def true_sizes(volumes: Sequence[Volume], num_classes: int) -> dict[str, NDArray
     """
     voxels = np.stack([np.bincount(each.truth.ravel(), minlength=num_classes)[1:] for each in volumes])
     one_ml = [
-        np.nan if each.spacing is None or len(each.rows) < 2 else math.prod(each.spacing) / 1000 for each in volumes
+        np.nan if each.spacing is None or len(each.truth) < 2 else math.prod(each.spacing) / 1000 for each in volumes
     ]
     return {"true_voxels": voxels.astype(np.int64), "true_ml": voxels * np.array(one_ml)[:, None]}
 

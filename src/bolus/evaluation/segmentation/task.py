@@ -62,7 +62,7 @@ class Segment(Task):
     @property
     def wants(self) -> Wants:
         """As of `Task`."""
-        return Wants(one="segmentation", images=True)
+        return Wants(one="segmentation", images=True, volumes=True)
 
     @property
     def question(self) -> str:

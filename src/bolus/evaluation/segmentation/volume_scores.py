@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bolus.data.readers.masks import from_square
-from bolus.evaluation.segmentation.overlap import count_misses, volume_dice, volume_hd95
+from bolus.evaluation.segmentation.overlap import count_misses, volume_dice, volume_hd95, volume_surface_dice
 from bolus.evaluation.segmentation.segmenter import Segmenter
 from bolus.evaluation.segmentation.stacks import Volume
 from bolus.evaluation.statistics.bootstrap import patient_bootstrap
@@ -27,6 +27,8 @@ from bolus.evaluation.statistics.weighting import mean_of_defined
 SegmenterKey = tuple[str, int]
 """An encoder's name and the number of labelled patients."""
 
+Predict = Callable[[Segmenter, Volume], IntArray]
+
 
 @dataclass(frozen=True, eq=False)
 class VolumeScores:
@@ -38,6 +40,7 @@ class VolumeScores:
         hd95_misses: likewise, the diagonal of the volume where only the prediction lacks it (`count_misses`).
         both: voxels that truth and prediction give to the class.
         either: the sum of what the truth and what the prediction give to it.
+        surface: share of the surfaces within a tolerance, NaN where the truth lacks the class; None where not asked.
     """
 
     dice: FloatArray
@@ -45,6 +48,7 @@ class VolumeScores:
     hd95_misses: FloatArray
     both: FloatArray
     either: FloatArray
+    surface: FloatArray | None = None
 
     @property
     def invented(self) -> NDArray[np.bool_]:
@@ -72,19 +76,24 @@ def score_volumes(
     *,
     in_mm: bool = False,
     on_volume: Callable[[int, IntArray], None] | None = None,
+    predict: Predict | None = None,
+    tolerance: float | None = None,
 ) -> VolumeScores:
-    """Predict every slice of the volumes at its own size, and compare.
+    """Predict the volumes at their own size, and compare.
 
     Args:
-        segmenter: trained; its samples are single images, so that a position is a row.
+        segmenter: trained.
         volumes: whose truth has classes 0..K-1.
         in_mm: measure distances in mm, of volumes that all have a spacing; else in voxels.
         on_volume: called with the number of each volume and its predicted classes `[T, H, W]`.
+        predict: the predicted classes of a volume; None: `predict_volume`, slice by slice.
+        tolerance: of surfaces, in mm or voxels; None: they are not compared.
     """
+    predict = predict or predict_volume
     num_classes = segmenter.num_classes
-    found = []
+    found = list[tuple[FloatArray, ...]]()
     for number, volume in enumerate(volumes):
-        predicted = predict_volume(segmenter, volume)
+        predicted = predict(segmenter, volume)
         if on_volume is not None:
             on_volume(number, predicted)
         hits = np.bincount(predicted[predicted == volume.truth], minlength=num_classes)
@@ -101,6 +110,9 @@ def score_volumes(
                 sizes[1:].astype(np.float64),
             )
         )
+        if tolerance is not None:
+            surface = volume_surface_dice(predicted, volume.truth, num_classes, spacing, tolerance=tolerance)
+            found[-1] = (*found[-1], surface)
     stacked = (np.stack(each) for each in zip(*found, strict=True))
     return VolumeScores(*stacked)
 
@@ -125,11 +137,13 @@ def tabulate_scores(
     """
     columns = {"row": np.repeat(first, len(names)), **about, "class": np.tile(np.array(names, object), len(first))}
     found = {**sizes, "dice": scores.dice, distance: scores.hd95, misses_of(distance): scores.hd95_misses}
+    if scores.surface is not None:
+        found["surface_dice"] = scores.surface
     return pd.DataFrame({**columns, **{name: values.ravel() for name, values in found.items()}})
 
 
 def predict_volume(segmenter: Segmenter, volume: Volume) -> IntArray:
-    """The predicted classes of a volume's slices at their own size, int64 `[T, H, W]`."""
+    """The predicted classes of a volume's slices at their own size, int64 `[T, H, W]`; a position is a row."""
     height, width = volume.truth.shape[1:]
     scores, fit = segmenter.predict(volume.rows), segmenter.store.preprocessing.fit
     each = enumerate(scores)
@@ -244,8 +258,10 @@ def results_of(
     targets = {"mask": slice(None)}
     if len(names) > 1:
         targets |= {f"mask={name}": slice(number, number + 1) for number, name in enumerate(names)}
+    surfaces = all(each.surface is not None for repeats in scores.values() for each in repeats)
+    metrics = ("dice", distance, misses_of(distance), *(["surface_dice"] if surfaces else []), "dice_pcl")
     for target, chosen in targets.items():
-        for metric in ("dice", distance, misses_of(distance), "dice_pcl"):
+        for metric in metrics:
             if metric == "dice_pcl" and target != "mask":
                 continue
             for key, repeats in scores.items():
@@ -274,8 +290,9 @@ def results_of(
 
 
 def _values(repeats: Sequence[VolumeScores], metric: str, chosen: slice) -> FloatArray:
-    """Dice or distance of these classes, `[R, N, G]`."""
-    name = "dice" if metric == "dice" else "hd95_misses" if _counts_misses(metric) else "hd95"
+    """Dice, of voxels or surfaces, or distance of these classes, `[R, N, G]`."""
+    names = {"dice": "dice", "surface_dice": "surface"}
+    name = names.get(metric) or ("hd95_misses" if _counts_misses(metric) else "hd95")
     return np.stack([getattr(each, name) for each in repeats])[..., chosen]
 
 
@@ -284,6 +301,7 @@ def _counts_misses(metric: str) -> bool:
 
 
 _CASES = "cases (a class of a volume in a repeat)"
+_SHARES = ("dice", "surface_dice")  # which are 0 where a class is missed
 
 
 def _left_out(
@@ -300,10 +318,10 @@ def _left_out(
     """
     defined = int(np.isfinite(values).sum())
     lost, notes = values.size - defined, list[str]()
-    if lost and (metric == "dice" or _counts_misses(metric)):
+    if lost and (metric in _SHARES or _counts_misses(metric)):
         why = "where the truth lacks the class, and left out"
         notes.append(f"{metric} is undefined in {lost} of {values.size} {_CASES}, {why}")
-    if metric == "dice":
+    if metric in _SHARES:
         return tuple(notes)
     missed = {name: int(sum(each.missed[:, chosen].sum() for each in all_)) for name, all_ in encoders.items()}
     shown = f"missed: {', '.join(f'{number} by {name}' for name, number in missed.items())}"

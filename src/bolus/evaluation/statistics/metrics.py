@@ -71,7 +71,15 @@ METRICS: dict[str, dict[str, Metric]] = {
 }
 """Metrics by task; the first of each is the one that choices and verdicts are made by."""
 
-SEGMENTATION = ("dice", "hd95_mm", "hd95_voxels", "hd95_mm_misses", "hd95_voxels_misses", "dice_pcl")
+SEGMENTATION = (
+    "dice",
+    "hd95_mm",
+    "hd95_voxels",
+    "hd95_mm_misses",
+    "hd95_voxels_misses",
+    "surface_dice",
+    "dice_pcl",
+)
 """Metrics of volumes, which `bolus.evaluation.segmentation.volume_scores` computes."""
 
 RETRIEVAL = (

@@ -53,31 +53,46 @@ def fit_volume(volume: Volume, contract: Preprocessing, modality: str = "") -> t
 
     def fit(array: Tensor, black: float) -> Tensor:
         plain = replace(volume, array=to_channels(array, contract.channels).numpy(), padding=None)
-        if wanted.spacing is not None:
-            _check_room(plain, wanted.spacing)
-            plain = resample_volume(plain, wanted.spacing)
-        if contract.fit == "stretch":
-            plain = squeeze(plain, wanted.size)
-        elif contract.fit == "crop":
-            depth, height, width = (
-                min(length, round(ENLARGE * side))
-                for length, side in zip(plain.array.shape[1:], wanted.size, strict=True)
-            )
-            plain = center_box(plain, (depth, height, width))
-        made.append(plain)
-        return torch.from_numpy(np.ascontiguousarray(plain.array))
+        made.append(fit_grid(plain, contract))
+        return torch.from_numpy(np.ascontiguousarray(made[0].array))
 
     kept = quantise(volume.image, fit)
     return kept, made[0].spacing
 
 
+def fit_grid(volume: Volume, contract: Preprocessing) -> Volume:
+    """A volume on the voxels that its contract wants, after it was cut to the body; its affine follows.
+
+    Args:
+        volume: without padding.
+        contract: of an encoder of volumes.
+
+    Raises:
+        ImageError, TooLargeError: as `fit_volume`.
+    """
+    wanted = contract.volume
+    assert wanted is not None
+    if wanted.spacing is not None:
+        _check_room(volume, wanted.spacing)
+        volume = resample_volume(volume, wanted.spacing)
+    if contract.fit == "stretch":
+        return squeeze(volume, wanted.size)
+    if contract.fit == "crop":
+        depth, height, width = (
+            min(length, round(ENLARGE * side)) for length, side in zip(volume.array.shape[1:], wanted.size, strict=True)
+        )
+        return center_box(volume, (depth, height, width))
+    return volume
+
+
 def squeeze(volume: Volume, size: tuple[int, int, int]) -> Volume:
-    """All of a volume on a box of voxels, whatever its spacing, antialiased; it has no affine any more."""
+    """All of a volume on a box of voxels, whatever its spacing, antialiased."""
     ratios = [length / side for length, side in zip(volume.array.shape[1:], size, strict=True)]
-    as_steps = replace(volume, spacing=(1.0, 1.0, 1.0), affine=None)
+    as_steps = replace(volume, spacing=(1.0, 1.0, 1.0), affine=np.eye(4))
     squeezed = resample_volume(as_steps, (ratios[0], ratios[1], ratios[2]))
     depth, height, width = (step * ratio for step, ratio in zip(volume.spacing, ratios, strict=True))
-    return replace(squeezed, spacing=(depth, height, width))
+    affine = None if volume.affine is None or squeezed.affine is None else volume.affine @ squeezed.affine
+    return replace(squeezed, spacing=(depth, height, width), affine=affine)
 
 
 def _check_room(volume: Volume, spacing: Spacing) -> None:
