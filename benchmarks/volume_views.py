@@ -64,23 +64,25 @@ def _kornia(given: Tensor) -> Callable[[int], Tensor]:
 
 
 def _monai(given: Tensor, *, everything: bool) -> Callable[[int], Tensor]:
-    from monai import transforms
+    from monai.transforms.compose import Compose
+    from monai.transforms.intensity import array as intensity
+    from monai.transforms.spatial import array as spatial
 
     radians = torch.pi / 180
-    affine = transforms.RandAffine(
+    affine = spatial.RandAffine(
         prob=1.0, rotate_range=(TURN * radians, TILT * radians, TILT * radians), scale_range=(0.1, 0.1, 0.1),
         padding_mode="zeros",
     )  # fmt: skip
-    steps = [affine]
+    steps: list[Any] = [affine]
     if everything:
         steps += [
-            transforms.RandScaleIntensityFixedMean(prob=1.0, factors=LIGHT, preserve_range=False),
-            transforms.RandScaleIntensity(prob=1.0, factors=LIGHT),
-            transforms.RandGaussianSmooth(SIGMA, SIGMA, SIGMA, prob=1.0),
-            transforms.RandGaussianNoise(prob=1.0, std=NOISE, sample_std=False),
-            transforms.RandSimulateLowResolution(prob=1.0, zoom_range=(1 / COARSE[1], 1 / COARSE[0])),
+            intensity.RandScaleIntensityFixedMean(prob=1.0, factors=LIGHT, preserve_range=False),
+            intensity.RandScaleIntensity(prob=1.0, factors=LIGHT),
+            intensity.RandGaussianSmooth(SIGMA, SIGMA, SIGMA, prob=1.0),
+            intensity.RandGaussianNoise(prob=1.0, std=NOISE, sample_std=False),
+            spatial.RandSimulateLowResolution(prob=1.0, zoom_range=(1 / COARSE[1], 1 / COARSE[0])),
         ]
-    chain = transforms.Compose(steps)
+    chain = Compose(steps)
 
     def views(seed: int) -> Tensor:
         chain.set_random_state(seed)

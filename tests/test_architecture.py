@@ -25,7 +25,7 @@ LEVELS = [
     ["data/readers"],
     ["data/images", "data/volumes"],
     ["data/batches", "data/checks", "scanning"],
-    ["phantom"],
+    ["phantom", "phantom_volumes"],
     ["encoders", "optimization"],
     ["objectives"],
     ["run"],

@@ -43,6 +43,7 @@ VIT = [
     "training={epochs: 1}",
     "sampling={participants: 2, batch_size: 8}",
 ]
+THICK = ["encoder.backbone=unet3d2", "images.size=16"]
 AGE = "targets=[score:age]"
 RECIPES: dict[str, list[str]] = {
     "chronocon": [*RESNET, "objectives.chronocon.same=[patient, laterality, modality]"],
@@ -53,6 +54,7 @@ RECIPES: dict[str, list[str]] = {
     "gcl_patient": UNET,
     "gcl_phase": UNET,
     "gcl_position": UNET,
+    "learner_3d": [*THICK, f"objectives.score.{AGE}", "objectives.contrast.target=score:age"],
     "learner": [
         *RESNET, "images.unit=image", "encoder.temporal_shift=null", f"objectives.score.{AGE}",
         "objectives.contrast.target=score:age",
@@ -64,9 +66,11 @@ RECIPES: dict[str, list[str]] = {
     "pcl": UNET,
     "rank_n_contrast": [*RESNET, f"objectives.rank_n_contrast.{AGE}"],
     "simclr": RESNET,
+    "simclr_3d": THICK,
     "supcon": [*RESNET, "objectives.supcon.relation=label:disease"],
     "supervised": [*RESNET, "objectives.predict.targets=[score:age, label:disease]"],
     "supremix": [*RESNET, f"objectives.supremix.{AGE}"],
+    "supremix_3d": [*THICK, f"objectives.supremix.{AGE}"],
     "vicreg": [*RESNET, "objectives.global.width=32"],
 }  # fmt: skip
 LEVELS = "{kind: varcov, source: levels, width: 16, level_channels: 8, grid: 2}"

@@ -409,7 +409,7 @@ def test_two_sizes_and_channels_stand_in_one_batch(
     assert batch.views["CFP"].shape[2:] == (3, 48, 48)
     assert len(batch.rows["MR"]) + len(batch.rows["CFP"]) == 8
     decoders = model.objectives["reconstruction"]
-    assert [decoder.size for decoder in decoders.decoders] == [48, 32]
+    assert [decoder.sizes for decoder in decoders.decoders] == [(48, 48), (32, 32)]
     features = model.encoder.encode(batch.views, batch.rows)
     assert features.pooled.shape == (2, 8, 256)
     for name, objective in model.objectives.items():

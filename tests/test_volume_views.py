@@ -90,6 +90,10 @@ def test_a_spec_that_changes_nothing_gives_the_plain_view(sides: tuple[int, int,
     kept = augment_volume_labels(labels, still(), size=SIZE, seed=4)
     assert torch.equal(kept, plain_volumes(labels[:, None].float(), size=SIZE)[:, 0].long())
     assert kept.data_ptr() != labels.data_ptr()
+    for dtype in (torch.uint8, torch.uint16, torch.int32):
+        same = augment_volume_labels(labels.to(dtype), still(), size=SIZE, seed=4)
+        assert same.dtype == dtype
+        assert torch.equal(same.long(), kept)
 
 
 # --- geometry

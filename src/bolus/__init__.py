@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bolus.data.cohort.cohort import Cohort as Cohort
     from bolus.data.pixels.image import Image as Image
     from bolus.data.readers.readers import read_image as read_image
+    from bolus.data.volumes.reading import read_volume as read_volume
+    from bolus.data.volumes.volume import Volume as Volume
     from bolus.embedding.fresh import preprocess as preprocess
     from bolus.embedding.opening import open_encoder as open_encoder
     from bolus.embedding.table import embed as embed
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from bolus.objectives.scores.score import score_contrast_loss as score_contrast_loss
     from bolus.objectives.scores.supremix import supremix_loss as supremix_loss
     from bolus.phantom import make_phantom as make_phantom
+    from bolus.phantom_volumes import make_volume_phantom as make_volume_phantom
     from bolus.planning.planner import plan as plan
     from bolus.prediction.prediction import predict as predict
     from bolus.recipe import Recipe as Recipe
@@ -62,6 +65,7 @@ _HOMES = {
     "Relation": "bolus.data.batches.relation",
     "Run": "bolus.run",
     "SegmentSpec": "bolus.evaluation.segmentation.options",
+    "Volume": "bolus.data.volumes.volume",
     "ablate": "bolus.ablation.running",
     "bench": "bolus.measuring.bench",
     "check": "bolus.data.checks.checking",
@@ -80,6 +84,7 @@ _HOMES = {
     "infonce": "bolus.objectives.infonce",
     "load_encoder": "bolus.encoders.folders.folder",
     "make_phantom": "bolus.phantom",
+    "make_volume_phantom": "bolus.phantom_volumes",
     "open_encoder": "bolus.embedding.opening",
     "plan": "bolus.planning.planner",
     "predict": "bolus.prediction.prediction",
@@ -87,6 +92,7 @@ _HOMES = {
     "pretrain": "bolus.training.loop",
     "rank_n_contrast_loss": "bolus.objectives.scores.rank_n_contrast",
     "read_image": "bolus.data.readers.readers",
+    "read_volume": "bolus.data.volumes.reading",
     "report": "bolus.reporting.writing",
     "scan": "bolus.scanning.scanning",
     "score_contrast_loss": "bolus.objectives.scores.score",

@@ -30,7 +30,7 @@ from bolus.data.images.cache import Quarantined
 from bolus.errors import BolusError, TrainingError
 from bolus.files import NO_ROOM, load_json, read_lines, strict_json, write_json, write_text
 from bolus.provenance import versions
-from bolus.recipe import Recipe
+from bolus.recipe import EncoderSpec, Recipe
 
 # May differ between the parts of one run, because no weight depends on them, or by the order of a sum at most (shard).
 FREE = {
@@ -344,6 +344,7 @@ class Run:
             f"{len(record['training_patients'])} patients, split "
             f"{record['split_hash']}\n"
             f"- Input: {sample}, in [0, 1], {seen}, {channels} channel(s); ranges and fit are in encoder.json\n"
+            f"{_inflated(recipe.encoder if modality is None else recipe.encoder_of(modality))}"
             "- Not a medical device. Judge it on patients it has not seen: bolus evaluate.\n"
         )
 
@@ -362,6 +363,17 @@ class Run:
             return []
         lines = f"{len(damaged)} line{'' if len(damaged) == 1 else 's'}"
         return [f"{lines} of {self.metrics_path.name} cannot be read and left out, the first is line {damaged[0]}"]
+
+
+def _inflated(spec: EncoderSpec) -> str:
+    """A line of the card for a backbone of images that was given a third dimension; nothing for others."""
+    if not spec.inflated:
+        return ""
+    start = "its pretrained weights" if spec.pretrained else "random weights"
+    return (
+        f"- Inflated: {spec.backbone} is a network of images; {start} were repeated along depth and divided by the "
+        "length of the kernel before training\n"
+    )
 
 
 def _changed(before: Recipe, after: Recipe) -> list[str]:

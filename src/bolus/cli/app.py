@@ -91,13 +91,16 @@ def bolus(
 @grouped
 def demo(
     out: Annotated[Path, typer.Option(help="folder to make")] = Path("bolus-demo"),
-    recipe: Annotated[str, typer.Option(help="mlvicx, or comprer")] = "mlvicx",
+    recipe: Annotated[
+        str | None, typer.Option(help="mlvicx (where none is named), or comprer; of volumes supremix")
+    ] = None,
+    volumes: Annotated[bool, typer.Option("--volumes", help="heads in MR, each seen as a volume")] = False,
     seed: Annotated[int, typer.Option(help="of the phantom and the training")] = 0,
 ) -> None:
     """Make a synthetic cohort, check it, pretrain on it, and judge the encoder: a few minutes on a laptop."""
     from bolus.cli.demo import demonstrate
 
-    run = demonstrate(out, recipe=recipe, seed=seed, quiet=not talkative(), say=say)
+    run = demonstrate(out, recipe=recipe, volumes=volumes, seed=seed, quiet=not talkative(), say=say)
     tell({"folder": str(out), "run": str(run.folder)})
 
 

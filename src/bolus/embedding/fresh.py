@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bolus.data.batches.views import count_views, whole_views
-from bolus.data.images.given import Called, Given
+from bolus.data.images.called import Called
+from bolus.data.images.given import Given
 from bolus.embedding.opening import Judged, open_encoder
 from bolus.encoders.modalities import parts_of
 from bolus.errors import EncoderError

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.copies.seen import SeenImages
 from bolus.data.images.cache import Preprocessing, Progress, Store, build_store
+from bolus.data.images.called import Called
 from bolus.data.images.clips import open_samples
-from bolus.data.images.given import Called, Given, listed, read_given
+from bolus.data.images.given import Given, listed, read_given
 from bolus.data.pixels.range_rules import describe_rule
 from bolus.data.volumes.cache.given import read_given_volumes
 from bolus.device import Precision

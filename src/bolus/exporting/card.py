@@ -13,6 +13,12 @@ from bolus.run import Run
 
 MOST = 30  # lines of the table of results
 
+_OF_VOLUMES = (
+    "Give `model.onnx` boxes of voxels (`contract.json`); the embedding of a volume is the mean over its windows. "
+    "`bolus embed` and `bolus.preprocess` read the files, which `embed_without_bolus.py` does not: its `--test`, with "
+    "numpy and onnxruntime, compares with the test vectors."
+)
+
 _USE = {
     "hf": "Open it with transformers: {reading}. Pixels must be normalised by mean and std of `contract.json`.\n\n"
     "`AutoImageProcessor` does the size, the scale of eight bits and the normalisation, and no more: of images of more "
@@ -38,6 +44,7 @@ def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "
     shape = " x ".join(str(part) for part in described["inputs"]["images"]["shape"][1:])
     check, draws = described["check"], "mask" in described["outputs"]
     what = "A segmenter" if draws else "An encoder"
+    use = _OF_VOLUMES if to == "onnx" and "volume" in described["preprocessing"] else _USE[to]
     lines = [
         f"# {_title(described)}",
         "",
@@ -45,13 +52,15 @@ def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "
         "",
         "## Use",
         "",
-        _USE[to].format(reading=f"`{reading}`", written="masks" if draws else "embeddings.csv"),
+        use.format(reading=f"`{reading}`", written="masks" if draws else "embeddings.csv"),
         "",
         f"- Input: float32 in [0, 1], batch x {shape}; how files become that: `contract.json`, docs/deploying.md",
         f"- Output: {', '.join(f'`{name}` {_shape(size)}' for name, size in described['outputs'].items())}",
         f"- Largest difference from bolus on {check['rows']}: {check['largest_difference']:.1e} of the largest value",
         "- `test_vectors/`: made pictures, what the encoder must see of them, and what it must answer",
     ]
+    if run is not None and run.recipe.encoder.inflated:
+        lines.append("- A network of images whose kernels were repeated along depth (inflated) before training")
     if "head" in described:
         head = described["head"]
         classes = f" ({', '.join(head['classes'])})" if head["task"] != "regress" else ""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+from torch import Tensor
 
 import bolus
 from bolus.data.images.preprocessing import Preprocessing
@@ -23,6 +24,7 @@ from bolus.encoders.backbone import Encoder
 from bolus.errors import BolusError
 from bolus.evaluation.segmentation.saved import SavedSegmenter
 from bolus.exporting.models import Reader, answers_of, describe_reader
+from bolus.exporting.rows import made_rows
 from bolus.files import write_json
 
 FORMAT = 1  # of contract.json
@@ -42,10 +44,10 @@ def describe(encoder: Encoder, contract: Preprocessing, *, to: str, modality: st
         outputs: names, in order.
         lineage: of the training patients' keyed hashes; left out where empty.
     """
-    side = ["batch", contract.channels, *([contract.frames] if contract.frames else []), contract.size, contract.size]
+    side = ["batch", contract.channels, *([contract.frames] if contract.frames else []), *contract.sides]
     shapes = {"embedding": ["batch", encoder.shape.dim]}
     if isinstance(reader, SavedSegmenter):
-        shapes["mask"] = ["batch", reader.num_classes, contract.size, contract.size]
+        shapes["mask"] = ["batch", reader.num_classes, *contract.sides]
     elif reader is not None:
         shapes["prediction"] = ["batch", reader.num_classes] if reader.num_classes > 2 else ["batch"]
     found: dict[str, Any] = {
@@ -89,10 +91,15 @@ def write_vectors(folder: Path, judged: Judged, modality: str | None, reader: Re
 
     Returns:
         For the contract: of each its `inputs` (files, in order), `modality`, `laterality`, `tensor` (float32, as .npy),
-        and `embedding`, with a head also `prediction`; or `mask`.
+        and `embedding`, with a head also `prediction`; or `mask`. Of volumes there are no files: a tensor, and what
+        the encoder answers to it.
     """
     contract = judged.preprocessing
     folder.mkdir()
+    if contract.volume is not None:
+        assert isinstance(judged.encoder, Encoder)
+        shown = made_rows(contract, 2, seed=11).images
+        return [_vector(folder, "volumes", [], modality, None, shown, answers_of(judged.encoder, reader, shown))]
     vectors = []
     for name, deep in (("eight", False), ("sixteen", True)):
         called = modality or (next(iter(sorted(contract.ranges)), None) if deep or contract.stated else None)
@@ -113,13 +120,26 @@ def write_vectors(folder: Path, judged: Judged, modality: str | None, reader: Re
         else:
             vector = judged.embed([given], modality=called, laterality=contract.mirror)
             said = {"embedding": vector, **({} if reader is None else {"prediction": reader.predict(vector)})}
-        names = [f"{VECTORS}/{path.name}" for path in paths]
-        line: dict[str, Any] = {"inputs": names, "modality": called, "laterality": contract.mirror}
-        for kind, values in {"tensor": tensor.numpy(), **said}.items():
-            np.save(folder / f"{name}-{kind}.npy", values)
-            line[kind] = f"{VECTORS}/{name}-{kind}.npy"
-        vectors.append(line)
+        vectors.append(_vector(folder, name, paths, called, contract.mirror, tensor, said))
     return vectors
+
+
+def _vector(
+    folder: Path,
+    name: str,
+    paths: Sequence[Path],
+    modality: str | None,
+    laterality: str | None,
+    tensor: Tensor,
+    said: Mapping[str, np.ndarray[Any, Any]],
+) -> dict[str, Any]:
+    """One vector's arrays, written, and what the contract says of it."""
+    names = [f"{VECTORS}/{path.name}" for path in paths]
+    line: dict[str, Any] = {"inputs": names, "modality": modality, "laterality": laterality}
+    for kind, values in {"tensor": tensor.numpy(), **said}.items():
+        np.save(folder / f"{name}-{kind}.npy", values)
+        line[kind] = f"{VECTORS}/{name}-{kind}.npy"
+    return line
 
 
 def write_contract(folder: Path, found: Mapping[str, Any]) -> None:

@@ -5,8 +5,9 @@ python embed_without_bolus.py IMAGE... -o masks     where a segmenter went along
 python embed_without_bolus.py --test
 
 Reads contract.json and model.onnx beside itself. Images are PNG, JPEG, TIFF, BMP, or grey DICOM of one frame; what it
-does not read as bolus does, it refuses. Of an encoder of clips, all IMAGEs together are the frames of one clip. Slices
-of one MR series are given together, since they share a range. It is written to be read: docs/deploying.md explains it.
+does not read as bolus does, it refuses, volumes among it: of an encoder of volumes it only does the test. Of an encoder
+of clips, all IMAGEs together are the frames of one clip. Slices of one MR series are given together, since they share a
+range. It is written to be read: docs/deploying.md explains it.
 """
 
 from __future__ import annotations
@@ -522,12 +523,12 @@ def test() -> bool:
     well = True
     for vector in CONTRACT["test_vectors"]:
         paths, facts = [HERE / name for name in vector["inputs"]], (vector["modality"], vector["laterality"])
-        given = inputs_of(read_all(paths, facts[0]), *facts)
+        given = inputs_of(read_all(paths, facts[0]), *facts) if paths else {"images": np.load(HERE / vector["tensor"])}
         for kind, values in {"tensor": given["images"], **gather(run_model(given))}.items():
             expected = np.load(HERE / vector[kind])
             away = float(np.abs(values - expected).max() / max(np.abs(expected).max(), 1e-30))
             well = well and away <= 1e-4
-            print(f"{vector['inputs'][0]}: {kind} differs by {away:.1e} of the largest value")
+            print(f"{[*vector['inputs'], vector['tensor']][0]}: {kind} differs by {away:.1e} of the largest value")
     return well
 
 
@@ -557,6 +558,11 @@ def main() -> int:
     if not given.images:
         parser.error("give images, or --test")
     try:
+        if CONTRACT["preprocessing"].get("volume"):
+            raise Refused(
+                "this encoder is of volumes, which this script does not read: give model.onnx boxes of voxels "
+                "as contract.json says, or use bolus embed"
+            )
         shown = read_all(given.images, given.modality)
         answers = run_model(inputs_of(shown, given.modality, given.side))
     except Refused as refused:

@@ -57,7 +57,7 @@ class Deployed(nn.Module):
         """Embeddings, then predictions where there is a head.
 
         Args:
-            images: `[B, C, S, S]`, or clips `[B, C, T, S, S]`, float32 in [0, 1].
+            images: `[B, C, S, S]`, clips `[B, C, T, S, S]`, or volumes `[B, C, D, H, W]`, float32 in [0, 1].
             frame_mask: of clips, bool `[B, T]`, true at real frames.
 
         Returns:

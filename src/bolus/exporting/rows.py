@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bolus.data.batches.views import whole_views
 from bolus.data.cohort.cohort import Cohort
+from bolus.data.images.called import Called
 from bolus.data.images.clips import rows_are_files
-from bolus.data.images.given import Called
 from bolus.data.images.preprocessing import Preprocessing
 from bolus.embedding.opening import Judged
 from bolus.errors import BolusError
@@ -27,8 +27,8 @@ class Shown:
     """Images as an encoder sees them.
 
     Args:
-        images: float32 `[n, C, S, S]` or `[n, C, T, S, S]`, in [0, 1].
-        frame_mask: of clips, bool `[n, T]`; None of images.
+        images: float32 `[n, C, S, S]`, `[n, C, T, S, S]` of clips, or `[n, C, D, H, W]` of volumes, in [0, 1].
+        frame_mask: of clips, bool `[n, T]`; else None.
         origin: what they are, in words.
     """
 
@@ -43,7 +43,7 @@ class Shown:
 
 
 def made_rows(contract: Preprocessing, number: int, *, seed: int = 0, why: str = "") -> Shown:
-    """Soft random pictures in the shape that an encoder sees; of clips, some have frames that are not real.
+    """Soft random pictures or volumes in the shape that an encoder sees; of clips, some frames are not real.
 
     Args:
         contract: of the encoder.
@@ -55,6 +55,10 @@ def made_rows(contract: Preprocessing, number: int, *, seed: int = 0, why: str =
     [[True, True, True], [True, True, False]]
     """
     generator = torch.Generator().manual_seed(seed)
+    if contract.volume is not None:
+        coarse = torch.rand(number, contract.channels, 5, 5, 5, generator=generator)
+        volumes = torch.nn.functional.interpolate(coarse, contract.volume.size, mode="trilinear")
+        return Shown(volumes, None, f"{number} made volumes{f' ({why})' if why else ''}")
     frames = contract.frames or 1
     coarse = torch.rand(number * frames, contract.channels, 5, 5, generator=generator)
     images = torch.nn.functional.interpolate(coarse, (contract.size, contract.size), mode="bilinear")
@@ -69,6 +73,8 @@ def made_rows(contract: Preprocessing, number: int, *, seed: int = 0, why: str =
 
 def rows_of(judged: Judged, cohort: Cohort | None, modality: str | None, contract: Preprocessing, why: str) -> Shown:
     """Some readable samples of a cohort, spread over it, as this encoder sees them; made ones where there are none.
+
+    Of volumes it is windows of them.
 
     Args:
         judged: whose contract reads them.
@@ -89,28 +95,29 @@ def rows_of(judged: Judged, cohort: Cohort | None, modality: str | None, contrac
             continue
         first = np.zeros(1, np.int64)
         found += whole_views(contract, store, samples, first, step=1, device=torch.device("cpu"))
-        if len(found) == WANTED:
+        if len(found) >= WANTED:
+            found = found[:WANTED]
             break
     if not found:
         named = f" of modality {modality}" if modality else ""
         return made_rows(contract, WANTED, why=f"no row{named} of the cohort was read{f': {failed}' if failed else ''}")
     masks = [mask for _, mask in found if mask is not None]
-    what = "clips" if contract.frames else "images"
+    what = {"image": "images", "clip": "clips", "volume": "windows of volumes"}[contract.unit]
     origin = f"{len(found)} {what} of the cohort"
     return Shown(torch.cat([images for images, _ in found]), torch.cat(masks) if masks else None, origin)
 
 
 def _items(judged: Judged, cohort: Cohort, modality: str | None) -> Iterator[tuple[Any, Called]]:
     """Samples as they are given to `Judged.read`, one by one, with what the table says of each."""
-    clips = judged.preprocessing.frames is not None
+    clips, volumes = judged.preprocessing.frames is not None, judged.preprocessing.volume is not None
     files = clips and ("series" not in cohort.roles or rows_are_files(cohort))
-    samples = cohort.samples("clip") if clips and not files else cohort.samples("image")
+    samples = cohort.samples("volume" if volumes else "clip" if clips and not files else "image")
     names = cohort.modality[samples.first_row]
     places = np.arange(len(samples)) if modality is None else np.flatnonzero(names == modality)
     steps = np.linspace(0, len(places) - 1, min(TRIED, len(places))).astype(int)
     for place in places[np.unique(steps)]:
         rows = samples.rows_of(int(place))
-        parts: list[Any] = [_part(cohort, int(row)) for row in rows]
+        parts: list[Any] = [cohort.image_path(int(row)) if volumes else _part(cohort, int(row)) for row in rows]
         first = int(rows[0])
         side = None
         if judged.preprocessing.mirror is not None:
@@ -118,7 +125,8 @@ def _items(judged: Judged, cohort: Cohort, modality: str | None) -> Iterator[tup
             side = [None if sides is None or sides[first] < 0 else ("left", "right")[sides[first]]]
         named = None if "modality" not in cohort.roles else str(cohort.modality[first])
         called = Called(named, None, side, cohort.spec.ranges or None, cohort.spec.readers or None)
-        yield (parts if clips and not files else parts[0]), called
+        several = (clips and not files) or len(parts) > 1
+        yield (parts if several else parts[0]), called
 
 
 def _part(cohort: Cohort, row: int) -> Path | tuple[Path, int]:

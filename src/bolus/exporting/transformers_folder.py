@@ -40,6 +40,8 @@ def refuse_wrapped(encoder: Encoder, contract: Preprocessing) -> None:
         what = "it norms the mean of the patches, as timm's fc_norm does"
     elif spec.context:
         what = "it has context blocks; --no-keep-context exports the plain backbone"
+    elif encoder.dimensions == 3:
+        what = "it sees volumes"
     elif spec.temporal_shift is not None or contract.frames is not None:
         what = "it sees clips"
     elif spec.neck is not None:

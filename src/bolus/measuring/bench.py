@@ -12,6 +12,7 @@ from typing import Any
 
 from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.images.clips import open_samples
+from bolus.errors import UsageError
 from bolus.measuring.decoding import DecodingCost, measure_decoding
 from bolus.measuring.growth import grow
 from bolus.measuring.step import StepCost, measure_step
@@ -108,7 +109,7 @@ def bench(
 
     Raises:
         CohortError, RecipeError, OutOfMemoryError: as `pretrain`.
-        UsageError: an unknown axis.
+        UsageError: an unknown axis, or volumes.
 
     Example:
         >>> found = bench(recipe="simclr", overrides=["encoder.backbone=r18w32", "images.size=16"], seconds=0.1)
@@ -116,6 +117,8 @@ def bench(
         True
     """
     whole = Recipe.load(recipe).override(overrides)
+    if whole.images.unit == "volume":
+        raise UsageError("bolus bench measures images and clips; bolus pretrain ... --dry-run tells a step of volumes")
     with _opened(cohort, whole) as (opened, folder):
         samples = open_samples(opened, whole.images.unit)
         decoding = measure_decoding(samples.cohort, contract_of(opened, whole), seconds=seconds / 4)

@@ -18,6 +18,8 @@ from bolus.recipe import AugmentSpec
 LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601
 # From RGB to luma and the two chroma axes in whose plane a hue is an angle (YIQ).
 YIQ: Final = (LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+FAINT: Final = 1e-7
+"""Of a pixel's share, what float32 does not see; shares near the smallest number make products many times slower."""
 
 
 def draw_colours(spec: AugmentSpec, draws: Draws) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -76,7 +78,8 @@ def blur_matrix(sigma: Tensor, side: int) -> Tensor:
     """
     at = torch.arange(side)
     away = (at - at[:, None]).square() / (2 * sigma.square())[:, None, None]
-    return torch.softmax(-away, dim=2)
+    share = torch.softmax(-away, dim=2)
+    return torch.where(share < FAINT, 0.0, share)
 
 
 def low_resolution_matrix(factor: Tensor, side: int) -> Tensor:

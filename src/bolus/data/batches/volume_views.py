@@ -165,11 +165,11 @@ def augment_volume_labels(
     millimetres = _millimetres(spacing, len(labels))
     if not len(labels):
         return labels.new_zeros((0, *size))
-    values = _filled(labels[:, None], size)
+    values = _filled(labels[:, None].long(), size)  # a padding of 16 bits without sign is not to be had
     with torch.autocast(labels.device.type, enabled=False):
         theta = draw_theta(full, values.shape[2:], size, millimetres, Draws(seed, 1, len(labels)))
         if theta is None:
-            return _cut(values, size)[:, 0].clone()
+            return _cut(values, size)[:, 0].to(labels.dtype, copy=True)
         grid = F.affine_grid(theta.to(values.device), [len(labels), 1, *size], align_corners=False)
         out = F.grid_sample(values.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return out[:, 0].to(labels.dtype)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from bolus.data.pixels.range_rules import HAS_AIR, rule_of
 from bolus.data.volumes.volume import Volume
 from bolus.errors import UsageError
 
@@ -82,16 +83,17 @@ def center_box(volume: Volume, size: Box) -> Volume:
     return take_box(volume, (depth, height, width), size)
 
 
-def crop_foreground(volume: Volume) -> Volume:
+def crop_foreground(volume: Volume, *, modality: str = "") -> Volume:
     """Cut a volume to the box of its body (or its head), found by a threshold; a note says by which.
 
-    Voxels above -500 HU, half way between air and water, are the body in CT that has a range in HU, else those above
-    the threshold that parts the values of the volume best in two (Otsu); below it, where bright is low. The box holds
-    the largest connected part, so that a table or a tube that does not touch it is left out. In a volume of more than
-    128 voxels along an axis it is looked for in some at even steps, and the box is a step larger on either side.
+    In CT in HU, voxels above -500, half way between air and water, are the body; else those above the threshold that
+    parts the values of the volume best in two (Otsu), or below it where bright is low. The box holds the largest
+    connected part, so that a table or a tube that does not touch it is left out. In a volume of more than 128 voxels
+    along an axis it is looked for in some at even steps, and the box is a step larger on either side.
 
     Args:
         volume: whole.
+        modality: as the table says it, for files that do not; CT of values below -100 is in HU.
 
     Returns:
         A part of it, with its affine; all of it, with a note, where no voxel stands out.
@@ -113,7 +115,8 @@ def crop_foreground(volume: Volume) -> Volume:
     every = tuple(slice(None, None, step) for step in steps)
     some = values[every]
     counted = np.ones(some.shape, np.bool_) if volume.padding is None else ~volume.padding[every]
-    if volume.range.rule == "clinical":
+    in_hu = rule_of(modality, volume.modality) == "clinical" and float(some.min()) < HAS_AIR
+    if volume.range.rule == "clinical" or in_hu:
         threshold, how = BODY, f"the largest part above {BODY:g} HU"
     else:
         threshold = find_threshold(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bolus.data.pixels.greys import wants_values
 from bolus.data.pixels.image import Image, take_frame
-from bolus.data.readers.dicom_header import group_of, numbers_of, open_dataset
+from bolus.data.readers.dicom_header import count_dicom_frames, group_of, numbers_of, open_dataset
 from bolus.data.readers.readers import naming, read_image
-from bolus.data.volumes.placing import Plane
+from bolus.data.volumes.placing import Grid, Plane, lay
+from bolus.data.volumes.stack import by_file
 from bolus.errors import ImageError
 
 # What may tell two slices of one place apart; only the names are ever shown.
@@ -26,6 +28,8 @@ _GROUPS = (
     "FrameContentSequence", "MREchoSequence", "MRDiffusionSequence", "CardiacSynchronizationSequence",
     "MRImageFrameTypeSequence", "CTImageFrameTypeSequence",
 )  # fmt: skip
+FURTHEST = 1e6  # mm from anything: a kilometre
+_TIMES = ("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate")
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,11 @@ class Slice:
         path: the file.
         frame: from 0; None for a file of one frame.
         plane: where it lies.
-        uid: the file's SOPInstanceUID and the frame, of which copies have the same; empty where there is none.
     """
 
     path: Path
     frame: int | None
     plane: Plane
-    uid: str = ""
 
 
 def find_slices(path: Path, frames: Sequence[int | None]) -> list[Slice]:
@@ -53,7 +55,8 @@ def find_slices(path: Path, frames: Sequence[int | None]) -> list[Slice]:
         frames: which frames, from 0; None for all of the file.
 
     Raises:
-        ImageError: no such frame; a mosaic of many slices in one image; what `open_dataset` raises.
+        ImageError: no such frame; a mosaic of many slices in one image; frames that are moments and lie nowhere; what
+            `open_dataset` raises.
 
     Example:
         >>> from pydicom.data import get_testdata_file
@@ -66,21 +69,43 @@ def find_slices(path: Path, frames: Sequence[int | None]) -> list[Slice]:
         kinds = [str(each).upper() for each in np.atleast_1d(header.get("ImageType") or [])]
         if "MOSAIC" in kinds:
             raise ImageError("expected one slice an image, found a mosaic of slices: convert the series to NIfTI")
-        number = int(header.get("NumberOfFrames") or 1)
+        number = count_dicom_frames(path)
         wanted = list(range(number)) if None in frames else [int(each or 0) for each in frames]
         for frame in wanted:
             if not 0 <= frame < number:
                 raise ImageError(f"expected a frame from 0 to {number - 1}, found {frame}")
-        uid = str(header.get("SOPInstanceUID") or "")
-        return [
-            Slice(
-                path,
-                frame if number > 1 else None,
-                _plane(header, frame, localizer=bool({"LOCALIZER", "SCOUT"} & set(kinds))),
-                f"{uid}-{frame}" if uid else "",
-            )
-            for frame in wanted
+        localizer = bool({"LOCALIZER", "SCOUT"} & set(kinds))
+        found = [
+            Slice(path, frame if number > 1 else None, _plane(header, frame, localizer=localizer)) for frame in wanted
         ]
+        if len(found) > 1 and found[0].plane.position is None and any(header.get(name) for name in _TIMES):
+            raise ImageError("expected slices, found a clip, of which depth is time: images.unit=clip")
+        return found
+
+
+def lay_files(
+    paths: Sequence[Path], frames: Sequence[int | None], reading: str
+) -> tuple[list[Slice], Grid, npt.NDArray[np.int64]]:
+    """The slices of files and the grid that they make; pixels are decoded only where two lie at one place.
+
+    Args:
+        paths: DICOM files, in any order.
+        frames: of each, from 0; None is all of the file.
+        reading: as of `bolus.data.pixels.greys.reading_of`.
+
+    Returns:
+        All slices, in the order given; the grid, whose order is among them; and int64 `[slices]`, which of them each is
+        a copy of, else itself. Copies are not in the grid.
+
+    Raises:
+        ImageError: as `bolus.data.volumes.placing.lay`.
+    """
+    slices = [each for path, asked in by_file(paths, frames) for each in find_slices(path, asked)]
+    original = find_copies(slices, reading)
+    kept = np.flatnonzero(original == np.arange(len(slices)))
+    grid, copies = lay([slices[number].plane for number in kept.tolist()]), len(slices) - len(kept)
+    said = (f"slices that are there twice: {copies}, each taken once",) if copies else ()
+    return slices, replace(grid, order=kept[grid.order], notes=(*said, *grid.notes)), original
 
 
 def read_slices(slices: Sequence[Slice], reading: str) -> Iterator[Image]:
@@ -96,6 +121,22 @@ def read_slices(slices: Sequence[Slice], reading: str) -> Iterator[Image]:
             held = None  # let go before the next is decoded
             held = (each.path, _read(each.path, reading))
         yield take_frame(held[1], each.frame if held[1].array.ndim == 4 else None)
+
+
+def find_copies(slices: Sequence[Slice], reading: str) -> npt.NDArray[np.int64]:
+    """Which slice each is a copy of: the first that lies where it does and has its pixels; itself if there is none.
+
+    Only files of one frame are compared; frames that lie at one place are for `bolus.data.volumes.placing.lay`.
+    """
+    first, original = dict[object, int](), np.arange(len(slices))
+    for number, each in enumerate(slices):
+        place = (each.plane.position, each.plane.orientation, each.plane.shape, each.plane.localizer)
+        other = slices[first.setdefault(place, number)]
+        if other is not each and each.plane.position is not None and each.frame is None and other.frame is None:
+            one, two = read_slices([other, each], reading)
+            if np.array_equal(one.array, two.array):
+                original[number] = first[place]
+    return original
 
 
 def _read(path: Path, reading: str) -> Image:
@@ -131,17 +172,24 @@ def _plane(header: Any, frame: int, *, localizer: bool) -> Plane:
 def _moved(
     header: Any, frame: int, position: tuple[float, ...], orientation: tuple[float, ...] | None
 ) -> tuple[float, ...] | None:
-    """The position of a frame of a file that states that of the first: along the normal, by the offsets of a dose.
+    """The position of a frame of a file that states that of the first; None where nothing says how far they lie apart.
 
-    None where nothing says how far the frames lie apart.
+    By the offsets of a dose, along the normal or, where the first is not 0, as places along z (PS3.3, C.8.8.3.2); or by
+    the steps of nuclear medicine, of which a negative one lies before the first slice (C.8.4.15).
     """
-    offsets = numbers_of(header, "GridFrameOffsetVector")
-    if orientation is None or len(offsets) <= frame:
+    if orientation is None:
         return None
     normal = np.cross(orientation[:3], orientation[3:])
-    away = offsets[frame] - offsets[0] if offsets[0] == 0 else 0.0
-    if offsets[0] != 0:  # places along z itself (PS3.3, C.8.8.3.2)
-        return (*position[:2], offsets[frame])
+    offsets, steps = numbers_of(header, "GridFrameOffsetVector"), numbers_of(header, "SpacingBetweenSlices")
+    if len(offsets) > frame:
+        if offsets[0] != 0:
+            return (*position[:2], offsets[frame])
+        away = offsets[frame]
+    elif str(header.get("Modality")) == "NM" and steps and steps[0]:
+        numbers = numbers_of(header, "SliceVector")
+        away = steps[0] * (numbers[frame] - 1 if len(numbers) > frame else frame)
+    else:
+        return None
     return tuple(float(each) for each in np.asarray(position) + away * normal)
 
 
@@ -154,12 +202,12 @@ def _from(header: Any, frame: int, group: str, name: str, count: int) -> tuple[f
 
 
 def _numbers(item: Any, name: str, count: int) -> tuple[float, ...] | None:
-    """Numbers of an element; None where it has not so many that are finite."""
+    """Numbers of an element; None where it has not so many, or some that are no distance."""
     try:
         found = tuple(numbers_of(item, name))
     except (TypeError, ValueError):
         return None
-    return found if len(found) == count and all(np.isfinite(found)) else None
+    return found if len(found) == count and all(abs(each) < FURTHEST for each in found) else None
 
 
 def _telling(header: Any, frame: int) -> dict[str, str]:

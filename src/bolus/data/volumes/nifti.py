@@ -39,29 +39,37 @@ def read_canonical(path: Path, frames: Sequence[int | None], claim: Claim) -> Vo
         if image.array.ndim == 3:
             image = replace(image, array=image.array[:, None])
         depth = image.array.shape[1]
-        if None not in frames:
-            first, last = _run(sorted(each for each in frames if each is not None), depth)
-            image = range_again(replace(image, array=image.array[:, first : last + 1]))
-            affine = affine @ _moved_up(first)
+        run = find_run(frames, depth)
+        if len(run) < depth:
+            image = range_again(replace(image, array=image.array[:, run[0] : run[-1] + 1]))
+            affine = affine @ _moved_up(run[0])
         spacing = spacing_of(affine)
         notes = [*orientation_notes(header), *shear_notes(affine)]
-    return Volume(
-        np.ascontiguousarray(image.array[:, :, ::-1, ::-1]), spacing, affine, image.range, image.bits, False,
-        tuple(notes),
-    )  # fmt: skip
+    array = np.ascontiguousarray(image.array)
+    for number in range(len(run)):  # one at a time: a volume is not held twice
+        array[0, number] = array[0, number, ::-1, ::-1].copy()
+    return Volume(array, spacing, affine, image.range, image.bits, False, tuple(notes))
 
 
-def _run(frames: Sequence[int], depth: int) -> tuple[int, int]:
-    """The first and the last of slices that follow each other."""
-    first, last = frames[0], frames[-1]
+def find_run(frames: Sequence[int | None], depth: int) -> list[int]:
+    """The slices from the lowest to the highest of those that are asked for, once none is missing or there twice.
+
+    >>> find_run([3, 1, 2], 9), find_run([None], 3)
+    ([1, 2, 3], [0, 1, 2])
+    """
+    found = sorted(each for each in frames if each is not None)
+    if None in frames or not found:
+        return list(range(depth))
+    first, last = found[0], found[-1]
     if first < 0 or last >= depth:
         raise ImageError(f"expected slices from 0 to {depth - 1}, found {first if first < 0 else last}")
-    missing = last - first + 1 - len(set(frames))
-    if len(set(frames)) < len(frames):
-        raise ImageError(f"expected each slice once, found {len(frames) - len(set(frames))} again")
-    if missing:
+    twice = len(found) - len(set(found))
+    if twice:
+        raise ImageError(f"expected each slice once, found {twice} again")
+    if last - first + 1 > len(found):
+        missing = last - first + 1 - len(found)
         raise ImageError(f"expected slices that follow each other, found {missing} missing from {first} to {last}")
-    return first, last
+    return found
 
 
 def _moved_up(slices: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

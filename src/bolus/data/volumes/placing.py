@@ -67,7 +67,6 @@ def lay(planes: Sequence[Plane]) -> Grid:
     """The grid of slices that lie behind each other, in whatever order they are given.
 
     Localizers among others are left out, with a note. Slices that say nothing of their places stay in the order given.
-    Of a slice that comes twice, the caller decides: both are refused here.
 
     Args:
         planes: at least one.
@@ -95,15 +94,10 @@ def lay(planes: Sequence[Plane]) -> Grid:
     if len(placed) < len(chosen):
         return _unplaced(chosen, len(placed), kept, notes)
     order, affine, thickness = _stack(chosen, notes)
-    steps = np.linalg.norm(affine[:3, :3], axis=0)
-    known = chosen[0].spacing is not None
-    across, down = (float(steps[0]), float(steps[1])) if known else (np.nan, np.nan)
-    spacing = (thickness, down, across)
-    if not known:
-        notes.append("the slices do not say how large their pixels are")
-    elif np.isnan(thickness):
-        notes.append("one slice, of unknown thickness")
-    return Grid(kept[order], affine if known else None, spacing, tuple(notes))
+    across, down, _ = (float(each) for each in np.linalg.norm(affine[:3, :3], axis=0))
+    if np.isnan(thickness):
+        notes.append("one slice, of unknown thickness; 1 mm in the affine")
+    return Grid(kept[order], affine, (thickness, down, across), tuple(notes))
 
 
 def _unplaced(chosen: Sequence[Plane], placed: int, kept: npt.NDArray[np.int64], notes: list[str]) -> Grid:
@@ -123,6 +117,8 @@ def _stack(chosen: Sequence[Plane], notes: list[str]) -> tuple[npt.NDArray[np.in
     places = np.array([plane.position for plane in chosen], np.float64)
     along_row, along_column = _directions(turns)
     _agree([plane.spacing for plane in chosen], "spacings of their pixels", closeness=1e-4)
+    if chosen[0].spacing is None:
+        raise ImageError("expected slices that say how large their pixels are (PixelSpacing), found none")
     normal = np.cross(along_row, along_column)
     order = np.argsort(places @ normal, kind="stable").astype(np.int64)
     ordered = places[order]
@@ -134,7 +130,7 @@ def _stack(chosen: Sequence[Plane], notes: list[str]) -> tuple[npt.NDArray[np.in
     else:
         thickness = chosen[0].thickness if chosen[0].thickness > 0 else float("nan")
         step = normal * (1.0 if np.isnan(thickness) else thickness)
-    down, across = chosen[0].spacing or (1.0, 1.0)
+    down, across = chosen[0].spacing
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = along_row * across, along_column * down
     affine[:3, 2], affine[:3, 3] = step, ordered[0]

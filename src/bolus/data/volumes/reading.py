@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from bolus.data.pixels.image import Image
 from bolus.data.readers.own import NONE, Readers
 from bolus.data.readers.readers import naming, quiet
 from bolus.data.readers.room import Room
-from bolus.data.volumes.dicom import Slice, find_slices, read_slices
+from bolus.data.volumes.dicom import lay_files, read_slices
 from bolus.data.volumes.joining import join_slices
 from bolus.data.volumes.nifti import read_canonical
-from bolus.data.volumes.placing import Grid, lay
-from bolus.data.volumes.stack import by_file, read_stack
-from bolus.data.volumes.volume import Volume, axes_of, shear_notes, turn_to_canonical
+from bolus.data.volumes.stack import read_stack
+from bolus.data.volumes.volume import Volume, find_turn, shear_notes, turn_affine
 from bolus.errors import ImageError, UsageError
+
+HELD = 13  # bytes of a voxel while slices are joined and turned: float32 twice, its padding, and one slice's own
 
 
 def read_volume(
@@ -63,7 +63,7 @@ def read_volume(
     if not paths or len(asked) != len(paths):
         raise UsageError(f"read_volume: expected a path or more and a frame for each, found {len(paths)}, {len(asked)}")
     with quiet(), Room() as room:
-        kind = _kind_of(paths, readers)
+        kind = kind_of(paths, readers)
         if kind == "NIfTI":
             if len(set(paths)) > 1:
                 raise ImageError(f"expected one NIfTI file a volume, found {len(set(paths))}")
@@ -73,8 +73,8 @@ def read_volume(
         return read_stack(paths, asked, reading, readers, room.claim)
 
 
-def _kind_of(paths: Sequence[Path], readers: Readers) -> str:
-    """What the files of one volume are: `own`, `NIfTI`, `DICOM` or `image`."""
+def kind_of(paths: Sequence[Path], readers: Readers) -> str:
+    """What the files of one volume are: `own`, `NIfTI`, `DICOM` or `image`; an ImageError where they are several."""
     found = dict[str, None]()
     for path in dict.fromkeys(paths):
         with naming(path, readers) as kind:
@@ -87,42 +87,23 @@ def _kind_of(paths: Sequence[Path], readers: Readers) -> str:
 
 
 def _read_dicom(paths: Sequence[Path], asked: Sequence[int | None], reading: str, room: Room) -> Volume:
-    slices = [found for path, frames in by_file(paths, asked) for found in find_slices(path, frames)]
-    slices, notes = _without_copies(slices, reading)
-    grid = lay([each.plane for each in slices])
+    slices, grid, _ = lay_files(paths, asked, reading)
     rows, columns = slices[0].plane.shape
-    room.claim(rows * columns * len(grid.order) * 13, f"{len(grid.order)} slices of {columns} x {rows} pixels")
+    depth = len(grid.order)
+    room.claim(rows * columns * depth * HELD, f"{depth} slices of {columns} x {rows} pixels")
     places = np.full(len(slices), -1)
-    places[grid.order] = np.arange(len(grid.order))
-    kept = [number for number in range(len(slices)) if places[number] >= 0]
-    image = join_slices(read_slices([slices[number] for number in kept], reading), places[kept])
-    return _as_volume(image, grid, (*notes, *image.notes))
-
-
-def _without_copies(slices: Sequence[Slice], reading: str) -> tuple[list[Slice], list[str]]:
-    """The slices without those that are there twice, pixel for pixel; and a note of how many these are."""
-    first, kept, copies = dict[str, Slice](), list[Slice](), 0
-    for each in slices:
-        other = first.setdefault(each.uid, each) if each.uid else each
-        if other is not each and other.plane.position == each.plane.position:
-            one, two = read_slices([other, each], reading)
-            if np.array_equal(one.array, two.array):
-                copies += 1
-                continue
-        kept.append(each)
-    return kept, [f"slices that are there twice: {copies}, each taken once"] if copies else []
-
-
-def _as_volume(image: Image, grid: Grid, notes: Sequence[str]) -> Volume:
-    """A stack with its grid, turned."""
+    places[grid.order] = np.arange(depth)
+    kept = np.flatnonzero(places >= 0)
+    image = join_slices(read_slices([slices[number] for number in kept.tolist()], reading), places[kept])
     array, padding, affine, spacing = image.array, image.padding, grid.affine, grid.spacing
-    said = [*notes, *grid.notes]
+    said = [*grid.notes, *image.notes]
     if affine is not None:
-        array, turned = turn_to_canonical(array, affine)
-        padding = None if padding is None else np.ascontiguousarray(turn_to_canonical(padding, affine)[0])
-        depth, height, width = axes_of(affine)
-        spacing = (spacing[depth], spacing[height], spacing[width])
-        affine = turned
+        turn = find_turn(affine)
+        affine = turn_affine(affine, turn, array.shape[1:])
+        array = turn.apply(array)
+        padding = None if padding is None else np.ascontiguousarray(turn.apply(padding))
+        depth_step, height_step, width_step = (spacing[axis] for axis in turn.axes)
+        spacing = (depth_step, height_step, width_step)
         said += shear_notes(affine)
     return Volume(
         np.ascontiguousarray(array), spacing, affine, image.range, image.bits, image.inverted,

@@ -11,17 +11,18 @@ import numpy.typing as npt
 from bolus.data.volumes.volume import SHEAR, Affine, Spacing, Volume, slant_of, spacing_of
 from bolus.errors import ImageError, UsageError
 
+Floats = npt.NDArray[np.float64]
+
 ALIKE = 1e-5  # of a spacing: one that differs by less is the same
-FEWEST = 1  # voxels along an axis
 
 
 def resample_volume(volume: Volume, spacing: Spacing) -> Volume:
     """A volume on voxels of a stated size, with the middle where it was.
 
-    Trilinear where it is enlarged. Where it is reduced, the kernel is as much wider as the voxels become (a triangle,
-    as PyTorch's and Pillow's antialiased bilinear), along each axis by itself. A grid whose axes are not at right
-    angles, as of a tilted gantry, becomes upright first. Padding becomes black, and values beyond a window are clipped,
-    before anything is averaged: as `bolus.data.images.preprocessing.shrink` does.
+    Trilinear where it is enlarged. Where it is reduced, it is averaged along each axis by a triangle as wide as the new
+    voxels, so that nothing finer than these is left to make stripes, and what is a line stays one, in its place. A grid
+    whose axes are not at right angles, as of a tilted gantry, becomes upright first. Padding becomes black, and values
+    beyond a window are clipped, before anything is averaged: as `bolus.data.images.preprocessing.shrink` does.
 
     Args:
         volume: its spacing must be known.
@@ -58,17 +59,20 @@ def resample_volume(volume: Volume, spacing: Spacing) -> Volume:
         1.0 if abs(new / old - 1) < ALIKE else new / old for old, new in zip(volume.spacing, spacing, strict=True)
     ]
     shape = volume.array.shape[1:]
-    size = [max(FEWEST, round(n / ratio)) for n, ratio in zip(shape, ratios, strict=True)]
+    size = [max(1, round(n / ratio)) for n, ratio in zip(shape, ratios, strict=True)]
     array, padding = volume.array, volume.padding
     covered = None
     if padding is not None:
         array = np.where(padding, np.float32(volume.black), array)
         covered = padding.astype(np.float32)[None]
+    bounds = float(array.min()), float(array.max())
     for axis in np.argsort([after / before for after, before in zip(size, shape, strict=True)]).tolist():
         if ratios[axis] != 1:
             weights = axis_weights(shape[axis], size[axis], ratios[axis])
             array = _along(array, weights, axis)
             covered = None if covered is None else _along(covered, weights, axis)
+    if array is not volume.array:  # rounding leads no value beyond those there were
+        array = np.clip(array, *bounds)
     affine = None if volume.affine is None else _scaled(volume.affine, shape, size, ratios)
     padding = None if covered is None else covered[0] > 0.5
     return replace(
@@ -80,19 +84,39 @@ def resample_volume(volume: Volume, spacing: Spacing) -> Volume:
 def axis_weights(length: int, size: int, ratio: float) -> npt.NDArray[np.float32]:
     """How much each voxel of an axis counts for each of the new ones: float32 `[size, length]`, rows of sum 1.
 
+    Old voxels are joined by straight lines. Those lines are averaged by a triangle, whose width makes the two together
+    spread as one triangle of `ratio` voxels to either side would: none where `ratio` is 1 or less. At the ends, where
+    part of it lies outside, the rest counts for all.
+
     Args:
         length: voxels before.
         size: voxels after, in the middle of these.
         ratio: of a new voxel to an old one.
 
     Example:
-        >>> (7 * axis_weights(4, 2, 2.0)).round(3).tolist()
-        [[3.0, 3.0, 1.0, 0.0], [0.0, 1.0, 3.0, 3.0]]
+        >>> axis_weights(4, 3, 0.5).tolist()
+        [[0.0, 1.0, 0.0, 0.0], [0.0, 0.5, 0.5, 0.0], [0.0, 0.0, 1.0, 0.0]]
+        >>> [round(float(each), 3) for each in axis_weights(6, 2, 2.0)[0]]
+        [0.103, 0.397, 0.397, 0.103, 0.001, 0.0]
     """
-    places = (length - 1) / 2 + (np.arange(size) - (size - 1) / 2) * ratio
-    weights = np.maximum(0.0, 1 - np.abs(np.arange(length) - places[:, None]) / max(ratio, 1.0))
+    places = (length - 1) / 2 + (np.arange(size, dtype=np.float64) - (size - 1) / 2) * ratio
+    away: Floats = places[:, None] - np.arange(length)
+    if ratio <= 1:
+        weights = np.maximum(0.0, 1 - np.abs(away))
+    else:
+        half = math.sqrt(ratio**2 - 1)
+        weights = np.maximum(_averaged(away, half), 0.0) * (np.abs(away) < 1 + half)
     shares: npt.NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     return shares
+
+
+def _averaged(places: Floats, half: float) -> Floats:
+    """A triangle of half width 1 about 0, averaged by one of half width `half`: second differences of its integral."""
+    found = np.zeros(places.shape)
+    for step, factor in ((half, 1.0), (0.0, -2.0), (-half, 1.0)):
+        for corner, slope in ((1.0, 1.0), (0.0, -2.0), (-1.0, 1.0)):
+            found += factor * slope / (6 * half**2) * np.maximum(places + step + corner, 0.0) ** 3
+    return found
 
 
 def make_upright(volume: Volume) -> Volume:

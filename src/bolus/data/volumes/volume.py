@@ -80,46 +80,82 @@ class Volume:
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
 
 
-def turn_to_canonical(
-    array: npt.NDArray[Any], affine: Affine, *, of_what: str = "volumes"
-) -> tuple[npt.NDArray[Any], Affine]:
-    """Turn a stack to the closest of the anatomical axes, by flips and exchanges alone, as nibabel does.
+@dataclass(frozen=True)
+class Turn:
+    """How the axes of a stack become D, H and W: exchanged, then some of them reversed.
 
     Args:
-        array: `[..., T, H, W]`.
-        affine: float64 `[4, 4]`, from (column, row, slice, 1) to mm in RAS+, with three directions.
-        of_what: for the message where nibabel is not installed.
+        axes: for each of D, H and W, the axis of the stack (0 slice, 1 row, 2 column).
+        reversed: whether it runs the other way.
+    """
 
-    Returns:
-        The array `[..., D, H, W]`, a view; and its own affine.
+    axes: tuple[int, int, int] = (0, 1, 2)
+    reversed: tuple[bool, bool, bool] = (False, False, False)
+
+    def apply(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A stack `[..., T, H, W]` as a volume `[..., D, H, W]`; a view.
+
+        >>> Turn((1, 2, 0), (True, False, False)).apply(np.arange(6).reshape(1, 2, 3)).tolist()
+        [[[3], [4], [5]], [[0], [1], [2]]]
+        """
+        leading = array.ndim - 3
+        turned = array.transpose(*range(leading), *(leading + axis for axis in self.axes))
+        return np.flip(turned, self._flipped(leading))
+
+    def undo(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A volume `[..., D, H, W]` as the stack that it came from; a view.
+
+        >>> turn, stack = Turn((1, 2, 0), (True, False, False)), np.arange(6).reshape(1, 2, 3)
+        >>> np.array_equal(turn.undo(turn.apply(stack)), stack)
+        True
+        """
+        leading = array.ndim - 3
+        back = np.argsort(self.axes).tolist()
+        straight = np.flip(array, self._flipped(leading))
+        return straight.transpose(*range(leading), *(leading + axis for axis in back))
+
+    def _flipped(self, leading: int) -> tuple[int, ...]:
+        return tuple(leading + place for place, back in enumerate(self.reversed) if back)
+
+
+def find_turn(affine: Affine) -> Turn:
+    """The turn of a stack to the closest of the anatomical axes, by exchanges and reversals alone, as nibabel does.
+
+    Args:
+        affine: float64 `[4, 4]`, from (column, row, slice, 1) to mm in RAS+, with three directions.
+
+    >>> find_turn(np.array([[0.0, 0, 5, 0], [1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]))
+    Turn(axes=(1, 2, 0), reversed=(True, False, False))
+    """
+    require("nibabel", "volumes", MissingDecoderError)
+    from nibabel import orientations
+
+    found = orientations.io_orientation(affine)  # of columns, rows and slices: which of R, A, S, and its direction
+    right, anterior, superior = (int(axis) for axis in np.argsort(found[:, 0]))
+    depth, height, width = (bool(found[axis, 1] < 0) for axis in (superior, anterior, right))
+    return Turn((2 - superior, 2 - anterior, 2 - right), (depth, height, width))
+
+
+def turn_affine(affine: Affine, turn: Turn, shape: tuple[int, ...]) -> Affine:
+    """The affine of a stack once it is turned.
+
+    Args:
+        affine: from (column, row, slice, 1).
+        turn: of the stack.
+        shape: of the stack, `(T, H, W)`.
 
     Example:
-        >>> stack = np.arange(24).reshape(2, 3, 4)
-        >>> turned, affine = turn_to_canonical(stack, np.diag([-1.0, -1.0, 5.0, 1.0]))
-        >>> turned[0, 0].tolist(), affine[:3, 3].tolist()
-        ([11, 10, 9, 8], [-3.0, -2.0, 0.0])
+        >>> stack = np.diag([-1.0, -1.0, 5.0, 1.0])
+        >>> turn_affine(stack, find_turn(stack), (2, 3, 4))[:3, 3].tolist()
+        [-3.0, -2.0, 0.0]
     """
-    require("nibabel", of_what, MissingDecoderError)
-    from nibabel import orientations
-
-    shape, leading = array.shape[:-4:-1], array.ndim - 3  # (i, j, k)
-    found = orientations.io_orientation(affine)
-    turned = orientations.apply_orientation(array.T, found).T
-    assert turned.ndim == leading + 3
-    return turned, affine @ orientations.inv_ornt_aff(found, shape)
-
-
-def axes_of(affine: Affine) -> tuple[int, int, int]:
-    """For each of D, H and W, the axis of a stack (0 slice, 1 row, 2 column) that `turn_to_canonical` makes it.
-
-    >>> sagittal = np.array([[0.0, 0, 5, 0], [1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
-    >>> axes_of(sagittal)
-    (1, 2, 0)
-    """
-    from nibabel import orientations
-
-    right, anterior, superior = (int(axis) for axis in np.argsort(orientations.io_orientation(affine)[:, 0]))
-    return 2 - superior, 2 - anterior, 2 - right
+    to_stack = np.zeros((4, 4))
+    to_stack[3, 3] = 1
+    for place, (axis, back) in enumerate(zip(turn.axes, turn.reversed, strict=True)):
+        to_stack[2 - axis, 2 - place] = -1 if back else 1
+        to_stack[2 - axis, 3] = shape[axis] - 1 if back else 0
+    found: Affine = affine @ to_stack
+    return found
 
 
 def spacing_of(affine: Affine) -> Spacing:

@@ -29,7 +29,7 @@ from bolus.data.images.store import Content, Quarantined
 from bolus.data.pixels.greys import refuse_unknown
 from bolus.data.readers.frames import reason_without_name
 from bolus.data.readers.own import Readers, open_readers
-from bolus.data.volumes.cache.files import RECORD, find_volumes, name_of, read_record, write_volume
+from bolus.data.volumes.cache.files import RECORD, find_volumes, name_of, write_volume
 from bolus.data.volumes.cache.fitting import fit_volume
 from bolus.data.volumes.cache.store import VolumeStore
 from bolus.data.volumes.reading import read_volume
@@ -162,8 +162,8 @@ def _find(
     for place in range(len(items)):
         if place not in unread:
             first_of.setdefault(name_of(content[place]), place)
-    there = {name: path for name, path in find_volumes(folder).items() if name in first_of}
-    absent = [place for name, place in first_of.items() if name not in there or read_record(there[name]) is None]
+    there = find_volumes(folder, first_of)
+    absent = [place for name, place in first_of.items() if name not in there]
 
     def decode(place: int) -> str:
         item = items[place]
@@ -180,13 +180,11 @@ def _find(
                 unread |= {at: reason for at in range(len(items)) if name_of(content[at]) == name_of(content[place])}
             if on_progress is not None:
                 on_progress(done, len(absent))
-    there = find_volumes(folder)
+    there |= find_volumes(folder, first_of.keys() - there.keys())
     records, paths = np.zeros(len(items), RECORD), dict[int, Path]()
-    for place in range(len(items)):
-        path = there.get(name_of(content[place]))
-        record = None if path is None or place in unread else read_record(path)
-        if path is not None and record is not None:
-            records[place], paths[place] = record[0], path
+    for place, name in enumerate(map(name_of, content)):
+        if place not in unread and name in there:
+            paths[place], [records[place]] = there[name]
     bits = np.frombuffer(blake2b(folder.name.encode(), digest_size=8).digest(), np.uint64)[0]
     return _Found(positions, content, paths, records, unread, bits)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -108,16 +108,18 @@ def read_part(path: Path, start: Voxels, size: Voxels) -> npt.NDArray[Any]:
     return part
 
 
-def find_volumes(folder: Path) -> dict[str, Path]:
-    """Name of the content, as `name_of` has it -> the file, of all volumes that are there with their records."""
-    found = {path.name.partition("-")[0]: path.with_suffix(ENDING) for path in sorted(folder.glob(f"*-*{FACTS}"))}
-    return {name: path for name, path in found.items() if path.is_file()}
+def find_volumes(folder: Path, wanted: Collection[str]) -> dict[str, tuple[Path, npt.NDArray[np.void]]]:
+    """The volumes of some contents that are there: name of the content, as `name_of` has it -> file and record.
 
-
-def read_record(path: Path) -> npt.NDArray[np.void] | None:
-    """What is known of a volume, `[1]` of dtype `RECORD`; None where that is torn or of another version."""
-    record = load_array(path.with_suffix(FACTS))
-    return record if record is not None and record.dtype == RECORD and record.shape == (1,) else None
+    A record is `[1]` of dtype `RECORD`; one that is torn, or of another version, is as if it were absent.
+    """
+    found = {}
+    for path in sorted(folder.glob(f"*-*{FACTS}")):
+        name, voxels = path.name.partition("-")[0], path.with_suffix(ENDING)
+        record = load_array(path) if name in wanted and name not in found and voxels.is_file() else None
+        if record is not None and record.dtype == RECORD and record.shape == (1,):
+            found[name] = (voxels, record)
+    return found
 
 
 def is_whole(path: Path, crc: int) -> bool:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from bolus.data.cohort.cohort import Samples
 from bolus.data.cohort.volumes import series_codes
-from bolus.data.images.given import Called, resolve_given, stated_contract, table_of
+from bolus.data.images.called import Called, resolve_given, stated_contract, table_of
 from bolus.data.images.preprocessing import Preprocessing
 from bolus.data.images.shrinking import Shrunk
 from bolus.data.images.sources import in_threads
