@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from volume_files import AXIAL, affine_of, write_series
 
 SIDE, DEPTH = 24, 16

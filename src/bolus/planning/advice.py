@@ -25,7 +25,12 @@ _ALIKE = 4  # hazards of one kind that are told each with its sentence; of more,
 _LESS = "; less is undecided"  # said once for all targets
 _TARGETS = 12  # targets whose resolution is told; the rest is counted
 _COLUMNS = 6  # columns without a role that are named
-_STARTING = ("encoder.pretrained", "images.size", "images.spacing", "sampling.chunk")  # choices that are told, where the others stand in the recipe
+_STARTING = (
+    "encoder.pretrained",
+    "images.size",
+    "images.spacing",
+    "sampling.chunk",
+)  # choices that are told, where the others stand in the recipe
 
 
 def render(plan: Plan, *, cohort: Sequence[str] = ("cohort.yaml",), recipe: str = "recipe.yaml") -> str:
@@ -168,7 +173,7 @@ def _starting(plan: Plan) -> list[str]:
 
 
 def _judged(plan: Plan) -> list[Resolution]:
-    """What an encoder may be judged by: the targets but for columns that are refused, and for masks of clips and volumes."""
+    """What an encoder may be judged by: the targets but for columns that are refused, and masks of clips and volumes."""
     refused = [hazard.role for hazard in plan.hazards if hazard.refuses]
     refused += ["mask"] if plan.samples.unit in ("clip", "volume") else []  # they are of single images
     return [each for each in plan.resolutions if not is_of(each, refused)]

@@ -190,7 +190,9 @@ def _choose_3d(asked: bool | None, *, accelerated: bool) -> _Backbone:
     if asked is not False and (accelerated or asked) and there:
         name, others = next(iter(there)), ", ".join([*there][1:])
         why = f"Of those at hand the fastest on volumes{f'; also at hand: {others}' if others else ''}."
-        said = f"Weights of {STARTS[name]}, from {there[name]}; on volumes bolus has not compared them with random ones."
+        said = (
+            f"Weights of {STARTS[name]}, from {there[name]}; on volumes bolus has not compared them with random ones."
+        )
         return _Backbone(name, True, why, ASKED if asked else said)
     if asked:
         name = INFLATED[0]

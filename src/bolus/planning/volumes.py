@@ -82,7 +82,10 @@ def choose_box(seen: Seen, *, accelerated: bool) -> dict[str, Choice]:
     if not seen.number:
         side = round(most ** (1 / 3))
         return {
-            "images.size": (side, f"A guess, as none of the first volumes could be laid: bolus check says why; {where}.")
+            "images.size": (
+                side,
+                f"A guess, as none of the first volumes could be laid: bolus check says why; {where}.",
+            )
         }
     voxels = _text(seen.shape)
     if seen.spacing is None:
@@ -93,7 +96,11 @@ def choose_box(seen: Seen, *, accelerated: bool) -> dict[str, Choice]:
     if not whole:
         sides = _window(sides, most)
     median = f"Of {seen.number} volumes the median is {_text(extent)} mm of {_text(seen.spacing, 2)} mm a voxel"
-    how = "all of it is in the box" if whole else f"the box is a window of it: {where}, and voxels stay below {COARSEST:g} mm"
+    how = (
+        "all of it is in the box"
+        if whole
+        else f"the box is a window of it: {where}, and voxels stay below {COARSEST:g} mm"
+    )
     coarser = any(one > 1.01 * other for one, other in zip(steps, seen.spacing, strict=True))
     why_steps = f"Larger than the median's, so that the box holds {'all' if whole else 'more'} of it." if coarser else (
         "As in the median volume, so that voxels are of one size in all of them."

@@ -43,9 +43,7 @@ def look_at_images(
         CohortError: a range is stated for a modality of which there is no image.
     """
     looks = look_at_pixels(cohort, workers=workers, on_progress=on_progress)
-    findings += (
-        _unreadable(looks, cohort) + _frame_order(looks, cohort) + look_at_masks(cohort, looks)
-    )
+    findings += _unreadable(looks, cohort) + _frame_order(looks, cohort) + look_at_masks(cohort, looks)
     findings += look_at_volumes(cohort, looks) if cohort.spec.unit == "volume" else _clip_files(looks)
     seen = pd.DataFrame([look for look in looks if not look["reason"]])
     if not len(seen):

@@ -96,6 +96,8 @@ def _is_nifti(samples: Samples, position: int) -> bool:
     """Whether a row is a NIfTI file, by its content."""
     cohort = samples.cohort
     try:
-        return kind_of([cohort.image_path(int(samples.first_row[position]))], open_readers(cohort.spec.readers)) == "NIfTI"
+        return (
+            kind_of([cohort.image_path(int(samples.first_row[position]))], open_readers(cohort.spec.readers)) == "NIfTI"
+        )
     except BolusError:
         return False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.roles import DEFAULT_MODALITY
 from bolus.data.images.clips import rows_are_files
