@@ -105,7 +105,7 @@ def measure(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     watch.lap("import", began)
     options: Any = {"roles": ROLES, "missing": MISSING, "unit": "image", "root": str(folder)}
     cohort = watch.wrap("open", Cohort.open)(folder / asked["table"], **options)
-    sides = watch.wrap("split", lambda: cohort.split)()
+    held_out = watch.wrap("split", cohort.on_side)("test")
     planned = watch.wrap("plan", plan)(cohort, overrides=asked["overrides"])
     for name in STAGES:
         setattr(loop, name, watch.wrap(name, getattr(loop, name)))
@@ -128,7 +128,7 @@ def measure(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
         "peak_gib": round(memory("VmHWM"), 3),
         "bytes_a_row": round((memory("VmHWM") - watch.found["import"]["held_gib"]) * 2**30 / len(cohort)),
         "patients": cohort.num_patients,
-        "test_share": round(float((sides == "test").mean()), 4),
+        "test_share": round(float(held_out.mean()), 4),
         "objectives": list(planned.recipe.objectives),
         "data_hash": json.loads((folder / "run/run.json").read_text(encoding="utf-8"))["data_hash"],
         "stages": watch.found,

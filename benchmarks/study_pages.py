@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from bolus.evaluation.statistics.intervals import holm
@@ -31,6 +32,7 @@ class Page:
         study: its name among the looks.
         paper: whose claim it asks.
         arm: the recipe of the paper.
+        others: what it is compared with in the summary: its ancestors, and what a user would have without it.
         by: keys that tell the questions of a line apart.
         figure: what the figure of tuned keys measures.
     """
@@ -39,16 +41,38 @@ class Page:
     study: str
     paper: str
     arm: str
+    others: tuple[str, ...]
     by: tuple[str, ...]
     figure: str
 
 
 PAGES = (
     Page(
-        "supremix-acdc", "supremix on acdc", "SupReMix", "supremix", ("how", "target", "metric"), "MAE, % of the slice"
+        "supremix-acdc",
+        "supremix on acdc",
+        "SupReMix",
+        "supremix",
+        ("supcon", "regression"),
+        ("how", "target", "metric"),
+        "MAE, % of the slice",
     ),
     Page(
-        "learner-acdc", "learner on acdc", "LEARNER", "mse + linear", ("metric",), "MAE of the change, % of the slice"
+        "learner-acdc",
+        "learner on acdc",
+        "LEARNER",
+        "mse + linear",
+        ("mse", "mse + unweighted"),
+        ("metric",),
+        "MAE of the change, % of the slice",
+    ),
+    Page(
+        "mlvicx-lesions",
+        "mlvicx on lesions",
+        "MLVICX",
+        "mlvicx",
+        ("vicreg", "start"),
+        ("target", "fraction", "metric"),
+        "1 - AUROC",
     ),
 )
 
@@ -96,6 +120,18 @@ def differences_of(page: Page) -> str:
             rows.append([*asked, corrected, line["verdict"]])
     header = ["question", "difference", "[95 %]", "relative", "detectable", "p after Holm", "verdict"]
     return markdown(header, rows)
+
+
+def summary() -> str:
+    """A row a study: its recipe against its ancestors on the first question."""
+    rows = []
+    for page in PAGES:
+        lines = [line for line in lines_of(page) if "difference" in line]
+        for other in page.others if lines else ():
+            found = next(line for line in lines if line["difference"] == f"{page.arm} - {other}")
+            asked = f"{found['cohort']}, {question(page, found)}, {found['num_patients']:,} patients"
+            rows.append([page.paper, asked, f"minus {other}", _span(found, "+"), found["verdict"]])
+    return markdown(["paper", "question", "difference", "[95 %]", "verdict after Holm"], rows)
 
 
 def tuned_of(page: Page) -> str:
@@ -193,10 +229,10 @@ def _span(line: Line | None, sign: str = "") -> str:
 
 def tables() -> dict[str, Callable[[], str]]:
     """Name -> table, of the studies that have been compared."""
-    found: dict[str, Callable[[], str]] = {}
-    for page in PAGES:
-        if (RESULTS / f"{page.file}.json").is_file():
-            found[f"{page.file}-arms"] = lambda page=page: arms_of(page)  # type: ignore[misc]
-            found[f"{page.file}-differences"] = lambda page=page: differences_of(page)  # type: ignore[misc]
-            found[f"{page.file}-tuned"] = lambda page=page: tuned_of(page)  # type: ignore[misc]
+    compared = [page for page in PAGES if (RESULTS / f"{page.file}.json").is_file()]
+    found: dict[str, Callable[[], str]] = {"studies": summary} if compared else {}
+    for page in compared:
+        found[f"{page.file}-arms"] = partial(arms_of, page)
+        found[f"{page.file}-differences"] = partial(differences_of, page)
+        found[f"{page.file}-tuned"] = partial(tuned_of, page)
     return found

@@ -14,6 +14,7 @@ from typing import Any
 import cost_pages
 import growth
 import starts_pages
+import study_pages
 from bolus.evaluation.statistics.verdict import ENOUGH_PATIENTS
 from figures import markdown
 from grid import RESULTS, read_cells
@@ -413,6 +414,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "comprer-chest-differences": lambda: pivot_table("comprer-chest", "classify", "metric", "difference"),
     "comprer-chest-site": lambda: pivot_table("comprer-chest", "site", "metric"),
     **cost_pages.TABLES,
+    **study_pages.tables(),
     "export": export_table,
     "torture": torture_table,
     "twins": twins_table,
@@ -433,6 +435,8 @@ def rendered(text: str) -> str:
 FIGURES: tuple[tuple[Callable[[], bool], Callable[[], None]], ...] = (
     (starts_pages.stale, lambda: starts_pages.draw(starts_pages.lines_of("linear"))),
     (growth.stale, lambda: growth.draw(growth.curves())),
+    (study_pages.verdicts_are_stale, study_pages.write_verdicts),
+    *((partial(study_pages.stale, page), partial(study_pages.draw, page)) for page in study_pages.PAGES),
 )
 
 

@@ -13,8 +13,8 @@ SMALL = ("training.epochs=1", "training.health_epochs=null", "images.size=32")
 
 
 def test_a_demo_that_there_is_not_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no demo of 'supremix'"):
-        demonstration.demonstrate(tmp_path / "demo", recipe="supremix")
+    with pytest.raises(UsageError, match="no demo of 'supremix_3d'"):
+        demonstration.demonstrate(tmp_path / "demo", recipe="supremix_3d")
     with pytest.raises(UsageError, match="no demo of volumes of 'mlvicx'"):
         demonstration.demonstrate(tmp_path / "demo", recipe="mlvicx", volumes=True)
 
@@ -23,15 +23,15 @@ def test_a_demo_that_there_is_not_is_refused(tmp_path: Path) -> None:
 def test_the_demo_of_volumes_leaves_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("blosc2")
     keys = ("encoder.backbone=r10w8_3d", "images.size=16", "images.spacing=12", "sampling.batch_size=16", *SMALL[:2])
-    small = (*demonstration.OVERRIDES["supremix"], *keys)
-    monkeypatch.setitem(demonstration.OVERRIDES, "supremix", small)
-    monkeypatch.setattr(demonstration, "NUM_SCANNED", 60)
+    small = (*demonstration.OVERRIDES["supremix_3d"], *keys)
+    monkeypatch.setitem(demonstration.OVERRIDES, "supremix_3d", small)
+    monkeypatch.setattr(demonstration, "NUM_SCANNED", 40)
     monkeypatch.setattr(demonstration, "VOXELS", 16)
     lines: list[str] = []
     run = demonstration.demonstrate(tmp_path / "demo", volumes=True, say=lines.append)
     said = "\n".join(lines)
     assert run.status == "finished"
-    assert "120 volumes of 60 patients" in said
+    assert "80 volumes of 40 patients" in said
     assert "severity, linear:" in said
     assert "random-init" in said
     assert f"Look at it: {(tmp_path / 'demo' / 'report.html').as_uri()}" in said

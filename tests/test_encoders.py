@@ -760,7 +760,7 @@ def test_pretrained_that_lacks_weights_is_refused(tmp_path: Path) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(EncoderError, match=r"no encoder 'resnet81'.*did you mean 'resnet18'"):
         build(backbone="resnet81")
-    with pytest.raises(EncoderError, match=r"known: convnext_atto, .*, r18w32, resnet18, resnet50, vit_tiny"):
+    with pytest.raises(EncoderError, match=r"known: convnext_atto, .*, r18w32, .*resnet18, .*resnet50, .*vit_tiny"):
         external_encoder("./nowhere/at/all")
 
 

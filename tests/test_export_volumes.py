@@ -27,7 +27,6 @@ BOX = (16, 32, 16)
 SMALL: dict[str, dict[str, Any]] = {
     "a ResNet": {"backbone": "r18w4_3d"},
     "a U-Net with a neck": {"backbone": "unet3d2", "neck": 3},
-    "a Swin-UNETR": {"backbone": "swin_unetr12"},
     "an inflated network": {"backbone": "unet2", "inflated": True},
     "context blocks": {"backbone": "r10w4_3d", "context": True},
 }
@@ -40,7 +39,10 @@ def saved(folder: Path, keys: dict[str, Any]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("keys", SMALL.values(), ids=SMALL.keys())
+@pytest.mark.parametrize(
+    "keys",
+    [pytest.param(keys, id=name, marks=[] if name == "a ResNet" else pytest.mark.slow) for name, keys in SMALL.items()],
+)
 def test_one_program_for_any_number_of_volumes(keys: dict[str, Any], tmp_path: Path) -> None:
     encoder = build_encoder(EncoderSpec(**keys), seed=0).eval()
     model = Deployed(encoder)

@@ -24,6 +24,7 @@ from bolus.encoders.features import Features
 from bolus.encoders.parts.norms import norms_of
 from bolus.errors import OutOfMemoryError, RecipeError
 from bolus.phantom import make_phantom
+from bolus.phantom_volumes import make_volume_phantom
 from bolus.recipe import Recipe, recipe_names
 from bolus.training.assembly import Model, build_model
 from bolus.training.gradients.gradcache import split_batch
@@ -54,7 +55,7 @@ RECIPES: dict[str, list[str]] = {
     "gcl_patient": UNET,
     "gcl_phase": UNET,
     "gcl_position": UNET,
-    "learner_3d": [*THICK, f"objectives.score.{AGE}", "objectives.contrast.target=score:age"],
+    "learner_3d": THICK,
     "learner": [
         *RESNET, "images.unit=image", "encoder.temporal_shift=null", f"objectives.score.{AGE}",
         "objectives.contrast.target=score:age",
@@ -70,7 +71,7 @@ RECIPES: dict[str, list[str]] = {
     "supcon": [*RESNET, "objectives.supcon.relation=label:disease"],
     "supervised": [*RESNET, "objectives.predict.targets=[score:age, label:disease]"],
     "supremix": [*RESNET, f"objectives.supremix.{AGE}"],
-    "supremix_3d": [*THICK, f"objectives.supremix.{AGE}"],
+    "supremix_3d": THICK,
     "vicreg": [*RESNET, "objectives.global.width=32"],
 }  # fmt: skip
 LEVELS = "{kind: varcov, source: levels, width: 16, level_channels: 8, grid: 2}"
@@ -93,21 +94,27 @@ class Ground:
     cohort: Cohort
     cache: Path
 
+    volumes: Cohort
+
     def model(self, recipe: Recipe) -> tuple[Model, Loader]:
-        samples = self.cohort.samples(recipe.images.unit)
+        cohort = self.volumes if recipe.images.unit == "volume" else self.cohort
+        samples = cohort.samples(recipe.images.unit)
         model = build_model(recipe, CPU, TrainingColumns(samples, recipe.bins))
         if recipe.training.precision == "fp32":
             for module in model.modules.values():
                 module.double()
-        store = open_images(self.cohort, recipe, self.cache, True)
-        return model, build_loader(self.cohort, samples, store, recipe, model.needs, PartialState())
+        store = open_images(cohort, recipe, self.cache, True)
+        return model, build_loader(cohort, samples, store, recipe, model.needs, PartialState())
 
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     folder = tmp_path_factory.mktemp("phantom")
     make_phantom(folder, num_patients=16, size=32)
-    return Ground(Cohort.open(folder / "cohort.yaml"), folder / "cache")
+    make_volume_phantom(folder / "volumes", num_patients=8, size=16)
+    return Ground(
+        Cohort.open(folder / "cohort.yaml"), folder / "cache", Cohort.open(folder / "volumes" / "cohort.yaml")
+    )
 
 
 @dataclass
@@ -299,7 +306,8 @@ def test_clips_go_in_chunks_with_their_frame_masks(tmp_path: Path) -> None:
     (tmp_path / "cohort.yaml").write_text(
         "table: table.csv\nroles: {'score:severity': severity}\nsplit: {seed: 1, val: 0.1, test: 0.1}\n"
     )
-    ground = Ground(Cohort.open(tmp_path / "cohort.yaml"), tmp_path / "cache")
+    cohort = Cohort.open(tmp_path / "cohort.yaml")
+    ground = Ground(cohort, tmp_path / "cache", volumes=cohort)
     keys = [*SMALL, "encoder={backbone: r18w32, temporal_shift: 8}", "images.frames=3", "sampling.chunk=3"]
     recipe = Recipe.load("learner").override(keys)
     model, loader = ground.model(recipe)

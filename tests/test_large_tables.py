@@ -10,18 +10,28 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bolus.data.batches import partners
+from bolus.data.batches import counting, partners
+from bolus.data.batches.counting import count_partners
+from bolus.data.batches.relation import Needs, Relation
 from bolus.data.cohort import violations
-from bolus.data.cohort.coding import Coded, Columns
+from bolus.data.cohort.coding import Coded, Columns, Held, texts_of
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.cohort.split import split_digest
+from bolus.data.cohort.table import read_table
 from bolus.data.cohort.volumes import slice_positions, volume_codes
 from bolus.data.images import shards
 from bolus.data.images.shards import Manifest, by_group
+from bolus.data.text.columns import joined_lines
 from bolus.data.text.identifiers import identifier_text
+from bolus.errors import CohortError
+from bolus.planning.hazards import hazards
 from bolus.planning.hazards.association import commonest, one_of_each
-from bolus.training.loaders import _lines
+from bolus.planning.hazards.hazards import find_hazards, some_patients
+from bolus.planning.planner import plan
+from bolus.recipe import Recipe
+from bolus.training.loaders import build_loader, data_hash, open_images, unread_loader
+from bolus.training.processes import launched
 
 AWKWARD = ["7", "7.0", " 8 ", "é x", "a'b", 'c"d', "e\\f", "p1", "p10", "p1 2", "\u200bz", "n/a", "", None]
 
@@ -151,6 +161,150 @@ def test_a_patient_is_summed_up_as_the_plain_way_does() -> None:
 
 
 def test_paths_are_hashed_as_lines() -> None:
-    paths = ["a.png", "é/b.png", "c d.png"]
-    assert bytes(_lines(pd.DataFrame({"image": pd.Series(paths, dtype="str")}))) == "\n".join(paths).encode()
-    assert bytes(_lines(pd.DataFrame({"image": [1, 2]}))) == b"1\n2"
+    paths = pd.Series(["a.png", "é/b.png", "c d.png", "a.png"], dtype="str")
+    rows = np.array([3, 1, 2])
+    for column in (paths, Coded.of(paths)):
+        assert bytes(joined_lines(texts_of(column, rows))) == "a.png\né/b.png\nc d.png".encode()
+    assert bytes(joined_lines(texts_of(pd.Series([1, 2]), np.array([0, 1])))) == b"1\n2"
+
+
+def naive_counts(relation: Relation, columns: dict[str, Any]) -> list[int]:
+    table = pd.DataFrame(columns).replace({-1: np.nan}).astype(float)
+    found = []
+    for row in range(len(table)):
+        here = table.notna()[[*relation.roles]].all(axis=1)
+        for role in relation.same:
+            here &= table[role] == table[role][row]
+        for role in relation.differ:
+            here &= table[role] != table[role][row]
+        here &= bool(table.loc[row, [*relation.roles]].notna().all())
+        here[row] = False
+        found.append(int(here.sum()))
+    return found
+
+
+@pytest.mark.parametrize("dense", [0, 4])
+@pytest.mark.parametrize(("same", "differ"), [("patient", ()), ("patient", ("visit", "time")), ((), ("time", "visit"))])
+def test_partners_are_counted_as_by_looking_at_each_pair(dense: int, same: Any, differ: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(counting, "DENSE", dense)
+    rng = np.random.default_rng(8)
+    for fraction in (0.0, 0.5):  # of days, which are then no whole numbers
+        columns = {"patient": rng.integers(-1, 9, 60), "visit": rng.integers(-1, 3, 60).astype(np.int8)}
+        columns |= {"time": np.where(rng.random(60) < 0.1, np.nan, rng.integers(0, 4, 60) + fraction)}
+        relation = Relation(same=same, differ=differ)
+        expected = naive_counts(relation, columns)
+        assert count_partners(relation, columns).tolist() == expected
+        assert partners.PartnerIndex(relation, columns).counts().tolist() == expected
+
+
+def test_partners_are_drawn_alike_from_narrow_codes_and_wide_ones() -> None:
+    rng = np.random.default_rng(9)
+    columns = {"patient": rng.integers(-1, 9, 80), "visit": rng.integers(0, 3, 80)}
+    narrow = {role: codes.astype(np.int8) for role, codes in columns.items()}
+    relation = Relation(same=("patient",), differ=("visit",))
+    drawn = [
+        partners.PartnerIndex(relation, each).draw_each(np.arange(80), 2, np.random.default_rng(1))
+        for each in (columns, narrow)
+    ]
+    assert drawn[0].tolist() == drawn[1].tolist()
+    assert drawn[1].dtype == np.int64
+
+
+def test_what_is_held_in_little_room_is_what_is_encoded() -> None:
+    rng = np.random.default_rng(10)
+    frame = pd.DataFrame({"image": [f"{row}" for row in range(90)], "patient": rng.choice(list("pqr"), 90)})
+    frame["days"] = rng.choice(["2024-01-03", "20240103", "2024-02-01", None], 90)
+    frame["age"] = rng.choice(["61", "inf", "58Y", "?"], 90)
+    frame["own"] = rng.normal(size=90)
+    roles = {"time": "days", "attribute:age": "age", "score:own": "own"}
+    cohort = Cohort(frame, CohortSpec(table="t.csv", roles=roles, missing={"age": ["?"]}))
+    samples = cohort.samples("image")
+    for role in ("patient", "time", "attribute:age", "score:own"):
+        held = samples.held(role)
+        np.testing.assert_array_equal(held[:], cohort.encoded(role))
+        kept = Held.of(held)
+        np.testing.assert_array_equal(kept[:], cohort.encoded(role))
+        assert len(np.unique(kept.values)) == len(kept.values)
+        known = np.isfinite(cohort.encoded(role)) & (cohort.encoded(role) != -1)
+        assert kept.counts()[kept.known].sum() == known.sum()
+        assert (kept.known[kept.codes] == known).all()
+
+
+def test_identifiers_are_sorted_as_text() -> None:
+    rng = np.random.default_rng(11)
+    for width, before in ((3, "PAT"), (8, "é"), (12, "")):
+        numbers = [f"{before}{number:0{1 + number % width}d}" for number in rng.permutation(500).tolist()]
+        series = pd.Series([*dict.fromkeys([*numbers, before or "x"])])
+        ranked = Coded.of(series).ranked()
+        assert ranked.values.tolist() == sorted(series)
+        assert ranked.plain().tolist() == series.tolist()
+
+
+def test_a_table_without_quotes_is_read_as_one_with_them(tmp_path: Path) -> None:
+    (tmp_path / "plain.csv").write_text("image,patient\na.png,p\nb.png,q\n")
+    (tmp_path / "quoted.csv").write_text('image,patient\na.png,"p"\nb.png,"q"\n')
+    (tmp_path / "torn.csv").write_text("image,patient\na.png,p,1\nb.png,q\n")
+    assert read_table(tmp_path / "plain.csv").equals(read_table(tmp_path / "quoted.csv"))
+    with pytest.raises(CohortError, match="another number in row 1"):
+        read_table(tmp_path / "torn.csv")
+
+
+def test_records_that_are_alike_are_told_from_others() -> None:
+    records = np.zeros(6, shards.RECORD)
+    records["frame"], records["crc"] = np.arange(6), 7 + np.arange(6)
+    assert shards.are_alike(records)
+    for field in ("gain", "bias"):
+        other = records.copy()
+        other[field][3] = 2.0
+        assert not shards.are_alike(other)
+    records["grey"]["high"][2] = 1.0
+    assert not shards.are_alike(records)
+
+
+def test_a_large_table_is_planned_by_some_patients_and_says_so(monkeypatch: Any) -> None:
+    rng = np.random.default_rng(12)
+    patients = rng.integers(0, 400, 2000)
+    frame = pd.DataFrame({"image": [f"{row}.png" for row in range(2000)], "patient": patients.astype(str)})
+    frame["scanner"] = np.where(patients % 2, "A", "B")
+    frame["ill"] = np.where(rng.random(2000) < 0.95, patients % 2, 1 - patients % 2)
+    frame["empty"], frame["one"], frame["note"] = None, "x", [f"note {row}" for row in range(2000)]
+    roles = {f"attribute:{name}": name for name in ("scanner", "empty", "one", "note")} | {"label:ill": "ill"}
+    cohort = Cohort(frame, CohortSpec(table="t.csv", roles=roles))
+    samples = cohort.samples("image")
+    whole = find_hazards(samples)
+    assert some_patients(samples) is samples
+    monkeypatch.setattr(hazards, "LOOKED", 1000)
+    looked = some_patients(samples)
+    number, kept = len(set(patients[looked.first_row])), set(patients[looked.first_row])
+    assert 0.3 < number / 400 < 0.7
+    assert len(looked) == sum(patient in kept for patient in patients)  # all of their samples
+    some = find_hazards(samples, looked)
+    assert [(each.role, each.kind) for each in some] == [(each.role, each.kind) for each in whole]
+    counted = ("missing", "constant", "unique")
+    assert [each for each in some if each.kind in counted] == [each for each in whole if each.kind in counted]
+    planned = plan(cohort)
+    assert f"looked at in {number:,} of these patients" in planned.facts[-1]
+    assert [each.name for each in planned.offers] == [each.name for each in plan(cohort).offers]
+
+
+def test_a_loader_takes_over_what_one_before_it_made(tiny_cohort: Path, tmp_path: Path) -> None:
+    relation, cohort = Relation(same=("patient",)), Cohort.open(tiny_cohort)
+    recipe = Recipe.load("simclr").override(["images.size=16", "sampling.batch_size=8", "sampling.partners=1"])
+    needs = Needs(relations=(relation,), roles=frozenset({"patient"}))
+    unread = unread_loader(cohort, recipe, needs, tmp_path)
+    store = open_images(cohort, recipe, tmp_path, quiet=True)
+    made = [
+        build_loader(cohort, cohort.samples("image"), store, recipe, needs, launched(), before=before)
+        for before in (None, unread)
+    ]
+    assert made[1].sampler is unread.sampler
+    assert made[1].store is store
+    assert made[0].draw(3).tolist() == made[1].draw(3).tolist()
+    assert data_hash(cohort, made[0]) == data_hash(cohort, made[1])
+    fewer = store.readable.copy()
+    fewer[made[0].positions[0]] = False
+    other = build_loader(
+        cohort, cohort.samples("image"), store, recipe, needs, launched(), readable=fewer, before=unread
+    )
+    assert len(other.positions) == len(unread.positions) - 1
+    assert other.sampler is not unread.sampler

@@ -15,11 +15,11 @@ from bolus.exporting.monai_unet import from_monai, to_monai
 from bolus.recipe import EncoderSpec
 
 
-def encoder_of(channels: Any = 1) -> Any:
-    encoder = build_encoder(EncoderSpec(backbone="unet4", in_channels=channels), seed=1)
+def encoder_of(channels: Any = 1, backbone: str = "unet4") -> Any:
+    encoder = build_encoder(EncoderSpec(backbone=backbone, in_channels=channels), seed=1)
     with torch.no_grad():
         for _ in range(5):
-            encoder(torch.rand(8, channels, 32, 32))
+            encoder(torch.rand(8, channels, *[32] * encoder.dimensions))
     return encoder.eval()
 
 
@@ -30,9 +30,11 @@ def levels_of(unet: Any, pixels: Tensor) -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_monai_gives_the_levels_of_the_encoder_and_back(channels: int) -> None:
-    encoder, images = encoder_of(channels), torch.rand(2, channels, 48, 64)
+@pytest.mark.parametrize(
+    ("channels", "backbone", "sides"), [(1, "unet4", (48, 64)), (3, "unet4", (48, 64)), (1, "unet3d2", (16, 32, 48))]
+)
+def test_monai_gives_the_levels_of_the_encoder_and_back(channels: int, backbone: str, sides: tuple[int, ...]) -> None:
+    encoder, images = encoder_of(channels, backbone), torch.rand(2, channels, *sides)
     unet = to_monai(encoder, num_classes=2)
     back = from_monai(unet, mean=0.5, std=0.25)
     with torch.no_grad():

@@ -28,11 +28,12 @@ ELSEWHERE = {
     "docs/guide.md 8": "test_report.py writes the page of an ablation",
     "docs/report.md": "test_report.py writes the page of runs, an ablation and embeddings that it makes",
     "docs/deploying.md": "test_export.py and test_preprocess.py run the verbs, of encoders that they make",
+    "docs/volumes.md 1": "test_volume_runs.py runs the verbs, on volumes that it makes",
     "docs/examples/xray.md": "test_examples.py runs it",
     "docs/examples/fundus.md": "test_examples.py runs it",
     "docs/examples/cardiac.md": "test_examples.py runs it",
 }
-BY_BLOCK = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/scanning.md", "docs/offline.md")
+BY_BLOCK = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/scanning.md", "docs/offline.md", "docs/volumes.md")
 LISTING = "docs/guide.md"  # whose commands are each for a reader who has all that they name
 PROGRAMS = ("bolus ", "make ", "pip ", "python ", "docker ")
 SLOW = {

@@ -23,9 +23,10 @@ from bolus.encoders.folders.folder import load_encoder, save_encoder
 from bolus.encoders.modalities import ModalityEncoders, check_unit
 from bolus.encoders.volumes.inflation import inflate_weights
 from bolus.encoders.volumes.resnet3d import ARCHITECTURES
-from bolus.errors import BolusError, EncoderError, RecipeError
+from bolus.errors import BolusError, EncoderError, OutOfMemoryError, RecipeError
 from bolus.optimization import lr_scales
 from bolus.recipe import EncoderSpec, Recipe
+from bolus.training.memory import explain_memory
 
 SMALL = {
     "a ResNet-10": {"backbone": "r10w4_3d"},
@@ -134,6 +135,12 @@ def test_less_is_kept_for_the_way_back() -> None:
     plain, again = (build(backbone="unet3d8") for _ in range(2))
     again.checkpoint_activations()
     assert kept(again) < 0.5 * kept(plain)
+
+
+def test_where_memory_is_short_both_ways_are_named() -> None:
+    wanted = r"activation_checkpointing=true.*sampling.chunk=16"
+    with pytest.raises(OutOfMemoryError, match=wanted), explain_memory(Recipe.load("simclr_3d")):
+        raise MemoryError
 
 
 @pytest.mark.parametrize("keys", SMALL.values(), ids=SMALL.keys())

@@ -395,6 +395,9 @@ def test_nuclear_medicine_and_dose_say_where_their_frames_lie(tmp_path: Path, si
         assert volume.spacing == (4.0, 2.0, 2.0)
         lowest = scan()[0 if step > 0 else 4]
         np.testing.assert_array_equal(volume.array[0, 0], lowest[::-1, ::-1])
+        theirs = sitk.ReadImage(str(path))
+        x, y, z, _ = volume.affine @ (1, 2, 3, 1.0)
+        assert theirs.GetPixel(theirs.TransformPhysicalPointToIndex((-x, -y, z))) == volume.array[0, 3, 2, 1]
     dose = read_volume([Path(get_testdata_file("rtdose.dcm", download=False))])
     theirs = sitk.ReadImage(get_testdata_file("rtdose.dcm", download=False))
     assert dose.array.shape == (1, 15, 10, 10)

@@ -11,51 +11,41 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bolus.errors import RecipeError, suggest, yaml_problem
 from bolus.files import load_yaml
+from bolus.recipes.images import VOLUME_AUGMENTS, AugmentSpec, ImagesSpec, OwnAugmentSpec, Size
 from bolus.recipes.keys import Overrides, assign, explain, written
+from bolus.recipes.spec import LARGEST, Spec
 
-LARGEST = 2**31 - 1
-"""Of whole numbers in a recipe, seeds among them: what every library under bolus takes."""
-
-
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @field_validator("*")
-    @classmethod
-    def _within_bounds(cls, value: Any) -> Any:
-        if isinstance(value, int) and abs(value) > LARGEST:
-            raise ValueError(f"expected a number up to {LARGEST}")
-        return value
-
-
-_Side = Annotated[int, Field(ge=8, le=2**14)]
-_Step = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-# One number, or one for each axis of a volume: depth, height, width. Tags in brackets are no part of a key.
-_ONE_OR_THREE = Discriminator(lambda value: "(three)" if isinstance(value, list | tuple) else "(one)")
-Size = Annotated[Annotated[_Side, Tag("(one)")] | Annotated[tuple[_Side, _Side, _Side], Tag("(three)")], _ONE_OR_THREE]
-Steps = Annotated[Annotated[_Step, Tag("(one)")] | Annotated[tuple[_Step, _Step, _Step], Tag("(three)")], _ONE_OR_THREE]
+__all__ = [
+    "LARGEST",
+    "NORMALISATION",
+    "VOLUME_AUGMENTS",
+    "AugmentSpec",
+    "CombinerSpec",
+    "EncoderSpec",
+    "ImagesSpec",
+    "ModalitySpec",
+    "ObjectiveSpec",
+    "OptimizerSpec",
+    "OwnAugmentSpec",
+    "Recipe",
+    "SamplingSpec",
+    "ScheduleSpec",
+    "TrainingSpec",
+    "recipe_names",
+]
 
 NORMALISATION = {"mean": [0.5], "std": [0.25]}
 """Of images in [0, 1], where neither the recipe nor pretrained weights say otherwise."""
 
 
-class EncoderSpec(_Spec):
+class EncoderSpec(Spec):
     """What turns an image into features.
 
     `backbone` is a named configuration (`resnet18`, `resnet50`, `r18w32`, `convnext_atto`, `efficientnet_lite0`, `1`
@@ -65,7 +55,7 @@ class EncoderSpec(_Spec):
     """
 
     backbone: str = "resnet18"
-    arguments: dict[str, Any] = {}  # of a factory of your own, `backbone: package.module:name`
+    arguments: dict[str, Any] = Field(default_factory=dict)  # of a factory of your own, `backbone: package.module:name`
     pretrained: bool = False
     in_channels: Literal[1, 3] = 1
     stem_pool: bool = True  # the max-pool after the stem of a ResNet; drop it for inputs of about 64 pixels
@@ -81,110 +71,7 @@ class EncoderSpec(_Spec):
     std: list[float] | None = None
 
 
-class OwnAugmentSpec(BaseModel):
-    """An augmentation of your own: a function by `package.module:name` or a registered name, and its parameters."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    kind: str
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What is passed to the function, after the images and the generator."""
-        return dict(self.model_extra or {})
-
-
-class AugmentSpec(_Spec):
-    """One view of an image; a key that is not given takes the preset's value (bolus.data.batches.presets.PRESETS).
-
-    Of volumes, horizontal is left to right, vertical posterior to anterior and depth inferior to superior, and the
-    rotation is about the axis of depth.
-    """
-
-    preset: Literal["none", "xray", "fundus", "ultrasound", "mri", "ct", "brain_mri"] = "xray"
-    crop_scale: tuple[float, float] | None = None  # share of the area, or of the volume, kept
-    crop_ratio: tuple[float, float] | None = None  # width to height
-    flip_horizontal: float | None = Field(None, ge=0, le=1)  # probabilities
-    flip_vertical: float | None = Field(None, ge=0, le=1)
-    rotation: float | None = Field(None, ge=0, le=180)  # degrees, uniform in +-
-    brightness: float | None = Field(None, ge=0)  # uniform in +- this share
-    contrast: float | None = Field(None, ge=0)
-    saturation: float | None = Field(None, ge=0)  # colour images only
-    hue: float | None = Field(None, ge=0, le=0.5)
-    jitter: float | None = Field(None, ge=0, le=1)  # probability of the four above
-    blur: float | None = Field(None, ge=0, le=1)  # probability
-    blur_sigma: tuple[float, float] | None = None  # pixels
-    noise: float | None = Field(None, ge=0)  # standard deviation, in units of the [0, 1] range
-    flip_depth: float | None = Field(None, ge=0, le=1)  # volumes only, as the four below; probability
-    tilt: float | None = Field(None, ge=0, le=180)  # degrees about the two other axes, uniform in +-
-    stretch: float | None = Field(None, ge=0, lt=1)  # each axis by a factor of its own, uniform in 1 +- this share
-    low_resolution: float | None = Field(None, ge=0, le=1)  # probability of fewer voxels, brought back to as many
-    low_resolution_factor: tuple[float, float] | None = None  # how many fewer, drawn for each axis
-    own: tuple[OwnAugmentSpec, ...] = ()  # functions that change intensities, in order, after all of the above
-
-
-VOLUME_AUGMENTS = ("flip_depth", "tilt", "stretch", "low_resolution", "low_resolution_factor")
-"""Keys of `AugmentSpec` that only volumes have."""
-
-
-class ImagesSpec(_Spec):
-    """Which samples are drawn, at what size, in how many views.
-
-    All `views` of a batch go through the encoder together (those of each modality), so that in training the statistics
-    of its BatchNorm layers, and of those of heads, are over all views and not view by view.
-    """
-
-    unit: Literal["image", "slice", "clip", "volume"] = "image"
-    frames: int = Field(8, ge=1)  # of a clip, one from each of so many equal parts of it
-    size: Size = 224  # pixels, square; of volumes voxels, a cube or (depth, height, width)
-    # How an image that is not square becomes so. Of volumes, stretch squeezes all of it into the box; pad and crop keep
-    # voxels and show windows of it, of all or of its middle.
-    fit: Literal["pad", "stretch", "crop"] = "pad"
-    spacing: Steps | None = None  # of volumes: mm between voxels, one or (depth, height, width); null: as it is
-    foreground: bool = False  # of volumes: cut to the body, or the brain, first
-    mirror: Literal["left", "right"] | None = None  # images of this side, so that both sides look alike (laterality)
-    views: int = Field(2, ge=1)
-    augment: AugmentSpec = AugmentSpec()
-
-    @model_validator(mode="after")
-    def _volumes_alone_have_a_third_axis(self) -> ImagesSpec:
-        if self.unit != "volume":
-            given = [name for name in ("spacing", "foreground") if getattr(self, name)]
-            given += ["a size of three numbers"] if not isinstance(self.size, int) else []
-            if given:
-                raise ValueError(f"{' and '.join(given)}: only for volumes, and unit is {self.unit}")
-        elif self.fit == "stretch" and self.spacing is not None:
-            raise ValueError(
-                "fit stretch squeezes a volume whatever its spacing is: leave out spacing, or take fit pad or crop"
-            )
-        return self
-
-    @property
-    def sides(self) -> tuple[int, ...]:
-        """What an encoder sees: pixels (height, width), or of a volume voxels (depth, height, width).
-
-        >>> ImagesSpec(size=64).sides, ImagesSpec(unit="volume", size=[16, 32, 32]).sides
-        ((64, 64), (16, 32, 32))
-        """
-        axes = 3 if self.unit == "volume" else 2
-        return (self.size,) * axes if isinstance(self.size, int) else self.size
-
-    @property
-    def side(self) -> int:
-        """The longest of its sides."""
-        return max(self.sides)
-
-    @property
-    def steps(self) -> tuple[float, float, float] | None:
-        """Millimetres between voxels (depth, height, width), where they are stated."""
-        return (self.spacing,) * 3 if isinstance(self.spacing, float) else self.spacing
-
-    @property
-    def extent(self) -> str:
-        """What an encoder sees, in words, such as `224 x 224 pixels`."""
-        return f"{' x '.join(map(str, self.sides))} {'voxels' if self.unit == 'volume' else 'pixels'}"
-
-
-class ModalitySpec(_Spec):
+class ModalitySpec(Spec):
     """What differs from `encoder` and `images` for the images of one modality; a key that is not given is theirs.
 
     Only an encoder with a `backbone` of its own, or an augmentation with a `preset` of its own, is taken as a whole.
@@ -196,7 +83,7 @@ class ModalitySpec(_Spec):
     augment: AugmentSpec | None = None
 
 
-class SamplingSpec(_Spec):
+class SamplingSpec(Spec):
     """How a batch is composed: seeded anchors, partners for each relation, random fill; or so many participants."""
 
     batch_size: int = Field(64, ge=1)  # samples; each is seen in `images.views` views
@@ -232,7 +119,7 @@ class ObjectiveSpec(BaseModel):
         return dict(self.model_extra or {})
 
 
-class CombinerSpec(_Spec):
+class CombinerSpec(Spec):
     """How objectives meet in the shared encoder; those of one branch (image or pixel level) with each other.
 
     Conflicts between objectives are logged whatever the kind; `sum` takes an extra backward pass for each then.
@@ -243,7 +130,7 @@ class CombinerSpec(_Spec):
     scope: Literal["encoder", "features"] = "encoder"  # reconciled in the encoder's parameters, or at its features
     rate: float = Field(0.01, ge=0, le=1)  # grad_mitigator: of the goals' moving average (scope features: a batch)
     aggregator: str | None = None  # torchjd: its name, such as MGDA
-    parameters: dict[str, Any] = {}  # torchjd: the aggregator's own
+    parameters: dict[str, Any] = Field(default_factory=dict)  # torchjd: the aggregator's own
     conflict_steps: int | None = Field(100, ge=1)  # how often conflicts are logged; null: never
 
     @model_validator(mode="after")
@@ -255,7 +142,7 @@ class CombinerSpec(_Spec):
         return self
 
 
-class OptimizerSpec(_Spec):
+class OptimizerSpec(Spec):
     """AdamW, SGD or LARS; `lr` holds for `reference_batch` samples and scales linearly; null: as it is."""
 
     kind: Literal["adamw", "sgd", "lars"] = "adamw"
@@ -268,7 +155,7 @@ class OptimizerSpec(_Spec):
     layer_decay: float = Field(1.0, gt=0, le=1)  # factor of lr for each block of the encoder towards its input
 
 
-class ScheduleSpec(_Spec):
+class ScheduleSpec(Spec):
     """Linear warm-up, then cosine to `final` times the peak, constant, or times `factor` every `every_epochs`."""
 
     kind: Literal["cosine", "constant", "step"] = "cosine"
@@ -278,7 +165,7 @@ class ScheduleSpec(_Spec):
     factor: float = Field(0.1, gt=0, le=1)  # step
 
 
-class TrainingSpec(_Spec):
+class TrainingSpec(Spec):
     """How long, in what precision, and how often the run saves and looks at itself."""
 
     epochs: int = Field(100, ge=1)
@@ -301,7 +188,7 @@ class TrainingSpec(_Spec):
     tracker: Literal["tensorboard", "mlflow", "wandb", "trackio"] | None = None  # beside metrics.jsonl
 
 
-class Recipe(_Spec):
+class Recipe(Spec):
     """A whole pretraining run, as data.
 
     Args:
@@ -323,8 +210,10 @@ class Recipe(_Spec):
     encoder: EncoderSpec = EncoderSpec()
     encoders: Literal["shared", "per_modality"] = "shared"  # one for all images, or each modality has its own
     images: ImagesSpec = ImagesSpec()
-    modalities: dict[str, ModalitySpec] = {}  # value of the modality column -> what differs for it
-    bins: dict[str, int | list[float]] = {}  # role -> quantile bins over training samples, or edges; makes bin:ROLE
+    # Value of the modality column -> what differs for it.
+    modalities: dict[str, ModalitySpec] = Field(default_factory=dict)
+    # Role -> quantile bins over training samples, or edges; makes bin:ROLE.
+    bins: dict[str, int | list[float]] = Field(default_factory=dict)
     sampling: SamplingSpec = SamplingSpec()
     objectives: dict[str, ObjectiveSpec]
     combiner: CombinerSpec = CombinerSpec()

@@ -92,7 +92,7 @@ def bolus(
 def demo(
     out: Annotated[Path, typer.Option(help="folder to make")] = Path("bolus-demo"),
     recipe: Annotated[
-        str | None, typer.Option(help="mlvicx (where none is named), or comprer; of volumes supremix")
+        str | None, typer.Option(help="mlvicx (where none is named), or comprer; of volumes supremix_3d")
     ] = None,
     volumes: Annotated[bool, typer.Option("--volumes", help="heads in MR, each seen as a volume")] = False,
     seed: Annotated[int, typer.Option(help="of the phantom and the training")] = 0,

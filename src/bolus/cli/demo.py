@@ -57,23 +57,23 @@ OVERRIDES = {
         "training.precision=fp32",
         "training.activation_checkpointing=false",
     ),
-    "supremix": (
+    "supremix_3d": (
         "objectives.supremix.window=1.0",
         "sampling.batch_size=32",
-        "training.epochs=30",
+        "training.epochs=35",
     ),
 }
-OF_VOLUMES = ("supremix",)
+OF_VOLUMES = ("supremix_3d",)
 USES = {
     "mlvicx": "without any label",
     "comprer": "from modality, visit, side, age and severity",
-    "supremix": "from the severity at each visit",
+    "supremix_3d": "from the severity at each visit",
 }
-ACROSS = {"mlvicx": (), "comprer": ("modality", "laterality", "visit"), "supremix": ()}
+ACROSS = {"mlvicx": (), "comprer": ("modality", "laterality", "visit"), "supremix_3d": ()}
 QUESTIONS = {
     "mlvicx": (("classify", "disease"), ("regress", "severity")),
     "comprer": (("classify", "disease"), ("regress", "severity")),
-    "supremix": (("regress", "severity"),),
+    "supremix_3d": (("regress", "severity"),),
 }
 
 
@@ -91,7 +91,7 @@ def demonstrate(
     Args:
         folder: made if absent; an unfinished demo there goes on.
         recipe: `mlvicx`, which is taken where none is named, or `comprer`, which also shows retrieval of the same
-            person; of volumes `supremix`.
+            person; of volumes `supremix_3d`.
         volumes: heads in MR, each seen as a volume.
         seed: of the phantom and the training.
         quiet: show no progress.

@@ -1,4 +1,4 @@
-"""PCL's U-Net (`unetN`) and MONAI's BasicUNet: the same contracting side, so that weights go both ways.
+"""PCL's U-Net (`unetN`, `unet3dN`) and MONAI's BasicUNet: the same contracting side, so that weights go both ways.
 
 BasicUNet has norms and leaky activations in its centre, where PCL has none and ReLU: there the norms are set to do
 nothing and the activations are replaced, which BasicUNet's own configuration cannot say.
@@ -47,7 +47,7 @@ def to_monai(encoder: Encoder, *, num_classes: int) -> nn.Module:
         )
     networks = require("monai.networks.nets.basic_unet", "U-Nets of MONAI")
     unet: Any = networks.BasicUNet(
-        spatial_dims=2,
+        spatial_dims=encoder.dimensions,
         in_channels=config.num_channels,
         out_channels=num_classes,
         features=(*config.hidden_sizes, config.base_filters),
@@ -75,7 +75,7 @@ def from_monai(unet: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> Encod
     Biases and the centre's norms go into the neighbouring weights, as evaluation mode allows.
 
     Args:
-        unet: two-dimensional, with BatchNorm, leaky activations of slope 0.01, and ReLU in its centre.
+        unet: of images or volumes, with BatchNorm, leaky activations of slope 0.01, and ReLU in its centre.
         mean: that its pixels were normalised by.
         std: likewise.
 
@@ -101,7 +101,8 @@ def from_monai(unet: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> Encod
     widths = [level[0].conv.out_channels for level in levels]
     if widths != [filters * 2**level for level in range(DEPTH + 1)] or channels not in (1, 3):
         raise EncoderError(f"expected 1 or 3 channels and features that double, found {channels} and {widths}")
-    spec = EncoderSpec(backbone=f"unet{filters}", in_channels=1 if channels == 1 else 3, mean=[mean], std=[std])
+    kind = "unet3d" if isinstance(levels[0][0].conv, nn.Conv3d) else "unet"
+    spec = EncoderSpec(backbone=f"{kind}{filters}", in_channels=1 if channels == 1 else 3, mean=[mean], std=[std])
     encoder = build_encoder(spec, seed=0).eval()
     with torch.no_grad():
         for level, (ours, theirs) in enumerate(zip(_of_bolus(encoder), levels, strict=True)):
@@ -109,7 +110,7 @@ def from_monai(unet: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> Encod
                 norm, bias = other.adn.N, other.conv.bias
                 scale = norm.weight / (norm.running_var + norm.eps).sqrt()
                 if level == DEPTH:
-                    one.conv.weight.copy_(other.conv.weight * scale[:, None, None, None])
+                    one.conv.weight.copy_(other.conv.weight * scale.view(-1, *[1] * (encoder.dimensions + 1)))
                     one.conv.bias.copy_((bias - norm.running_mean) * scale + norm.bias)
                 else:
                     one.conv.weight.copy_(other.conv.weight)
@@ -132,7 +133,8 @@ def _of_monai(unet: Any) -> list[list[Any]]:
 def _check(name: str, convolution: Any, *, centre: bool) -> None:
     """Raise EncoderError for a convolution that bolus's U-Net cannot say."""
     conv, norm, act = (convolution.conv, getattr(convolution.adn, "N", None), getattr(convolution.adn, "A", None))
-    if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or conv.bias is None:
+    known = isinstance(conv, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d)
+    if not known or conv.bias is None:
         found = f"{type(conv).__name__} and {type(norm).__name__}"
         raise EncoderError(f"{name}: expected a Conv2d with bias and a BatchNorm2d, found {found}")
     fits = isinstance(act, nn.ReLU) if centre else isinstance(act, nn.LeakyReLU) and act.negative_slope == SLOPE

@@ -159,7 +159,8 @@ def standardisation(table: TrainingTable, role: str) -> tuple[float, float]:
     >>> standardisation({"score:age": np.array([40.0, 60.0, np.nan])}, "score:age")
     (50.0, 10.0)
     """
-    values = table[role][np.isfinite(table[role])]
+    values = table[role]
+    values = values[np.isfinite(values)]
     return float(values.mean()), float(values.std())
 
 

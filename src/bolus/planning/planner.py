@@ -10,7 +10,7 @@ import numpy as np
 
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.relation import Needs, Relation
-from bolus.data.cohort.coding import count_codes
+from bolus.data.cohort.coding import Held, count_codes
 from bolus.data.cohort.cohort import Cohort, CohortLike, Samples
 from bolus.data.images.clips import open_samples
 from bolus.device import device
@@ -19,7 +19,7 @@ from bolus.evaluation.notebook import as_html
 from bolus.objectives import needs_of
 from bolus.planning.cost import estimate
 from bolus.planning.hazards.hazard import Hazard
-from bolus.planning.hazards.hazards import find_hazards
+from bolus.planning.hazards.hazards import find_hazards, some_patients
 from bolus.planning.offers.contrasts import offer_contrasts
 from bolus.planning.offers.images import choose_preset, look_at, suggest_unit
 from bolus.planning.offers.measures import offer_measures
@@ -119,14 +119,15 @@ def plan(cohort: CohortLike, *, unit: str | None = None, overrides: Overrides = 
         raise CohortError(message, error.violations) from None
     placed = cohort.has("slice_position") and chosen != "volume"
     columns = TrainingColumns(samples, {"slice_position": 4} if placed else {})
-    hazards = tuple(find_hazards(samples))
+    looked = some_patients(samples)
+    hazards = tuple(find_hazards(samples, looked))
     evidence = Evidence.of(columns, hazards)
     offers = [*offer_contrasts(evidence), *offer_measures(evidence)]
     recipe, choices = _compose(samples, columns, offers, (("images.unit", why_unit),))
     cost = ""
     if recipe is not None:
         recipe, choices, cost = _complete(recipe, choices, overrides, samples, len(columns.rows))
-    facts = _facts(samples, columns)
+    facts = _facts(samples, columns, looked)
     # A clip of several rows is judged once; of clip files the table has a row each.
     resolutions = tuple(find_resolutions(cohort, samples.first_row if samples.cohort is cohort else None))
     return Plan(cohort, samples, facts, tuple(offers), hazards, resolutions, recipe, choices, cost)
@@ -144,9 +145,8 @@ def _at(data: Any, key: str) -> Any:
     return data
 
 
-def _facts(samples: Samples, columns: TrainingColumns) -> tuple[str, ...]:
-    cohort = samples.cohort
-    patients = cohort.encoded_at("patient", samples.first_row)
+def _facts(samples: Samples, columns: TrainingColumns, looked: Samples) -> tuple[str, ...]:
+    patients = samples.first_of(samples.cohort.coded("patient").codes)
     numbers = {
         side: (int(here.sum()), count_codes(patients[here]))
         for side, here in ((side, samples.on_side(side)) for side in ("train", "val", "test"))
@@ -154,7 +154,7 @@ def _facts(samples: Samples, columns: TrainingColumns) -> tuple[str, ...]:
     uses = zip(numbers.values(), ("training", "validation", "testing"), strict=True)
     parts = ", ".join(f"{count:,} of {people:,} for {use}" for (count, people), use in uses)
     found = [f"{len(samples):,} {samples.unit}s of {count_codes(patients):,} patients: {parts}."]
-    number = np.bincount(columns["patient"])
+    number = Held.of(columns.held("patient")).counts()[:-1]
     number = number[number > 0]
     if len(number):
         several = int((number > 1).sum())
@@ -166,6 +166,12 @@ def _facts(samples: Samples, columns: TrainingColumns) -> tuple[str, ...]:
         found.append("Nobody is held out for testing: nothing learnt here can be judged here.")
     elif numbers["val"][1] < 10:
         found.append(f"{numbers['val'][1]} validation patients: the online probe and any tuning will be noise.")
+    if len(looked) < len(samples):
+        drawn = count_codes(looked.first_of(samples.cohort.coded("patient").codes))
+        found.append(
+            f"How columns hang together (leaks, shortcuts, copies) was looked at in {drawn:,} of these patients, drawn "
+            f"at random, with {len(looked):,} {samples.unit}s: what is given for it are estimates."
+        )
     return tuple(found)
 
 

@@ -11,10 +11,9 @@ from functools import cache
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
-from bolus.data.cohort.coding import count_codes
+from bolus.data.cohort.coding import Held, count_codes
 from bolus.data.cohort.cohort import Cohort
 from bolus.evaluation.statistics.intervals import detectable_difference
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
@@ -75,6 +74,7 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
         rows: int64 positions of the rows that are samples (`Samples.first_row`); None: all.
 
     Example:
+        >>> import pandas as pd
         >>> columns = {"image": [str(i) for i in range(80)], "patient": range(80), "ill": [0, 1] * 40}
         >>> frame = pd.DataFrame({**columns, "split": "test"})
         >>> from bolus.data.cohort.spec import CohortSpec
@@ -83,7 +83,7 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
         err alike, 0.16 between unlike ones; less is undecided
     """
     taken = np.arange(len(cohort)) if rows is None else np.asarray(rows, dtype=np.int64)
-    test = taken[(cohort.split == "test")[taken]]
+    test = taken[cohort.on_side("test")[taken]]
     found: list[Resolution] = []
     for role in cohort.roles:
         if role.startswith("label:"):
@@ -91,17 +91,20 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
     columns = set[str]()
     numbers = [role for kind in ("score:", "attribute:") for role in cohort.roles if role.startswith(kind)]
     for role in numbers:
-        values = cohort.encoded(role)
-        if role.startswith("attribute:") and len(pd.unique(values[np.isfinite(values)])) < 3:
+        held = cohort.held(role)
+        if role.startswith("attribute:") and _num_values(Held.of(held)) < 3:
             continue  # classes written as numbers, such as sex as 0 and 1
+        values = held[test]
         if values.dtype == np.float64 and cohort.roles[role] not in columns:
             columns.add(cohort.roles[role])
-            found.append(
-                _of_number(role, values[test], cohort.encoded_at("patient", test), cohort.spec.units.get(role))
-            )
+            found.append(_of_number(role, values, cohort.encoded_at("patient", test), cohort.spec.units.get(role)))
     if "mask" in cohort.roles:
         found.append(_of_masks(cohort, test))
     return found
+
+
+def _num_values(held: Held) -> int:
+    return int((held.counts()[held.known] > 0).sum())
 
 
 def hanley_mcneil(area: float, num_positive: float, num_negative: float) -> float:

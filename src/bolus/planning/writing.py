@@ -132,11 +132,11 @@ def _pick(full: Mapping[str, Any], lean: Mapping[str, Any], wanted: set[str], pr
 
 def _header(plan: Plan) -> list[str]:
     samples, cohort = plan.samples, plan.samples.cohort
-    train = samples.first_row[samples.on_side("train")]
-    patients = count_codes(cohort.encoded_at("patient", train))
+    train = samples.on_side("train")
+    patients = count_codes(samples.first_of(cohort.coded("patient").codes)[train])
     origin = (
         f"Written by bolus plan (bolus {versions().get('bolus', '?')}) for {Path(plan.cohort.spec.table).name}; split "
-        f"{plan.cohort.split_hash}, {len(train):,} {noun(samples.unit)} of {patients:,} patients to train on."
+        f"{plan.cohort.split_hash}, {int(train.sum()):,} {noun(samples.unit)} of {patients:,} patients to train on."
     )
     texts = [origin, sentences(plan.facts), _LEFT_OUT]
     return [line for text in texts for line in wrap(_plain(text), WIDTH, initial_indent="# ", subsequent_indent="# ")]

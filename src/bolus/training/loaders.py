@@ -5,35 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 from accelerate import PartialState
 
 from bolus.data.batches.batch import Sampler
-from bolus.data.batches.columns import meta_label_problem, require_one_class, sample_columns
+from bolus.data.batches.columns import held_columns, meta_label_problem, require_one_class
 from bolus.data.batches.loading import Loader
 from bolus.data.batches.participants import ParticipantSampler, combine_codes
 from bolus.data.batches.partners import PartnerIndex
 from bolus.data.batches.relation import Needs, Relation
+from bolus.data.cohort.coding import Held, texts_of
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.roles import BIN, NUMBERS, is_role
 from bolus.data.images.cache import Preprocessing, Store, build_store
 from bolus.data.images.clips import open_samples
 from bolus.data.readers.own import open_readers
+from bolus.data.text.columns import joined_lines
 from bolus.data.volumes.fit import VolumeFit
 from bolus.errors import CohortError, RecipeError, suggest
 from bolus.progress import Meter
 from bolus.recipe import ImagesSpec, Recipe
 from bolus.training.processes import launched
 
-HASHED = 2**20  # rows whose paths are hashed at a time
+Array: TypeAlias = "npt.NDArray[Any]"
+HASHED = 2**20  # rows whose paths and values are hashed at a time
 WITHOUT = "; or leave that objective out with objectives.NAME=null"
 
 
@@ -90,6 +91,7 @@ def build_loader(
     state: PartialState,
     *,
     readable: npt.NDArray[np.bool_] | None = None,
+    before: Loader | None = None,
 ) -> Loader:
     """Batches of the training samples of which at least one row can be read.
 
@@ -101,6 +103,8 @@ def build_loader(
         needs: what the objectives ask for together.
         state: this process among its peers.
         readable: rows to count as readable; the store's where None.
+        before: a loader for the same recipe and cohort, whose columns and draws are taken over where as many samples
+            can be read.
 
     Raises:
         CohortError: no training samples or too few to compare, clips of one frame only, a role that an objective needs
@@ -137,9 +141,11 @@ def build_loader(
         raise RecipeError(
             f"sampling.batch_size: {batch_size} samples cannot be shared evenly by {state.num_processes} processes"
         )
-    columns = sample_columns(samples, roles, recipe.bins)
-    train = {role: values[positions] for role, values in columns.items()}
-    sampler = _sampler(recipe, needs, train, len(positions))
+    if before is not None and np.array_equal(before.positions, positions):
+        positions, columns, sampler = before.positions, before.columns, before.sampler
+    else:
+        columns = held_columns(samples, roles, recipe.bins)
+        sampler = _sampler(recipe, needs, columns, positions)
     return Loader(
         samples,
         store,
@@ -156,20 +162,20 @@ def build_loader(
 
 
 def _sampler(
-    recipe: Recipe, needs: Needs, train: dict[str, npt.NDArray[Any]], number: int
+    recipe: Recipe, needs: Needs, columns: Mapping[str, Held | Array], positions: npt.NDArray[np.int64]
 ) -> Sampler | ParticipantSampler:
-    """What draws batches of so many training samples: by patient, or anchors with partners of each relation."""
-    indexes = _partner_indexes(needs, train)
+    """What draws batches of the training samples: by patient, or anchors with partners of each relation."""
+    indexes, number = _partner_indexes(needs, columns, positions), len(positions)
     sampling, seed = recipe.sampling, recipe.training.seed
     if sampling.participants is not None:
         differ = {role for relation in needs.relations for role in relation.differ} - {"sample", "patient"}
         return ParticipantSampler(
             number,
-            patients=train["patient"],
+            patients=columns["patient"][positions],
             batch_size=sampling.batch_size,
             participants=sampling.participants,
             seed=seed,
-            strata=combine_codes([train[role] for role in sorted(differ)], number),
+            strata=combine_codes([columns[role][positions] for role in sorted(differ)], number),
         )
     return Sampler(
         number,
@@ -177,17 +183,27 @@ def _sampler(
         seed=seed,
         indexes=indexes,
         partners=sampling.partners,
-        patients=train["patient"],
+        patients=columns["patient"][positions] if sampling.balance == "patient" else None,
         balance=sampling.balance,
     )
 
 
-def _partner_indexes(needs: Needs, train: dict[str, npt.NDArray[Any]]) -> list[PartnerIndex]:
+def _partner_indexes(
+    needs: Needs, columns: Mapping[str, Held | Array], positions: npt.NDArray[np.int64]
+) -> list[PartnerIndex]:
     """The partners of every relation among the training samples; a relation that relates none is refused."""
     indexes = []
+
+    def read(role: str, relation: Relation) -> Array:
+        values = columns[role]
+        if isinstance(values, Held) and not (relation.range and role == relation.range[0]):
+            return values.at(positions).comparable
+        return values[positions]
+
     for relation in needs.relations:
         if relation == Relation.parse("views"):
             continue  # its partner is the sample's own other view
+        train = {role: read(role, relation) for role in relation.roles if role in columns}
         problem = meta_label_problem(train[relation.same[0]]) if relation.roles == relation.same[:1] else None
         if problem is not None:  # the relation is one meta label and nothing else
             raise RecipeError(f"the meta label {relation.same[0]} {problem}")
@@ -222,13 +238,15 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
         clips = [clip[loader.readable[clip]] for clip in clips]
         rows, lengths = np.concatenate(clips), np.array([len(clip) for clip in clips])
     digest = hashlib.blake2b(digest_size=8)
+    paths = cohort.columns[cohort.roles["image"]]
     for start in range(0, len(rows), HASHED):
         digest.update(b"\n" if start else b"")
-        digest.update(_lines(cohort.columns.frame([cohort.roles["image"]], rows[start : start + HASHED])))
+        digest.update(joined_lines(texts_of(paths, rows[start : start + HASHED])))
     if "order" in cohort.roles:
-        digest.update(cohort.encoded("order")[rows].tobytes())
+        _update(digest, cohort.held("order"), rows)
     for role, values in sorted(loader.columns.items()):
-        digest.update(role.encode() + np.ascontiguousarray(values[loader.positions]).tobytes())
+        digest.update(role.encode())
+        _update(digest, values, loader.positions)
     contract = loader.store.preprocessing.to_json()
     if not contract["rules"]:  # nor had contracts of earlier versions any, and without rules images are what they were
         del contract["rules"]
@@ -244,11 +262,10 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
     return digest.hexdigest()
 
 
-def _lines(paths: pd.DataFrame) -> memoryview:
-    """The paths of the one column, a line each, as UTF-8; Arrow joins them without a Python object for each."""
-    texts = pa.array(paths.iloc[:, 0].astype("str"), pa.string())
-    whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
-    return memoryview(pc.binary_join(whole, "\n")[0].as_buffer())
+def _update(digest: hashlib.blake2b, values: Held | Array, places: npt.NDArray[np.int64]) -> None:
+    """Hash what stands at these places, some at a time."""
+    for start in range(0, len(places), HASHED):
+        digest.update(np.ascontiguousarray(values[places[start : start + HASHED]]).data)
 
 
 def total_steps(recipe: Recipe, loader: Loader) -> int:

@@ -103,9 +103,9 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
     samples = open_samples(cohort, recipe.images.unit)  # of clip files, their cohort has a row a frame
     check_precision(recipe, state.device)
     model = build_model(recipe, state.device, TrainingColumns(samples, recipe.bins))
-    unread_loader(cohort, recipe, model.needs, cache)
+    unread = unread_loader(cohort, recipe, model.needs, cache)
     store = open_images(samples.cohort, recipe, cache, quiet)
-    loader = build_loader(samples.cohort, samples, store, recipe, model.needs, state)
+    loader = build_loader(samples.cohort, samples, store, recipe, model.needs, state, before=unread)
 
     step, spent = 0, 0.0
     begun_with: list[HealthFinding] = []  # of pretrained weights, before the first step

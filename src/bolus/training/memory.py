@@ -34,7 +34,8 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
         keys = ["sampling.batch_size", *sizes, *frames, *own, "training.precision=bf16"]
         # Of what is not named, it is not known here.
         named = filter(is_named, {recipe.encoder_of(name).backbone for name in ["", *recipe.modalities]})
-        again = all(can_checkpoint(find_config(name), name) for name in named)
+        volumes = recipe.images.unit == "volume"  # whose named encoders all can
+        again = volumes or all(can_checkpoint(find_config(name), name) for name in named)
         if again and not recipe.training.activation_checkpointing:
             keys.append("training.activation_checkpointing=true")
         if launched().num_processes > 1 and not recipe.training.shard and _can_shard(recipe):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bolus.data.cohort.coding import distinct
+from bolus.data.cohort.coding import Held, distinct
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.roles import BIN, PATHS, binned_role
 from bolus.errors import CohortError, RecipeError
@@ -118,6 +119,15 @@ def sample_columns(samples: Samples, roles: Iterable[str], bins: Bins) -> dict[s
     return found | {role: _binned(samples, role, bins) for role in wanted if binned_role(role) is not None}
 
 
+def held_columns(samples: Samples, roles: Iterable[str], bins: Bins) -> dict[str, Held | Array]:
+    """What `sample_columns` gives, in little room where there is such; arguments and errors are its own."""
+    found: dict[str, Held | Array] = {"sample": np.arange(len(samples), dtype=np.int64)}
+    for role in roles:
+        if role != "sample":
+            found[role] = samples.held(role) if binned_role(role) is None else _binned(samples, role, bins)
+    return found
+
+
 def meta_label_problem(codes: Array) -> str | None:
     """Why a meta label teaches nothing, to be said after its name; None where it has positives and negatives.
 
@@ -169,7 +179,25 @@ class TrainingColumns(Mapping[str, npt.NDArray[Any]]):
         self.samples = samples
         self.bins = bins or {}
         self.taught = samples.on_side("train")
-        self.rows = samples.first_row[self.taught]
+        self._held: dict[str, Held | Array] = {}
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Rows of the cohort that speak for these samples, int64 `[n]`."""
+        return self.samples.first_row[self.taught]
+
+    def held(self, role: str) -> Held | Array:
+        """What reading gives, in little room where there is such, and kept; errors are those of reading."""
+        if role not in self._held:
+            if binned_role(role) is not None:
+                self._held[role] = _binned(self.samples, role, self.bins)[self.taught]
+            elif role not in self:
+                raise KeyError(role)
+            else:
+                require_one_class(self.cohort, role)
+                found = self.samples.held(role)
+                self._held[role] = found.at(self.taught) if isinstance(found, Held) else found[self.taught]
+        return self._held[role]
 
     @property
     def modalities(self) -> list[str]:
@@ -177,14 +205,7 @@ class TrainingColumns(Mapping[str, npt.NDArray[Any]]):
         return distinct(self.cohort.modality_of(self.rows))
 
     def __getitem__(self, role: str) -> Array:
-        if binned_role(role) is not None:
-            codes: Array = _binned(self.samples, role, self.bins)[self.taught]
-            return codes
-        if role not in self:
-            raise KeyError(role)
-        require_one_class(self.cohort, role)
-        values: Array = self.cohort.encoded_at(role, self.rows)
-        return values
+        return self.held(role)[:]
 
     def __contains__(self, role: object) -> bool:
         if not isinstance(role, str) or role in PATHS or not self.cohort.has(role):
@@ -205,10 +226,9 @@ def _binned(samples: Samples, role: str, bins: Bins) -> npt.NDArray[np.int64]:
     cut = role.removeprefix(BIN)
     if cut not in bins:
         raise RecipeError(f"{role} needs to know its bins; add bins={{{cut}: 4}}, or the edges between them")
-    first = samples.first_row
     train = samples.on_side("train")
     name = cut if cut in samples.cohort.roles else f"{cut} (by order within volumes)"
-    return bin_codes(samples.cohort.encoded(cut)[first], train, bins[cut], name=name)
+    return bin_codes(samples.held(cut)[:], train, bins[cut], name=name)
 
 
 def _given_edges(spec: int | Sequence[float], name: str) -> npt.NDArray[np.float64]:

@@ -16,6 +16,7 @@ import torch
 from bolus.data.batches.batch import Batch, Sampler, seed_for
 from bolus.data.batches.participants import ParticipantSampler
 from bolus.data.batches.views import random_views, stored_views
+from bolus.data.cohort.coding import Held
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Store, Stored
 from bolus.data.images.clips import Draw, pick_frames
@@ -75,7 +76,7 @@ class Loader:
         store: Store,
         positions: npt.NDArray[np.int64],
         sampler: Sampler | ParticipantSampler,
-        columns: Mapping[str, npt.NDArray[Any]],
+        columns: Mapping[str, npt.NDArray[Any] | Held],
         images: ImagesSpec,
         *,
         seed: int,

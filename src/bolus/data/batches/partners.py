@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bolus.data.batches.counting import combine, count_alike, known_rows, less_equal
 from bolus.data.batches.relation import Relation, exact_limit
 from bolus.errors import RecipeError, suggest
 
@@ -23,14 +23,15 @@ ATTEMPTS = 8  # proposals for one partner before its slice is read out in full
 class _Slices:
     """Sorted rows, and for each of them the stretches of the sorted order in which its partners lie."""
 
-    order: Positions  # [P] rows, sorted by key and range column; everything below is in this order
-    start: Positions  # [P]
-    stop: Positions  # [P]
-    start_2: Positions  # [P] the second stretch, beyond the anchor's value; empty unless the range is far
-    stop_2: Positions  # [P]
+    order: Array  # [P] rows, sorted by key and range column; everything below is in this order
+    start: Array  # [P]
+    stop: Array  # [P]
+    start_2: Array  # [P] the second stretch, beyond the anchor's value; empty unless the range is far
+    stop_2: Array  # [P]
 
     def lengths(self, at: Positions | slice = slice(None)) -> Positions:
-        return self.stop[at] - self.start[at] + self.stop_2[at] - self.start_2[at]
+        first, second = self.stop[at] - self.start[at], self.stop_2[at] - self.start_2[at]
+        return np.asarray(first + second, np.int64)
 
 
 class PartnerIndex:
@@ -38,7 +39,8 @@ class PartnerIndex:
 
     Rows are sorted by the `same` roles and the range column, so that the candidates of a row are one stretch of the
     sorted order (two for `far`), of which `differ` strikes out some. Building takes a sort and a bisection over all
-    rows at once, and memory is linear in the rows.
+    rows at once, and memory is linear in the rows: positions of less than 2^31 rows take four bytes, codes what they
+    took before.
 
     Args:
         relation: who is whose partner.
@@ -57,7 +59,9 @@ class PartnerIndex:
     def __init__(self, relation: Relation, columns: Mapping[str, Array]) -> None:
         self.relation = relation
         self.num_rows = max((len(column) for column in columns.values()), default=0)
-        table = {**columns} if "sample" in columns else {**columns, "sample": np.arange(self.num_rows)}
+        table = {**columns}
+        if "sample" in relation.roles and "sample" not in columns:
+            table["sample"] = np.arange(self.num_rows)
         for role in relation.roles:
             if role not in table:
                 raise RecipeError(f"a relation ({relation.describe()}) needs the role {role}; {suggest(role, columns)}")
@@ -65,14 +69,13 @@ class PartnerIndex:
         for role, column in found.items():
             assert column.dtype.kind in "iufb", f"{role} must hold codes or numbers, found dtype {column.dtype}"
             assert column.shape == (self.num_rows,), f"{role} has shape {column.shape}, the table {self.num_rows} rows"
-            found[role] = column if column.dtype.kind == "f" else column.astype(np.int64)
-        known = np.ones(self.num_rows, dtype=bool)
-        for column in found.values():
-            known &= np.isfinite(column) if column.dtype.kind == "f" else column != -1
-        self._rows = np.flatnonzero(known)  # the rows that can have partners
-        self._columns = {role: column[self._rows] for role, column in found.items()}
+            if column.dtype.kind in "ub" or (relation.range and role == relation.range[0] and column.dtype.kind == "i"):
+                found[role] = column.astype(np.int64)  # of a range, differences are taken
+        known = known_rows(found.values(), self.num_rows)
+        self._rows = _narrow(np.flatnonzero(known))  # the rows that can have partners
+        self._columns = found if known.all() else {role: column[known] for role, column in found.items()}
         self._slices = self._slice(relation.same)
-        self._rank = np.full(self.num_rows, -1, dtype=np.int64)
+        self._rank = np.full(self.num_rows, -1, dtype=self._rows.dtype)
         self._rank[self._rows[self._slices.order]] = np.arange(len(self._rows))
         self._differ = [self._columns[role][self._slices.order] for role in relation.differ]
         self._holds_self = relation.far is None
@@ -85,8 +88,8 @@ class PartnerIndex:
     def counts(self) -> Positions:
         """How many partners each row has: int64 `[rows]`, exact; counted once, then kept.
 
-        With D roles in `differ` this sorts the table 2^D - 1 times more (inclusion and exclusion over the roles in
-        which candidates are equal to the anchor).
+        With D roles in `differ` this counts, or with a range sorts, the table 2^D - 1 times more (inclusion and
+        exclusion over the roles in which candidates are equal to the anchor).
         """
         return self._counts
 
@@ -131,15 +134,16 @@ class PartnerIndex:
     @cached_property
     def _counts(self) -> Positions:
         relation = self.relation
-        total = self._slices.lengths()
-        if not relation.differ:
-            total -= self._holds_self
-        by_row = np.zeros(len(self._rows), dtype=np.int64)
-        by_row[self._slices.order] = total
-        for size in range(1, len(relation.differ) + 1):
-            for equal in combinations(relation.differ, size):
-                slices = self._slice((*relation.same, *equal))
-                by_row[slices.order] += (-1) ** size * slices.lengths()
+
+        def lengths(same: Sequence[str]) -> Positions:
+            if relation.range is None:
+                return count_alike([self._columns[role] for role in same], len(self._rows))
+            slices = self._slice(same)
+            by_row = np.empty(len(self._rows), dtype=np.int64)
+            by_row[slices.order] = slices.lengths()
+            return by_row
+
+        by_row = less_equal(relation, lengths, holds_self=self._holds_self)
         counts = np.zeros(self.num_rows, dtype=np.int64)
         counts[self._rows] = by_row
         return counts
@@ -156,11 +160,10 @@ class PartnerIndex:
         for key in keys:
             in_order = key[order]
             first[1:] |= in_order[1:] != in_order[:-1]
-        group = np.cumsum(first) - 1
-        borders = np.append(np.flatnonzero(first), num_rows)
-        start, stop = borders[group], borders[group + 1]
+        borders = _narrow(np.append(np.flatnonzero(first), num_rows))
+        start, stop = (np.repeat(each, np.diff(borders)) for each in (borders[:-1], borders[1:]))
         if ranged is None:
-            return _Slices(order, start, stop, stop, stop)
+            return _Slices(_narrow(order), start, stop, stop, stop)
         value = values[0][order]
         limit = exact_limit(ranged[1], value.dtype.kind == "f")
         anchor = np.arange(num_rows)
@@ -169,7 +172,7 @@ class PartnerIndex:
         return _Slices(order, start, low, high, stop) if self.relation.far else _Slices(order, low, high, high, high)
 
     def _to_rows(self, ranks: Positions) -> Positions:
-        return self._rows[self._slices.order[ranks]]
+        return np.asarray(self._rows[self._slices.order[ranks]], np.int64)
 
     def _candidates(self, rank: int) -> Positions:
         """Ranks of every partner."""
@@ -184,7 +187,7 @@ class PartnerIndex:
 
     def _propose(self, ranks: Positions, below: npt.NDArray[np.bool_] | None, rng: np.random.Generator) -> Positions:
         """One rank from each anchor's stretches, itself excluded, whatever `differ` says; on a side if one is given."""
-        start, stop = self._slices.start[ranks], self._slices.stop[ranks]
+        start, stop = (each[ranks].astype(np.int64) for each in (self._slices.start, self._slices.stop))
         if below is not None:
             use_below = (below & (ranks > start)) | (ranks + 1 >= stop)
             start, stop = np.where(use_below, start, ranks + 1), np.where(use_below, ranks, stop)
@@ -197,15 +200,20 @@ class PartnerIndex:
 
 
 def _rank(sort_by: Sequence[Array], num_rows: int) -> Positions:
-    """`numpy.lexsort`; where all columns are whole numbers of a small span, by one sort of their products with rows."""
-    keys, width = np.arange(num_rows), num_rows + 1
-    for column in sort_by:
-        lowest = column.min(initial=0)
-        span = float(column.max(initial=0)) - float(lowest) + 1
-        if width * span >= 2**62 or (column.dtype.kind == "f" and (column % 1 != 0).any()):
-            return np.lexsort(sort_by)
-        keys, width = keys + width * (column - lowest).astype(np.int64), width * int(span)
-    return np.sort(keys) % (num_rows + 1)
+    """`numpy.lexsort`; where all columns are whole numbers of a small span, by one sort of these with the rows."""
+    bits = num_rows.bit_length()
+    combined = combine(sort_by[::-1], num_rows, most=2 ** (62 - bits))
+    if combined is None:
+        return np.lexsort(sort_by)
+    keys = (combined[0] << bits) | np.arange(num_rows)
+    keys.sort()
+    keys &= (1 << bits) - 1
+    return keys
+
+
+def _narrow(positions: Positions) -> Array:
+    """Positions in four bytes where they fit."""
+    return positions.astype(np.int32) if positions.max(initial=0) < 2**31 else positions
 
 
 def _bisect(holds: Callable[[Positions], Array], low: Positions, high: Positions) -> Positions:

@@ -125,7 +125,7 @@ def stored_views(
         assert contract.volume is not None
         box = np.array(contract.volume.size)
         shapes = store.shape[rows, 1:]
-        spare = np.maximum(shapes.max(axis=0) - box, 0)
+        spare = np.maximum(store.largest - box, 0)  # of all, so that a view does not depend on those beside it
         margin = np.minimum(np.rint(box * (ENLARGE - 1) / 2).astype(np.int64), (spare + 1) // 2)
         corners = [
             centred(shape, box) if draw is None else drawn(shape, box, draw(position))

@@ -13,6 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bolus.data.text.columns import arrow_texts, sort_texts
+
 LOOKED = 2**16  # rows by which a column is taken for one of which no two values are the same
 Array: TypeAlias = "npt.NDArray[Any]"
 
@@ -80,13 +82,15 @@ class Coded:
     def take(self, rows: npt.NDArray[np.int64]) -> Coded:
         """These rows, and of the values those that they have."""
         codes = self.codes[rows]
-        used = np.bincount(codes[codes >= 0], minlength=len(self.values)) > 0
+        used = mark_codes(codes, len(self.values))
         kept = self.values[used].reset_index(drop=True)
         return Coded(narrow(np.append(np.cumsum(used) - 1, -1)[codes], len(kept)), kept)
 
     def change(self, change: Callable[[pd.Series[Any]], pd.Series[Any]]) -> Coded:
         """The column with other values: `change` is given the values and gives as many, equal or missing ones too."""
         changed = change(self.values)
+        if changed is self.values:
+            return self
         codes, values = pd.factorize(changed)
         if len(values) == len(self.values):
             return Coded(self.codes, changed)
@@ -94,15 +98,69 @@ class Coded:
 
     def ranked(self) -> Coded:
         """The same column of text with codes in the order of its values."""
-        order = pc.array_sort_indices(pa.array(self.values, pa.large_string())).to_numpy()
-        if (np.diff(order.astype(np.int64)) > 0).all():
+        texts = arrow_texts(self.values)
+        if pc.all(pc.less(texts[:-1], texts[1:])).as_py() is not False:
             return self
+        order = sort_texts(texts)
         rank = np.empty(len(order) + 1, self.codes.dtype)
         rank[order], rank[-1] = np.arange(len(order)), -1
         return Coded(rank[self.codes], self.values.iloc[order].reset_index(drop=True))
 
 
 Column: TypeAlias = "Coded | pd.Series[Any]"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Codes or numbers `[n]` in little room, each made when it is asked for: `held[places]` is an array.
+
+    Args:
+        codes: signed integers `[n]`, as narrow as they fit; -1 is missing.
+        values: int64 or float64 `[k + 1]`, all different, what each code stands for; the last, -1 or NaN, is missing.
+
+    Example:
+        >>> held = Held.of(np.array([2.5, np.nan, 2.5]))
+        >>> held.codes.tolist(), held[np.array([1, 2])].tolist(), held.counts().tolist()
+        ([0, -1, 0], [nan, 2.5], [2, 1])
+    """
+
+    codes: Array
+    values: Array
+
+    @classmethod
+    def of(cls, numbers: Array | Held) -> Held:
+        """Floats `[n]`, NaN missing, or codes from 0, -1 missing; what is held already is as it is."""
+        if isinstance(numbers, Held):
+            return numbers
+        if numbers.dtype.kind != "f":
+            number = int(numbers.max(initial=-1)) + 1
+            return cls(narrow(numbers, number), np.append(np.arange(number), -1))
+        codes, values = pd.factorize(numbers)
+        return cls(narrow(codes, len(values)), np.append(values, np.nan))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, places: Any) -> Array:
+        return np.asarray(self.values[self.codes[places]])
+
+    def at(self, places: Any) -> Held:
+        """These places, in little room as well."""
+        return Held(self.codes[places], self.values)
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Which of `values` are any, bool `[k + 1]`; an infinite number is none."""
+        return np.asarray(np.isfinite(self.values) if self.values.dtype.kind == "f" else self.values >= 0)
+
+    @property
+    def comparable(self) -> Array:
+        """Codes, or floats where some are infinite, that are equal where the values are; what is missing is missing."""
+        return self.codes if self.known[:-1].all() else self[:]
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How often each of `values` is there, `[k + 1]`."""
+        return np.roll(np.bincount(self.codes + 1, minlength=len(self.values)), -1)
 
 
 @dataclass(frozen=True)
@@ -195,7 +253,50 @@ def count_codes(codes: Array) -> int:
     >>> count_codes(np.array([4, 0, -1, 4]))
     2
     """
-    return int(np.count_nonzero(np.bincount(codes[codes >= 0])))
+    return int(np.count_nonzero(mark_codes(codes, int(codes.max(initial=-1)) + 1)))
+
+
+def rank_numbers(numbers: npt.NDArray[np.int64], span: int) -> npt.NDArray[np.int64]:
+    """Codes 0, 1, ... without gaps in the order of numbers from 0 to less than `span`: `[rows]`.
+
+    Where number and row fit into one integer, these are sorted, which is faster than to rank the numbers.
+
+    >>> rank_numbers(np.array([70, 5, 70]), 71).tolist()
+    [1, 0, 1]
+    """
+    bits = len(numbers).bit_length()
+    if span > 2 ** (62 - bits):
+        return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
+    sorted_ = (numbers << bits) | np.arange(len(numbers))
+    sorted_.sort()
+    rows = sorted_ & ((1 << bits) - 1)
+    sorted_ >>= bits
+    codes = np.empty(len(numbers), np.int64)
+    codes[rows[:1]] = 0
+    codes[rows[1:]] = np.cumsum(sorted_[1:] != sorted_[:-1])
+    return codes
+
+
+def mark_codes(codes: Array, number: int) -> npt.NDArray[np.bool_]:
+    """Which of so many codes are there, bool `[number]`; -1 is missing.
+
+    >>> mark_codes(np.array([2, -1, 2]), 3).tolist()
+    [False, False, True]
+    """
+    there = np.zeros(number + 1, np.bool_)
+    there[codes] = True  # the last is that of missing ones
+    return there[:-1]
+
+
+def texts_of(column: Column, rows: npt.NDArray[np.int64]) -> pa.LargeStringArray:
+    """What stands in these rows, none of it missing, as text, without a Python object for each.
+
+    >>> texts_of(Coded.of(pd.Series(["b", "a", "b"])), np.array([2, 1])).to_pylist()
+    ['b', 'a']
+    """
+    values = column.values if isinstance(column, Coded) else column.iloc[rows]
+    texts = arrow_texts(values.astype("str"))
+    return texts.take(pa.array(column.codes[rows])) if isinstance(column, Coded) else texts
 
 
 def take(column: Column, rows: npt.NDArray[np.int64]) -> Column:
@@ -255,4 +356,6 @@ def narrow(codes: Array, number: int) -> Array:
 
 def _strip(series: pd.Series[Any]) -> pd.Series[Any]:
     stripped = series.str.strip()
+    if stripped.equals(series) and not (stripped == "").any():
+        return series
     return stripped.mask(stripped == "")

@@ -20,11 +20,11 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
-from bolus.data.cohort.coding import Coded, Columns, release_unused
+from bolus.data.cohort.coding import Coded, Columns, Held, release_unused
 from bolus.data.cohort.mistaken import near_file, refuse_other_kinds
 from bolus.data.cohort.series import Rows, place_of_slices, series_problems, volume_problems
 from bolus.data.cohort.spec import CohortSpec, explain
-from bolus.data.cohort.split import hash_patients, leave_site_out, split_digest, split_patients
+from bolus.data.cohort.split import SPLIT, code_sides, code_site_out, digest_codes, hash_patients, name_sides
 from bolus.data.cohort.table import IN_MEMORY, arrow_of, read_arrow
 from bolus.data.cohort.values import Values
 from bolus.data.cohort.violations import find_violations
@@ -65,7 +65,7 @@ class Cohort(Values):
         violations, way_out = find_violations(self), ""
         if not violations and ("split" in self.roles or spec.split.leave_out_site is not None):
             try:
-                _ = self.split
+                _ = self.split_codes
             except CohortError as error:
                 violations = list(error.violations or (str(error),))
                 if isinstance(error, LeakageError):
@@ -176,6 +176,11 @@ class Cohort(Values):
     @cached_property
     def split(self) -> npt.NDArray[np.str_]:
         """`train`, `val` or `test` for each row, disjoint in patients: a site left out, the fixed column, or a hash."""
+        return name_sides(self.split_codes)
+
+    @cached_property
+    def split_codes(self) -> npt.NDArray[np.int8]:
+        """What `split` says, as places in `data.cohort.split.SPLIT`, int8 `[rows]`."""
         spec = self.spec.split
         if spec.leave_out_site is not None:
             if "site" not in self.roles:
@@ -185,20 +190,24 @@ class Cohort(Values):
                     f"split.leave_out_site and the fixed split of column {self.roles['split']!r} exclude each other; "
                     "leave out the site, or give the column another role, such as attribute:split"
                 )
-            return leave_site_out(
-                self.coded_patients, self.values("site"), site=spec.leave_out_site, seed=spec.seed, val=spec.val
+            return code_site_out(
+                self.coded_patients, self.coded("site"), site=spec.leave_out_site, seed=spec.seed, val=spec.val
             )
-        fixed = self.values("split") if "split" in self.roles else None
-        return split_patients(self.coded_patients, seed=spec.seed, val=spec.val, test=spec.test, fixed=fixed)
+        fixed = self.coded("split") if "split" in self.roles else None
+        return code_sides(self.coded_patients, seed=spec.seed, val=spec.val, test=spec.test, fixed=fixed)
 
     @cached_property
     def split_hash(self) -> str:
         """12 hexadecimal digits that name who is on which side."""
-        return split_digest(self.split, self.coded_patients)
+        return digest_codes(self.split_codes, SPLIT, self.coded_patients)
 
     def hash_trained(self) -> dict[str, Any]:
         """Keyed hashes of the training patients, as `data.cohort.split.hash_patients` makes them."""
-        return hash_patients(self.coded_patients.take(np.flatnonzero(self.split == "train")))
+        return hash_patients(self.coded_patients.take(np.flatnonzero(self.on_side("train"))))
+
+    def on_side(self, side: str) -> npt.NDArray[np.bool_]:
+        """Rows of patients on one side of the split, bool `[rows]`."""
+        return np.asarray(self.split_codes == SPLIT.index(side))
 
     def image_name(self, row: int) -> str:
         """The row's image as the table names it."""
@@ -240,13 +249,20 @@ class Cohort(Values):
             names = {role: f"{name}'" for role, name in names.items()}
         made = {names["series"]: pd.Series(here), names["order"]: pd.Series(numbers)}
         clips = copy(self)
-        for stale in ("split", "split_hash", "origin", "modality", "modalities", "shared_file", "sides", "times"):
+        of_rows = "split", "split_codes", "origin", "modality", "shared_file", "sides", "_row_starts"
+        for stale in (*of_rows, "split_hash", "modalities", "times"):
             clips.__dict__.pop(stale, None)
         clips.columns, clips.roles = self.columns.take(here).with_columns(made), {**self.roles, **names}
         clips._spelled, clips._encoded, clips.expanded = self.take_spelled(here), {}, None
         clips._made = frozenset(names)
-        clips.split, clips.split_hash, clips.origin = self.split[here], self.split_hash, self.origin[here]
+        clips.split_codes, clips.split_hash = self.split_codes[here], self.split_hash
+        clips.origin = self.origin[here]
         return clips
+
+    @cached_property
+    def _row_starts(self) -> Rows:
+        """Of samples that are a row each, kept since several may be open at a time."""
+        return np.arange(len(self) + 1)
 
     def samples(self, unit: str) -> Samples:
         """The cohort as images, slices, clips or volumes.
@@ -273,7 +289,7 @@ class Cohort(Values):
                     "unit 'slice' needs a column with the role order or slice_position; "
                     "name it with --role order=COLUMN"
                 )
-            starts = np.arange(len(self) + 1)
+            starts = self._row_starts
             return Samples(unit, self, starts[:-1], starts)
         if unit not in {"clip", "volume"}:
             raise UsageError(f"unknown unit {unit!r}; known: clip, image, slice, volume")
@@ -321,9 +337,30 @@ class Samples:
         alone = len(self) == len(self.rows)  # a row each, as of images: then nothing is copied
         return self.rows if alone else self.rows[self.starts[:-1]]
 
+    def take(self, positions: Rows) -> Samples:
+        """These samples.
+
+        Args:
+            positions: int64 `[m]`.
+        """
+        if self._each_row:
+            return Samples(self.unit, self.cohort, positions, np.arange(len(positions) + 1))
+        starts = np.append(0, np.cumsum(self.num_rows[positions]))
+        onwards = np.arange(starts[-1]) + np.repeat(self.starts[positions] - starts[:-1], np.diff(starts))
+        return Samples(self.unit, self.cohort, self.rows[onwards], starts)
+
+    def first_of(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What holds for each row `[rows]`, of the row that speaks for each sample: `[n]`, maybe the same array."""
+        return values if self._each_row else np.asarray(values[self.first_row])
+
+    @cached_property
+    def _each_row(self) -> bool:
+        """Whether the samples are the rows of the cohort, in order."""
+        return len(self) == len(self.cohort) and bool((self.first_row == np.arange(len(self))).all())
+
     def on_side(self, side: str) -> npt.NDArray[np.bool_]:
         """Samples of patients on one side of the split, bool `[n]`."""
-        return np.asarray((self.cohort.split == side)[self.first_row])
+        return self.first_of(self.cohort.on_side(side))
 
     @property
     def num_rows(self) -> Rows:
@@ -342,7 +379,20 @@ class Samples:
         """
         if not len(self):
             return np.zeros(0, np.bool_)
+        if self._each_row:
+            return rows_readable.copy()
         return np.logical_or.reduceat(rows_readable[self.rows], self.starts[:-1])
+
+    def held(self, role: str) -> Held | npt.NDArray[Any]:
+        """A role, in little room where there is such; a clip has its first row's value.
+
+        Raises:
+            CohortError: no column has this role.
+        """
+        found = self.cohort.held(role)
+        if not isinstance(found, Held):
+            return self.first_of(found)
+        return found if self._each_row else found.at(self.first_row)
 
     def columns(self, roles: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
         """Role -> `[n]`: int64 codes with -1 missing, or float64 with NaN missing; always with `sample`.

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.split import SPLIT, name_sides
 from bolus.errors import UsageError
 
 
@@ -33,24 +34,24 @@ def validation_cohort(cohort: Cohort) -> Cohort:
         >>> held.split.tolist(), held.origin.tolist(), held.values("split").tolist()
         (['train', 'test'], [0, 1], ['train', 'test'])
     """
-    kept = np.flatnonzero(cohort.split != "test")
-    side = np.where(cohort.split[kept] == "val", "test", "train")
-    if not (side == "test").any():
+    kept = np.flatnonzero(~cohort.on_side("test"))
+    side = np.where(cohort.on_side("val")[kept], SPLIT.index("test"), SPLIT.index("train")).astype(np.int8)
+    if not side.any():
         raise UsageError(
             "there are no validation patients to judge on: give some with --split val=0.1 (or name them in the column "
             "with the role split), or judge on the test"
         )
     held = copy(cohort)
-    for stale in ("split_hash", "modality", "modalities", "num_patients", "sides", "times"):
+    for stale in ("split", "_row_starts", "split_hash", "modality", "modalities", "num_patients", "sides", "times"):
         held.__dict__.pop(stale, None)
     held.columns = cohort.columns.take(kept)
     held._spelled, held._encoded, held.expanded = cohort.take_spelled(kept), {}, None
-    held.split, held.origin, held.shared_file = side, cohort.origin[kept], cohort.shared_file[kept]
+    held.split_codes, held.origin, held.shared_file = side, cohort.origin[kept], cohort.shared_file[kept]
     if "split" in cohort.roles:
         name = "split without test"
         while name in held.columns:
             name += "'"
-        held.columns = held.columns.with_columns({name: pd.Series(side)})
+        held.columns = held.columns.with_columns({name: pd.Series(name_sides(side))})
         del held._spelled["split"]
         held.roles = {**cohort.roles, "split": name}
     return held

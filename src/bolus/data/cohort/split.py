@@ -7,26 +7,32 @@ patients are added. Identifiers are compared as `data.text.identifiers` spells t
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from bolus.data.cohort.coding import Coded
+from bolus.data.cohort.coding import Coded, count_codes, mark_codes
+from bolus.data.text.columns import as_python, beside, joined_lines
 from bolus.data.text.identifiers import earlier_spellings, identifier_text, spell_identifiers
 from bolus.data.text.spelling import clean_text, shape_of
 from bolus.errors import CohortError, LeakageError, UsageError, name_rows, suggest
 from bolus.site_key import find_secret, open_site_key
 
 Labels: TypeAlias = "npt.NDArray[Any] | pd.Series[Any] | Coded"
+SPLIT = ("train", "val", "test")
+"""The sides of a split; codes of sides are places in it."""
 SIDES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "holdout"), "test"),
 }
+HASHED = 2**16  # texts that are hashed at a time
 
 
 def split_patients(
@@ -55,14 +61,31 @@ def split_patients(
         >>> bool(sides[0] == sides[2])
         True
     """
+    return name_sides(code_sides(patients, seed=seed, val=val, test=test, fixed=fixed))
+
+
+def name_sides(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.str_]:
+    """The sides that codes stand for, `[rows]`.
+
+    >>> name_sides(np.array([2, 0], np.int8)).tolist()
+    ['test', 'train']
+    """
+    return np.array(SPLIT)[codes]
+
+
+def code_sides(
+    patients: Labels, *, seed: int, val: float, test: float, fixed: Labels | None = None
+) -> npt.NDArray[np.int8]:
+    """What `split_patients` says, as places in `SPLIT`, int8 `[rows]`; arguments and errors are its own."""
     if not (val >= 0 and test >= 0 and val + test < 1):
         raise UsageError(f"shares must be at least 0 and leave some to train on, found val {val} and test {test}")
-    codes, texts = _all_identified(patients)
+    found = _all_identified(patients)
     if fixed is not None:
-        return _fixed_sides(codes, fixed)
-    share = _uniform(texts, seed, b"bolus.split")
-    sides = np.where(share < test, "test", np.where(share < test + val, "val", "train"))
-    return sides[codes]
+        return _fixed_sides(found, fixed)
+    share = _uniform(found.values, seed, b"bolus.split")
+    train, held_out, tested = (SPLIT.index(side) for side in ("train", "val", "test"))
+    sides = np.where(share < test, tested, np.where(share < test + val, held_out, train)).astype(np.int8)
+    return np.asarray(sides[found.codes])
 
 
 def leave_site_out(
@@ -90,19 +113,27 @@ def leave_site_out(
         >>> leave_site_out(patients, sites, site="north", val=0).tolist()
         ['test', 'test', 'train']
     """
-    sides = split_patients(patients, seed=seed, val=val, test=0)
-    known, names = _identify(sites)
-    assert known.shape == sides.shape, f"{len(known)} sites for {len(sides)} rows"
+    return name_sides(code_site_out(patients, sites, site=site, seed=seed, val=val))
+
+
+def code_site_out(patients: Labels, sites: Labels, *, site: str, seed: int, val: float) -> npt.NDArray[np.int8]:
+    """What `leave_site_out` says, as places in `SPLIT`, int8 `[rows]`; arguments and errors are its own."""
+    sides = code_sides(patients, seed=seed, val=val, test=0)
+    known = _identify(sites)
+    assert known.codes.shape == sides.shape, f"{len(known)} sites for {len(sides)} rows"
+    names: list[str] = known.values.tolist()
     if identifier_text(site) not in names:
         raise CohortError(f"split.leave_out_site: no site {site!r}; {suggest(site, names)}")
-    codes, _ = _identify(patients)
-    sides[np.isin(codes, codes[known == names.index(identifier_text(site))])] = "test"
-    if not (sides == "train").any():
-        if (sides == "test").all():
+    found, (train, held_out, tested) = _identify(patients), range(3)
+    there = np.zeros(len(found.values), np.bool_)
+    there[found.codes[known.codes == names.index(identifier_text(site))]] = True
+    sides[there[found.codes]] = tested
+    if not (sides == train).any():
+        if (sides == tested).all():
             raise CohortError(
                 f"split.leave_out_site: every patient has rows at {site!r}, so that nobody is left to train on"
             )
-        others = len(np.unique(codes[sides == "val"]))
+        others = count_codes(found.codes[sides == held_out])
         raise CohortError(
             f"split.leave_out_site: without {site!r}, all patients left ({others}) fall into validation and nobody is "
             "left to train on; lower split.val, or take another split.seed"
@@ -131,10 +162,9 @@ def fold_patients(patients: Labels, *, seed: int, folds: int) -> npt.NDArray[np.
     """
     if folds < 2:
         raise UsageError(f"expected at least 2 folds, found {folds}")
-    codes, texts = _all_identified(patients)
-    fold = (_uniform(texts, seed, b"bolus.fold") * folds).astype(np.int64)
-    found: npt.NDArray[np.int64] = np.minimum(fold, folds - 1)[codes]
-    return found
+    found = _all_identified(patients)
+    fold = (_uniform(found.values, seed, b"bolus.fold") * folds).astype(np.int64)
+    return np.asarray(np.minimum(fold, folds - 1)[found.codes])
 
 
 def patient_keys(patients: Labels, salt: str, secret: bytes = b"") -> set[str]:
@@ -149,8 +179,7 @@ def patient_keys(patients: Labels, salt: str, secret: bytes = b"") -> set[str]:
         >>> len(keys), overlap(keys, np.array(["b", "c"]), "salt").tolist()
         (2, [True, False])
     """
-    _, texts = _identify(patients)
-    return set(_keys(texts, salt, secret))
+    return set(_hexadecimal(_keys(_identify(patients).values, salt, secret)))
 
 
 def hash_patients(patients: Labels) -> dict[str, Any]:
@@ -165,7 +194,9 @@ def hash_patients(patients: Labels) -> dict[str, Any]:
     ['key', 'keys', 'salt']
     """
     salt, site = secrets.token_hex(16), open_site_key()
-    return {"salt": salt, "key": site.fingerprint, "keys": sorted(patient_keys(patients, salt, site.secret))}
+    keys = _keys(_identify(patients).values, salt, site.secret)
+    first, second = keys.view(">u8").astype(np.uint64).reshape(-1, 2).T
+    return {"salt": salt, "key": site.fingerprint, "keys": _hexadecimal(keys[np.lexsort((second, first))])}
 
 
 def seen_rows(training: Mapping[str, Any], patients: Labels) -> npt.NDArray[np.bool_] | None:
@@ -195,11 +226,12 @@ def overlap(keys: Collection[str], patients: Labels, salt: str, secret: bytes = 
     [True, False, True]
     """
     keys = frozenset(keys)
-    found = patients if isinstance(patients, Coded) else Coded.of(pd.Series(np.asarray(patients, dtype=object)))
+    found = _code(patients)
     spellings = [
         [text for text in (identifier_text(value), *earlier_spellings(value)) if text] for value in found.values
     ]
-    hashed = iter(_keys([text for texts in spellings for text in texts], salt, secret))
+    every = pd.Series([text for texts in spellings for text in texts], dtype=object)
+    hashed = iter(_hexadecimal(_keys(every, salt, secret)))
     known = [bool(keys & {next(hashed) for _ in texts}) for texts in spellings]
     return np.asarray(found.spread(np.array(known, bool), missing=False))
 
@@ -225,7 +257,7 @@ def refuse_overlap(training: Mapping[str, Any], patients: Labels, rows_used: npt
         return
     used = np.asarray(rows_used)
     used = np.flatnonzero(used) if used.dtype == bool else used.astype(np.int64)
-    codes, _ = _identify(patients)
+    codes = _identify(patients).codes
     nameless = used[codes[used] < 0]
     if len(nameless):
         raise CohortError(f"{where}: {name_rows(nameless)} have no patient, who may have been in the pretraining")
@@ -245,68 +277,104 @@ def split_digest(split: Labels, patients: Labels) -> str:
         >>> a == split_digest(np.array(["test", "train", "test"]), np.array(["b", "a", "b"]))
         True
     """
-    codes, texts = _identify(patients)
-    sides, left, lines = np.asarray(split), np.ones(len(codes), np.bool_), list[str]()
-    while left.any():
-        side = sides[np.argmax(left)]
-        here = np.asarray(sides == side)
-        left &= ~here
-        used = np.flatnonzero(np.bincount(codes[here] + 1))  # 0 is no patient
-        lines += [f"({str(side)!a}, {texts[code - 1] if code else ''!a})" for code in used.tolist()]
-    return blake2b("\n".join(sorted(lines)).encode(), digest_size=6).hexdigest()
+    names, codes = np.unique(np.asarray(split), return_inverse=True)
+    return digest_codes(codes, names.tolist(), patients)
 
 
-def _fixed_sides(codes: npt.NDArray[np.int64], fixed: Labels) -> npt.NDArray[np.str_]:
+def digest_codes(sides: npt.NDArray[Any], names: Sequence[str], patients: Labels) -> str:
+    """What `split_digest` says of sides given as places in their names, `[rows]`."""
+    found = _identify(patients)
+    texts, parts = as_python(found.values), [pa.array([], pa.large_string())]
+    for code, name in enumerate(names):
+        here = found.codes[sides == code]
+        if len(here):
+            nobody = ["''"] if here.min() < 0 else []
+            used = texts.filter(pa.array(mark_codes(here, len(texts))))
+            text = pa.concat_arrays([used, pa.array(nobody, pa.large_string())])
+            parts.append(beside(f"({str(name)!a}, ", text, ")"))
+    lines = pa.concat_arrays(parts)
+    if not pc.all(pc.less_equal(lines[:-1], lines[1:])).as_py():
+        lines = lines.take(pc.array_sort_indices(lines))
+    return blake2b(joined_lines(lines), digest_size=6).hexdigest()
+
+
+def _fixed_sides(patients: Coded, fixed: Labels) -> npt.NDArray[np.int8]:
     """Sides as the table gives them, checked."""
-    kinds, values = pd.factorize(pd.Series(np.asarray(fixed, dtype=object)))
-    assert len(kinds) == len(codes), f"{len(kinds)} sides for {len(codes)} rows"
-    known = [SIDES.get(clean_text(str(value)).lower()) for value in values]
-    sides = np.array([*known, None], dtype=object)[kinds]
-    unknown = np.flatnonzero(pd.isna(sides))
+    column = _code(fixed)
+    assert len(column) == len(patients), f"{len(column)} sides for {len(patients)} rows"
+    known = [SIDES.get(clean_text(str(value)).lower()) for value in column.values]
+    places = np.array([-1 if side is None else SPLIT.index(side) for side in known], np.int8)
+    sides: npt.NDArray[np.int8] = column.spread(places, -1)
+    unknown = np.flatnonzero(sides < 0)
     if len(unknown):
-        found = sorted({str(value) for value, side in zip(values, known, strict=True) if side is None})
+        found = sorted({str(value) for value, side in zip(column.values, known, strict=True) if side is None})
         if len(found) > 3:  # no column of sides, perhaps one of identifiers, which are not shown
             found = sorted({shape_of(value) for value in found})
-        if (kinds < 0).any():
+        if column.absent.any():
             found.append("a missing value")
         raise CohortError(
             f"{name_rows(unknown)}: expected train, val or test in the column with the role split, "
             f"found {', '.join(found[:5])}{' and others' if len(found) > 5 else ''}"
         )
-    frame = pd.DataFrame({"patient": codes, "side": sides})
-    torn = frame.groupby("patient")["side"].transform("nunique").to_numpy() > 1
+    held = np.zeros((len(patients.values), len(SPLIT)), np.bool_)
+    held[patients.codes, sides] = True
+    torn = held.sum(axis=1) > 1
     if torn.any():
+        rows = np.flatnonzero(torn[patients.codes])
+        frame = pd.DataFrame({"patient": patients.codes[rows], "side": name_sides(sides[rows])}, index=rows)
         violations = [
             f"{name_rows(group.index)}: one patient, in {' and '.join(sorted(group['side'].unique()))}"
-            for _, group in frame[torn].groupby("patient", sort=False)
+            for _, group in frame.groupby("patient", sort=False)
         ]
         raise LeakageError(f"patients on more than one side of the split: {len(violations)}", violations)
-    return sides.astype(str)
+    return sides
 
 
-def _identify(patients: Labels) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Codes `[rows]`, -1 where there is no patient, and the text of each code."""
-    raw = patients if isinstance(patients, Coded) else Coded.of(pd.Series(np.asarray(patients, dtype=object)))
-    found = raw.change(spell_identifiers)
-    return found.codes.astype(np.int64), found.values.tolist()
+def _code(labels: Labels) -> Coded:
+    return labels if isinstance(labels, Coded) else Coded.of(pd.Series(np.asarray(labels, dtype=object)))
 
 
-def _all_identified(patients: Labels) -> tuple[npt.NDArray[np.int64], list[str]]:
-    codes, texts = _identify(patients)
-    missing = np.flatnonzero(codes < 0)
+def _identify(patients: Labels) -> Coded:
+    """Identifiers in the spelling that is compared; a code of -1 where there is none."""
+    return _code(patients).change(spell_identifiers)
+
+
+def _all_identified(patients: Labels) -> Coded:
+    found = _identify(patients)
+    missing = np.flatnonzero(found.absent)
     if len(missing):
         raise CohortError(f"{name_rows(missing)}: expected a patient, found none; without it rows cannot be split")
-    return codes, texts
+    return found
 
 
-def _uniform(texts: list[str], seed: int, person: bytes) -> npt.NDArray[np.float64]:
+def _uniform(texts: pd.Series[Any], seed: int, person: bytes) -> npt.NDArray[np.float64]:
     """A number in [0, 1) for each patient, by hash; `person` keeps the uses independent of each other."""
-    prefix = f"{int(seed)}/"
-    digests = [blake2b((prefix + text).encode(), digest_size=8, person=person).digest() for text in texts]
-    return (np.frombuffer(b"".join(digests), dtype=">u8") >> np.uint64(11)) / 2.0**53
+    digests = _digests(texts, blake2b(f"{int(seed)}/".encode(), digest_size=8, person=person))
+    return np.asarray((digests.view(">u8").ravel() >> np.uint64(11)) / 2.0**53)
 
 
-def _keys(texts: list[str], salt: str, secret: bytes) -> list[str]:
+def _keys(texts: pd.Series[Any], salt: str, secret: bytes) -> npt.NDArray[np.uint8]:
+    """The keyed hash of each text, `[n, 16]`."""
     person = b"bolus.lineage" if secret else b""
     key = blake2b(salt.encode(), key=secret, person=person).digest()  # a key has at most 64 bytes
-    return [blake2b(text.encode(), digest_size=16, key=key, person=b"bolus.patient").hexdigest() for text in texts]
+    return _digests(texts, blake2b(digest_size=16, key=key, person=b"bolus.patient"))
+
+
+def _digests(texts: pd.Series[Any], begun: blake2b) -> npt.NDArray[np.uint8]:
+    """What a hash that has begun gives for each text, `[n, bytes]`."""
+    found = np.empty((len(texts), begun.digest_size), np.uint8)
+
+    def digest(text: str) -> bytes:
+        whole = begun.copy()
+        whole.update(text.encode())
+        return whole.digest()
+
+    for start in range(0, len(texts), HASHED):
+        part = texts.iloc[start : start + HASHED].tolist()
+        found[start : start + HASHED] = np.frombuffer(b"".join(map(digest, part)), np.uint8).reshape(len(part), -1)
+    return found
+
+
+def _hexadecimal(digests: npt.NDArray[np.uint8]) -> list[str]:
+    whole, width = digests.tobytes().hex(), 2 * digests.shape[1]
+    return [whole[start : start + width] for start in range(0, len(whole), width)]

@@ -54,7 +54,7 @@ def read_arrow(path: Path) -> pa.Table:
         else:
             layout = find_layout(path)
             parse = pa_csv.ParseOptions(
-                delimiter=layout.separator, newlines_in_values=True, invalid_row_handler=collect
+                delimiter=layout.separator, newlines_in_values=_has_quotes(path), invalid_row_handler=collect
             )
             convert = pa_csv.ConvertOptions(
                 column_types={name: pa.string() for name in layout.header},
@@ -89,6 +89,12 @@ def read_arrow(path: Path) -> pa.Table:
         columns = [unguard_column(column) for column in table.columns]
         table = pa.Table.from_arrays(columns, names=[unguard(name) for name in names])
     return table
+
+
+def _has_quotes(path: Path) -> bool:
+    """Whether a cell of a CSV file could go on in the next line, for which Arrow looks at every letter once more."""
+    with path.open("rb") as file:
+        return any(b'"' in part for part in iter(lambda: file.read(2**22), b""))
 
 
 IN_MEMORY = "(a DataFrame)"

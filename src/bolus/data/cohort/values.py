@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bolus.data.cohort.cleaning import clean_values
-from bolus.data.cohort.coding import Coded, Column, Columns, take
+from bolus.data.cohort.coding import Coded, Column, Columns, Held, narrow, take
 from bolus.data.cohort.roles import DEFAULT_MODALITY, PATHS, binned_role, infer_roles, is_number_role, is_role
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.text.dates import Times, read_times
@@ -136,14 +136,18 @@ class Values:
             return self._encoded[role]
         found = self.spelled(role)
         if isinstance(found, Coded):
-            numbers = self._numbers(role)
+            numbers = self.numbers_of(role)
             return found.codes.astype(np.int64) if numbers is None else found.spread(numbers, np.nan)
-        numbers = self._numbers(role)
+        numbers = self.numbers_of(role)
         self._encoded[role] = _sorted_codes(found) if numbers is None else numbers
         return self._encoded[role]
 
-    def _numbers(self, role: str) -> npt.NDArray[np.float64] | None:
-        """The numbers of a role, one for each value where `spelled` codes them; None where it holds categories."""
+    def numbers_of(self, role: str) -> npt.NDArray[np.float64] | None:
+        """The numbers of a role, one for each value where `spelled` codes them; None where it holds categories.
+
+        Raises:
+            CohortError: no column has this role.
+        """
         found = self.spelled(role)
         values = found.values if isinstance(found, Coded) else found
         if role == "time":
@@ -161,7 +165,7 @@ class Values:
         found = self.spelled(role)
         if not isinstance(found, Coded):
             return np.unique(self.encoded(role), return_inverse=True)[1].astype(np.int64)
-        numbers = self._numbers(role)
+        numbers = self.numbers_of(role)
         if numbers is None:
             return found.codes.astype(np.int64) + 1
         ranks = np.unique(np.append(numbers, np.nan), return_inverse=True)[1].astype(np.int64)
@@ -176,8 +180,26 @@ class Values:
         found = self.spelled(role) if role in self.roles and role not in self._encoded else None
         if not isinstance(found, Coded):
             return self.encoded(role)[rows]
-        numbers, codes = self._numbers(role), found.codes[rows]
+        numbers, codes = self.numbers_of(role), found.codes[rows]
         return codes.astype(np.int64) if numbers is None else Coded(codes, found.values).spread(numbers, np.nan)
+
+    def held(self, role: str) -> Held | npt.NDArray[np.float64]:
+        """What `encoded` gives, in little room where there is such.
+
+        Raises:
+            CohortError: no column has this role.
+        """
+        found = self.spelled(role) if role in self.roles and role not in self._encoded else None
+        if not isinstance(found, Coded):
+            return self.encoded(role)
+        numbers = self.numbers_of(role)
+        if numbers is None:
+            return Held(found.codes, np.append(np.arange(len(found.values)), -1))
+        kinds, places = np.unique(np.append(numbers, np.nan), return_inverse=True)  # of dates, two may be of one day
+        if len(kinds) > len(numbers):
+            return Held(found.codes, np.append(numbers, np.nan))
+        places[places == len(kinds) - 1] = -1
+        return Held(narrow(places, len(kinds) - 1)[found.codes], kinds)
 
     @cached_property
     def times(self) -> Times:
@@ -191,8 +213,8 @@ class Values:
             return read_times(found.values, unit, weights=found.counts())
         return read_times(found, unit)
 
-    def labels(self, name: str) -> Labels:
-        """The classes of `label:name`; several on one row are joined by `|`.
+    def labels(self, name: str, at: npt.NDArray[np.int64] | slice = slice(None)) -> Labels:
+        """The classes of `label:name`, at these rows; several on one row are joined by `|`.
 
         Raises:
             CohortError: no such label column, or not one labelled row.
@@ -207,7 +229,7 @@ class Values:
         rows[-1] = np.nan
         for index, value in enumerate(parts):
             rows[index, [position[part] for part in value]] = 1
-        return Labels(tuple(classes), rows[found.codes], all(len(value) == 1 for value in parts))
+        return Labels(tuple(classes), rows[found.codes[at]], all(len(value) == 1 for value in parts))
 
     @property
     def coded_patients(self) -> Coded:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bolus.data.cohort.coding import rank_numbers
 from bolus.data.cohort.values import Values
 
 # What two volumes of one patient may differ in, where no column says which volume a row belongs to.
@@ -79,7 +80,7 @@ def volume_codes(table: Values) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]
             found = np.unique(found, return_inverse=True)[1].astype(np.int64)
             width = int(found.max(initial=0)) + 1
         found, width = found * number + (codes - lowest), width * number
-    return np.unique(found, return_inverse=True)[1].astype(np.int64), tuple(keys)
+    return rank_numbers(found, width), tuple(keys)
 
 
 def series_codes(

@@ -14,7 +14,7 @@ from bolus.data.cohort.coding import distinct
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.volumes import series_codes
 from bolus.data.images.preprocessing import Preprocessing
-from bolus.data.images.shards import RECORD, Manifest
+from bolus.data.images.shards import RECORD, Manifest, are_alike
 from bolus.data.images.store import Content, ImageStore, Quarantined
 from bolus.data.pixels.greys import Ranges, is_final, refuse_unknown, resolve_ranges
 from bolus.errors import CohortError, name_rows
@@ -82,8 +82,16 @@ def open_found(
         file[rows], frame[rows], folder[rows] = files + each.file[there], each.frame[there], place
         files += len(each.digests)
         for places, records in each.manifest.read(entries):
-            here, final = rows[places], is_final(records["grey"])
+            here = rows[places]
             crc[here] = records["crc"]
+            if len(cohort.modalities) == 1 and are_alike(records) and is_final(records["grey"][:1]).all():
+                resolved = resolve_found(
+                    cohort, preprocessing, here[:1], records[:1]
+                )  # what holds for one holds for all
+                gain[here], bias[here] = lines_of(resolved, records[:1])
+                names.update(distinct(resolved.names))
+                continue
+            final = is_final(records["grey"])
             if not final.all():
                 waiting.append((each.manifest, entries[places[~final]], here[~final], records[~final]))
                 here, records = here[final], records[final]

@@ -89,7 +89,7 @@ class Manifest:
         for shard, here in by_group(self.shard[entries]):
             part: npt.NDArray[np.void] = np.load(self.records[shard])
             places.append(here)
-            records.append(part[self.offset[entries[here]]])
+            records.append(_pick(part, self.offset[entries[here]]))
             if sum(map(len, places)) >= READ:
                 yield np.concatenate(places), np.concatenate(records)
                 places, records = [], []
@@ -161,6 +161,19 @@ def by_group(codes: npt.NDArray[Any]) -> Iterator[tuple[int, Integers]]:
         yield int(codes[places[0]]), places
 
 
+def _pick(values: npt.NDArray[Any], places: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """These places of an array; the array itself where that is all of it, in order."""
+    whole = len(places) == len(values) and bool((places == np.arange(len(values))).all())
+    return values if whole else np.asarray(values[places])
+
+
+def are_alike(records: npt.NDArray[np.void]) -> bool:
+    """Whether images differ in nothing but their content, as those of eight bits without a window do."""
+    first, last = RECORD.fields["gain"][1], RECORD.fields["crc"][1]  # type: ignore[index]
+    told = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), -1)[:, first:last]
+    return bool((told[-1:] == told[:1]).all() and (told == told[:1]).all())
+
+
 def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
     """Everything in a cache folder that is whole; shards whose images are missing or cut off are left out."""
     arrays: list[npt.NDArray[Any]] = []
@@ -181,8 +194,8 @@ def read_manifest(folder: Path, shape: tuple[int, int, int]) -> Manifest:
         arrays.append(images)
         quantiles.append(spread)
         records.append(path)
-        digests.append(part["digest"][whole])
-        frames.append(part["frame"][whole].astype(np.int32))
+        digests.append(_pick(part["digest"], whole).copy())  # else all of the part would be kept
+        frames.append(_pick(part["frame"], whole).astype(np.int32))
         offsets.append(whole)
     return Manifest(
         arrays,

@@ -169,10 +169,10 @@ def mask_logits(encoder: Encoder, decoder: MaskDecoder, images: Tensor) -> Tenso
     Args:
         encoder: whose maps the decoder reads.
         decoder: of that encoder.
-        images: `[N, C, S, S]`, float32 in [0, 1].
+        images: `[N, C, S, S]`, or volumes `[N, C, D, H, W]` of an encoder of volumes, float32 in [0, 1].
 
     Returns:
-        `[N, K, S, S]`, float32, with gradients.
+        `[N, K, S, S]` or `[N, K, D, H, W]`, float32, with gradients.
 
     Example:
         >>> from bolus.encoders.building import build_encoder
@@ -182,7 +182,7 @@ def mask_logits(encoder: Encoder, decoder: MaskDecoder, images: Tensor) -> Tenso
         torch.Size([2, 3, 32, 32])
     """
     maps = encoder(images, levels=bool(encoder.shape.levels))
-    found: Tensor = decoder(maps.levels, maps.grid, (images.shape[-2], images.shape[-1]))
+    found: Tensor = decoder(maps.levels, maps.grid, images.shape[2:])
     return found
 
 

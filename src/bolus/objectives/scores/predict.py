@@ -67,21 +67,22 @@ class Predict(Objective):
         self.targets = scores_among(table, None) if named is None else tuple(_expand(named, table))
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise RecipeError(f"targets: expected different roles, found {list(self.targets)}")
-        self.widths, scales = [], []
+        self.widths, self.numeric, scales = [], list[bool](), []
         for role in self.targets:
             if role not in table:
                 raise RecipeError(f"targets: no column has the role {role!r}; {suggest(role, table)}")
             values = table[role]
-            if values.dtype.kind == "f":
+            self.numeric.append(values.dtype.kind == "f")
+            if self.numeric[-1]:
                 scores_among(table, [role])
                 self.widths.append(1)
                 scales.append(standardisation(table, role))
             else:
-                if len(np.unique(values[values >= 0])) < 2:
+                known = values[values >= 0]
+                if not len(known) or known.min() == known.max():
                     raise RecipeError(f"targets: {role} has fewer than two classes among the training samples")
                 self.widths.append(int(values.max()) + 1)
                 scales.append((0.0, 1.0))
-        self.numeric = [table[role].dtype.kind == "f" for role in self.targets]
         self.mean: Tensor
         self.scale: Tensor
         self.register_buffer("mean", torch.tensor([mean for mean, _ in scales], dtype=torch.float64))

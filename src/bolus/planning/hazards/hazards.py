@@ -1,7 +1,7 @@
 """Columns that must not be learnt, or not without care: leaks of the split, shortcuts, identifiers, copies.
 
 Only the table is read. What can be said of a column by its values alone is said of the training samples, as they are
-what is learnt; how columns hang together is asked of patients, each of whom counts once.
+what is learnt; how columns hang together is asked of patients, each of whom counts once, and in large tables of some.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bolus.data.batches.columns import TrainingColumns
 from bolus.data.checks.doubtful import doubtful_values
 from bolus.data.cohort.cohort import Samples
 from bolus.data.cohort.roles import NUMBERS
+from bolus.data.cohort.split import SPLIT
 from bolus.data.text.spelling import missing_option
+from bolus.planning.hazards.alone import nothing_to_learn
 from bolus.planning.hazards.association import (
     CHANCE,
     ENOUGH,
-    MIN_KNOWN,
     STRONG,
     IntArray,
     associate,
@@ -31,12 +33,26 @@ from bolus.planning.hazards.association import (
 from bolus.planning.hazards.copies import find_copies
 from bolus.planning.hazards.hazard import Hazard
 from bolus.planning.hazards.shortcuts import find_followers, find_shortcut
-from bolus.planning.hazards.supervision import IDENTIFYING, Column, read_columns, says_how_made, words_of
+from bolus.planning.hazards.supervision import Column, read_columns, says_how_made
 
 WORDS = {"train": "training", "val": "validation", "test": "test"}
+LOOKED = 2**19
+"""Samples of patients drawn at random by which it is told how columns hang together, where there are more."""
 
 
-def find_hazards(samples: Samples) -> list[Hazard]:
+def some_patients(samples: Samples) -> Samples:
+    """The samples that `find_hazards` looks at: all, or of more than `LOOKED` about so many, of some patients all.
+
+    Who is drawn is random, but always the same.
+    """
+    if len(samples) <= LOOKED:
+        return samples
+    patients = samples.first_of(samples.cohort.coded("patient").codes)
+    drawn = np.random.default_rng(0).random(int(patients.max()) + 1) < LOOKED / len(samples)
+    return samples.take(np.flatnonzero(drawn[patients]))
+
+
+def find_hazards(samples: Samples, looked: Samples | None = None) -> list[Hazard]:
     """The hazards of learning each column, in the order of the roles; none where no patient is in training.
 
     With fewer than `ENOUGH` patients, leaks, copies and shortcuts by value are not looked for. Where a site is left out
@@ -44,6 +60,7 @@ def find_hazards(samples: Samples) -> list[Hazard]:
 
     Args:
         samples: in the unit of the recipe.
+        looked: those of `some_patients`; None: all. Copies, shortcuts and leaks are told by them alone.
 
     Example:
         >>> import pandas as pd
@@ -54,20 +71,19 @@ def find_hazards(samples: Samples) -> list[Hazard]:
         >>> [(found.role, found.kind) for found in find_hazards(Cohort(frame, CohortSpec(table="t")).samples("image"))]
         [('site', 'constant')]
     """
-    cohort, first = samples.cohort, samples.first_row
-    split = cohort.split[first]
-    train = split == "train"
-    if not train.any():
+    cohort, looked = samples.cohort, samples if looked is None else looked
+    taught = TrainingColumns(samples)
+    if not taught.taught.any():
         return []
-    patients = pd.factorize(cohort.encoded_at("patient", first))[0].astype(np.int64)
-    side = np.empty(int(patients.max()) + 1, dtype=split.dtype)
-    side[patients] = split
+    patients = pd.factorize(looked.first_of(cohort.coded("patient").codes))[0].astype(np.int64)
+    side = np.empty(int(patients.max()) + 1, np.int8)
+    side[patients] = looked.first_of(cohort.split_codes)
     enough = len(side) >= ENOUGH
     drawn = one_of_each(patients)
     pairs = _pairs(side, left_out=cohort.spec.split.leave_out_site is not None) if enough else []
     found, sound = [], []
-    for column in read_columns(samples, patients):
-        alone = _nothing_to_learn(column, patients, train)
+    for column in read_columns(looked, patients):
+        alone = nothing_to_learn(column, taught)
         teaches = column.role not in NUMBERS
         leaks = _leaks(column, pairs) if teaches and (alone is None or alone.kind == "constant") else []
         found += leaks
@@ -79,57 +95,21 @@ def find_hazards(samples: Samples) -> list[Hazard]:
         found += find_shortcut(column, sound if enough else (), drawn)
     if enough:
         made = [column for column in sound if says_how_made(column.role)]
-        found += [hazard for column in sound for hazard in find_followers(column, made, samples)]
+        found += [hazard for column in sound for hazard in find_followers(column, made, looked)]
     refused = {hazard.role for hazard in found if hazard.refuses}
     learnable = [column for column in sound if column.role not in refused]
-    found += [hazard for column in learnable for hazard in _doubtful(column.role, samples, train)]
+    found += [hazard for column in learnable for hazard in _doubtful(column.role, taught)]
     for column, kept, same in find_copies(learnable, drawn if enough else None):
         found.append(Hazard(column.role, "copy", _copied(column, kept, same), False))
     order = list(cohort.roles)
     return sorted(found, key=lambda hazard: order.index(hazard.role))
 
 
-def _nothing_to_learn(column: Column, patients: IntArray, train: NDArray[np.bool_]) -> Hazard | None:
-    """A column without a value, with one only, or with another for every sample or patient."""
-    role, known = column.role, column.known & train
-    num, values = int(known.sum()), column.codes if column.numbers is None else column.numbers
-    assert values is not None
-    if not num:
-        return Hazard(role, "missing", f"{role} has no value in any of {train.sum()} training samples", True)
-    taught = values[known]
-    if (taught == taught[0]).all():
-        sentence = f"{role} is the same in all {num} training samples that have it: there is nothing to tell apart"
-        return Hazard(role, "constant", sentence, True)
-    if column.numbers is not None:
-        whole = bool((taught % 1 == 0).all())
-        if not (role.startswith("attribute:") and whole and words_of(role) & IDENTIFYING):
-            return None
-    (codes, kinds), (who, people) = pd.factorize(taught), pd.factorize(patients[known])
-    distinct, num_patients = len(kinds), len(people)
-    pairs = pd.unique(who * distinct + codes)
-    of_one_value = (np.bincount(pairs // distinct) == 1).mean()
-    of_one_patient = (np.bincount(pairs % distinct) == 1).mean()
-    names_patients = min(of_one_value, of_one_patient) >= 0.95 and distinct > num_patients / 2 and column.exclusive
-    if names_patients and num_patients >= MIN_KNOWN and num > num_patients:
-        sentence = (
-            f"{role} has one value for each patient and hardly two patients with the same ({distinct} values, "
-            f"{num_patients} training patients): it names the patient, as the role patient does already"
-        )
-        return Hazard(role, "identifier", sentence, True)
-    distinct = distinct if column.exclusive else min(distinct, column.num_classes)
-    if num >= MIN_KNOWN and distinct > num / 2:
-        sentence = (
-            f"{role} differs in nearly every sample ({distinct} values in {num} training samples): an identifier or "
-            "free text, not a category"
-        )
-        return Hazard(role, "unique", sentence, True)
-    return None
-
-
-def _pairs(side: NDArray[np.str_], *, left_out: bool) -> list[tuple[str, str, IntArray]]:
+def _pairs(side: NDArray[np.int8], *, left_out: bool) -> list[tuple[str, str, IntArray]]:
     """Two sides of the split, and int64 `[patients]`: 0 on the first, 1 on the second, -1 on neither."""
     sides = ("train", "val") if left_out else ("train", "test", "val")
-    codes = ((a, b, np.where(side == a, 0, np.where(side == b, 1, -1))) for a, b in combinations(sides, 2))
+    is_on = {name: side == SPLIT.index(name) for name in sides}
+    codes = ((a, b, np.where(is_on[a], 0, np.where(is_on[b], 1, -1))) for a, b in combinations(sides, 2))
     return [(a, b, each) for a, b, each in codes if on_both_sides(each)]
 
 
@@ -167,16 +147,20 @@ def _leaks(column: Column, pairs: Sequence[tuple[str, str, IntArray]]) -> list[H
     return []
 
 
-def _doubtful(role: str, samples: Samples, train: NDArray[np.bool_]) -> list[Hazard]:
+def _doubtful(role: str, taught: TrainingColumns) -> list[Hazard]:
     """Values that are taken like any other and may mean missing."""
-    cohort, taught = samples.cohort, samples.first_row[train]
-    counts = {value: int(np.isin(taught, rows).sum()) for value, rows in doubtful_values(cohort, role).items()}
+    cohort, values = taught.cohort, doubtful_values(taught.cohort, role)
+    if not values:
+        return []
+    here = np.zeros(len(cohort), np.bool_)
+    here[taught.rows] = True
+    counts = {value: int(here[rows].sum()) for value, rows in values.items()}
     counts = {value: number for value, number in counts.items() if number}
     if not counts:
         return []
-    values = ", ".join(f"{value!r} ({number} training sample{'s' * (number > 1)})" for value, number in counts.items())
+    texts = ", ".join(f"{value!r} ({number} training sample{'s' * (number > 1)})" for value, number in counts.items())
     option = missing_option(cohort.roles[role], *counts)
-    sentence = f"{role} takes {values} for a value like any other: if it means missing, add {option}"
+    sentence = f"{role} takes {texts} for a value like any other: if it means missing, add {option}"
     return [Hazard(role, "doubtful", sentence, False)]
 
 

@@ -163,11 +163,11 @@ def _classes(
     exclusive = all(len(parts) == 1 for parts in several.values())
     if not 0 < num_classes <= MAX_CLASSES:
         return {}, num_classes, exclusive
-    labels = cohort.labels(role.removeprefix("label:"))
+    labels = cohort.labels(role.removeprefix("label:"), first)
     asked = labels.classes[1:] if labels.exclusive and len(labels.classes) == 2 else labels.classes
     answers = {}
     for name in asked:
-        has = labels.matrix[first, labels.classes.index(name)]
+        has = labels.matrix[:, labels.classes.index(name)]
         codes, share = np.where(np.isnan(has), -1, has).astype(np.int8), mean_of(patients, has, num_patients)
         shown = role if len(asked) == 1 and name.lower() in PLAIN else f"{role}={name}"
         answers[shown] = TargetCodes(codes, np.where(np.isnan(share), -1, share > 0.5).astype(np.int64))

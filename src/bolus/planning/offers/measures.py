@@ -44,7 +44,7 @@ def _measures(evidence: Evidence, found: list[str], left_out: list[str]) -> Offe
     if not found:
         lacking = left_out or ["No column is a score or an attribute."]
         return because(about, "refused" if set(left_out) & set(evidence.refused.values()) else "impossible", *lacking)
-    known = ", ".join(f"{role} ({int(evidence.known(role).sum()):,} {evidence.noun})" for role in found)
+    known = ", ".join(f"{role} ({evidence.facts(role).number:,} {evidence.noun})" for role in found)
     entry = {"kind": "predict", "targets": found, "hidden": 256}
     return because(about, "recommended", f"Predicted: {known}.", *left_out, entry=entry)
 
@@ -85,7 +85,7 @@ def _labels(evidence: Evidence) -> Offer:
     labels = [role for role in evidence.starting("label:") if role not in evidence.refused]
     if not labels:
         return because(about, "impossible", "No label of one class a row may be learnt.")
-    numbers = ", ".join(f"{role} ({int(evidence.known(role).sum()):,})" for role in labels)
+    numbers = ", ".join(f"{role} ({evidence.facts(role).number:,})" for role in labels)
     entry = {"kind": "predict", "targets": labels}
     reason = f"Kept to judge by: {numbers}. Where most images have one, the plain supervised recipe is hard to beat."
     return because(about, "possible", reason, entry=entry)

@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from bolus.data.batches.columns import TrainingColumns
-from bolus.data.cohort.coding import count_codes
+from bolus.data.batches.relation import Relation
+from bolus.data.cohort.coding import Held, count_codes
 from bolus.errors import CohortError
 from bolus.planning.hazards.hazard import Hazard
 from bolus.planning.offers.pairs import PairCounts, count_pairs
@@ -49,8 +49,9 @@ class Offer:
 
 
 class _Facts(NamedTuple):
-    """Of a role: the share of the training samples that have a value, how many are different, whose patients."""
+    """Of a role: how many training samples have a value, their share, how many are different, and whose patients."""
 
+    number: int
     share: float
     values: int
     patients: int
@@ -70,6 +71,7 @@ class Evidence:
     unit: str
     refused: Mapping[str, str]
     _facts: dict[str, _Facts] = field(default_factory=dict, repr=False)
+    _pairs: dict[Relation, PairCounts] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, columns: TrainingColumns, hazards: Sequence[Hazard]) -> Evidence:
@@ -87,13 +89,12 @@ class Evidence:
     def facts(self, role: str) -> _Facts:
         """What is known of a role, counted once."""
         if role not in self._facts:
-            values = self.columns[role]
-            known = _known(values)
-            patients = values if role == "patient" else self.columns["patient"]
-            if not known.all():
-                values, patients = values[known], patients[known]
-            different = len(pd.unique(values)) if values.dtype.kind == "f" else count_codes(values)
-            self._facts[role] = _Facts(float(known.mean()) if len(known) else 0.0, different, count_codes(patients))
+            held, patients = Held.of(self.columns.held(role)), Held.of(self.columns.held("patient")).codes
+            counts, known = held.counts(), held.known
+            number = int(counts[known].sum())
+            whose = patients if number == len(held) else patients[known[held.codes]]
+            share = number / len(held) if len(held) else 0.0
+            self._facts[role] = _Facts(number, share, int((counts[known] > 0).sum()), count_codes(whose))
         return self._facts[role]
 
     def num_values(self, role: str) -> int:
@@ -106,7 +107,10 @@ class Evidence:
 
     def pairs(self, **relation: Any) -> PairCounts:
         """How often a relation holds among the training samples."""
-        return count_pairs(relation, self.columns)
+        rule = Relation.parse(relation)
+        if rule not in self._pairs:
+            self._pairs[rule] = count_pairs(relation, self.columns)
+        return self._pairs[rule]
 
     def shared(self, *roles: str) -> list[str]:
         """Of these roles, those that most training samples have: a sample without one would have no partner."""

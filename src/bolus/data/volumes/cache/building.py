@@ -148,6 +148,7 @@ def _find(
     folder.mkdir(parents=True, exist_ok=True)
     remove_orphans(folder)
     parts = [samples.rows_of(position) for position in positions.tolist()]
+    modality = samples.cohort.modality_of(samples.first_row[positions])
     sources = find_sources(samples.cohort, joined([NONE, *parts]))
     digests, known, unopened = identify(sources.paths, replace(NOTHING, sightings=read_sightings(folder)), folder)
     ends = np.cumsum([0, *map(len, parts)])
@@ -169,7 +170,7 @@ def _find(
         item = items[place]
         try:
             volume = _read(sources, item, way)
-            write_volume(folder, content[place], *fit_volume(volume, way.contract))
+            write_volume(folder, content[place], *fit_volume(volume, way.contract, str(modality[place])))
         except BolusError as error:
             return _reason(error, sources, item)
         return ""
@@ -266,6 +267,7 @@ def _decode_row(samples: Samples, preprocessing: Preprocessing, readers: Readers
     here = samples.rows_of(int(np.flatnonzero(samples.first_row == row)[0]))
     sources, item = find_sources(cohort, here), slice(0, len(here))
     try:
-        return fit_volume(_read(sources, item, _Way(contract, reading, readers)), contract)[0].array
+        volume = _read(sources, item, _Way(contract, reading, readers))
+        return fit_volume(volume, contract, str(cohort.modality_of(first)[0]))[0].array
     except BolusError as error:
         raise CohortError(_reason(error, sources, item)) from error

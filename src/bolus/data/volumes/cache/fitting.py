@@ -18,7 +18,7 @@ from bolus.data.volumes.resampling import resample_volume
 from bolus.data.volumes.volume import Spacing, Volume
 
 
-def fit_volume(volume: Volume, contract: Preprocessing) -> tuple[Shrunk, Spacing]:
+def fit_volume(volume: Volume, contract: Preprocessing, modality: str = "") -> tuple[Shrunk, Spacing]:
     """The voxels that the cache keeps of a volume, and mm between them.
 
     First it is cut to the body, if the contract says so; then it is resampled to the stated spacing; then `stretch`
@@ -27,6 +27,7 @@ def fit_volume(volume: Volume, contract: Preprocessing) -> tuple[Shrunk, Spacing
     Args:
         volume: as it was read.
         contract: of an encoder of volumes.
+        modality: as the table says it, for files that do not.
 
     Returns:
         Its array is `[C, D, H, W]`; of `stretch`, the box of the contract. The quantiles are those before resampling.
@@ -47,7 +48,7 @@ def fit_volume(volume: Volume, contract: Preprocessing) -> tuple[Shrunk, Spacing
     wanted = contract.volume
     assert wanted is not None
     if wanted.foreground:
-        volume = crop_foreground(volume)
+        volume = crop_foreground(volume, modality=modality)
     made: list[Volume] = []
 
     def fit(array: Tensor, black: float) -> Tensor:

@@ -6,6 +6,7 @@ import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ class VolumeStore(Store):
     def readable(self) -> npt.NDArray[np.bool_]:
         """Rows of volumes that can be read, `[rows]`."""
         return self._first >= 0
+
+    @cached_property
+    def largest(self) -> npt.NDArray[np.int64]:
+        """The most voxels along each axis, int64 `[3]`."""
+        found: npt.NDArray[np.int64] = self.shape[:, 1:].max(axis=0, initial=0)
+        return found
 
     @property
     def held(self) -> npt.NDArray[np.bool_]:
