@@ -20,9 +20,7 @@ pytest.importorskip("blosc2", reason="the package blosc2 is not installed")
 Call = Callable[..., tuple[int, str]]
 
 
-def test_scan_to_export_of_a_tree_of_series(
-    tmp_path: Path, call_bolus: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scan_to_export_of_a_tree_of_series(tmp_path: Path, call_bolus: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOLUS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("BOLUS_KEY", str(tmp_path / "secret" / "key"))
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")
