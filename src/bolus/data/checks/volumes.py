@@ -13,7 +13,7 @@ from bolus.data.images.clips import open_samples
 from bolus.data.images.sources import in_threads
 from bolus.data.readers.own import open_readers
 from bolus.data.volumes.geometry import Geometry, sample_geometry
-from bolus.errors import BolusError, CohortError
+from bolus.errors import BolusError, CohortError, ImageError
 
 # Notes of a grid that a person should see before training; others say what was found and is well.
 GRAVE = ("axes of the voxels", "slices lie up to", "the slices do not say", "no orientation", "sform and qform")
@@ -24,8 +24,7 @@ def look_at_volumes(cohort: Cohort, looks: list[dict[str, Any]]) -> list[Finding
 
     Args:
         cohort: whose rows.
-        looks: of every row, in order, as `bolus.data.checks.pixels.look_at_pixels` gives them; a volume with a slice
-            that cannot be read is told there.
+        looks: of every row, in order, as `bolus.data.checks.pixels.look_at_pixels` gives them.
     """
     if cohort.spec.unit != "volume":
         return []
@@ -35,11 +34,13 @@ def look_at_volumes(cohort: Cohort, looks: list[dict[str, Any]]) -> list[Finding
         problems = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
         return [Finding("error", "volumes", f"no volumes (images.unit=volume): {each}") for each in problems]
     readers = open_readers(cohort.spec.readers)
-    read = [not any(looks[row]["reason"] for row in samples.rows_of(place).tolist()) for place in range(len(samples))]
 
-    def look(place: int) -> Geometry | BolusError | None:
+    def look(place: int) -> Geometry | BolusError:
+        unread = [each["reason"] or each["lost"] for each in (looks[row] for row in samples.rows_of(place).tolist())]
+        if any(unread):
+            return ImageError("a slice of it cannot be read" if len(unread) > 1 else next(filter(None, unread)))
         try:
-            return sample_geometry(samples, place, readers) if read[place] else None
+            return sample_geometry(samples, place, readers)
         except BolusError as error:
             return error
 
@@ -47,7 +48,7 @@ def look_at_volumes(cohort: Cohort, looks: list[dict[str, Any]]) -> list[Finding
     return [*_grids(samples, found), *_unlaid(samples, found), *_notes(samples, found), *_spacings(samples, found)]
 
 
-Found = list[Geometry | BolusError | None]
+Found = list[Geometry | BolusError]
 
 
 def _grids(samples: Samples, found: Found) -> list[Finding]:

@@ -42,6 +42,9 @@ def why_volumes(cohort: Cohort) -> str:
         samples = open_samples(cohort, "volume")
     except CohortError:
         return ""
+    picked = few(len(samples), LOOKED)
+    if files and 2 * sum(_is_nifti(samples, position) for position in picked) <= len(picked):
+        return ""
     if not files and np.median(samples.num_rows) < DEEP:
         return ""
     found = look_at_volumes(samples, LOOKED)
@@ -50,8 +53,7 @@ def why_volumes(cohort: Cohort) -> str:
         return ""
     if files:
         depth = np.median([min(each.shape) for each in laid])
-        whole = sum(_is_nifti(samples, position) for position in few(len(samples), LOOKED)) >= len(laid)
-        return f"A row is a NIfTI file, of {depth:.0f} slices or more in the median." if whole and depth >= DEEP else ""
+        return f"A row is a NIfTI file, of {depth:.0f} slices or more in the median." if depth >= DEEP else ""
     return (
         f"Rows are slices of CT, MR or PT, {np.median(samples.num_rows):.0f} a volume in the median, and no masks say "
         "that they are asked for one by one."
