@@ -1,4 +1,4 @@
-"""Volumes from a table to a judged encoder: training, embeddings over windows, evaluation, and what is refused."""
+"""Volumes from a table to a judged encoder: training, windows averaged, evaluation, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ import bolus
 from bolus.data.batches.views import count_views, whole_views
 from bolus.data.cohort.cohort import Cohort
 from bolus.embedding.opening import open_encoder, open_store, samples_of
-from bolus.errors import EvaluationError, RecipeError, UsageError
+from bolus.errors import EvaluationError, RecipeError
 from bolus.evaluation.settings import Judging
 from bolus.evaluation.tasks import judge, task_of
-from bolus.planning.planner import plan
 from bolus.recipe import Recipe
 from bolus.run import Run
 from bolus.training.loaders import data_hash, total_steps
@@ -151,8 +150,6 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json")
 
 
-def test_plans_are_not_of_volumes_yet_and_masks_need_their_column(folder: Path, run: Run) -> None:
-    with pytest.raises(UsageError, match="plan composes recipes for images, slices and clips"):
-        plan(cohort(folder), unit="volume")
+def test_masks_need_their_column(folder: Path, run: Run) -> None:
     with pytest.raises(EvaluationError, match="no column has the role mask"):
         judge(task_of("segment"), run.folder, cohort(folder), Judging(cache=folder / "cache"))

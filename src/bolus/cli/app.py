@@ -140,7 +140,7 @@ def plan(
     cohort: CohortArgument,
     overrides: OverridesArgument = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="recipe to write")] = Path("recipe.yaml"),
-    unit: Annotated[str | None, typer.Option(help="image, slice or clip (default: by the columns)")] = None,
+    unit: Annotated[str | None, typer.Option(help="image, slice, clip or volume (default: by the columns)")] = None,
     force: Annotated[bool, typer.Option("--force", help="write over another recipe")] = False,
     *,
     table: TableOptions,
@@ -199,9 +199,12 @@ def pretrain(
             found = dry_run(opened, recipe=made, cache=cache)
             peak = "unknown memory" if math.isnan(found.memory_gib) else f"{found.memory_gib:.2f} GiB"
             lost = f"; {found.unreadable} of the first images cannot be read: bolus check" if found.unreadable else ""
+            images = made.images
+            what = f"boxes of {images.extent}/s" if images.unit == "volume" else "images/s"
+            of_step = f" of {3600 * found.hours / found.steps:.2g} s" if images.unit == "volume" else ""
             tell(
                 asdict(found),
-                f"{found.images_per_second:.3g} images/s, {peak} at the peak, {found.steps} steps, "
+                f"{found.images_per_second:.3g} {what}, {peak} at the peak, {found.steps} steps{of_step}, "
                 f"about {found.hours:.2f} h once images are cached{lost}",
             )
             return

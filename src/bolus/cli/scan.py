@@ -21,7 +21,7 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="DICOM fi
 class What:
     """What is taken of the folder, and how its paths are read."""
 
-    unit: Annotated[str | None, typer.Option(help="image, slice or clip (default: what the files are)")] = None
+    unit: Annotated[str | None, typer.Option(help="image, slice, clip or volume (default: what the files are)")] = None
     pattern: Annotated[
         str | None, typer.Option(help="a tree: what its paths mean, such as '{label:finding}/{patient}/{image}'")
     ] = None

@@ -25,7 +25,12 @@ _ALIKE = 4  # hazards of one kind that are told each with its sentence; of more,
 _LESS = "; less is undecided"  # said once for all targets
 _TARGETS = 12  # targets whose resolution is told; the rest is counted
 _COLUMNS = 6  # columns without a role that are named
-_STARTING = ("encoder.pretrained", "images.size")  # choices that are told, where the others stand in the recipe
+_STARTING = (
+    "encoder.pretrained",
+    "images.size",
+    "images.spacing",
+    "sampling.chunk",
+)  # choices that are told, where the others stand in the recipe
 
 
 def render(plan: Plan, *, cohort: Sequence[str] = ("cohort.yaml",), recipe: str = "recipe.yaml") -> str:
@@ -147,10 +152,12 @@ def _summary(plan: Plan, recipe: str) -> list[str]:
     images, unit = made.images, noun(plan.samples.unit)
     frames = f" of {images.frames} frames" if images.unit == "clip" else ""
     views = f", {images.views} views each" if images.views > 1 else ""
-    start = ", pretrained," if made.encoder.pretrained else ""
+    inflated = ", inflated," if made.encoder.inflated else ""
+    start = f"{inflated.removesuffix(',')}, pretrained," if made.encoder.pretrained else inflated
+    spaced = f" of {' x '.join(f'{step:g}' for step in images.steps)} mm" if images.steps else ""
     combiner = f", gradients combined by {made.combiner.kind}" if len(made.objectives) > 1 else ""
     whole = (
-        f"The recipe: {made.encoder.backbone}{start} at {images.size} x {images.size} pixels, "
+        f"The recipe: {made.encoder.backbone}{start} at {images.extent}{spaced}, "
         f"{made.sampling.batch_size} {unit}{frames} a batch{views}, {made.training.epochs} epochs{combiner}; "
         f"why, key by key, stands in {recipe}"
     )
@@ -166,9 +173,9 @@ def _starting(plan: Plan) -> list[str]:
 
 
 def _judged(plan: Plan) -> list[Resolution]:
-    """What an encoder may be judged by: the targets but for columns that are refused, and for masks of clips."""
+    """What an encoder may be judged by: the targets without columns that are refused and masks of clips and volumes."""
     refused = [hazard.role for hazard in plan.hazards if hazard.refuses]
-    refused += ["mask"] if plan.samples.unit == "clip" else []  # they are of single images
+    refused += ["mask"] if plan.samples.unit in ("clip", "volume") else []  # they are of single images
     return [each for each in plan.resolutions if not is_of(each, refused)]
 
 

@@ -26,6 +26,7 @@ from bolus.planning.offers.measures import offer_measures
 from bolus.planning.offers.offers import Evidence, Offer
 from bolus.planning.resolution import Resolution, find_resolutions
 from bolus.planning.start import ASKED, SOONER, choose_start
+from bolus.planning.volumes import choose_box, choose_chunk, see_volumes
 from bolus.recipe import Recipe
 from bolus.recipes.keys import Overrides, written
 
@@ -45,7 +46,7 @@ class Plan:
 
     Args:
         cohort: the cohort.
-        samples: its images, slices or clips, as the recipe takes them.
+        samples: its images, slices, clips or volumes, as the recipe takes them.
         facts: sentences on what it holds.
         offers: every objective with its verdict.
         hazards: columns that must not be learnt, or whose learning misleads.
@@ -87,7 +88,7 @@ def plan(cohort: CohortLike, *, unit: str | None = None, overrides: Overrides = 
 
     Args:
         cohort: cohort.yaml, a table with conventional column names, or an open cohort.
-        unit: `image`, `slice` or `clip`; by default what the columns suggest.
+        unit: `image`, `slice`, `clip` or `volume`; by default what the columns suggest.
         overrides: `key=value` assignments, or a mapping of keys, into the recipe, applied last.
 
     Raises:
@@ -109,11 +110,6 @@ def plan(cohort: CohortLike, *, unit: str | None = None, overrides: Overrides = 
     overrides = written(overrides)
     unit = unit or next((each.partition("=")[2] for each in overrides if each.startswith("images.unit=")), None)
     chosen, why_unit = (unit, ASKED) if unit is not None else suggest_unit(cohort)
-    if chosen == "volume":
-        raise UsageError(
-            "bolus plan composes recipes for images, slices and clips: for volumes take a shipped recipe, such as "
-            "simclr_3d, supremix_3d or learner_3d"
-        )
     try:
         samples = open_samples(cohort, chosen)
     except CohortError as error:
@@ -121,7 +117,8 @@ def plan(cohort: CohortLike, *, unit: str | None = None, overrides: Overrides = 
             raise
         message = f"{str(error).splitlines()[0]}; --unit image takes each row as an image"
         raise CohortError(message, error.violations) from None
-    columns = TrainingColumns(samples, {"slice_position": 4} if cohort.has("slice_position") else {})
+    placed = cohort.has("slice_position") and chosen != "volume"
+    columns = TrainingColumns(samples, {"slice_position": 4} if placed else {})
     looked = some_patients(samples)
     hazards = tuple(find_hazards(samples, looked))
     evidence = Evidence.of(columns, hazards)
@@ -221,10 +218,16 @@ def _complete(
         shorter=shorter,
         masks=samples.unit == "slice" and "mask" in samples.cohort.roles,
         accelerated=accelerated,
+        box=choose_box(see_volumes(samples), accelerated=accelerated) if samples.unit == "volume" else None,
     )
     planned = composed.override(start.keys)
     if start.pretrained:
         planned = planned.override({"training.epochs": round(planned.training.epochs / SOONER)})
+    held: dict[str, tuple[Any, str]] = {}
+    if samples.unit == "volume":
+        asked = planned.override(overrides)
+        held = choose_chunk(asked.encoder, asked.images, asked.sampling.batch_size)
+        planned = planned.override({key: value for key, (value, _) in held.items()})
     recipe = planned.override(overrides)
     if recipe.images.unit != samples.unit:
         raise UsageError(f"images.unit={recipe.images.unit} asks for another unit than {samples.unit}: say it once")
@@ -232,7 +235,8 @@ def _complete(
     steps = _steps(recipe, needs, number)
     cost = estimate(recipe, steps, accelerated=accelerated)
     lasting = _lasting(recipe, steps, cost, sooner=start.pretrained and recipe.training == planned.training)
-    return recipe, _as_asked((*choices, *start.choices, *lasting), planned, recipe), cost
+    told = (*choices, *start.choices, *lasting, *((key, why) for key, (_, why) in held.items()))
+    return recipe, _as_asked(told, planned, recipe), cost
 
 
 def _steps(recipe: Recipe, needs: Needs, number: int) -> int:
@@ -256,7 +260,7 @@ def _lasting(recipe: Recipe, steps: int, cost: str, *, sooner: bool) -> Choices:
 
 def _batch(number: int, unit: str) -> int:
     """Samples of a batch: a power of two, of which a training set of this size fills several."""
-    batch = 16 if unit == "clip" else 64
+    batch = 16 if unit in ("clip", "volume") else 64
     while batch > 4 and batch * 4 > number:
         batch //= 2
     return min(batch, number)

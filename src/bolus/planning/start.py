@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from bolus.encoders.building import is_own
 from bolus.encoders.families.hub import config_patch, find_config, is_named
 from bolus.encoders.families.known import FAMILIES
 from bolus.encoders.folders.folder import is_encoder_folder, read_config
+from bolus.encoders.volumes.inflation import INFLATABLE
 from bolus.planning.weights import INSTALL, find_weights, missing_weights
 from bolus.recipe import Recipe
 
@@ -25,6 +26,8 @@ STARTS = {  # the first whose weights are at hand is planned: from the fastest o
     "dinov2_large": "DINOv2",
 }
 SCRATCH, SEGMENTING = "resnet18", "unet48"  # from random weights, the latter where there are masks to segment
+OF_VOLUMES, OF_VOLUMES_ON_CPU = "resnet18_3d", "r18w16_3d"  # from random weights
+INFLATED = ("resnet18", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet50")  # as STARTS
 MANY = 100_000  # training samples from which random weights do as well: arXiv:1811.08883 has 118,000 images
 SIZES = (64, 96, 128, 160, 224)  # pixels of the side
 ON_CPU = 128  # pixels of the side at most, where there is no accelerator
@@ -59,6 +62,7 @@ def choose_start(
     shorter: int,
     masks: bool,
     accelerated: bool,
+    box: Mapping[str, tuple[Any, str]] | None = None,
 ) -> Start:
     """Backbone and weights, channels, size of the images and learning rate of a planned recipe.
 
@@ -75,6 +79,7 @@ def choose_start(
         shorter: pixels of the shorter side of the smallest image that was looked at; 0 if none could be read.
         masks: whether samples are slices with masks.
         accelerated: whether a GPU trains.
+        box: of volumes, recipe key -> value and reason, as of `bolus.planning.volumes.choose_box`; None of others.
 
     Raises:
         EncoderError: a backbone that was asked for and is not there.
@@ -94,7 +99,7 @@ def choose_start(
     if is_stated("encoder.backbone"):
         found = _take(spec.backbone, number, asked)
     else:
-        found = _choose(number, asked, images.unit, masks=masks)
+        found = _choose_3d(asked, accelerated=accelerated) if box else _choose(number, asked, images.unit, masks=masks)
     config, pretrained = _config_of(found.name), found.pretrained
     size, why_size = _size(shorter, config, accelerated=accelerated)
     if is_stated("images.size"):
@@ -106,14 +111,18 @@ def choose_start(
         "images.size": (size, why_size),
         "optimizer.lr": _rate(config, pretrained=pretrained),
     }
-    if not pretrained and size <= 64 and _kind(config) == "resnet":
+    if box:
+        decided |= {key: each for key, each in box.items() if not is_stated(key)}
+        decided |= {} if is_stated("encoder.inflated") else _inflation(config)
+    elif not pretrained and size <= 64 and _kind(config) == "resnet":
         decided["encoder.stem_pool"] = False, "The last map of images this small would be of a pixel or two."
     if images.unit == "clip":
         decided["encoder.temporal_shift"] = _shift(config)
     if pretrained:
         decided["encoder.mean"] = None, "As the pretrained weights expect; std too."
         frames = images.frames if images.unit == "clip" else 1
-        decided["encoder.unfrozen"] = _unfrozen(config, recipe.sampling.batch_size * images.views * frames)
+        seen = FEW if box else recipe.sampling.batch_size * images.views * frames  # a volume has voxels enough
+        decided["encoder.unfrozen"] = _unfrozen(config, seen, "voxels" if box else f"{seen} images")
         if _is_transformer(config) and (family := FAMILIES.get(_kind(config))) is not None and family.blocks:
             decided["optimizer.layer_decay"] = 0.75, "The factor of a block's rate to the next's (arXiv:2106.08254)."
     keys = {key: value for key, (value, _) in decided.items()}
@@ -170,6 +179,42 @@ def _choose(number: int, asked: bool | None, unit: str, *, masks: bool) -> _Back
         return _Backbone(first, True, "The fastest that can be had.", f"As asked for; it still takes {INSTALL}.")
     why = f"From random weights, as this machine has no others: {INSTALL} gives a better start, {first} from ImageNet."
     return _Backbone(SCRATCH, False, plain, why)
+
+
+def _choose_3d(asked: bool | None, *, accelerated: bool) -> _Backbone:
+    """A backbone of volumes where none was asked for: one of images with a third axis, where its weights are at hand.
+
+    Without an accelerator it is a narrow one from random weights, unless pretrained ones are asked for.
+    """
+    there = {name: where for name in INFLATED if (where := find_weights(name)) is not None}
+    if asked is not False and (accelerated or asked) and there:
+        name, others = next(iter(there)), ", ".join([*there][1:])
+        why = f"Of those at hand the fastest on volumes{f'; also at hand: {others}' if others else ''}."
+        said = (
+            f"Weights of {STARTS[name]}, from {there[name]}; on volumes bolus has not compared them with random ones."
+        )
+        return _Backbone(name, True, why, ASKED if asked else said)
+    if asked:
+        name = INFLATED[0]
+        return _Backbone(name, True, "The fastest on volumes that can be had.", "As asked for; it will be fetched.")
+    if accelerated:
+        why = "MONAI's smaller one; r18w16_3d where memory is short, resnet50_3d where data allow."
+        random = ASKED if asked is False else f"From random weights, as this machine has no others: {INSTALL}."
+        return _Backbone(OF_VOLUMES, False, why, random)
+    why = (
+        "Of the ResNets of volumes one with a quarter of the channels: on a CPU a step took an eleventh of the time of "
+        "resnet18_3d, and a twenty-sixth of that of efficientnet_lite0 inflated (48 voxels a side)."
+    )
+    random = "From random weights: there are none of this width. encoder.pretrained=true inflates those of ImageNet."
+    return _Backbone(OF_VOLUMES_ON_CPU, False, why, ASKED if asked is False else random)
+
+
+def _inflation(config: Any) -> dict[str, tuple[Any, str]]:
+    """That a backbone of images gets a third axis."""
+    if getattr(config, "dimensions", 2) == 3 or _kind(config) not in INFLATABLE:
+        return {}
+    why = "A network of images gets a third axis: its kernels are repeated over depth (arXiv:1705.07750)."
+    return {"encoder.inflated": (True, why)}
 
 
 def _why_random(number: int, unit: str) -> str:
@@ -238,14 +283,14 @@ def _rate(config: Any, *, pretrained: bool) -> tuple[float, str]:
     return 3e-4, "Of AdamW, for a convolutional network with pretrained weights; from random ones 0.001."
 
 
-def _unfrozen(config: Any, seen: int) -> tuple[int | None, str]:
+def _unfrozen(config: Any, seen: int, what: str) -> tuple[int | None, str]:
     """How many of the last blocks are trained, null for all; and why. A step sees so many images and frames."""
     if _kind(config) not in _NORMED:
         return None, "Every block is trained; 2: the last two alone."
     if seen < FEW:
         why = f"A step sees {seen} images, too few for BatchNorm: these last stages learn, the others stay as they are."
         return 2, why
-    return None, f"Every block is trained, BatchNorm by the {seen} images of a step; 2: the last two alone."
+    return None, f"Every block is trained, BatchNorm by the {what} of a step; 2: the last two alone."
 
 
 def _shift(config: Any) -> tuple[int | None, str]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
+from bolus.data.volumes.cache.store import VolumeStore
 from bolus.embedding.opening import open_encoder, open_store, samples_of
 from bolus.reporting.evidence import Evidence
 
@@ -30,7 +31,8 @@ class Pictured:
     def __call__(self, evidence: Evidence, rows: Sequence[int]) -> dict[int, str]:
         """Rows (from 1) -> data URIs; absent are rows that cannot be read, and all where the table is gone.
 
-        Of a clip its first frame is shown.
+        Of a clip its first frame is shown, of a volume its middle slice; if the files say how it lies, then with the
+        front at the top and the patient's right on the left.
 
         Raises:
             EncoderError: the run has not ended.
@@ -45,8 +47,12 @@ class Pictured:
         known = [row for row in dict.fromkeys(rows) if row in first and store.readable[first[row]]]
         if not known:
             return {}
-        seen = store.gather(np.array([first[row] for row in known], np.int64)).unit().numpy()
-        return {row: _encode(picture) for row, picture in zip(known, seen, strict=True)}
+        places = np.array([first[row] for row in known], np.int64)
+        pictures = list(store.pictures(places))
+        if isinstance(store, VolumeStore):
+            laid = np.isfinite(store.spacing[places]).all(axis=1)
+            pictures = [each[:, ::-1, ::-1] if lies else each for each, lies in zip(pictures, laid, strict=True)]
+        return {row: _encode(picture) for row, picture in zip(known, pictures, strict=True)}
 
 
 def _encode(picture: npt.NDArray[np.float32]) -> str:

@@ -17,6 +17,7 @@ from bolus.data.cohort.spec import CohortSpec
 from bolus.data.images.clips import rows_are_files
 from bolus.data.readers.readers import count_frames
 from bolus.data.text.formulas import write_csv
+from bolus.data.volumes.depth import why_volumes
 from bolus.errors import BolusError, CohortError, UsageError
 from bolus.files import replacing, write_json
 from bolus.scanning.joining.joining import join as join_table
@@ -28,7 +29,7 @@ from bolus.scanning.updating import add_rows
 
 LOOKED = 16  # files whose frames are counted to find the unit
 FILMED = frozenset({"US", "IVUS", "XA", "RF", "ES", "XC"})  # modalities whose files of several frames are clips
-UNITS = ("image", "slice", "clip")
+UNITS = ("image", "slice", "clip", "volume")
 
 
 def scan(
@@ -62,7 +63,7 @@ def scan(
     Args:
         folder: with DICOM files, BIDS data sets or a tree of images.
         out: cohort.yaml; the table gets its name, with the ending .csv.
-        unit: `image`, `slice` or `clip`; None for what the files are.
+        unit: `image`, `slice`, `clip` or `volume`; None for what the files are.
         pattern: what the paths of a tree mean: `bolus.scanning.tree.pattern`.
         mask: part of the name of the masks of a BIDS data set that are taken.
         modalities: of DICOM files; None for all.
@@ -110,11 +111,11 @@ def scan(
         roles = {**before.spec.roles, **roles}
         new = len(table) - len(before.table)
     table = _finish(table, roles, numbered="visit" in found.roles)
-    opened = _write(table, roles, out, before, root=None if plain else links_of(secret), unit=unit)
+    opened, why = _write(table, roles, out, before, root=None if plain else links_of(secret), unit=unit)
     secret.save()
     write_left_out(left_out, secret)
     shutil.rmtree(secret.beside("reading"), ignore_errors=True)
-    made = _report(opened, out, secret, found.notes + tuple(notes), left_out, new=new,
+    made = _report(opened, out, secret, (*found.notes, *notes, *why), left_out, new=new,
                    paths="plain" if plain else "links", ids="kept" if keep_ids else "hashed")  # fmt: skip
     write_json(_report_path(out), made.facts())
     return made
@@ -167,8 +168,11 @@ def _finish(table: pd.DataFrame, roles: dict[str, str], *, numbered: bool) -> pd
 
 def _write(
     table: pd.DataFrame, roles: dict[str, str], out: Path, before: Cohort | None, *, root: Path | None, unit: str | None
-) -> Cohort:
-    """The table and cohort.yaml, which is opened once before it counts; what a person wrote into an older one stays."""
+) -> tuple[Cohort, list[str]]:
+    """The table and cohort.yaml, which is opened once before it counts; what a person wrote into an older one stays.
+
+    And a note on the unit, where the images of a volume are seen as one.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     place = out.with_suffix(".csv") if before is None else out.parent / before.spec.table
     if place.suffix.lower() != ".csv":
@@ -177,8 +181,11 @@ def _write(
     spec = spec.model_copy(update={"roles": roles, "root": str(root) if root is not None else spec.root})
     with replacing(place) as temporary:
         write_csv(table, temporary)
-    chosen = unit or spec.unit or _unit_of(_opened(spec, out))
-    return _opened(spec.model_copy(update={"unit": chosen}), out)
+    chosen, why = unit or spec.unit, ""
+    if chosen is None:
+        chosen, why = _unit_of(_opened(spec, out))
+    said = [f"a sample is a volume: {why} --unit slice takes each slice by itself."] if why else []
+    return _opened(spec.model_copy(update={"unit": chosen}), out), said
 
 
 def _opened(spec: CohortSpec, out: Path) -> Cohort:
@@ -222,12 +229,18 @@ def _report(
     )
 
 
-def _unit_of(cohort: Cohort) -> str:
-    """What a sample of the table is.
+def _unit_of(cohort: Cohort) -> tuple[str, str]:
+    """What a sample of the table is, and of volumes why.
 
-    A clip where most files have several frames and a row each, or where all rows are frames without places. A slice
-    where all rows have a place in a volume. Else an image.
+    A volume where all rows are slices of deep stacks, or deep NIfTI files, without masks: `why_volumes`. A clip where
+    most files have several frames and a row each, or where all rows are frames without places. A slice where all rows
+    have a place in a volume. Else an image.
     """
+    why = why_volumes(cohort)
+    return ("volume", why) if why else (_flat_unit(cohort), "")
+
+
+def _flat_unit(cohort: Cohort) -> str:
     if rows_are_files(cohort):
         return "clip" if _mostly_clips(cohort) else "image"
     if not {"series", "order"} <= set(cohort.roles):

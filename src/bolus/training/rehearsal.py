@@ -84,13 +84,18 @@ def rehearse(cohort: Cohort, recipe: Recipe, *, batches: int, cache: Path | None
     check_precision(recipe, state.device)
     model = build_model(recipe, state.device, TrainingColumns(samples, recipe.bins))
     loader, readable = unread_loader(cohort, recipe, model.needs, cache), np.ones(len(samples.cohort), bool)
+    unreadable = 0
     while True:  # what cannot be read is left out, as the run will do, and other images take its place
         rows = np.unique(np.concatenate([loader.table_rows(number) for number in range(batches)]))
         loader.store = build_store(samples.cohort, contract_of(cohort, recipe), folder=cache, rows=rows)
         unread = rows[~loader.store.readable[rows]]
         if not len(unread):
-            return Rehearsal(recipe, samples.cohort, model, loader, int((~readable).sum()))
+            return Rehearsal(recipe, samples.cohort, model, loader, unreadable)
+        unreadable += len(unread)
         readable[unread] = False
+        if samples.unit == "volume":  # asked for by its first row, it is lost with all of them
+            for place in np.flatnonzero(np.isin(samples.first_row, unread)).tolist():
+                readable[samples.rows_of(place)] = False
         loader = build_loader(samples.cohort, samples, loader.store, recipe, model.needs, state, readable=readable)
 
 

@@ -106,7 +106,7 @@ def _columns(cohort: Cohort, findings: list[Finding]) -> list[dict[str, Any]]:
 
 def _series(cohort: Cohort) -> list[Finding]:
     """What becomes of the rows as clips, where a column says which one a row belongs to and rows are not clip files."""
-    if "series" not in cohort.roles or cohort.spec.unit in {"image", "slice"} or rows_are_files(cohort):
+    if "series" not in cohort.roles or cohort.spec.unit in {"image", "slice", "volume"} or rows_are_files(cohort):
         return []
     problems = series_problems(cohort)
     found = [

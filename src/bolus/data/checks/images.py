@@ -16,6 +16,7 @@ from bolus.data.checks.pixels import look_at_pixels
 from bolus.data.checks.ranges import black_and_white, count, lone_series, look_at_ranges, numbers
 from bolus.data.checks.report import Finding, frames_in_words
 from bolus.data.checks.thumbnails import write_thumbnails
+from bolus.data.checks.volumes import look_at_volumes
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.clips import rows_are_files
 from bolus.data.images.missing_files import likely_cause, where_sought
@@ -42,9 +43,8 @@ def look_at_images(
         CohortError: a range is stated for a modality of which there is no image.
     """
     looks = look_at_pixels(cohort, workers=workers, on_progress=on_progress)
-    findings += (
-        _unreadable(looks, cohort) + _clip_files(looks) + _frame_order(looks, cohort) + look_at_masks(cohort, looks)
-    )
+    findings += _unreadable(looks, cohort) + _frame_order(looks, cohort) + look_at_masks(cohort, looks)
+    findings += look_at_volumes(cohort, looks) if cohort.spec.unit == "volume" else _clip_files(looks)
     seen = pd.DataFrame([look for look in looks if not look["reason"]])
     if not len(seen):
         return [], dict(cohort.spec.cohort_ranges)

@@ -52,7 +52,9 @@ class CohortSpec(BaseModel):
     table: str
     root: str | None = None  # folder that image paths are relative to; the table's folder where absent
     roles: dict[str, str] = {}
-    unit: Literal["image", "slice", "clip"] | None = None  # what a sample is; by default what the columns suggest
+    unit: Literal["image", "slice", "clip", "volume"] | None = (
+        None  # what a sample is; by default what the columns suggest
+    )
     units: dict[str, str] = {}  # role -> unit of its numbers; that of time may be days, weeks, months, years ...
     missing: dict[str, list[Any]] = {}  # column -> values that mean missing; "*" holds for every column
     split: SplitSpec = SplitSpec()

@@ -123,10 +123,10 @@ def read_columns(samples: Samples, patients: IntArray) -> list[Column]:
     """Every column that is known once a sample and is no path, patient, series or split, in the order of the roles.
 
     Args:
-        samples: whose columns; those that vary within a clip are left out of clips.
+        samples: whose columns; those that vary within a clip are left out of clips and volumes.
         patients: int64 `[n]`, the patient of each sample, from 0.
     """
-    left_out = {*NOT_TAUGHT, *(VARYING if samples.unit == "clip" else ())}
+    left_out = {*NOT_TAUGHT, *(VARYING if samples.unit in ("clip", "volume") else ())}
     return [_read(samples, role, patients) for role in samples.cohort.roles if role not in left_out]
 
 

@@ -153,8 +153,9 @@ def _patient(evidence: Evidence, paired: Sequence[Offer]) -> Offer:
 def _position(evidence: Evidence) -> Offer:
     about = Offer("position", "GCL", "slices at one height of the body part", "impossible", ())
     alone = evidence.unit == "image" and stand_alone(evidence.columns.cohort)
-    if evidence.unit == "clip" or alone or not evidence.has("slice_position"):
-        return because(about, "impossible", "No column says where in its volume a slice lies.")
+    if evidence.unit in ("clip", "volume") or alone or not evidence.has("slice_position"):
+        why = "Samples are whole volumes." if evidence.unit == "volume" else ""
+        return because(about, "impossible", why or "No column says where in its volume a slice lies.")
     entry = {**META, "relation": "bin:slice_position"}
     patients, values = evidence.patients("slice_position"), evidence.num_values("slice_position")
     if values < 4:

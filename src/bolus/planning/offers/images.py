@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.roles import DEFAULT_MODALITY
 from bolus.data.images.clips import rows_are_files
 from bolus.data.readers.own import open_readers
 from bolus.data.readers.readers import count_frames, read_image
+from bolus.data.volumes.depth import few, why_volumes
 from bolus.errors import BolusError
 
 LOOKED = 16  # images whose size and channels are looked at
@@ -30,7 +29,7 @@ def suggest_unit(cohort: Cohort) -> tuple[str, str]:
         cohort: with its columns.
 
     Returns:
-        `image`, `slice` or `clip`, and a sentence.
+        `image`, `slice`, `clip` or `volume`, and a sentence.
 
     Example:
         >>> import pandas as pd
@@ -41,6 +40,8 @@ def suggest_unit(cohort: Cohort) -> tuple[str, str]:
     """
     if cohort.spec.unit is not None:
         return cohort.spec.unit, "cohort.yaml says so."
+    if why := why_volumes(cohort):
+        return "volume", why
     roles, several = set(cohort.roles), len(set(cohort.modalities)) > 1
     numbers = _frames(cohort) if rows_are_files(cohort) else []
     if sum(number > 1 for number in numbers) > len(numbers) / 2:
@@ -78,8 +79,7 @@ def _frames(cohort: Cohort) -> list[int]:
 
 def _few(cohort: Cohort) -> list[int]:
     """Rows whose images are looked at."""
-    rows: list[int] = np.unique(np.linspace(0, len(cohort) - 1, LOOKED).astype(int)).tolist()
-    return rows
+    return few(len(cohort), LOOKED)
 
 
 def _modalities(cohort: Cohort) -> set[str]:
@@ -97,8 +97,11 @@ def look_at(samples: Samples) -> tuple[int, int]:
     cohort, channels, sides = samples.cohort, 1, []
     readers = open_readers(cohort.spec.readers)
     for row in _few(cohort):
+        path, frame = cohort.image_path(row), cohort.frame(row)
         try:
-            image = read_image(cohort.image_path(row), frame=cohort.frame(row), readers=readers)
+            if samples.unit == "volume" and frame is None and count_frames(path, readers) > 1:
+                frame = 0  # one slice says enough
+            image = read_image(path, frame=frame, readers=readers)
         except BolusError:
             continue
         channels = 3 if image.array.shape[0] == 3 else channels
@@ -113,6 +116,8 @@ def choose_preset(samples: Samples) -> tuple[str, str]:
         samples: of the unit that is trained on.
     """
     said = _modalities(samples.cohort)
+    if samples.unit == "volume":
+        return _preset_of_volumes(said)
     found = [preset for preset, codes in PRESETS.items() if said & set(codes)]
     if len(found) == 1 and said <= set(PRESETS[found[0]]):
         return found[0], "By the modality column."
@@ -124,3 +129,13 @@ def choose_preset(samples: Samples) -> tuple[str, str]:
         return "ultrasound", "A guess, from clips: xray, fundus, mri or none fit other images."
     which = "several kinds of image: modalities.NAME.augment sets another for one of them" if found else "no column"
     return found[0] if found else "xray", f"A guess, from {which}: fundus, ultrasound, mri or none fit other images."
+
+
+def _preset_of_volumes(said: set[str]) -> tuple[str, str]:
+    """How volumes may be varied, by their modalities."""
+    if said == {"ct"}:
+        return "ct", "By the modality column."
+    if said and said <= {"mr", "mri", "t1w", "t2w", "pdw", "flair"}:
+        return "brain_mri", "By the modality column; of bodies too, but for tilt: 5, and without flips of any axis."
+    which = "several kinds of volume: modalities.NAME.augment sets another for one of them" if said else "no column"
+    return ("ct" if "ct" in said else "brain_mri"), f"A guess, from {which}: ct, brain_mri or none fit other volumes."

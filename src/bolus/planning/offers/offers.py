@@ -63,7 +63,7 @@ class Evidence:
 
     Args:
         columns: of the training samples.
-        unit: what a sample is: `image`, `slice` or `clip`.
+        unit: what a sample is: `image`, `slice`, `clip` or `volume`.
         refused: role -> why nothing may learn it.
     """
 

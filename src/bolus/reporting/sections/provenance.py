@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from bolus.evaluation.probing.options import EMBEDDED
+from bolus.recipe import ImagesSpec
 from bolus.reporting.blocks import Block, Commands, Section, Table
 from bolus.reporting.evidence import Evidence, Question
 from bolus.reporting.sections.verdicts import AUDIT
@@ -33,8 +34,9 @@ def _of_run(evidence: Evidence) -> list[Block]:
     facts = {
         "Recipe": f"{recipe.name} {recipe.source}".strip() + f", {record['recipe_hash']}",
         "Objectives": objectives,
-        "Encoder": f"{_plain_name(encoder.backbone)}, from {'pretrained' if encoder.pretrained else 'random'} weights",
-        "Images": f"{recipe.images.extent}, one sample is one {recipe.images.unit}",
+        "Encoder": f"{_plain_name(encoder.backbone)}{', inflated' if encoder.inflated else ''}, from "
+        f"{'pretrained' if encoder.pretrained else 'random'} weights",
+        "Images": _seen(recipe.images),
         "Batch and seed": f"{recipe.sampling.batch_size} samples, seed {recipe.training.seed}",
         "Steps": f"{record['steps']:,}" if "steps" in record else "not ended",
         "Split": str(record["split_hash"]),
@@ -53,6 +55,23 @@ def _of_run(evidence: Evidence) -> list[Block]:
         f"bolus report {folder} -o report.html",
     ]
     return [Table(["What", "Which"], rows, "Provenance"), Commands("The same again", lines)]
+
+
+def _seen(images: ImagesSpec) -> str:
+    """What an encoder sees, and what a sample is.
+
+    >>> _seen(ImagesSpec(unit="volume", size=[16, 24, 24], spacing=[3.0, 1.5, 1.5]))
+    'boxes of 16 x 24 x 24 voxels of 3 x 1.5 x 1.5 mm (depth, height, width: 48 x 36 x 36 mm), one sample is one volume'
+    """
+    if images.unit != "volume":
+        return f"{images.extent}, one sample is one {images.unit}"
+    steps, axes = images.steps, "depth, height, width"
+    if steps is None:
+        how = "all of a volume squeezed into it" if images.fit == "stretch" else "voxels as they are"
+        return f"boxes of {images.extent} ({axes}; {how}), one sample is one volume"
+    apart = " x ".join(f"{step:g}" for step in steps)
+    whole = " x ".join(f"{side * step:.3g}" for side, step in zip(images.sides, steps, strict=True))
+    return f"boxes of {images.extent} of {apart} mm ({axes}: {whole} mm), one sample is one volume"
 
 
 def _plain_name(backbone: str) -> str:

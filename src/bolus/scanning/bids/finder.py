@@ -121,7 +121,7 @@ def find_bids(
     if by_slice:
         table = take_frames(table, counts)
     if any(count > 1 for count in counts):
-        what = "an axial slice, its number is the order" if by_slice else "a volume, read as a clip of axial slices"
+        what = "an axial slice, its number is the order" if by_slice else "a volume"
         notes.append(f"A row is {what}.")
     notes += _about_tables(tables, images, take, sidecars)
     table = table.drop(columns=[name for name in table.columns if table[name].isna().all()])

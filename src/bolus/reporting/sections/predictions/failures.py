@@ -35,10 +35,13 @@ Pictures = Callable[[Evidence, Sequence[int]], dict[int, str]]
 
 def failures(evidence: list[Evidence], pictures: Pictures | None = None) -> Section:
     """The section of all runs; without `pictures` there is none."""
+    lead = "The test images that were predicted worst, or found last, by their row in the table."
+    if pictures is not None and any(each.run.recipe.images.unit == "volume" for each in evidence):
+        lead += " A picture of a volume shows its middle slice."
     return Section(
         "failures",
         "Where it fails",
-        "The test images that were predicted worst, or found last, by their row in the table.",
+        lead,
         by_run={each.name: _of_run(each, pictures) for each in evidence},
     )
 
