@@ -254,8 +254,8 @@ def _rounded(step: float) -> float:
     >>> _rounded(3.51), _rounded(0.7), _rounded(1.0)
     (3.6, 0.7, 1.0)
     """
-    digits = 1 - math.floor(math.log10(step))
-    return round(math.ceil(round(step * 10**digits, 3)) / 10**digits, 6)
+    tens = 10.0 ** (1 - math.floor(math.log10(step)))
+    return round(math.ceil(round(step * tens, 3)) / tens, 6)
 
 
 def _text(numbers: Sequence[float], digits: int = 0) -> str:

@@ -50,7 +50,7 @@ class Pictured:
         places = np.array([first[row] for row in known], np.int64)
         pictures = list(store.pictures(places))
         if isinstance(store, VolumeStore):
-            laid = np.isfinite(store.spacing[places]).all(axis=1)
+            laid = np.asarray(np.isfinite(store.spacing[places]).all(axis=1))
             pictures = [each[:, ::-1, ::-1] if lies else each for each, lies in zip(pictures, laid, strict=True)]
         return {row: _encode(picture) for row, picture in zip(known, pictures, strict=True)}
 
