@@ -35,6 +35,9 @@ from bolus.encoders.families.hub import NAMED, PUBLISHED, config_side, find_conf
 from bolus.encoders.families.known import FAMILIES
 from bolus.encoders.families.vit import PlainViTConfig
 from bolus.encoders.folders.folder import load_encoder, save_encoder
+from bolus.encoders.volumes.resnet3d import ResNet3dConfig
+from bolus.encoders.volumes.swin_unetr import SwinUnetrConfig
+from bolus.encoders.volumes.unet3d import UNet3dConfig
 from bolus.errors import EncoderError, OutOfMemoryError, RecipeError
 from bolus.recipe import CombinerSpec, EncoderSpec, Recipe
 from bolus.training.gradients.combiner import Combiner
@@ -226,6 +229,7 @@ def test_a_run_at_such_a_size_is_refused_before_it_begins(
 
 
 CONVOLUTIONAL = ("resnet", "convnext", "dinov3_convnext", "bolus_efficientnet_lite")
+OF_FOUR = ("bolus_efficientnet_lite", "bolus_resnet3d", "bolus_swin_unetr")  # blocks; the others have three
 
 
 def backbones(tmp_path: Path) -> dict[str, str]:
@@ -252,6 +256,9 @@ def backbones(tmp_path: Path) -> dict[str, str]:
             hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, patch_size=7,
             image_size=28,
         ),
+        "bolus_resnet3d": ResNet3dConfig(architecture="resnet10", width=8),
+        "bolus_unet3d": UNet3dConfig(base_filters=2, depth=2),
+        "bolus_swin_unetr": SwinUnetrConfig(feature_size=12, depths=(1, 1, 1, 1), window=2),
     }  # fmt: skip
     for name, config in made.items():
         config.save_pretrained(tmp_path / name)
@@ -269,15 +276,16 @@ def test_depth_follows_the_order_in_which_modules_run(tmp_path: Path, kind: str)
     for name, module in encoder.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
             module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
-    encoder(pixels(1, 1, 28, 28))
+    encoder(pixels(1, 1, *[32] * 3) if encoder.shape.dimensions == 3 else pixels(1, 1, 28, 28))
     depths = [encoder.depth_of(name) for name in ran]
     assert depths == sorted(depths)
-    number = 4 if kind == "bolus_efficientnet_lite" else 3
-    assert set(depths) == set(range(number + 2))
+    number = 4 if kind in OF_FOUR else 3
+    assert set(depths) == set(range(kind == "bolus_unet3d", number + 2)), "a U-Net has nothing before its levels"
     assert encoder.num_blocks == number
     for name, _ in encoder.named_parameters():  # no parameter hangs between the blocks and what is around them
         owner = name.rpartition(".")[0]
-        assert owner in ran or owner.endswith("embeddings") or "layer_scale" in owner or "attention" in owner, name
+        within = ("layer_scale", "attention", "attn")
+        assert owner in ran or owner.endswith("embeddings") or any(part in owner for part in within), name
 
 
 def test_depth_where_blocks_are_not_known(tmp_path: Path) -> None:
@@ -286,7 +294,7 @@ def test_depth_where_blocks_are_not_known(tmp_path: Path) -> None:
     assert encoder.num_blocks is None
     with pytest.raises(
         EncoderError,
-        match="where a convnextv2 backbone keeps its blocks; it does for bolus_efficientnet_lite, bolus_vit, convnext",
+        match="where a convnextv2 backbone keeps its blocks; it does for bolus_efficientnet_lite, bolus_resnet3d,",
     ):
         encoder.depth_of("backbone.encoder")
     with pytest.raises(EncoderError, match=r"encoder.unfrozen: bolus does not know where a convnext.*set it to null"):
