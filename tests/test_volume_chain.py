@@ -66,7 +66,6 @@ def test_scan_to_export_of_a_tree_of_series(tmp_path: Path, call_bolus: Call, mo
     embedded = pd.read_parquet("embeddings.parquet")
     assert sorted(embedded["rows"]) == [16] * 15, "the series that lacks a slice is left out"
     do("evaluate", "regress", "runs/a", "cohort.yaml", "--target", "age", "--probes", "linear")
-    do("evaluate", "classify", "runs/a", "cohort.yaml", "--target", "sex", "--probes", "linear")
     do("report", "runs/a", "-o", "report.html", "--thumbnails")
     page = Path("report.html").read_text(encoding="utf-8")
     assert "boxes of 16 x 24 x 24 voxels of 3 x 1.5 x 1.5 mm (depth, height, width: 48 x 36 x 36 mm)" in page
