@@ -112,9 +112,9 @@ def differences_of(page: Page) -> str:
     rows = []
     for line in lines_of(page):
         if "difference" in line:
-            share = "" if line.get("relative") is None else "{:+.0f} % [{:+.0f}, {:+.0f}]".format(
-                *(100 * each for each in line["relative"])
-            )  # fmt: skip
+            relative = line.get("relative") or [None]
+            told = line["metric"] == "mae" and None not in relative  # of what may be near 0 a share says nothing
+            share = "{:+.0f} % [{:+.0f}, {:+.0f}]".format(*(100 * each for each in relative)) if told else ""
             corrected = f"{line['holm']:.3f}" if "holm" in line else ""
             asked = [question(page, line), line["difference"], _span(line, "+"), share, f"{line['detectable']:.3f}"]
             rows.append([*asked, corrected, line["verdict"]])
