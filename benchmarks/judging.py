@@ -133,6 +133,14 @@ def twin(judged: Judged, seed: int) -> Any:
     return judged.random_twin(seed)
 
 
+def embed_cohort(judged: Judged, cohort: Cohort, cache: Path, seed: int | None = None) -> Array:
+    """Embeddings of every image or volume of a cohort that can be read whole; with a seed, by random weights."""
+    samples = samples_of(judged, cohort)
+    store = open_store(judged, samples.cohort, cache=cache)
+    encoder = judged.encoder if seed is None else judged.random_twin(seed)
+    return embed_samples(encoder.to(device()), store, samples, np.arange(len(samples)))
+
+
 def embed_runs(
     runs: Mapping[tuple[str, int], Path], cohort: Path, *, cache: Path, besides: Besides | None = None
 ) -> Embedded:

@@ -27,9 +27,8 @@ import supremix_acdc
 from bolus.data.cohort.cohort import Cohort
 from bolus.embedding.opening import open_encoder
 from bolus.evaluation.statistics.metrics import METRICS
-from judging import Array, Question, compare_cells, measure, parts_of, probe
+from judging import Array, Question, compare_cells, embed_cohort, measure, parts_of, probe
 from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, main
-from supremix_acdc import embedded
 from tuning import Axes
 
 TOLERANCE = 0.25  # % of the slice: less is no change
@@ -140,7 +139,7 @@ def threshold_of(said: Array, change: Array) -> float:
 def validated(work: Path, folder: Path) -> float:
     """The error of the change of validation pairs."""
     cohort = Cohort.open(prepare(work, {}))
-    said = read(embedded(open_encoder(folder), cohort, work / "cache"), cohort)["val"]
+    said = read(embed_cohort(open_encoder(folder), cohort, work / "cache"), cohort)["val"]
     return float(METRICS["regress"]["mae"](pairs_of(cohort, "val").change, said))
 
 
@@ -154,7 +153,7 @@ def judge(work: Path, cell: Cell) -> dict[str, Any]:
         arm = {**cell, "arm": "mse"} if cell["arm"] == RANDOM else cell
         judged = open_encoder(work / STUDY.folder(arm))
         seed = cell["seed"] if cell["arm"] == RANDOM else None
-        said = read(embedded(judged, cohort, work / "cache", seed), cohort)
+        said = read(embed_cohort(judged, cohort, work / "cache", seed), cohort)
     told = direction(said["test"], threshold_of(said["val"], val.change))
     answers = {"mae": said["test"], "r2": said["test"], "spearman": said["test"], "balanced_accuracy": np.eye(3)[told]}
     return measure(questions(cohort), answers)

@@ -19,13 +19,11 @@ from typing import Any
 import numpy as np
 
 from bolus.data.cohort.cohort import Cohort
-from bolus.device import device
-from bolus.embedding.opening import Judged, open_encoder, open_store, samples_of
-from bolus.embedding.vectors import embed_samples
+from bolus.embedding.opening import open_encoder
 from bolus.evaluation.statistics.metrics import auroc
 from bolus.evaluation.targets import find_targets
 from grid import DATA
-from judging import Array, Question, compare_cells, draw_labels, measure, parts_of, probe
+from judging import Array, Question, compare_cells, draw_labels, embed_cohort, measure, parts_of, probe
 from starts import START, steps_of
 from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, main
 from tuning import Axes
@@ -67,14 +65,6 @@ def melanoma(cohort: Cohort) -> Array:
     return next(each.y for each in targets if each.name == TARGET)
 
 
-def embedded(judged: Judged, cohort: Cohort, cache: Path, seed: int | None = None) -> Array:
-    """Embeddings of every image; with a seed, by random weights."""
-    samples = samples_of(judged, cohort)
-    store = open_store(judged, samples.cohort, cache=cache)
-    encoder = judged.encoder if seed is None else judged.random_twin(seed)
-    return embed_samples(encoder.to(device()), store, samples, np.arange(len(samples)), keep=seed is None)
-
-
 def read(x: Array, cohort: Cohort, fraction: float, seed: int, side: str) -> list[Array]:
     """Probabilities of melanoma for the lesions of a side, for each draw of the labels."""
     y, patients = melanoma(cohort), cohort.encoded("patient")
@@ -91,7 +81,7 @@ def validated(work: Path, folder: Path) -> float:
     """One less the AUROC of validation lesions, with the labels of a tenth, the mean of the draws."""
     cohort = Cohort.open(prepare(work, {}))
     y, val = melanoma(cohort), parts_of(melanoma(cohort) >= 0, cohort.split)[1]
-    said = read(embedded(open_encoder(folder), cohort, work / "cache"), cohort, 0.1, 0, "val")
+    said = read(embed_cohort(open_encoder(folder), cohort, work / "cache"), cohort, 0.1, 0, "val")
     return 1.0 - float(np.mean([auroc(y[val], _positive(each)) for each in said]))
 
 
@@ -106,7 +96,7 @@ def judge(work: Path, cell: Cell) -> dict[str, Any]:
         judged = open_encoder("efficientnet_lite0", size=int(TIERS[cell["tier"]]["keys"][0].partition("=")[2]))
     else:
         judged = open_encoder(work / STUDY.folder(cell))
-    x = embedded(judged, cohort, work / "cache", cell["seed"] if cell["arm"] == RANDOM else None)
+    x = embed_cohort(judged, cohort, work / "cache", cell["seed"] if cell["arm"] == RANDOM else None)
     said = {}
     for fraction in FRACTIONS:
         found = read(x, cohort, fraction, cell["seed"], "test")

@@ -26,13 +26,12 @@ import gcl
 from bolus.data.cohort.cohort import Cohort
 from bolus.device import device
 from bolus.embedding.opening import Judged, open_encoder, open_store, samples_of
-from bolus.embedding.vectors import embed_samples
 from bolus.evaluation.probing.finetune import fit_finetuned, mild
 from bolus.evaluation.probing.fitting import fit_majority
 from bolus.evaluation.probing.options import FinetuneSpec
 from bolus.evaluation.statistics.metrics import METRICS
 from bolus.recipe import AugmentSpec, Recipe
-from judging import Array, Question, compare_cells, measure, parts_of, probe
+from judging import Array, Question, compare_cells, embed_cohort, measure, parts_of, probe
 from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, main
 from supremix import OFF
 from tuning import Axes
@@ -95,18 +94,10 @@ def opened(work: Path, cell: Cell) -> Judged:
     return open_encoder(work / STUDY.folder({**cell, "arm": "regression"} if cell["arm"] == RANDOM else cell))
 
 
-def embedded(judged: Judged, cohort: Cohort, cache: Path, seed: int | None = None) -> Array:
-    """Embeddings of every slice; with a seed, by random weights."""
-    samples = samples_of(judged, cohort)
-    store = open_store(judged, samples.cohort, cache=cache)
-    encoder = judged.encoder if seed is None else judged.random_twin(seed)
-    return embed_samples(encoder.to(device()), store, samples, np.arange(len(samples)))
-
-
 def validated(work: Path, folder: Path) -> float:
     """The error of the ridge regression on validation patients, who choose its strength too."""
     cohort = Cohort.open(prepare(work, {}))
-    x, y = embedded(open_encoder(folder), cohort, work / "cache"), cohort.encoded("score:lv")
+    x, y = embed_cohort(open_encoder(folder), cohort, work / "cache"), cohort.encoded("score:lv")
     train, val, _ = parts_of(np.isfinite(y), cohort.split)
     guessed = probe(x, y, cohort.encoded("patient"), (train, val, val), "regress")
     return float(METRICS["regress"]["mae"](y[val], guessed))
@@ -125,7 +116,7 @@ def judge(work: Path, cell: Cell) -> dict[str, Any]:
         said["order"], said["line"] = np.zeros(len(test)), np.ones(len(test))
     else:
         seed = cell["seed"] if cell["arm"] == RANDOM else None
-        x = embedded(opened(work, cell), cohort, work / "cache", seed)
+        x = embed_cohort(opened(work, cell), cohort, work / "cache", seed)
         said = {name: probe(x, cohort.encoded(f"score:{name}"), patients, parts, "regress") for name in ("lv", "myo")}
         said["order"], said["line"] = along(x[test], cohort.encoded("score:lv")[test], patients[test])
     said |= {f"{name}, r2": said[name] for name in ("lv", "myo")}

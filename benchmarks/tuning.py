@@ -39,30 +39,28 @@ def search(
     Raises:
         OutOfTimeError: of the clock.
     """
-    keys = {key: values[0] for key, values in axes.items()}
-    for key, values in axes.items():
-        tried = [{**about, "keys": {**keys, key: value}} for value in values]
-        run_grid(file, tried, measure, clock)
-        keys = _best(file, tried)
-    return keys
+    found = chosen(file, about, axes, lambda tried: run_grid(file, tried, measure, clock))
+    assert found is not None
+    return found
 
 
-def chosen(file: Path, about: Mapping[str, Any], axes: Axes) -> Keys | None:
-    """What `search` chose; None where it has not come to its end.
+def chosen(
+    file: Path, about: Mapping[str, Any], axes: Axes, measure: Callable[[list[dict[str, Any]]], object] | None = None
+) -> Keys | None:
+    """What `search` chooses; without what measures the cells that are missing, None where it has not come to its end.
 
     >>> chosen(Path("no such file"), {}, {}), chosen(Path("no such file"), {}, {"optimizer.lr": (1.0,)})
     ({}, None)
     """
     keys = {key: values[0] for key, values in axes.items()}
-    done = [line["cell"] for line in read_cells(file)]
     for key, values in axes.items():
         tried = [{**about, "keys": {**keys, key: value}} for value in values]
-        if any(cell not in done for cell in tried):
+        if measure is not None:
+            measure(tried)
+        figures = [
+            (line["result"]["figure"], line["cell"]["keys"]) for line in read_cells(file) if line["cell"] in tried
+        ]
+        if len(figures) < len(tried):
             return None
-        keys = _best(file, tried)
+        keys = dict(min(figures, key=lambda each: each[0])[1])
     return keys
-
-
-def _best(file: Path, tried: list[dict[str, Any]]) -> Keys:
-    figures = [(line["result"]["figure"], line["cell"]["keys"]) for line in read_cells(file) if line["cell"] in tried]
-    return dict(min(figures, key=lambda each: each[0])[1])

@@ -18,14 +18,12 @@ from typing import Any
 import numpy as np
 
 from bolus.data.cohort.cohort import Cohort
-from bolus.device import device
-from bolus.embedding.opening import open_encoder, open_store, samples_of
-from bolus.embedding.vectors import embed_samples
+from bolus.embedding.opening import open_encoder
 from bolus.evaluation.probing.fitting import fit_majority
 from bolus.evaluation.statistics.metrics import METRICS
 from bolus.phantom_volumes import make_volume_phantom
 from bolus.recipe import Recipe
-from judging import Array, Question, compare_cells, measure, parts_of, probe
+from judging import Array, Question, compare_cells, embed_cohort, measure, parts_of, probe
 from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, main
 
 MEDIAN = "median"
@@ -79,10 +77,7 @@ def judge(work: Path, cell: Cell) -> dict[str, Any]:
     else:
         arm = {**cell, "arm": "simclr_3d"} if cell["arm"] == RANDOM else cell
         judged = open_encoder(work / STUDY.folder(arm))
-        samples = samples_of(judged, cohort)
-        store = open_store(judged, samples.cohort, cache=work / "cache")
-        encoder = judged.random_twin(cell["seed"]) if cell["arm"] == RANDOM else judged.encoder
-        x = embed_samples(encoder.to(device()), store, samples, np.arange(len(samples)))
+        x = embed_cohort(judged, cohort, work / "cache", cell["seed"] if cell["arm"] == RANDOM else None)
         said = probe(x, y, patients, (train, val, np.arange(len(y))), "regress")
     first, second = visits_of(cohort)
     grown = said[second] - said[first]

@@ -120,7 +120,7 @@ def bound_to_processes(model: Model, recipe: Recipe) -> str:
         for part in module.modules():
             if isinstance(part, _BatchNorm) and part.training:
                 return f"BatchNorm's statistics in {name} are those of a process's share of a batch"
-            drops = [value for key, value in vars(part).items() if key in ("p", "drop_prob", "drop_path_rate")]
+            drops = [value for key, value in vars(part).items() if key == "p" or "drop" in key]
             if any(isinstance(value, float) and value > 0 for value in drops):
                 return f"what is dropped at random in {name} is drawn by each process"
     for images in (recipe.images, *(recipe.images_of(name) for name in recipe.modalities)):

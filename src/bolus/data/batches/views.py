@@ -17,9 +17,9 @@ from bolus.data.batches.volume_views import augment_volumes
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Store, Stored
 from bolus.data.images.clips import Draw, pick_frames
-from bolus.data.images.preprocessing import ENLARGE, Preprocessing
+from bolus.data.images.preprocessing import Preprocessing
 from bolus.data.volumes.cache.store import VolumeStore
-from bolus.data.volumes.cache.windows import Corners, centred, covering, drawn
+from bolus.data.volumes.cache.windows import Corners, centred, covering, drawn, margin_of
 from bolus.recipe import AugmentSpec
 
 Item = TypeVar("Item")
@@ -125,8 +125,7 @@ def stored_views(
         assert contract.volume is not None
         box = np.array(contract.volume.size)
         shapes = store.shape[rows, 1:]
-        spare = np.maximum(store.largest - box, 0)  # of all, so that a view does not depend on those beside it
-        margin = np.minimum(np.rint(box * (ENLARGE - 1) / 2).astype(np.int64), (spare + 1) // 2)
+        margin = margin_of(box, store.largest)
         corners = [
             centred(shape, box) if draw is None else drawn(shape, box, draw(position))
             for shape, position in zip(shapes, positions.tolist(), strict=True)

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from bolus.data.images.preprocessing import ENLARGE
+
 Corners = npt.NDArray[np.int64]
 Voxels: TypeAlias = Sequence[int] | npt.NDArray[np.int64]
 """Numbers of voxels along D, H and W."""
@@ -47,6 +49,23 @@ def covering(shape: Voxels, size: Voxels) -> Corners:
         else:
             starts.append(np.rint(np.linspace(0, length - side, number)).astype(int).tolist())
     return np.array(list(product(*starts)), np.int64)
+
+
+def margin_of(size: Voxels, largest: Voxels) -> Corners:
+    """Voxels that a window of training has more on either side, int64 `[3]`: an eighth, where some volume goes on.
+
+    Views that are turned or stretched see them. They do not depend on which volumes are drawn together.
+
+    Args:
+        size: of the window (D, H, W).
+        largest: the most voxels of a volume, along each axis.
+
+    >>> margin_of((16, 16, 16), (64, 17, 8)).tolist()
+    [2, 1, 0]
+    """
+    sides = np.asarray(size, np.int64)
+    spare = np.maximum(np.asarray(largest, np.int64) - sides, 0)
+    return np.minimum(np.rint(sides * (ENLARGE - 1) / 2).astype(np.int64), (spare + 1) // 2)
 
 
 def drawn(shape: Voxels, size: Voxels, rng: np.random.Generator) -> Corners:

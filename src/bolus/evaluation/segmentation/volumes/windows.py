@@ -11,9 +11,8 @@ from torch import Tensor
 
 from bolus.data.batches.batch import seed_for
 from bolus.data.batches.volume_views import augment_volume_labels, augment_volumes
-from bolus.data.images.preprocessing import ENLARGE
 from bolus.data.volumes.cache.store import VolumeStore
-from bolus.data.volumes.cache.windows import Corners, Voxels, centred, drawn
+from bolus.data.volumes.cache.windows import Corners, Voxels, centred, drawn, margin_of
 from bolus.data.volumes.fit import Box
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.recipe import AugmentSpec
@@ -100,8 +99,7 @@ def labelled_windows(
     shapes, sides = store.shape[rows, 1:], np.array(box)
     rngs = [np.random.default_rng([seed_for(seed, "windows"), place]) for place in range(len(rows))]
     corners = np.stack([draw_corner(shapes[place], box, voxels[place], share, rng) for place, rng in enumerate(rngs)])
-    spare = np.maximum(shapes.max(axis=0) - sides, 0)
-    margin = np.minimum(np.rint(sides * (ENLARGE - 1) / 2).astype(np.int64), (spare + 1) // 2)
+    margin = margin_of(box, store.largest)
     corners, size = corners - margin, sides + 2 * margin
     stored = store.gather(rows, corners, size.tolist())
     given: dict[str, Any] = {"size": box, "seed": seed, "spacing": stored.spacing}
