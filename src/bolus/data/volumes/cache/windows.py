@@ -65,7 +65,8 @@ def margin_of(size: Voxels, largest: Voxels) -> Corners:
     """
     sides = np.asarray(size, np.int64)
     spare = np.maximum(np.asarray(largest, np.int64) - sides, 0)
-    return np.minimum(np.rint(sides * (ENLARGE - 1) / 2).astype(np.int64), (spare + 1) // 2)
+    found: Corners = np.minimum(np.rint(sides * (ENLARGE - 1) / 2).astype(np.int64), (spare + 1) // 2)
+    return found
 
 
 def drawn(shape: Voxels, size: Voxels, rng: np.random.Generator) -> Corners:
