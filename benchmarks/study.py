@@ -49,7 +49,7 @@ Lines = list[dict[str, Any]]
 Arm = tuple[str, tuple[str, ...]]
 """A recipe and its changes; a recipe without a name is what `bolus plan` composes for the cohort."""
 
-ORDER = ("tier", "cohort", "study", "arm", "seed", "fold", "settings", "keys", "labelled")  # of a cell's keys
+ORDER = ("tier", "cohort", "study", "arm", "seed", "fold", "settings", "keys", "labelled", "lr")  # of a cell's keys
 NAMED = ("cohort", "study", "arm", "seed", "fold")  # those that name a run
 
 

@@ -14,6 +14,7 @@ import torch
 
 import bolus
 from bolus.data.cohort.cohort import Cohort
+from bolus.data.images.clips import open_samples
 from bolus.errors import UsageError
 from bolus.measuring import child, decoding
 from bolus.measuring import step as measuring
@@ -35,10 +36,10 @@ def test_decoding_counts_images_and_what_cannot_be_read(tiny_cohort: Path, small
     (tiny_cohort.parent / "img" / "p003_1.png").write_bytes(b"no image")
     (tiny_cohort.parent / "img" / "p3_1.png").write_bytes(b"no image")
     cohort = Cohort.open(tiny_cohort)
-    found = measure_decoding(cohort, contract_of(cohort, small), seconds=60)
+    found = measure_decoding(open_samples(cohort, small.images.unit), contract_of(cohort, small), seconds=60)
     assert (found.images, found.unreadable) == (60, 1)
     assert found.efficiency == found.images_per_second / (found.images_per_second_of_a_thread * found.cores)
-    one = measure_decoding(cohort, contract_of(cohort, small), seconds=0)
+    one = measure_decoding(open_samples(cohort, small.images.unit), contract_of(cohort, small), seconds=0)
     assert one.images == 1, "the time is up after the first file"
 
 
@@ -51,7 +52,7 @@ def test_decoding_takes_a_file_of_many_slices_once(
     reads, read = [], decoding.read_as
     monkeypatch.setattr(decoding, "read_as", lambda *words: reads.append(words[1]) or read(*words))
     cohort = Cohort.open(tmp_path / "t.csv")
-    found = measure_decoding(cohort, contract_of(cohort, small))
+    found = measure_decoding(open_samples(cohort, small.images.unit), contract_of(cohort, small))
     assert (found.images, found.unreadable, reads) == (3, 0, [[0, 1, 2]])
 
 
@@ -161,3 +162,23 @@ def test_nothing_is_left_of_a_phantom(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found.step.rounds == 3
     assert [*(tmp_path / "tmp").iterdir()] == []
     assert not (tmp_path / "cache").exists()
+
+
+def test_volumes_are_measured_as_images_are(tmp_path: Path, call_bolus: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("blosc2", reason="the package blosc2 is not installed")
+    monkeypatch.setenv("BOLUS_CACHE", str(tmp_path / "cache"))
+    keys = ["encoder.backbone=r10w8_3d", "images.size=16", "sampling.batch_size=4", "sampling.chunk=null"]
+    words = ["--recipe", "simclr_3d", *keys, "--seconds", "0.1", "--grow", "size", "-o", tmp_path / "b.json"]
+    bolus.make_volume_phantom(tmp_path / "phantom", num_patients=8, size=16)
+    (tmp_path / "phantom" / "images" / "P0001_v1.nii.gz").write_bytes(b"no volume")
+    code, said = call_bolus("bench", tmp_path / "phantom" / "cohort.yaml", *words)
+    assert code == 0, said
+    assert "simclr_3d on 16 volumes of 8 patients" in said
+    assert "volumes/s into the cache" in said
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["step"]["images_per_second"] == pytest.approx(4 * 2 / found["step"]["seconds"])
+    assert [each["size"] for each in found["growth"]["size"]] == [16, 32]
+    cohort = Cohort.open(tmp_path / "phantom" / "cohort.yaml")
+    recipe = Recipe.load("simclr_3d").override(keys)
+    decoded = measure_decoding(open_samples(cohort, "volume"), contract_of(cohort, recipe), seconds=60)
+    assert (decoded.images, decoded.unreadable) == (16, 1)

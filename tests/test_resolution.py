@@ -150,14 +150,14 @@ def test_patients_are_counted_and_not_samples():
     assert one(scores[0], "score:s") == one(scores[1], "score:s")
 
 
-def test_only_test_patients_count_and_only_the_rows_given():
+def test_only_test_patients_count_and_only_the_samples_given():
     split = np.repeat(["train", "val", "test"], [100, 50, 80])
     columns = {"ill": np.arange(230) % 2, "s": np.arange(230.0)}
     cohort = cohort_of({"label:ill": "ill", "score:s": "s"}, range(230), split=split, **columns)
     assert [found.num_patients for found in find_resolutions(cohort)] == [80, 80]
-    given = np.arange(0, 230, 2)  # none of them ill
-    assert "0 positive test patients where a finding needs 20" in one(cohort, "label:ill", rows=given).sentence
-    assert one(cohort, "score:s", rows=given).num_patients == 40
+    given = cohort.samples("image").take(np.arange(0, 230, 2))  # none of them ill
+    assert "0 positive test patients where a finding needs 20" in one(cohort, "label:ill", samples=given).sentence
+    assert one(cohort, "score:s", samples=given).num_patients == 40
     untested = cohort_of({"label:ill": "ill"}, range(230), split="train", ill=columns["ill"])
     assert one(untested, "label:ill").sentence == "label:ill: cannot be decided: no test patient has a value"
 
@@ -276,6 +276,14 @@ def test_masks_are_counted_by_patients_that_have_one():
     assert "if Dice varies by 0.08 between patients" in found.sentence
     few = one(cohort_of({"mask": "mask"}, range(30), mask=["m.png"] * 12 + [""] * 18), "mask")
     assert few.sentence == "mask: cannot be decided: 12 test patients with a mask where a finding needs 20"
+
+
+def test_a_volume_has_a_mask_where_each_of_its_slices_has_one():
+    patients = np.repeat(range(45), 2)
+    masks = [f"m{k}.png" if k % 6 else "" for k in range(90)]  # the first slices of 15 patients have none
+    cohort = cohort_of({"mask": "mask", "series": "s", "order": "z"}, patients, mask=masks, s=patients, z=[0, 1] * 45)
+    assert one(cohort, "mask", samples=cohort.samples("volume")).num_patients == 30
+    assert one(cohort, "mask").num_patients == 45
 
 
 def test_what_positive_means_is_told_unless_it_is_plain():

@@ -12,11 +12,11 @@ from typing import Any
 
 from bolus.data.cohort.cohort import Cohort, CohortLike
 from bolus.data.images.clips import open_samples
-from bolus.errors import UsageError
 from bolus.measuring.decoding import DecodingCost, measure_decoding
 from bolus.measuring.growth import grow
 from bolus.measuring.step import StepCost, measure_step
 from bolus.phantom import make_phantom
+from bolus.phantom_volumes import make_volume_phantom
 from bolus.provenance import machine, versions
 from bolus.recipe import Recipe
 from bolus.recipes.keys import Overrides
@@ -29,7 +29,7 @@ class Bench:
 
     Args:
         recipe: its name.
-        rows: images of the cohort.
+        rows: images, or volumes, of the cohort.
         patients: of the cohort.
         decoding: into the cache.
         step: of the training.
@@ -38,6 +38,7 @@ class Bench:
         growth: axis -> costs at several sizes, see `bolus.measuring.growth.grow`.
         machine: processor, cores and accelerator.
         versions: of the packages that decide speed.
+        noun: what was counted: images, or volumes.
     """
 
     recipe: str
@@ -50,6 +51,7 @@ class Bench:
     growth: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=machine)
     versions: dict[str, str] = field(default_factory=versions)
+    noun: str = "images"
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -65,9 +67,9 @@ class Bench:
         memory = "unknown" if math.isnan(s.memory_gib) else f"{s.memory_gib:.2f} GiB at the peak"
         cache = f"{d.efficiency:.0%} of {d.cores} cores that only decode"
         said = [
-            f"{self.recipe} on {self.rows} images of {self.patients} patients; {where}",
-            f"decoding   {d.images_per_second:.3g} images/s into the cache, {cache}",
-            f"step       {s.images_per_second:.3g} images/s, {s.seconds:.3g} s a step of {s.steps}",
+            f"{self.recipe} on {self.rows} {self.noun} of {self.patients} patients; {where}",
+            f"decoding   {d.images_per_second:.3g} {self.noun}/s into the cache, {cache}",
+            f"step       {s.images_per_second:.3g} {self.noun}/s, {s.seconds:.3g} s a step of {s.steps}",
         ]
         if s.efficiency is not None:
             share, low, high = s.efficiency
@@ -77,14 +79,14 @@ class Bench:
                 f"({low:.0%} to {high:.0%} in {s.rounds} rounds)"
             )
         said += [
-            f"           views {s.augmentation:.1%} of the step, waiting for pixels {s.data_wait:.1%}",
+            f"           views {s.augmentation:.1%} of the step, waiting for data {s.data_wait:.1%}",
             f"memory     {memory}",
             f"estimate   decoding {_hours(self.decoding_hours)}, once; training {_hours(self.training_hours)}",
         ]
         unreadable = d.unreadable + s.unreadable
-        said += [f"! {unreadable} images cannot be read: bolus check"] if unreadable else []
+        said += [f"! {unreadable} {self.noun} cannot be read: bolus check"] if unreadable else []
         for axis, points in self.growth.items():
-            said += ["", *_table(axis, points)]
+            said += ["", *_table(axis, points, self.noun)]
         return said
 
 
@@ -109,7 +111,7 @@ def bench(
 
     Raises:
         CohortError, RecipeError, OutOfMemoryError: as `pretrain`.
-        UsageError: an unknown axis, or volumes.
+        UsageError: an unknown axis.
 
     Example:
         >>> found = bench(recipe="simclr", overrides=["encoder.backbone=r18w32", "images.size=16"], seconds=0.1)
@@ -117,22 +119,22 @@ def bench(
         True
     """
     whole = Recipe.load(recipe).override(overrides)
-    if whole.images.unit == "volume":
-        raise UsageError("bolus bench measures images and clips; bolus pretrain ... --dry-run tells a step of volumes")
     with _opened(cohort, whole) as (opened, folder):
         samples = open_samples(opened, whole.images.unit)
-        decoding = measure_decoding(samples.cohort, contract_of(opened, whole), seconds=seconds / 4)
+        number = len(samples) if samples.unit == "volume" else len(samples.cohort)
+        decoding = measure_decoding(samples, contract_of(opened, whole), seconds=seconds / 4)
         step = measure_step(opened, whole, seconds=seconds / 2, cache=folder or cache)
         grown = {axis: grow(opened, whole, axis, seconds=seconds / 8, cache=folder or cache) for axis in growing}
         return Bench(
             whole.name,
-            len(samples.cohort),
+            number,
             opened.num_patients,
             decoding,
             step,
-            len(samples.cohort) / decoding.images_per_second / 3600,
+            number / decoding.images_per_second / 3600,
             step.seconds * step.steps / 3600,
             grown,
+            noun="volumes" if samples.unit == "volume" else "images",
         )
 
 
@@ -144,8 +146,11 @@ def _opened(cohort: CohortLike | None, recipe: Recipe) -> Iterator[tuple[Cohort,
         return
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        patients = max(60, recipe.sampling.batch_size)
-        make_phantom(work / "phantom", num_patients=patients, size=round(1.5 * recipe.images.side))
+        side, batch = recipe.images.side, recipe.sampling.batch_size
+        if recipe.images.unit == "volume":  # two of each patient, 70 % of whom are trained on
+            make_volume_phantom(work / "phantom", num_patients=max(16, batch), size=max(16, side))
+        else:
+            make_phantom(work / "phantom", num_patients=max(60, batch), size=round(1.5 * side))
         yield Cohort.open(work / "phantom" / "cohort.yaml"), work / "cache"
 
 
@@ -160,7 +165,7 @@ def _hours(hours: float) -> str:
     return f"{60 * hours:.0f} min" if hours < 1 else f"{hours:.1f} h"
 
 
-def _table(axis: str, points: Sequence[Mapping[str, Any]]) -> list[str]:
+def _table(axis: str, points: Sequence[Mapping[str, Any]], noun: str) -> list[str]:
     """Costs at several sizes, a line each."""
     lines = []
     for point in points:
@@ -174,7 +179,7 @@ def _table(axis: str, points: Sequence[Mapping[str, Any]]) -> list[str]:
         else:
             share = "" if point["efficiency"] is None else f", {point['efficiency'][0]:.0%} the networks' own"
             lines.append(
-                f"{axis} {point[axis]:>5}  {point['images_per_second']:.3g} images/s, "
+                f"{axis} {point[axis]:>5}  {point['images_per_second']:.3g} {noun}/s, "
                 f"{point['memory_gib']:.2f} GiB{share}"
             )
     return lines

@@ -32,9 +32,12 @@ def _of_batch(recipe: Recipe) -> dict[int, list[str]]:
 
 
 def _of_size(recipe: Recipe) -> dict[int, list[str]]:
-    return {
-        size: [f"images.size={size}"] for size in (recipe.images.side // 2, recipe.images.side, recipe.images.side * 2)
-    }
+    found = {}
+    for times in (0.5, 1, 2):
+        size = recipe.images.size
+        grown = int(size * times) if isinstance(size, int) else [int(side * times) for side in size]
+        found[int(recipe.images.side * times)] = [f"images.size={grown}"]
+    return found
 
 
 def _of_objectives(recipe: Recipe) -> dict[int, list[str]]:

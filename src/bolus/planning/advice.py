@@ -173,9 +173,9 @@ def _starting(plan: Plan) -> list[str]:
 
 
 def _judged(plan: Plan) -> list[Resolution]:
-    """What an encoder may be judged by: the targets without columns that are refused and masks of clips and volumes."""
+    """What an encoder may be judged by: the targets without columns that are refused and masks of clips."""
     refused = [hazard.role for hazard in plan.hazards if hazard.refuses]
-    refused += ["mask"] if plan.samples.unit in ("clip", "volume") else []  # they are of single images
+    refused += ["mask"] if plan.samples.unit == "clip" else []  # they are of single images
     return [each for each in plan.resolutions if not is_of(each, refused)]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from bolus.data.cohort.coding import Held, count_codes
-from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.evaluation.statistics.intervals import detectable_difference
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
 from bolus.evaluation.statistics.verdict import ENOUGH_PATIENTS, too_few
@@ -56,7 +56,7 @@ class Resolution:
     sentence: str
 
 
-def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resolution]:
+def find_resolutions(cohort: Cohort, samples: Samples | None = None) -> list[Resolution]:
     """What the test patients can decide of every label, score, numeric attribute and mask.
 
     What counts as enough patients is what a verdict asks for, `ENOUGH_PATIENTS` of the rarer side, a patient with
@@ -71,7 +71,7 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
 
     Args:
         cohort: whose columns.
-        rows: int64 positions of the rows that are samples (`Samples.first_row`); None: all.
+        samples: of the cohort; where None each row is one. A volume has a mask where each of its rows has one.
 
     Example:
         >>> import pandas as pd
@@ -82,7 +82,7 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
         label:ill: 80 test patients, 40 of them positive: a difference of 0.10 AUROC can be found between encoders that
         err alike, 0.16 between unlike ones; less is undecided
     """
-    taken = np.arange(len(cohort)) if rows is None else np.asarray(rows, dtype=np.int64)
+    taken = np.arange(len(cohort)) if samples is None else samples.first_row
     test = taken[cohort.on_side("test")[taken]]
     found: list[Resolution] = []
     for role in cohort.roles:
@@ -99,7 +99,9 @@ def find_resolutions(cohort: Cohort, rows: IntArray | None = None) -> list[Resol
             columns.add(cohort.roles[role])
             found.append(_of_number(role, values, cohort.encoded_at("patient", test), cohort.spec.units.get(role)))
     if "mask" in cohort.roles:
-        found.append(_of_masks(cohort, test))
+        absent = cohort.absent("mask")
+        without = absent[taken] if samples is None or samples.unit != "volume" else samples.readable(absent)
+        found.append(_of_masks(cohort, taken[cohort.on_side("test")[taken] & ~without]))
     return found
 
 
@@ -174,9 +176,9 @@ def _of_number(role: str, values: FloatArray, patients: IntArray, unit: str | No
     return Resolution(role, "regress", "mae", n, None, alike, unlike, sentence)
 
 
-def _of_masks(cohort: Cohort, test: IntArray) -> Resolution:
-    """Dice of the test patients that have a mask."""
-    n = count_codes(cohort.encoded_at("patient", test)[~cohort.absent("mask")[test]])
+def _of_masks(cohort: Cohort, rows: IntArray) -> Resolution:
+    """Dice of the test patients that have a mask: those of these rows."""
+    n = count_codes(cohort.encoded_at("patient", rows))
     if n < ENOUGH_PATIENTS:
         return _undecided("mask", "segment", "dice", n, None, _few(n, "test patients with a mask"))
     alike, unlike = _detectable(DICE_SD / math.sqrt(n))

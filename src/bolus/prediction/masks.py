@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,21 +20,27 @@ from bolus.data.readers.masks import from_square
 from bolus.data.readers.own import open_readers
 from bolus.data.readers.readers import naming, quiet
 from bolus.data.text.formulas import write_csv
+from bolus.data.volumes.cache.store import VolumeStore
 from bolus.device import device
 from bolus.embedding.opening import open_store, remarks_on, samples_of
 from bolus.embedding.seen import note_seen_images
 from bolus.encoders.modalities import one_encoder
-from bolus.errors import EvaluationError, ImageError, UsageError, name_rows, require
+from bolus.errors import BolusError, ImageError, UsageError, name_rows, require
 from bolus.evaluation.segmentation.annotation import find_natives
 from bolus.evaluation.segmentation.saved import SavedSegmenter, load_segmenter
 from bolus.evaluation.segmentation.segmenter import Segmenter
+from bolus.evaluation.segmentation.volumes.masks import files_of
 from bolus.files import check_new, making
 from bolus.prediction.dicom_seg import write_seg
 from bolus.prediction.mask_files import Group, write_masks
 from bolus.prediction.rows import Beside, beside_table, note_seen
+from bolus.prediction.volume_masks import Drawn, draw_volume, write_whole
 
 MaskFormat: TypeAlias = Literal["nifti", "dicom-seg"]
 TABLE = "masks.csv"
+
+_Found: TypeAlias = tuple[Group, dict[int, NDArray[np.int64]], dict[int, str], Drawn | None]
+"""Rows; row -> classes 0..K-1 at its file's pixels; rows that could not be drawn, with why; a volume of one file."""
 
 
 def predict_masks(
@@ -49,7 +56,8 @@ def predict_masks(
 
     A NIfTI image has one mask file with its voxels, axes and affines; slices that are on no row are 0. DICOM slices of
     one series have one file, NIfTI from their places, or a segmentation object (SEG). What does not say where it lies
-    has a PNG of its own size. Files are called by the row (from 1) of their first image, never by a name of the images.
+    has a PNG of its own size. A segmenter of volumes draws them as a whole; a volume in one file has a NIfTI mask.
+    Files are called by the row (from 1) of their first image, never by a name of the images.
 
     Args:
         folder: what `evaluate segment` saved.
@@ -67,7 +75,7 @@ def predict_masks(
 
     Raises:
         UsageError: an output folder with files in it, an unknown format, or a column that the table does not have.
-        EvaluationError, EncoderError, CohortError: segmenter or cohort cannot be opened; a segmenter of volumes.
+        EvaluationError, EncoderError, CohortError: segmenter or cohort cannot be opened.
         MissingPackageError: highdicom is not installed, where SEG is asked for.
     """
     if written_as not in ("nifti", "dicom-seg"):
@@ -78,26 +86,25 @@ def predict_masks(
     if written_as == "dicom-seg":
         require("highdicom", "DICOM segmentation objects (SEG)")
     saved = load_segmenter(folder)
-    if saved.judged.preprocessing.volume is not None:
-        raise EvaluationError(
-            "masks of volumes are not predicted yet: this segmenter is of volumes, and is judged alone"
-        )
     samples = samples_of(saved.judged, opened)
     cohort, store = samples.cohort, open_store(saved.judged, samples.cohort, cache=cache)
     encoder = one_encoder(saved.judged.encoder, wanted_by="segmentation").to(device())
     segmenter = Segmenter(encoder, saved.decoder.to(device()), store, samples, saved.num_classes)
-    readable, reasons = samples.readable(store.readable), {item.row: item.reason for item in store.quarantined}
-    said = {row: reasons.get(row, "no image") for row in np.flatnonzero(~readable).tolist()}
+    readable, origin = samples.readable(store.readable), cohort.origin
+    reasons = {item.row: item.reason for item in store.quarantined}
+    said = dict[int, str]()
+    for position in np.flatnonzero(~readable).tolist():
+        why = reasons.get(int(origin[samples.first_row[position]]), "no image")
+        said |= dict.fromkeys(samples.rows_of(position).tolist(), why)
     files, pixels = dict[int, str](), dict[int, NDArray[np.int64]]()
+    drawn = _volumes(segmenter, readable) if isinstance(store, VolumeStore) else _slices(segmenter, readable)
     with making(out) as written:
-        for group in _groups(cohort, np.flatnonzero(readable)):
-            codes, unseen = _draw(segmenter, group)
-            made, failed = _write(saved, group.among(codes), codes, written, written_as, cohort.origin)
+        for group, codes, unseen, volume in drawn:
+            made, failed = _write(saved, group.among(codes), codes, written, written_as, origin, volume)
             files |= {row: path.name for row, path in made.items()}
             pixels |= {row: np.bincount(codes[row].ravel(), minlength=saved.num_classes)[1:] for row in made}
             said |= unseen | failed
-        first = cohort.origin[samples.first_row]
-        without = [f"{len(said)} rows have no mask, see their reason ({name_rows(cohort.origin[sorted(said)])})."]
+        without = [f"{len(said)} rows have no mask, see their reason ({name_rows(origin[sorted(said)])})."]
         named = ["SEG files hold names and identifiers of their patients, as DICOM asks."]
         remarks = [
             *(without if said else []),
@@ -106,7 +113,7 @@ def predict_masks(
             *(named if written_as == "dicom-seg" else []),
             *remarks_on(saved.judged, store),
         ]
-        frame = beside_table(opened, first, _columns(len(samples), saved, files, pixels, said), beside, remarks)
+        frame = beside_table(opened, origin, _columns(len(cohort), saved, files, pixels, said), beside, remarks)
         write_csv(frame, written / TABLE)
     return frame
 
@@ -128,6 +135,27 @@ def _groups(cohort: Cohort, rows: NDArray[np.int64]) -> list[Group]:
         Group(kind, tuple(members), tuple(map(cohort.image_path, members)), tuple(map(cohort.frame, members)))
         for (kind, _), members in found.items()
     ]
+
+
+def _slices(segmenter: Segmenter, readable: NDArray[np.bool_]) -> Iterator[_Found]:
+    """The masks of images, a group of rows after the other."""
+    for group in _groups(segmenter.samples.cohort, np.flatnonzero(readable)):
+        yield group, *_draw(segmenter, group), None
+
+
+def _volumes(segmenter: Segmenter, readable: NDArray[np.bool_]) -> Iterator[_Found]:
+    """The masks of volumes, one after the other."""
+    samples = segmenter.samples
+    for position in np.flatnonzero(readable).tolist():
+        try:
+            drawn = draw_volume(segmenter, position)
+        except BolusError as error:
+            reason = str(error)
+            for path in dict.fromkeys(files_of(samples, position)[0]):
+                reason = reason_without_name(ImageError(reason), path)
+            yield Group("", (), (), ()), {}, dict.fromkeys(samples.rows_of(position).tolist(), reason), None
+        else:
+            yield drawn.group, drawn.codes, {}, drawn if drawn.whole else None
 
 
 def _draw(segmenter: Segmenter, group: Group) -> tuple[dict[int, NDArray[np.int64]], dict[int, str]]:
@@ -157,8 +185,9 @@ def _write(
     folder: Path,
     written_as: MaskFormat,
     origin: NDArray[np.int64],
+    volume: Drawn | None,
 ) -> tuple[dict[int, Path], dict[int, str]]:
-    """Row -> its file; and rows that no file could be written of, with why."""
+    """Row -> its file; and rows that no file could be written of, with why; a volume that is one file has one row."""
     if not codes:
         return {}, {}
 
@@ -167,12 +196,15 @@ def _write(
 
     try:
         if written_as == "dicom-seg" and group.kind == "DICOM":
-            if any(frame is not None for frame in group.frames):
+            if volume is not None or any(frame is not None for frame in group.frames):
                 raise ImageError("no SEG of single frames of a file is written; --format nifti writes masks of them")
             stack = np.stack([codes[row] for row in group.rows])
             write_seg(group.paths, stack, saved.names, out := name(group.rows[0], ".dcm"))
             return dict.fromkeys(group.rows, out), {}
         of_code = np.array([0, *saved.labels])
+        if volume is not None:
+            write_whole(volume, of_code, out := name(group.rows[0], ".nii.gz"))
+            return {group.rows[0]: out}, {}
         return write_masks(group, {row: of_code[each] for row, each in codes.items()}, name), {}
     except ImageError as error:
         return {}, dict.fromkeys(group.rows, reason_without_name(error, group.paths[0]))

@@ -51,8 +51,8 @@ class SegmentSpec:
         default_factory=lambda: AugmentSpec(preset="none", crop_scale=(0.7, 1.0), rotation=15.0)
     )
     warmup: float = 0.05
-    foreground: float | None = None
-    tolerance: float | None = None
+    foreground: float | None = option(None, "of volumes: share of windows about a labelled voxel")
+    tolerance: float | None = option(None, "of volumes: mm within which surfaces count as one")
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):

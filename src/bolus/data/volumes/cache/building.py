@@ -250,7 +250,7 @@ def _open(
         _gain=gain,
         _bias=bias,
         _content=Content(digests, folders, file, np.full(number, -1, np.int64), of_folder),
-        _decode=partial(_decode_row, samples, preprocessing, readers),
+        _decode=partial(decode_row, samples, preprocessing, readers),
         _first=first,
         _paths=dict(zip(rows.tolist(), paths, strict=True)),
         _bits=bits,
@@ -259,8 +259,21 @@ def _open(
     )
 
 
-def _decode_row(samples: Samples, preprocessing: Preprocessing, readers: Readers, row: int) -> npt.NDArray[Any]:
-    """The stored values of the volume held at a row, `[C, D, H, W]`, from its files."""
+def decode_row(samples: Samples, preprocessing: Preprocessing, readers: Readers, row: int) -> npt.NDArray[Any]:
+    """The values that a cache would keep of one volume, from its files.
+
+    Args:
+        samples: of unit `volume`.
+        preprocessing: of an encoder of volumes.
+        readers: of one's own.
+        row: the first of the volume.
+
+    Returns:
+        uint8 or uint16 `[C, D, H, W]`.
+
+    Raises:
+        CohortError: files that cannot be read, without their names.
+    """
     cohort, first = samples.cohort, np.array([row])
     contract = preprocessing.groups(cohort.modality[first])[0][0]
     reading = readings_of(cohort, first, preprocessing.stated, readers)[0][0]

@@ -71,7 +71,7 @@ def read_volume_masks(samples: Samples, classes: Mapping[int, str] | None = None
 
 def volume_again(samples: Samples, position: int, reading: str = "file") -> Volume:
     """A volume of the samples, from its files."""
-    paths, frames = _files(samples, position)
+    paths, frames = files_of(samples, position)
     return read_volume(paths, frames, reading=reading, readers=open_readers(samples.cohort.spec.readers))
 
 
@@ -119,7 +119,7 @@ def labels_on(
 
 def _read(samples: Samples, readers: Readers, position: int) -> tuple[RowMask, Place | None]:
     """The mask of a volume, and where the volume lies; None where it cannot be read, which its evaluation says."""
-    paths, frames = _files(samples, position)
+    paths, frames = files_of(samples, position)
     try:
         volume = read_volume(paths, frames, readers=readers)
     except BolusError:
@@ -140,7 +140,7 @@ def _read(samples: Samples, readers: Readers, position: int) -> tuple[RowMask, P
     return RowMask(labels, "", volume.spacing if known else None, placed), place
 
 
-def _files(samples: Samples, position: int) -> tuple[list[Path], list[int | None]]:
+def files_of(samples: Samples, position: int) -> tuple[list[Path], list[int | None]]:
     """The files of a volume, one for each of its rows, and which frame of it."""
     sources = find_sources(samples.cohort, samples.rows_of(position))
     paths = [Path(sources.paths[file]) for file in sources.file.tolist()]
