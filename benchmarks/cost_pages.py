@@ -157,7 +157,7 @@ def race_table() -> str:
                 f"{theirs['warm']:.0f}",
                 f"{ratios['warm']:.2f}",
                 f"{ratios['cold']:.2f}",
-                f"{ours['peak_gib']:.2f} / {theirs['peak_gib']:.2f}",
+                f"{ours['peak_gib']:.2f} / {theirs['peak_gib']:.2f}" if "peak_gib" in ours else "not measured alone",
                 " / ".join(f"{value:.3f}" for value in (_mean(ours["auroc"]), _mean(theirs["auroc"]))),
                 _interval(found["auroc_ahead"][0]),
             ]
@@ -201,6 +201,28 @@ def _interval(found: list[Any]) -> str:
     return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
+def volume_batches_table() -> str:
+    """A row a batch of volumes: memory and speed of a step, at once and in chunks."""
+    found = [(line["cell"], line["result"]) for line in read_cells(RESULTS / "volume_batches.jsonl")]
+    rows = []
+    for cell in {json.dumps({**cell, "chunk": None}): cell for cell, _ in found}.values():
+        both = {other["chunk"]: more for other, more in found if {**other, "chunk": None} == {**cell, "chunk": None}}
+        told = [
+            f"{each['memory_gib']:.2f} GiB, {each['volumes_per_second']:.3g}/s" if each else ""
+            for each in (both.get(None), next((more for chunk, more in both.items() if chunk is not None), None))
+        ]
+        rows.append([f"{cell['net']}, {cell['size']} voxels", str(cell["batch"]), *told])
+    return markdown(["encoder, box", "volumes a batch", "at once", "`sampling.chunk=2`"], rows)
+
+
+def volume_views_table() -> str:
+    """Views of volumes a second of processor time, of bolus and others, by how many volumes come at once."""
+    lines = read_cells(RESULTS / "volume_views.jsonl")
+    ways = [*lines[0]["result"]] if lines else []
+    rows = [[way, *(f"{line['result'][way]['cpu']:.1f}" for line in lines)] for way in ways]
+    return markdown(["views a second, one core", *(f"{line['cell']['volumes']} volumes" for line in lines)], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "opening": opening_table,
     "step": step_table,
@@ -213,4 +235,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "losses": losses_table,
     "race": race_table,
     "loss_race": loss_race_table,
+    **({"volume_batches": volume_batches_table} if (RESULTS / "volume_batches.jsonl").is_file() else {}),
+    **({"volume_views": volume_views_table} if (RESULTS / "volume_views.jsonl").is_file() else {}),
 }

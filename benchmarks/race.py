@@ -6,8 +6,9 @@ Both sides train on the same JPEG photographs of odir, decoded from disk, with t
 augmentations (the share of the picture, mirroring, brightness, contrast, saturation, blur), loss and optimiser. lightly
 decodes and augments in two workers of a DataLoader, as its documentation does; bolus decodes once, then reads its
 cache and augments whole batches. Each side runs in a process of its own, the cache of bolus is empty, and the clock
-starts with the process: imports and decoding count. Memory is the largest sum over the process and its workers, what
-they share counted once. Afterwards both say how well 20 nearest neighbours know class D of test patients.
+starts with the process: imports and decoding count. Memory is the largest sum over the process and its workers until
+they have trained, what they share counted once. Afterwards both say how well 20 nearest neighbours know class D of
+test patients.
 """
 
 from __future__ import annotations
@@ -204,8 +205,8 @@ def network_of(backbone: str) -> tuple[Any, int]:
 SIDES = {"bolus": of_bolus, "lightly": of_lightly}
 
 
-def run_side(side: str, cell: dict[str, Any], began: float) -> dict[str, Any]:
-    """Train one side, in this process, and judge it."""
+def run_side(side: str, cell: dict[str, Any], began: float, out: Path) -> dict[str, Any]:
+    """Train one side, in this process, and judge it; the file is there, empty, once it has trained."""
     from sklearn.metrics import roc_auc_score
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import normalize
@@ -213,6 +214,7 @@ def run_side(side: str, cell: dict[str, Any], began: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         ends, embed = SIDES[side](**cell, work=Path(folder))
         trained = time.time()
+        out.touch()  # what follows is not training
         x, y, tested = (
             normalize(embed("train")),
             *(diabetes(open_side(side, cell["images"])) for side in ("train", "test")),
@@ -253,7 +255,7 @@ def measure(rounds: int, **cell: Any) -> dict[str, Any]:
                 words = [sys.executable, __file__, "--side", side, "--cell", json.dumps(cell), "--out", str(answer)]
                 child = subprocess.Popen([*words, "--began", str(began)])
                 while child.poll() is None:
-                    peak = max(peak, memory_of(child.pid))
+                    peak = peak if answer.exists() else max(peak, memory_of(child.pid))
                     time.sleep(3)  # the sum takes a tenth of a second of a core
                 if child.returncode:
                     raise SystemExit(f"{side} ended with exit code {child.returncode}")
@@ -314,7 +316,7 @@ def main() -> None:
         parser.add_argument(word, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side is not None:
-        answer = run_side(given.side, json.loads(given.cell), float(given.began))
+        answer = run_side(given.side, json.loads(given.cell), float(given.began), Path(given.out))
         Path(given.out).write_text(json.dumps(answer))
         return
     for line in run_grid(RESULTS / "race.jsonl", CELLS, measure):

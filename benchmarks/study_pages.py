@@ -74,6 +74,24 @@ PAGES = (
         ("target", "fraction", "metric"),
         "1 - AUROC",
     ),
+    Page(
+        "volumes-phantom",
+        "phantom of volumes",
+        "SupReMix, of volumes",
+        "supremix_3d",
+        ("simclr_3d", "random init"),
+        ("target", "metric"),
+        "MAE of the severity",
+    ),
+    Page(
+        "volumes-acdc",
+        "acdc as volumes",
+        "volumes against slices",
+        "volumes, pretrained",
+        ("slices, pretrained", "volumes, random init"),
+        ("target", "metric"),
+        "Dice",
+    ),
 )
 
 
@@ -128,7 +146,9 @@ def summary() -> str:
     for page in PAGES:
         lines = [line for line in lines_of(page) if "difference" in line]
         for other in page.others if lines else ():
-            found = next(line for line in lines if line["difference"] == f"{page.arm} - {other}")
+            found = next((line for line in lines if line["difference"] == f"{page.arm} - {other}"), None)
+            if found is None:  # of seeds that only one of them has
+                continue
             asked = f"{found['cohort']}, {question(page, found)}, {found['num_patients']:,} patients"
             rows.append([page.paper, asked, f"minus {other}", _span(found, "+"), found["verdict"]])
     return markdown(["paper", "question", "difference", "[95 %]", "verdict after Holm"], rows)
@@ -203,7 +223,10 @@ def draw(page: Page) -> None:
         left.scatter(range(len(figures)), figures, s=18, color=f"C{place}", label=arm)
         left.plot(range(len(figures)), figures, color=f"C{place}", alpha=0.4)
     left.set(xlabel="keys tried, in order", ylabel=f"validation {page.figure}", title="Choosing keys")
-    left.legend(fontsize="x-small")
+    if arms:
+        left.legend(fontsize="x-small")
+    else:
+        left.set_visible(False)
     for place, (arm, estimate, low, high, by_seed) in enumerate(values[::-1]):
         colour = f"C{arms.index(arm)}" if arm in arms else "0.5"
         right.plot([low, high], [place, place], color=colour, linewidth=2)
@@ -234,5 +257,6 @@ def tables() -> dict[str, Callable[[], str]]:
     for page in compared:
         found[f"{page.file}-arms"] = partial(arms_of, page)
         found[f"{page.file}-differences"] = partial(differences_of, page)
-        found[f"{page.file}-tuned"] = partial(tuned_of, page)
+        if read_cells(RESULTS / f"{page.file}-tuning.jsonl"):
+            found[f"{page.file}-tuned"] = partial(tuned_of, page)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
+import bolus
 from bolus.cli import main
+from bolus.run import Run
 from small import SMALL
 
 torch.set_num_threads(1)
@@ -64,8 +67,27 @@ def call_bolus(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str
 @pytest.fixture
 def tiny_cohort(tmp_path: Path) -> Path:
     """A table of 60 small 8-bit images of 20 patients, three visits each; a bright square marks the label."""
+    return write_tiny(tmp_path / "tiny")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the small recipe on such a cohort, for `trained_copy`."""
+    folder = tmp_path_factory.mktemp("trained")
+    cohort = write_tiny(folder / "tiny")
+    return bolus.pretrain(cohort, recipe=deepcopy(SMALL), out=folder / "run", cache=folder / "cache", quiet=True).folder
+
+
+@pytest.fixture
+def trained_copy(trained: Path, tmp_path: Path) -> Run:
+    """That run in the test's own folder, on whose `tiny_cohort` it might have been trained."""
+    shutil.copytree(trained.parent / "cache", tmp_path / "cache")
+    return Run(shutil.copytree(trained, tmp_path / "run"))
+
+
+def write_tiny(folder: Path) -> Path:
+    """The files of `tiny_cohort`."""
     rng = np.random.default_rng(0)
-    folder = tmp_path / "tiny"
     (folder / "img").mkdir(parents=True)
     lines = ["image,patient,visit,days,sick,severity,sex"]
     for patient in range(20):

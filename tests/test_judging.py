@@ -35,8 +35,8 @@ from bolus.training.loop import pretrain
 
 
 @pytest.fixture
-def run(tiny_cohort: Path, small_recipe: dict[str, Any], tmp_path: Path) -> Run:
-    return pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "run", cache=tmp_path / "cache", quiet=True)
+def run(trained_copy: Run) -> Run:
+    return trained_copy
 
 
 def test_evaluate_writes_results_predictions_and_heads(run: Run, tiny_cohort: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from bolus.recipe import EncoderSpec
 pytest.importorskip("blosc2", reason="the package blosc2 is not installed")
 
 Call = Callable[..., tuple[int, str]]
+SEVERE = ("classify", "--target", "severe", "--role", "label:severe=severe", "--min-patients", "2")
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "metric"),
     [
-        (("classify", "--target", "severe", "--role", "label:severe=severe", "--min-patients", "2"), "auroc"),
-        (
-            ("classify", "--target", "severe", "--role", "label:severe=severe", "--min-patients", "2")
-            + ("--probes", "frozen,finetune", "--epochs", "1"),
-            "auroc",
-        ),
+        (SEVERE, "auroc"),
+        ((*SEVERE, "--probes", "frozen,finetune", "--epochs", "1"), "auroc"),
         (("regress", "--target", "severity", "--audit", "--by", "sex"), "mae"),
         (("change", "--target", "severity", "--tolerance", "0.5"), "macro_auroc"),
         (("retrieve", "--across", "visit"), "top_1"),
