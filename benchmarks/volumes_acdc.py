@@ -37,9 +37,9 @@ ARMS: dict[str, Arm] = {
 TIERS: dict[str, dict[str, Any]] = {
     "small": {
         "keys": (),
-        "slices": {"backbone": "unet8", "size": 64, "batch": 32, "steps": 450, "segment": 1500, "together": 10},
+        "slices": {"backbone": "unet8", "size": 64, "batch": 32, "steps": 450, "segment": 1000, "together": 10},
         "volumes": {
-            "backbone": "unet3d8", "size": [16, 64, 64], "batch": 8, "steps": 100, "segment": 300,
+            "backbone": "unet3d8", "size": [16, 64, 64], "batch": 8, "steps": 100, "segment": 200,
             "together": 2,
         },
     },
