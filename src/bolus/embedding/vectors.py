@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bolus.data.batches.views import count_views, one_ahead, whole_views
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Preprocessing, Store
 from bolus.data.images.clips import pick_frames
+from bolus.data.views.samples import count_views, one_ahead, whole_views
 from bolus.device import Precision, check_precision
 from bolus.embedding.remembering import FOLDER, embedder_key, remember_in_pieces
 from bolus.encoders.backbone import Encoder
