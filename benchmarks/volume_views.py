@@ -19,7 +19,7 @@ import torch
 from kornia.augmentation import RandomAffine3D
 from torch import Tensor
 
-from bolus.data.batches.volume_views import augment_volumes
+from bolus.data.views.volumes import augment_volumes
 from bolus.recipe import AugmentSpec
 from grid import RESULTS, run_grid
 

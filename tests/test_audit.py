@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.encoders.building import build_encoder
@@ -30,6 +29,7 @@ from bolus.evaluation.statistics.metrics import METRICS
 from bolus.evaluation.statistics.results import Result, read_results
 from bolus.phantom import make_phantom
 from bolus.recipe import EncoderSpec
+from bolus.seeds import seed_for
 
 BLANK = Result("audit", "sick", "", math.nan, math.nan, math.nan, 0, 0, versions={}, probe="linear")
 

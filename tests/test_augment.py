@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bolus.data.batches import augment as module
-from bolus.data.batches import intensities
-from bolus.data.batches.augment import augment, plain, to_unit
-from bolus.data.batches.draws import Draws
-from bolus.data.batches.presets import FOR_VOLUMES, PRESETS, resolve
+from bolus.data.views import augment as module
+from bolus.data.views import intensities
+from bolus.data.views.augment import augment, plain, to_unit
+from bolus.data.views.draws import Draws
+from bolus.data.views.presets import FOR_VOLUMES, PRESETS, resolve
 from bolus.errors import RecipeError, UsageError
 from bolus.recipe import VOLUME_AUGMENTS, AugmentSpec
 

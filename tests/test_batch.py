@@ -12,10 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bolus.data.batches.batch import Batch, Sampler, seed_for
+from bolus.data.batches.batch import Batch, Sampler
 from bolus.data.batches.partners import PartnerIndex
 from bolus.data.batches.relation import Relation
 from bolus.errors import RecipeError
+from bolus.seeds import seed_for
 
 
 def epoch_of(sampler, epoch=0):
@@ -151,5 +152,5 @@ def test_seed_for_is_stable_and_tells_its_parts_apart():
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     torch.Generator().manual_seed(max(seeds))
-    command = [sys.executable, "-c", "from bolus.data.batches.batch import seed_for; print(seed_for(0, 'a'))"]
+    command = [sys.executable, "-c", "from bolus.seeds import seed_for; print(seed_for(0, 'a'))"]
     assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == seed_for(0, "a")

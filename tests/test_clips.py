@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from pydicom.data import get_testdata_file
 
-from bolus.data.batches.augment import augment, plain
-from bolus.data.batches.batch import seed_for
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.loading import Loader
 from bolus.data.cohort.cohort import Cohort, Samples
@@ -27,6 +25,7 @@ from bolus.data.cohort.spec import CohortSpec
 from bolus.data.images import cache
 from bolus.data.images.cache import ImageStore, Preprocessing, Quarantined, build_store
 from bolus.data.images.clips import frame_mask, open_samples, pick_frames, segment_frames
+from bolus.data.views.augment import augment, plain
 from bolus.embedding.opening import open_encoder, samples_of
 from bolus.embedding.table import embed
 from bolus.embedding.vectors import embed_samples
@@ -34,6 +33,7 @@ from bolus.encoders.building import build_encoder
 from bolus.errors import CohortError, ImageError
 from bolus.recipe import AugmentSpec, EncoderSpec, Recipe
 from bolus.run import Run
+from bolus.seeds import seed_for
 from bolus.training.assembly import build_model, resolve
 from bolus.training.health.health import watch
 from bolus.training.loaders import build_loader, contract_of, data_hash, open_images, unread_loader

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from bolus.data.batches.presets import resolve
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store
+from bolus.data.views.presets import resolve
 from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from bolus.data.batches.batch import Batch, seed_for
+from bolus.data.batches.batch import Batch
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.loading import Loader
 from bolus.data.cohort.cohort import Cohort
@@ -26,6 +26,7 @@ from bolus.errors import OutOfMemoryError, RecipeError
 from bolus.phantom import make_phantom
 from bolus.phantom_volumes import make_volume_phantom
 from bolus.recipe import Recipe, recipe_names
+from bolus.seeds import seed_for
 from bolus.training.assembly import Model, build_model
 from bolus.training.gradients.gradcache import split_batch
 from bolus.training.loaders import build_loader, open_images

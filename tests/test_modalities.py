@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from bolus.data.batches.augment import plain
 from bolus.data.batches.batch import Batch
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.cache import build_store
 from bolus.data.images.preprocessing import Preprocessing, join_contracts
+from bolus.data.views.augment import plain
 from bolus.embedding.opening import open_encoder, open_store
 from bolus.embedding.table import embed
 from bolus.embedding.vectors import embed_samples

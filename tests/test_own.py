@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from bolus import evaluate, predict, pretrain
-from bolus.data.batches.presets import resolve
 from bolus.data.readers.own import open_readers
+from bolus.data.views.presets import resolve
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import load_encoder, save_encoder
 from bolus.errors import EncoderError, RecipeError

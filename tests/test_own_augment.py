@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bolus.data.batches.augment import augment, augment_labels
-from bolus.data.batches.own import apply_own, try_own
-from bolus.data.batches.presets import NOTHING, resolve
+from bolus.data.views.augment import augment, augment_labels
+from bolus.data.views.own import apply_own, try_own
+from bolus.data.views.presets import NOTHING, resolve
 from bolus.errors import RecipeError
 from bolus.evaluation.probing.finetune import mild
 from bolus.recipe import AugmentSpec, OwnAugmentSpec, Recipe

@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from bolus.data.batches.augment import plain
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.cache import Preprocessing, build_store
 from bolus.data.readers.dicom_stack import find_stack
+from bolus.data.views.augment import plain
 from bolus.encoders.building import build_encoder
 from bolus.errors import EvaluationError, ImageError, UsageError
 from bolus.evaluation.segmentation.options import SegmentSpec

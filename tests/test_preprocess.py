@@ -18,10 +18,10 @@ from PIL import Image as PillowImage
 from pydicom.data import get_testdata_file
 
 import bolus
-from bolus.data.batches.views import whole_views
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.cache import Preprocessing, build_store
 from bolus.data.images.clips import open_samples
+from bolus.data.views.samples import whole_views
 from bolus.embedding.opening import Judged, open_store, samples_of
 from bolus.embedding.table import embed
 from bolus.encoders.building import build_encoder

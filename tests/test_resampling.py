@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bolus.data.batches import augment as module
-from bolus.data.batches.augment import augment, augment_labels, plain
-from bolus.data.batches.draws import Draws
-from bolus.data.batches.presets import resolve
-from bolus.data.batches.resampling import resample
+from bolus.data.views import augment as module
+from bolus.data.views.augment import augment, augment_labels, plain
+from bolus.data.views.draws import Draws
+from bolus.data.views.presets import resolve
+from bolus.data.views.resampling import resample
 from bolus.recipe import AugmentSpec
 
 SIZES = [(40, 32), (80, 64), (280, 224), (41, 32), (35, 28), (48, 32), (64, 32), (70, 32), (33, 32), (7, 5)]

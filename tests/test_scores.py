@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bolus.data.batches.batch import Batch, seed_for
+from bolus.data.batches.batch import Batch
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
@@ -25,6 +25,7 @@ from bolus.objectives.scores.score import ScoreContrast, score_contrast_loss
 from bolus.objectives.scores.supremix import SupReMix, supremix_loss
 from bolus.optimization import lr_factor
 from bolus.recipe import Recipe, ScheduleSpec
+from bolus.seeds import seed_for
 from bolus.training.assembly import build_model
 from bolus.training.loaders import build_loader, open_images
 from bolus.training.loop import pretrain

@@ -16,11 +16,11 @@ import torch
 from PIL import Image as PillowImage
 
 from bolus.cli import main
-from bolus.data.batches.augment import augment, augment_labels
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.split import patient_keys
 from bolus.data.images.cache import Preprocessing, build_store
 from bolus.data.readers.masks import to_square
+from bolus.data.views.augment import augment, augment_labels
 from bolus.encoders.building import build_encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import BolusError, CohortError, EvaluationError, LeakageError, UsageError

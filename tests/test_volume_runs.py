@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import bolus
-from bolus.data.batches.views import count_views, whole_views
 from bolus.data.cohort.cohort import Cohort
+from bolus.data.views.samples import count_views, whole_views
 from bolus.embedding.opening import open_encoder, open_store, samples_of
 from bolus.errors import EvaluationError, RecipeError
 from bolus.evaluation.settings import Judging

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from bolus.data.batches import volume_views as module
-from bolus.data.batches.augment import augment
-from bolus.data.batches.draws import Draws
-from bolus.data.batches.intensities import blur_matrix, low_resolution_matrix
-from bolus.data.batches.presets import FOR_VOLUMES, PRESETS, resolve
-from bolus.data.batches.resampling import along_axes, resample
-from bolus.data.batches.volume_views import augment_volume_labels, augment_volumes, plain_volumes
+from bolus.data.views import volumes as module
+from bolus.data.views.augment import augment
+from bolus.data.views.draws import Draws
+from bolus.data.views.intensities import blur_matrix, low_resolution_matrix
+from bolus.data.views.presets import FOR_VOLUMES, PRESETS, resolve
+from bolus.data.views.resampling import along_axes, resample
+from bolus.data.views.volumes import augment_volume_labels, augment_volumes, plain_volumes
 from bolus.errors import RecipeError, UsageError
 from bolus.recipe import AugmentSpec, Recipe
 
@@ -352,7 +352,7 @@ def test_a_view_is_of_its_volume_whatever_the_others_are(preset: str) -> None:
 def test_views_that_are_sampled_a_few_at_once_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, volumes = AugmentSpec(preset="ct"), noise(3, 1, 12, 18, 22)
     whole = augment_volumes(volumes, spec, size=SIZE, views=2, seed=0)
-    monkeypatch.setattr("bolus.data.batches.resampling.AT_ONCE", 1)
+    monkeypatch.setattr("bolus.data.views.resampling.AT_ONCE", 1)
     torch.testing.assert_close(augment_volumes(volumes, spec, size=SIZE, views=2, seed=0), whole, atol=1e-6, rtol=0)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bolus.data.batches.views import count_views, whole_views
 from bolus.data.images.called import Called
 from bolus.data.images.given import Given
+from bolus.data.views.samples import count_views, whole_views
 from bolus.embedding.opening import Judged, open_encoder
 from bolus.encoders.modalities import parts_of
 from bolus.errors import EncoderError

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bolus.data.batches.views import count_views, one_ahead, whole_views
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Preprocessing, Store
 from bolus.data.images.clips import pick_frames
+from bolus.data.views.samples import count_views, one_ahead, whole_views
 from bolus.device import Precision, check_precision
 from bolus.embedding.remembering import FOLDER, embedder_key, remember_in_pieces
 from bolus.encoders.backbone import Encoder
@@ -23,6 +23,9 @@ from bolus.encoders.modalities import ModalityEncoders, parts_of
 from bolus.errors import EncoderError, UsageError, name_rows
 from bolus.progress import Meter
 from bolus.provenance import digest_of
+
+ON_CPU = 96 * 96
+"""Pixels of a view from which on fewer are embedded at a time on a CPU, where that is as fast and takes less memory."""
 
 
 def embed_samples(
@@ -46,7 +49,7 @@ def embed_samples(
             those in the middle of as many equal parts of its readable ones.
         samples: images, slices, clips if the store's preprocessing has frames, or volumes if it has their box.
         positions: int64 `[n]`, which samples; each has a readable row.
-        batch_size: images, frames, or so much of windows of volumes, at a time.
+        batch_size: images, frames, or so much of windows of volumes, at a time; on a CPU fewer of large ones.
         precision: `bf16` or `fp16` compute under autocast, which on an accelerator is faster.
         keep: look for them in the cache beside the pixels, and write there what was not found (`remembering`).
         meter: told how many samples are done.
@@ -202,7 +205,9 @@ def _embed_views(
     precision: Precision,
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Pooled features `[b, D]` of views of the samples `asked`; the next batch is read while one is embedded."""
-    place, step = next(encoder.parameters()).device, max(1, batch_size // contract.images_per_view)
+    place, pixels = next(encoder.parameters()).device, contract.sides[-1] * contract.sides[-2]
+    together = batch_size if place.type != "cpu" else min(batch_size, batch_size * ON_CPU // pixels)
+    step = max(1, together // contract.images_per_view)
     if precision == "fp16" and place.type == "cpu":
         raise UsageError("precision fp16 is emulated on a CPU and slow there: take fp32 or bf16, or an accelerator")
     lower = torch.bfloat16 if precision == "bf16" else torch.float16

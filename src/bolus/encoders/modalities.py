@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from bolus.data.batches.batch import seed_for
 from bolus.data.images.preprocessing import Preprocessing
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.building import build_encoder
 from bolus.encoders.features import Features, FeatureShape, encode_views, one_stride
 from bolus.errors import EncoderError, RecipeError
 from bolus.recipe import EncoderSpec, ModalitySpec, Recipe
+from bolus.seeds import seed_for
 
 
 class ModalityEncoders(nn.Module):

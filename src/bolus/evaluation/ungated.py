@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bolus.data.batches.batch import seed_for
-from bolus.data.batches.views import whole_views
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Preprocessing, Store
+from bolus.data.views.samples import whole_views
 from bolus.embedding.opening import Judged, open_encoder
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, each_encoder, parts_of
 from bolus.encoders.parts.norms import estimate_norms, norms_of
+from bolus.seeds import seed_for
 
 NUM_IMAGES: Final = 512  # at most, frames of clips counted, that statistics are estimated on
 BATCH: Final = 64

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bolus.data.batches.views import whole_views
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.called import Called
 from bolus.data.images.clips import rows_are_files
 from bolus.data.images.preprocessing import Preprocessing
+from bolus.data.views.samples import whole_views
 from bolus.embedding.opening import Judged
 from bolus.errors import BolusError
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from bolus.data.batches.batch import seed_for
 from bolus.data.batches.relation import Needs
 from bolus.encoders.features import FeatureShape, LevelShape
 from bolus.errors import RecipeError, suggest
 from bolus.objectives.base import Objective, TrainingTable
 from bolus.recipe import ObjectiveSpec, Recipe
 from bolus.recipes.own import check_parameters, defaults_of, find_own, own_names
+from bolus.seeds import seed_for
 
 GROUP = "bolus.objectives"
 """Of entry points, by which a package registers kinds of its own."""

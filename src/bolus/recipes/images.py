@@ -29,7 +29,7 @@ class OwnAugmentSpec(BaseModel):
 
 
 class AugmentSpec(Spec):
-    """One view of an image; a key that is not given takes the preset's value (bolus.data.batches.presets.PRESETS).
+    """One view of an image; a key that is not given takes the preset's value (bolus.data.views.presets.PRESETS).
 
     Of volumes, horizontal is left to right, vertical posterior to anterior and depth inferior to superior, and the
     rotation is about the axis of depth.

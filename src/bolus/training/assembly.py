@@ -11,10 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from bolus.data.batches.columns import TrainingColumns
-from bolus.data.batches.own import try_own
-from bolus.data.batches.presets import resolve as resolve_augment
 from bolus.data.batches.relation import Needs
 from bolus.data.cohort.cohort import Cohort
+from bolus.data.views.own import try_own
+from bolus.data.views.presets import resolve as resolve_augment
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, each_encoder, recipe_encoder
 from bolus.errors import CohortError, RecipeError, name_rows, suggest
@@ -147,7 +147,7 @@ def check_precision(recipe: Recipe, device: torch.device) -> None:
 def resolve(recipe: Recipe) -> Recipe:
     """The recipe with every default written out, those of objectives and augmentation presets included.
 
-    Augmentations of one's own are tried on made-up views, see `bolus.data.batches.own.try_own`.
+    Augmentations of one's own are tried on made-up views, see `bolus.data.views.own.try_own`.
 
     >>> resolve(Recipe.load("vicreg")).objectives["global"].parameters["depth"]
     3

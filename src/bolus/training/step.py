@@ -6,13 +6,14 @@ from collections.abc import Hashable
 
 from torch import Tensor
 
-from bolus.data.batches.batch import Batch, seed_for
+from bolus.data.batches.batch import Batch
 from bolus.data.batches.loading import Fetched, Loader
 from bolus.encoders.backbone import seeded
 from bolus.encoders.features import Features
 from bolus.objectives.base import Loss
 from bolus.objectives.heads import at_least_float32
 from bolus.recipe import Recipe
+from bolus.seeds import seed_for
 from bolus.training.assembly import Model
 from bolus.training.gradients.gradcache import cut_chunks, split_batch
 from bolus.training.processes import gather, launched

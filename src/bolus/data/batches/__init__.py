@@ -1,1 +1,1 @@
-"""Relations, batches, views and loading."""
+"""Relations, batches and loading."""

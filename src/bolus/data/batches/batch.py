@@ -1,10 +1,9 @@
-"""What one training step sees, and which samples it consists of: `Batch`, the sampler, and derived seeds."""
+"""What one training step sees, and which samples it consists of: `Batch` and the sampler."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from bolus.data.batches.partners import PartnerIndex, Positions
 from bolus.errors import RecipeError
+from bolus.seeds import seed_for
 
 
 @dataclass
@@ -188,14 +188,3 @@ def without_missing(patients: Positions) -> Positions:
     missing = np.flatnonzero(patients == -1)
     known[missing] = known.max(initial=-1) + 1 + np.arange(len(missing))
     return np.unique(known, return_inverse=True)[1].astype(np.int64)
-
-
-def seed_for(*parts: int | str) -> int:
-    """A stable 63-bit seed from its parts, in order: the same on every machine and in every process.
-
-    Example:
-        >>> seed_for(0, "augment", 3) == seed_for(0, "augment", 3) != seed_for(0, "augment", 4)
-        True
-    """
-    text = ascii([part if isinstance(part, str) else int(part) for part in parts])
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

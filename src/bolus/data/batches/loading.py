@@ -13,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bolus.data.batches.batch import Batch, Sampler, seed_for
+from bolus.data.batches.batch import Batch, Sampler
 from bolus.data.batches.participants import ParticipantSampler
-from bolus.data.batches.views import random_views, stored_views
 from bolus.data.cohort.coding import Held
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Store, Stored
 from bolus.data.images.clips import Draw, pick_frames
+from bolus.data.views.samples import random_views, stored_views
 from bolus.recipe import ImagesSpec
+from bolus.seeds import seed_for
 
 AHEAD = 4
 """Batches that are read or wait to be used, that which is waited for included."""

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bolus.data.batches.batch import fill_at_random, seed_for, without_missing
+from bolus.data.batches.batch import fill_at_random, without_missing
 from bolus.data.batches.partners import Positions
 from bolus.errors import RecipeError
+from bolus.seeds import seed_for
 
 
 class ParticipantSampler:

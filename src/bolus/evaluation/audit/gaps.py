@@ -13,7 +13,6 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bolus.data.batches.batch import seed_for
 from bolus.evaluation.audit.chance import outcome_strata, random_groups
 from bolus.evaluation.audit.subgroups import FEWEST, Grouping, Part, few_patients, parts_of
 from bolus.evaluation.statistics.bootstrap import bootstrap_blocks, cluster_codes
@@ -29,6 +28,7 @@ from bolus.evaluation.statistics.metrics import (
 )
 from bolus.evaluation.statistics.results import Result, decimals, filled
 from bolus.evaluation.statistics.verdict import standing
+from bolus.seeds import seed_for
 
 ALL = "all"
 

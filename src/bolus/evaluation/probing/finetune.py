@@ -16,11 +16,10 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from bolus.data.batches.batch import seed_for
-from bolus.data.batches.presets import resolve
 from bolus.data.cohort.cohort import Samples
 from bolus.data.copies.seen import SeenImages
 from bolus.data.images.cache import Store
+from bolus.data.views.presets import resolve
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.folders.folder import save_encoder
 from bolus.evaluation.probing import fitting
@@ -30,6 +29,7 @@ from bolus.evaluation.probing.viewing import Sight
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray, higher_is_better, metrics_of
 from bolus.evaluation.targets import check_task
 from bolus.recipe import AugmentSpec
+from bolus.seeds import seed_for
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 
-from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Store
 from bolus.encoders.backbone import Encoder
@@ -19,6 +18,7 @@ from bolus.evaluation.probing.probe import Trainer
 from bolus.evaluation.probing.question import Question
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray
 from bolus.recipe import AugmentSpec
+from bolus.seeds import seed_for
 
 
 def trainers_of(

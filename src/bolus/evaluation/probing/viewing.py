@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bolus.data.batches.presets import NOTHING, resolve
-from bolus.data.batches.views import random_views, stored_views
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Store
+from bolus.data.views.presets import NOTHING, resolve
+from bolus.data.views.samples import random_views, stored_views
 from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.evaluation.statistics.metrics import IntArray

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bolus.data.batches.presets import resolve
+from bolus.data.views.presets import resolve
 from bolus.errors import RecipeError, UsageError
 from bolus.evaluation.settings import option
 from bolus.recipe import AugmentSpec

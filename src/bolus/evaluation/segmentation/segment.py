@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import CohortLike, Samples
 from bolus.embedding.seen import remember_training
 from bolus.encoders.modalities import one_encoder
@@ -55,6 +54,7 @@ from bolus.evaluation.statistics.results import Result
 from bolus.evaluation.statistics.verdict import verdict_of
 from bolus.evaluation.writing import write_evaluation
 from bolus.progress import Meter
+from bolus.seeds import seed_for
 
 
 @dataclass(repr=False)

@@ -15,10 +15,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from bolus.data.batches.augment import augment, augment_labels, plain
-from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Store
+from bolus.data.views.augment import augment, augment_labels, plain
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.families.unet import MaskDecoder
 from bolus.errors import EvaluationError, UsageError, require
@@ -26,6 +25,7 @@ from bolus.evaluation.segmentation.options import SegmentSpec
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.optimization import build_optimizer, lr_factor
 from bolus.recipe import OptimizerSpec, ScheduleSpec
+from bolus.seeds import seed_for
 
 LOWER = "a lower learning rate (SegmentSpec.lr) may help"
 

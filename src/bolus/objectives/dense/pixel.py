@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bolus.data.batches.batch import Batch, seed_for
+from bolus.data.batches.batch import Batch
 from bolus.data.batches.relation import Needs, Relation
 from bolus.encoders.features import Features, FeatureShape, in_batch_order
 from bolus.errors import EncoderError, RecipeError
@@ -23,6 +23,7 @@ from bolus.objectives.contrasts.contrast import pairs_of
 from bolus.objectives.dense.filtering import grad_filter
 from bolus.objectives.heads import at_least_float32
 from bolus.objectives.infonce import infonce
+from bolus.seeds import seed_for
 
 
 class PixelContrast(Objective):

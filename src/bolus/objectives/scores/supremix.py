@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bolus.data.batches.batch import Batch, seed_for
+from bolus.data.batches.batch import Batch
 from bolus.data.batches.relation import Needs, Relation
 from bolus.encoders.features import Features, FeatureShape
 from bolus.errors import RecipeError
 from bolus.objectives.base import Loss, Objective, TrainingTable, scores_among, standardisation
 from bolus.objectives.heads import ProjectionHead, at_least_float32
 from bolus.objectives.scores.mixing import Settings, supremix
+from bolus.seeds import seed_for
 
 _log = logging.getLogger(__name__)
 

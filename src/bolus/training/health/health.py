@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bolus.data.batches.batch import seed_for
-from bolus.data.batches.views import random_views, stored_views
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Store
+from bolus.data.views.samples import random_views, stored_views
 from bolus.embedding.vectors import embed_samples
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders
 from bolus.progress import Meter
 from bolus.recipe import ImagesSpec, Recipe
+from bolus.seeds import seed_for
 from bolus.training.health.online_probe import Probed, probe_vectors
 
 WATCHED = 1024  # samples at most

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from bolus.data.batches.batch import seed_for
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Store
 from bolus.encoders.backbone import Encoder
@@ -20,6 +19,7 @@ from bolus.encoders.modalities import ModalityEncoders, each_encoder
 from bolus.evaluation.starts import build_start
 from bolus.recipe import Recipe
 from bolus.run import Run
+from bolus.seeds import seed_for
 from bolus.training.health.health import HealthFinding, watch
 from bolus.training.health.online_probe import Probed
 

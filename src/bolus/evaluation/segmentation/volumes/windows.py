@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bolus.data.batches.batch import seed_for
-from bolus.data.batches.volume_views import augment_volume_labels, augment_volumes
+from bolus.data.views.volumes import augment_volume_labels, augment_volumes
 from bolus.data.volumes.cache.store import VolumeStore
 from bolus.data.volumes.cache.windows import Corners, Voxels, centred, drawn, margin_of
 from bolus.data.volumes.fit import Box
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.recipe import AugmentSpec
+from bolus.seeds import seed_for
 
 SHARE = 0.5  # of windows that are about a labelled voxel, where nobody says
 KEPT = 10_000  # voxels of a class that a window may be about, evenly among all of them

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bolus.data.batches.augment import augment, plain
-from bolus.data.batches.volume_views import augment_volumes
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.cache import Store, Stored
 from bolus.data.images.clips import Draw, pick_frames
 from bolus.data.images.preprocessing import Preprocessing
+from bolus.data.views.augment import augment, plain
+from bolus.data.views.volumes import augment_volumes
 from bolus.data.volumes.cache.store import VolumeStore
 from bolus.data.volumes.cache.windows import Corners, centred, covering, drawn, margin_of
 from bolus.recipe import AugmentSpec

@@ -179,7 +179,7 @@ def _refuse_volumes(spec: AugmentSpec, key: str) -> None:
 
 
 def find_own_augmentation(spec: OwnAugmentSpec, key: str) -> Callable[..., Any]:
-    """The function of one's own that a recipe names; what it must do, `bolus.data.batches.own` says.
+    """The function of one's own that a recipe names; what it must do, `bolus.data.views.own` says.
 
     Raises:
         RecipeError: no import path and no entry point of the group `bolus.augmentations`, or a path that cannot be

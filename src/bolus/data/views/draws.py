@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bolus.data.batches.batch import seed_for
+from bolus.seeds import seed_for
 
 
 class Draws:

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from bolus.data.batches.draws import Draws
+from bolus.data.views.draws import Draws
 from bolus.recipe import AugmentSpec
 
 LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601

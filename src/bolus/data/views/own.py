@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bolus.data.batches.batch import seed_for
-from bolus.data.batches.presets import find_own_augmentation
+from bolus.data.views.presets import find_own_augmentation
 from bolus.errors import RecipeError
 from bolus.recipe import OwnAugmentSpec
+from bolus.seeds import seed_for
 
 VIEWS, CLIPS = 32, 16  # on which a function is tried
 FAR = 0.05  # of the side: a spot that goes further has been moved

@@ -14,11 +14,11 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn import functional as F
 
-from bolus.data.batches.draws import Draws
-from bolus.data.batches.intensities import draw_blur, draw_colours, recolour
-from bolus.data.batches.own import apply_own
-from bolus.data.batches.presets import resolve
-from bolus.data.batches.resampling import resample
+from bolus.data.views.draws import Draws
+from bolus.data.views.intensities import draw_blur, draw_colours, recolour
+from bolus.data.views.own import apply_own
+from bolus.data.views.presets import resolve
+from bolus.data.views.resampling import resample
 from bolus.errors import UsageError
 from bolus.recipe import AugmentSpec
 

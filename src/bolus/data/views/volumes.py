@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bolus.data.batches.augment import to_unit
-from bolus.data.batches.draws import Draws
-from bolus.data.batches.intensities import blur_matrix, draw_blur, draw_colours, low_resolution_matrix, recolour
-from bolus.data.batches.own import apply_own
-from bolus.data.batches.presets import resolve
-from bolus.data.batches.resampling import along_axes, resample
+from bolus.data.views.augment import to_unit
+from bolus.data.views.draws import Draws
+from bolus.data.views.intensities import blur_matrix, draw_blur, draw_colours, low_resolution_matrix, recolour
+from bolus.data.views.own import apply_own
+from bolus.data.views.presets import resolve
+from bolus.data.views.resampling import along_axes, resample
 from bolus.errors import UsageError
 from bolus.recipe import AugmentSpec
 
