@@ -262,8 +262,9 @@ def test_a_mask_stays_on_its_organ_through_every_view(
     assert masks.shape == (3, *size)
     assert set(masks.unique().tolist()) <= {0, 3}
     organ, mask = (shown > 0.5)[:, None].float(), (masks == 3)[:, None].float()
-    grown, shrunk = F.max_pool3d(organ, 3, 1, 1), 1 - F.max_pool3d(1 - organ, 3, 1, 1)
-    assert ((shrunk <= mask) & (mask <= grown)).all(), "its surface lies within a voxel of the organ's"
+    grown = F.max_pool3d(organ, 5, 1, 2)
+    shrunk = 1 - F.max_pool3d(F.pad(1 - organ, [2] * 6, value=1.0), 5, 1)  # at the edge of a view it may end anywhere
+    assert ((shrunk <= mask) & (mask <= grown)).all(), "within two voxels: views enlarge up to twice"
     inside, outside = (organ * mask).sum((1, 2, 3, 4)), organ.maximum(mask).sum((1, 2, 3, 4))
     assert (inside / outside.clamp(min=1)).min() > 0.75
 
