@@ -9,6 +9,8 @@ together; that part is counted twice, so that these intervals err on the wide si
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,9 @@ def rejudged(line: dict[str, Any]) -> dict[str, Any]:
     return {**new, "detectable": found.detectable or 0.0, "p_value": found.p_value}
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """The lines of a comparison, as they are judged today; none where it was not made."""
+@lru_cache(maxsize=64)
+def read_results(path: Path) -> Sequence[dict[str, Any]]:
+    """The lines of a comparison, as they are judged today, found once; none where it was not made."""
     if not path.is_file():
         return []
     return [rejudged(line) for line in json.loads(path.read_text())["results"]]

@@ -6,7 +6,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def mlvicx_differences() -> str:
     return markdown(["test question", "difference", "AUROC [95 %]", "detectable", "verdict"], rows)
 
 
-def results_of(name: str) -> list[dict[str, Any]]:
+def results_of(name: str) -> Sequence[dict[str, Any]]:
     """The lines of a comparison, if it was made."""
     return read_results(RESULTS / f"{name}.json")
 

@@ -112,7 +112,7 @@ def rate(work: Path, cell: Cell) -> dict[str, Any]:
     table = cohort.table.assign(split=side)[side.notna().to_numpy()].reset_index(drop=True)
     held = Cohort.open(table, roles={**ROLES, "split": "split"}, root=str(cohort.root))
     found = segmented(work, cell, held, max(LABELLED), cell["lr"])
-    return {encoder: round(float(each["dice"].mean()), 4) for encoder, each in found.volumes.groupby("encoder")}
+    return {str(encoder): round(float(each["dice"].mean()), 4) for encoder, each in found.volumes.groupby("encoder")}
 
 
 def chosen_rate(cell: Cell) -> float:
