@@ -142,7 +142,8 @@ def rows_of(found: Segmentation) -> Array:
 
 def question(cohort: Cohort, labelled: int, rows: Array) -> Question:
     """What is asked of the test volumes that begin in these rows, from 1."""
-    facts = {"task": "segment", "target": f"{labelled} patients", "labelled": labelled, "metric": "dice"}
+    target = f"{labelled} labelled patient{'' if labelled == 1 else 's'}"
+    facts = {"task": "segment", "target": target, "labelled": labelled, "metric": "dice"}
     return Question(facts, gcl.mean_of, np.zeros(len(rows)), cohort.encoded("patient")[rows - 1])
 
 
