@@ -32,7 +32,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.volumes import volume_codes
 from bolus.data.readers.masks import from_square, read_labels, to_square
 from bolus.device import device
-from bolus.embedding.opening import open_encoder, open_store, samples_of
+from bolus.embedding.opening import Judged, open_encoder, open_store, samples_of
 from bolus.encoders.modalities import one_encoder
 from bolus.evaluation.segmentation.overlap import pooled_dice, volume_dice, volume_hd95
 from bolus.evaluation.segmentation.segmenter import draw_labelled, fit_segmenter
@@ -153,28 +153,53 @@ def segment(work: Path, cell: Cell) -> dict[str, Any]:
     """One cell of few-shot segmentation: the overlap of every test volume, in the order of their codes."""
     arm, seed = cell["arm"], cell["seed"]
     judged = open_encoder(work / STUDY.folder({**cell, "arm": "simclr"} if arm == RANDOM else cell))
-    cohort = Cohort.open(prepare(work, cell))
-    samples = samples_of(judged, cohort)
-    store = open_store(judged, cohort, cache=work / "cache")
-    encoder = one_encoder(twin(judged, seed) if arm == RANDOM else judged.encoder, wanted_by="a mask")
-    volumes, patients = volume_codes(cohort)[0], cohort.encoded("patient")
-    drawn = draw_labelled(patients[cohort.split == "train"], cell["labelled"], seed=0, repeat=seed)
-    positions = np.flatnonzero(np.isin(patients, drawn))
-    masks = [read_labels(work / name) for name in cohort.table["mask"]]
-    contract = store.preprocessing
-    labels = {int(row): to_square(masks[row], fit=contract.fit, size=contract.cached_size) for row in positions}
+    encoder = twin(judged, seed) if arm == RANDOM else judged.encoder
     tier = TIERS[cell["tier"]]
     spec = SegmentSpec(steps=tier["segment"], lr=tier["lr"])
+    return few_shot(judged, encoder, Cohort.open(prepare(work, cell)), work / "cache", cell["labelled"], seed, spec)
+
+
+def few_shot(
+    judged: Judged,
+    encoder: Any,
+    cohort: Cohort,
+    cache: Path,
+    labelled: int,
+    draw: int,
+    spec: SegmentSpec,
+    side: str = "test",
+) -> dict[str, Any]:
+    """Train on the slices of so many patients of a draw, and say how the masks of a side's volumes overlap.
+
+    Args:
+        judged: what states the preprocessing.
+        encoder: to train on.
+        cohort: slices with masks.
+        cache: of pixels.
+        labelled: training patients with masks.
+        draw: which, and the seed of the training.
+        spec: how it is trained.
+        side: whose volumes are judged.
+    """
+    samples = samples_of(judged, cohort)
+    store = open_store(judged, cohort, cache=cache)
+    encoder = one_encoder(encoder, wanted_by="a mask")
+    volumes, patients = volume_codes(cohort)[0], cohort.encoded("patient")
+    drawn = draw_labelled(patients[cohort.split == "train"], labelled, seed=0, repeat=draw)
+    positions = np.flatnonzero(np.isin(patients, drawn))
+    masks = [read_labels(cohort.root / name) for name in cohort.table["mask"]]
+    contract = store.preprocessing
+    labels = {int(row): to_square(masks[row], fit=contract.fit, size=contract.cached_size) for row in positions}
     found = fit_segmenter(
-        encoder.to(device()), store, samples, labels, positions, num_classes=len(CLASSES) + 1, spec=spec, seed=seed
+        encoder.to(device()), store, samples, labels, positions, num_classes=len(CLASSES) + 1, spec=spec, seed=draw
     )
-    test = np.flatnonzero(cohort.split == "test")
-    guessed = from_square(found.predict(test), masks[0].shape, fit=contract.fit)
+    held = np.flatnonzero(cohort.split == side)
+    guessed = from_square(found.predict(held), masks[0].shape, fit=contract.fit)
     dice, distance, pairs, order = [], [], [], cohort.encoded("slice_position")
-    for volume in np.unique(volumes[test]):
-        here = np.flatnonzero(volumes[test] == volume)
-        here = here[np.argsort(order[test[here]])]
-        one, truth = guessed[here], np.stack([masks[row] for row in test[here]])
+    for volume in np.unique(volumes[held]):
+        here = np.flatnonzero(volumes[held] == volume)
+        here = here[np.argsort(order[held[here]])]
+        one, truth = guessed[here], np.stack([masks[row] for row in held[here]])
         pairs.append((one, truth))
         dice.append(volume_dice(one, truth, len(CLASSES) + 1))
         distance.append(volume_hd95(one, truth, len(CLASSES) + 1))
