@@ -208,7 +208,7 @@ def volume_batches_table() -> str:
     for cell in {json.dumps({**cell, "chunk": None}): cell for cell, _ in found}.values():
         both = {other["chunk"]: more for other, more in found if {**other, "chunk": None} == {**cell, "chunk": None}}
         told = [
-            f"{each['memory_gib']:.2f} GiB, {each['volumes_per_second']:.3g}/s" if each else ""
+            f"{each['memory_gib']:.2f} GiB, {each['boxes_per_second']:.3g} boxes/s" if each else ""
             for each in (both.get(None), next((more for chunk, more in both.items() if chunk is not None), None))
         ]
         rows.append([f"{cell['net']}, {cell['size']} voxels", str(cell["batch"]), *told])

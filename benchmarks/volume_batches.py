@@ -1,4 +1,4 @@
-"""Memory and speed of a step of simclr_3d by batch, with and without chunks, each in a process of its own.
+"""Memory, and boxes a second, of a step of simclr_3d by batch, with and without chunks, each in a process of its own.
 
     python benchmarks/volume_batches.py                    # 32 voxels by batch, and 32 volumes of 96 voxels, for a CPU
     python benchmarks/volume_batches.py --cells 96         # the latter alone: it takes minutes
@@ -39,7 +39,7 @@ def step(net: str, size: int, batch: int, chunk: int | None, **_: Any) -> dict[s
             f"sampling={{batch_size: {batch}, chunk: {chunk or 'null'}}}",
         ]
         found = dry_run(work / "phantom" / "cohort.yaml", recipe="simclr_3d", overrides=keys, cache=work / "cache")
-    return {"volumes_per_second": round(found.images_per_second, 2), "memory_gib": round(found.memory_gib, 3)}
+    return {"boxes_per_second": round(found.images_per_second, 2), "memory_gib": round(found.memory_gib, 3)}
 
 
 def measure(**cell: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def main() -> None:
         for batch in BATCHES
         if chunk != batch
     ]
-    cells = {"batch": by_batch, "96": [LARGE], "all": [*by_batch, LARGE]}[given.cells]
+    cells = {"batch": by_batch, "96": [LARGE], "all": [*by_batch, *([] if LARGE in by_batch else [LARGE])]}[given.cells]
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

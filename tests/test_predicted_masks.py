@@ -172,7 +172,7 @@ def test_images_without_a_place_have_a_picture_each(saved: Path, tmp_path: Path)
     for name, bright_there in zip(frame["mask"][:3], truth, strict=True):
         assert np.array_equal(np.asarray(PillowImage.open(tmp_path / "masks" / name)), 7 * bright_there)
     assert frame["mask"].isna().tolist() == frame["reason"].notna().tolist() == [False, False, False, True]
-    assert "1 rows have no mask, see their reason (row 4)." in frame.attrs["remarks"]
+    assert "1 row has no mask, see the reason (row 4)." in frame.attrs["remarks"]
     written = pd.read_csv(tmp_path / "masks" / "masks.csv")
     assert written["row"].tolist() == [1, 2, 3, 4]
     assert written["pixels:lesion"].tolist()[:3] == [0, 0, 0]

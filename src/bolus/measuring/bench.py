@@ -53,6 +53,11 @@ class Bench:
     versions: dict[str, str] = field(default_factory=versions)
     noun: str = "images"
 
+    @property
+    def _views(self) -> str:
+        """What goes through the encoder."""
+        return "boxes" if self.noun == "volumes" else "images"
+
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         found = asdict(self)
@@ -69,7 +74,7 @@ class Bench:
         said = [
             f"{self.recipe} on {self.rows} {self.noun} of {self.patients} patients; {where}",
             f"decoding   {d.images_per_second:.3g} {self.noun}/s into the cache, {cache}",
-            f"step       {s.images_per_second:.3g} {self.noun}/s, {s.seconds:.3g} s a step of {s.steps}",
+            f"step       {s.images_per_second:.3g} {self._views}/s, {s.seconds:.3g} s a step of {s.steps}",
         ]
         if s.efficiency is not None:
             share, low, high = s.efficiency
@@ -83,10 +88,10 @@ class Bench:
             f"memory     {memory}",
             f"estimate   decoding {_hours(self.decoding_hours)}, once; training {_hours(self.training_hours)}",
         ]
-        unreadable = d.unreadable + s.unreadable
+        unreadable = max(d.unreadable, s.unreadable)
         said += [f"! {unreadable} {self.noun} cannot be read: bolus check"] if unreadable else []
         for axis, points in self.growth.items():
-            said += ["", *_table(axis, points, self.noun)]
+            said += ["", *_table(axis, points, self._views)]
         return said
 
 
@@ -147,7 +152,7 @@ def _opened(cohort: CohortLike | None, recipe: Recipe) -> Iterator[tuple[Cohort,
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         side, batch = recipe.images.side, recipe.sampling.batch_size
-        if recipe.images.unit == "volume":  # two of each patient, 70 % of whom are trained on
+        if recipe.images.unit == "volume":  # two of each patient, 60 % of whom are trained on
             make_volume_phantom(work / "phantom", num_patients=max(16, batch), size=max(16, side))
         else:
             make_phantom(work / "phantom", num_patients=max(60, batch), size=round(1.5 * side))

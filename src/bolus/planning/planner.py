@@ -128,8 +128,7 @@ def plan(cohort: CohortLike, *, unit: str | None = None, overrides: Overrides = 
     if recipe is not None:
         recipe, choices, cost = _complete(recipe, choices, overrides, samples, len(columns.rows))
     facts = _facts(samples, columns, looked)
-    # A clip of several rows is judged once; of clip files the table has a row each.
-    resolutions = tuple(find_resolutions(cohort, samples if samples.cohort is cohort else None))
+    resolutions = tuple(find_resolutions(cohort, samples))
     return Plan(cohort, samples, facts, tuple(offers), hazards, resolutions, recipe, choices, cost)
 
 

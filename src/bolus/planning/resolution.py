@@ -71,7 +71,8 @@ def find_resolutions(cohort: Cohort, samples: Samples | None = None) -> list[Res
 
     Args:
         cohort: whose columns.
-        samples: of the cohort; where None each row is one. A volume has a mask where each of its rows has one.
+        samples: of the cohort; where None, or of a cohort with a row for each frame, each row is one. A volume has a
+            mask where each of its rows has one.
 
     Example:
         >>> import pandas as pd
@@ -82,6 +83,7 @@ def find_resolutions(cohort: Cohort, samples: Samples | None = None) -> list[Res
         label:ill: 80 test patients, 40 of them positive: a difference of 0.10 AUROC can be found between encoders that
         err alike, 0.16 between unlike ones; less is undecided
     """
+    samples = samples if samples is not None and samples.cohort is cohort else None
     taken = np.arange(len(cohort)) if samples is None else samples.first_row
     test = taken[cohort.on_side("test")[taken]]
     found: list[Resolution] = []

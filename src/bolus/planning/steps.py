@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bolus.data.cohort.holdout import validation_cohort
+from bolus.data.images.clips import open_samples
 from bolus.planning.resolution import Resolution, find_resolutions
 from bolus.terminal import columns, fold
 
@@ -111,7 +112,8 @@ def _validated(plan: Plan, target: Resolution) -> bool:
     """Whether the validation patients are enough to ask for the target."""
     if not (plan.cohort.split == "val").any():
         return False
-    found = find_resolutions(validation_cohort(plan.cohort))
+    held = validation_cohort(plan.cohort)
+    found = find_resolutions(held, open_samples(held, plan.samples.unit))
     return any(each.target == target.target and each.alike is not None for each in found)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.mask_rows import Native
-from bolus.data.readers.frames import reason_without_name
+from bolus.data.readers.frames import reason_without_name, reason_without_names
 from bolus.data.readers.masks import from_square
 from bolus.data.readers.own import open_readers
 from bolus.data.readers.readers import naming, quiet
@@ -25,7 +25,7 @@ from bolus.device import device
 from bolus.embedding.opening import open_store, remarks_on, samples_of
 from bolus.embedding.seen import note_seen_images
 from bolus.encoders.modalities import one_encoder
-from bolus.errors import BolusError, ImageError, UsageError, name_rows, require
+from bolus.errors import ImageError, UsageError, name_rows, require
 from bolus.evaluation.segmentation.annotation import find_natives
 from bolus.evaluation.segmentation.saved import SavedSegmenter, load_segmenter
 from bolus.evaluation.segmentation.segmenter import Segmenter
@@ -34,13 +34,13 @@ from bolus.files import check_new, making
 from bolus.prediction.dicom_seg import write_seg
 from bolus.prediction.mask_files import Group, write_masks
 from bolus.prediction.rows import Beside, beside_table, note_seen
-from bolus.prediction.volume_masks import Drawn, draw_volume, write_whole
+from bolus.prediction.volume_masks import Drawn, draw_volume, write_volume
 
 MaskFormat: TypeAlias = Literal["nifti", "dicom-seg"]
 TABLE = "masks.csv"
 
 _Found: TypeAlias = tuple[Group, dict[int, NDArray[np.int64]], dict[int, str], Drawn | None]
-"""Rows; row -> classes 0..K-1 at its file's pixels; rows that could not be drawn, with why; a volume of one file."""
+"""Rows; row -> classes 0..K-1 at its file's pixels; rows that could not be drawn, with why; and the volume."""
 
 
 def predict_masks(
@@ -56,7 +56,7 @@ def predict_masks(
 
     A NIfTI image has one mask file with its voxels, axes and affines; slices that are on no row are 0. DICOM slices of
     one series have one file, NIfTI from their places, or a segmentation object (SEG). What does not say where it lies
-    has a PNG of its own size. A segmenter of volumes draws them as a whole; a volume in one file has a NIfTI mask.
+    has a PNG of its own size. A segmenter of volumes draws them as a whole, and a volume in one file has a NIfTI mask.
     Files are called by the row (from 1) of their first image, never by a name of the images.
 
     Args:
@@ -104,7 +104,8 @@ def predict_masks(
             files |= {row: path.name for row, path in made.items()}
             pixels |= {row: np.bincount(codes[row].ravel(), minlength=saved.num_classes)[1:] for row in made}
             said |= unseen | failed
-        without = [f"{len(said)} rows have no mask, see their reason ({name_rows(origin[sorted(said)])})."]
+        which = f"{len(said)} row has" if len(said) == 1 else f"{len(said)} rows have"
+        without = [f"{which} no mask, see the reason ({name_rows(origin[sorted(said)])})."]
         named = ["SEG files hold names and identifiers of their patients, as DICOM asks."]
         remarks = [
             *(without if said else []),
@@ -149,13 +150,11 @@ def _volumes(segmenter: Segmenter, readable: NDArray[np.bool_]) -> Iterator[_Fou
     for position in np.flatnonzero(readable).tolist():
         try:
             drawn = draw_volume(segmenter, position)
-        except BolusError as error:
-            reason = str(error)
-            for path in dict.fromkeys(files_of(samples, position)[0]):
-                reason = reason_without_name(ImageError(reason), path)
+        except ImageError as error:
+            reason = reason_without_names(error, files_of(samples, position)[0])
             yield Group("", (), (), ()), {}, dict.fromkeys(samples.rows_of(position).tolist(), reason), None
         else:
-            yield drawn.group, drawn.codes, {}, drawn if drawn.whole else None
+            yield drawn.group, drawn.codes, drawn.left_out, drawn
 
 
 def _draw(segmenter: Segmenter, group: Group) -> tuple[dict[int, NDArray[np.int64]], dict[int, str]]:
@@ -187,7 +186,7 @@ def _write(
     origin: NDArray[np.int64],
     volume: Drawn | None,
 ) -> tuple[dict[int, Path], dict[int, str]]:
-    """Row -> its file; and rows that no file could be written of, with why; a volume that is one file has one row."""
+    """Row -> its file; and rows that no file could be written of, with why."""
     if not codes:
         return {}, {}
 
@@ -196,15 +195,14 @@ def _write(
 
     try:
         if written_as == "dicom-seg" and group.kind == "DICOM":
-            if volume is not None or any(frame is not None for frame in group.frames):
-                raise ImageError("no SEG of single frames of a file is written; --format nifti writes masks of them")
+            if any(frame is not None for frame in group.frames) or (volume is not None and volume.whole):
+                raise ImageError("no SEG of a file of many frames is written; --format nifti writes masks of them")
             stack = np.stack([codes[row] for row in group.rows])
             write_seg(group.paths, stack, saved.names, out := name(group.rows[0], ".dcm"))
             return dict.fromkeys(group.rows, out), {}
         of_code = np.array([0, *saved.labels])
         if volume is not None:
-            write_whole(volume, of_code, out := name(group.rows[0], ".nii.gz"))
-            return {group.rows[0]: out}, {}
+            return write_volume(volume, of_code, name), {}
         return write_masks(group, {row: of_code[each] for row, each in codes.items()}, name), {}
     except ImageError as error:
         return {}, dict.fromkeys(group.rows, reason_without_name(error, group.paths[0]))

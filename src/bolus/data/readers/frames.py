@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bolus.data.pixels.greys import wants_values
@@ -116,6 +116,13 @@ def reason_without_name(error: BolusError, path: Path) -> str:
     for spelling in sorted(spellings, key=len, reverse=True):
         reason = reason.replace(spelling, "\0")
     return _PATH.sub("the file", reason)
+
+
+def reason_without_names(error: BolusError, paths: Iterable[Path]) -> str:
+    """The same of what is read from several files."""
+    for path in dict.fromkeys(paths):
+        error = BolusError(reason_without_name(error, path))
+    return str(error)
 
 
 def _read_own(

@@ -27,7 +27,7 @@ from bolus.data.images.shards import NOTHING, read_sightings, remove_orphans
 from bolus.data.images.sources import UNOPENED, Sources, find_sources, identify, in_threads, readings_of
 from bolus.data.images.store import Content, Quarantined
 from bolus.data.pixels.greys import refuse_unknown
-from bolus.data.readers.frames import reason_without_name
+from bolus.data.readers.frames import reason_without_names
 from bolus.data.readers.own import Readers, open_readers
 from bolus.data.volumes.cache.files import RECORD, find_volumes, name_of, write_volume
 from bolus.data.volumes.cache.fitting import fit_volume
@@ -204,9 +204,7 @@ def _read(sources: Sources, item: slice, way: _Way) -> Any:
 
 def _reason(error: BolusError, sources: Sources, item: slice) -> str:
     """Why a volume cannot be read, without the names of its files and folders."""
-    for file in dict.fromkeys(sources.file[item].tolist()):
-        error = BolusError(reason_without_name(error, Path(sources.paths[file])))
-    return str(error)
+    return reason_without_names(error, (Path(sources.paths[file]) for file in sources.file[item].tolist()))
 
 
 def _open(

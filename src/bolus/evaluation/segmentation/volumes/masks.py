@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bolus.data.cohort.cohort import Samples
 from bolus.data.images.mask_rows import RowMask, why_apart
 from bolus.data.images.sources import find_sources, in_threads
-from bolus.data.readers.frames import reason_without_name
+from bolus.data.readers.frames import reason_without_names
 from bolus.data.readers.masks import read_labels
 from bolus.data.readers.nifti import read_affine
 from bolus.data.readers.own import Readers, open_readers
@@ -129,9 +129,7 @@ def _read(samples: Samples, readers: Readers, position: int) -> tuple[RowMask, P
     try:
         labels, placed = labels_on(volume, paths, frames, masks, readers)
     except BolusError as error:
-        for path in dict.fromkeys((*masks, *paths)):
-            error = ImageError(reason_without_name(error, path))
-        return RowMask(None, f"the mask: {error}"), None
+        return RowMask(None, f"the mask: {reason_without_names(error, (*masks, *paths))}"), None
     depth, height, width = volume.array.shape[1:]
     known = all(np.isfinite(step) and step > 0 for step in volume.spacing)
     span = (np.min_scalar_type(int(labels.min(initial=0))), np.min_scalar_type(int(labels.max(initial=0))))

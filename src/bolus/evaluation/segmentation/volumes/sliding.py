@@ -11,12 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from bolus.data.cohort.cohort import Samples
+from bolus.data.images.sources import readings_of
+from bolus.data.readers.own import open_readers
 from bolus.data.volumes.cache.store import VolumeStore
 from bolus.data.volumes.fit import Box
+from bolus.data.volumes.volume import Volume
 from bolus.encoders.backbone import Encoder
-from bolus.errors import EvaluationError, UsageError, require
+from bolus.errors import EvaluationError, ImageError, UsageError, require
 from bolus.evaluation.segmentation.options import SegmentSpec
 from bolus.evaluation.segmentation.segmenter import Segmenter, start_decoder, train_segmenter
+from bolus.evaluation.segmentation.volumes.masks import volume_again
+from bolus.evaluation.segmentation.volumes.place import Grid, Place, grid_of
 from bolus.evaluation.segmentation.volumes.windows import SHARE, labelled_voxels, labelled_windows
 from bolus.evaluation.statistics.metrics import IntArray
 
@@ -79,6 +84,33 @@ def fit_windows(
 
     untrained = Segmenter(encoder, start_decoder(encoder, num_classes, seed), store, samples, num_classes)
     return train_segmenter(untrained, batch_of, len(chosen), spec=spec, seed=seed, on_step=on_step)
+
+
+def volume_as_cached(samples: Samples, store: VolumeStore, position: int) -> Volume:
+    """A volume of the samples from its files, read as it was for the cache."""
+    cohort, row = samples.cohort, samples.first_row[position : position + 1]
+    reading = readings_of(cohort, row, store.preprocessing.stated, open_readers(cohort.spec.readers))[0][0]
+    return volume_again(samples, position, reading)
+
+
+def stored_grid(samples: Samples, store: VolumeStore, row: int, place: Place, read: Callable[[], Volume]) -> Grid:
+    """The grid that the cache keeps a volume on.
+
+    Args:
+        samples: of the store's cohort.
+        store: volumes in an encoder's preprocessing.
+        row: the first of the volume.
+        place: where its files say that it lies.
+        read: the volume again, as `grid_of` asks for it.
+
+    Raises:
+        ImageError: of another shape than the cached one.
+    """
+    contract = store.preprocessing.seen_by(samples.cohort.modality)
+    grid = grid_of(place, contract, read, str(samples.cohort.modality[row]))
+    if grid.shape != tuple(store.shape[row, 1:].tolist()):
+        raise ImageError("the volume was changed since it was cached")
+    return grid
 
 
 def slide(segmenter: Segmenter, row: int, *, box: Box) -> Tensor:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bolus.data.cohort.cohort import Samples
-from bolus.data.images.sources import readings_of
-from bolus.data.readers.own import open_readers
 from bolus.data.volumes.cache.store import VolumeStore
 from bolus.data.volumes.fit import Box, in_words
 from bolus.data.volumes.volume import SHEAR, slant_of
 from bolus.encoders.backbone import Encoder
-from bolus.errors import EvaluationError, name_rows
+from bolus.errors import EvaluationError, ImageError, name_rows
 from bolus.evaluation.preparation import Prepared
 from bolus.evaluation.segmentation.annotation import Annotations, why_without
 from bolus.evaluation.segmentation.options import SegmentSpec
 from bolus.evaluation.segmentation.overlays import draw_overlay
 from bolus.evaluation.segmentation.segmenter import Segmenter
 from bolus.evaluation.segmentation.stacks import Volume
-from bolus.evaluation.segmentation.volumes.masks import volume_again
-from bolus.evaluation.segmentation.volumes.place import Grid, from_stored, grid_of, seen_part, to_stored
-from bolus.evaluation.segmentation.volumes.sliding import fit_windows, slide
+from bolus.evaluation.segmentation.volumes.place import Grid, from_stored, seen_part, to_stored
+from bolus.evaluation.segmentation.volumes.sliding import fit_windows, slide, stored_grid, volume_as_cached
 from bolus.evaluation.segmentation.volumes.windows import SHARE
 from bolus.evaluation.statistics.metrics import IntArray
 
@@ -89,18 +87,13 @@ class Whole:
     def grid(self, row: int) -> Grid:
         """Of the volume that begins in a row."""
         if row not in self.grids:
-            place = self.annotations.places[row]
-            modality = str(self.samples.cohort.modality[row])
-            self.grids[row] = found = grid_of(place, self.contract, lambda: self._again(row), modality)
-            if found.shape != tuple(self.store.shape[row, 1:].tolist()):
-                which = name_rows([self.samples.cohort.origin[row]])
-                raise EvaluationError(f"{which}: the volume was changed since it was cached")
+            position = int(np.flatnonzero(self.samples.first_row == row)[0])
+            read = partial(volume_as_cached, self.samples, self.store, position)
+            try:
+                self.grids[row] = stored_grid(self.samples, self.store, row, self.annotations.places[row], read)
+            except ImageError as error:
+                raise EvaluationError(f"{name_rows([self.samples.cohort.origin[row]])}: {error}") from error
         return self.grids[row]
-
-    def _again(self, row: int) -> Any:
-        cohort, here = self.samples.cohort, np.array([row], np.int64)
-        reading = readings_of(cohort, here, self.contract.stated, open_readers(cohort.spec.readers))[0][0]
-        return volume_again(self.samples, int(np.flatnonzero(self.samples.first_row == row)[0]), reading)
 
     @property
     def batch(self) -> str:
