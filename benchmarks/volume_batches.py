@@ -1,7 +1,7 @@
 """Memory, and boxes a second, of a step of simclr_3d by batch, with and without chunks, each in a process of its own.
 
     python benchmarks/volume_batches.py                    # 32 voxels by batch, and 32 volumes of 96 voxels, for a CPU
-    python benchmarks/volume_batches.py --cells 96         # the latter alone: it takes minutes
+    python benchmarks/volume_batches.py --cells 96         # the latter alone: the larger of two nets takes half an hour
     python benchmarks/volume_batches.py --size 96 --net resnet18_3d      # all by batch, for a GPU
 
 A step of two views of each volume of the phantom, as `bolus pretrain ... --dry-run` takes two; the second is timed.
@@ -25,7 +25,9 @@ from bolus.training.rehearsal import dry_run
 from grid import RESULTS, run_grid
 
 BATCHES, CHUNK, PATIENTS = (2, 4, 8, 16, 32), 2, 28  # two volumes of each patient, 60 % of whom are trained on
-LARGE: dict[str, Any] = {"net": "resnet18_3d", "size": 96, "batch": 32, "chunk": 2}
+LARGE: list[dict[str, Any]] = [
+    {"net": net, "size": 96, "batch": 32, "chunk": CHUNK} for net in ("r18w16_3d", "resnet18_3d")
+]
 
 
 def step(net: str, size: int, batch: int, chunk: int | None, **_: Any) -> dict[str, float]:
@@ -68,7 +70,9 @@ def main() -> None:
         for batch in BATCHES
         if chunk != batch
     ]
-    cells = {"batch": by_batch, "96": [LARGE], "all": [*by_batch, *([] if LARGE in by_batch else [LARGE])]}[given.cells]
+    cells = {"batch": by_batch, "96": LARGE, "all": [*by_batch, *(cell for cell in LARGE if cell not in by_batch)]}[
+        given.cells
+    ]
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -107,7 +107,8 @@ def write_volume(drawn: Drawn, labels: Classes, name: Callable[[int, str], Path]
     Returns:
         Row -> the file that its mask is in.
     """
-    first, out = drawn.group.rows[0], name(drawn.group.rows[0], ".nii.gz")
+    first = next(iter(drawn.codes))
+    out = name(first, ".nii.gz")
     if drawn.group.kind == "NIfTI" and drawn.whole:
         write_labels_like(drawn.group.paths[0], dict(enumerate(labels[drawn.codes[first]])), out)
     elif drawn.group.kind != "NIfTI" and drawn.affine is not None:
