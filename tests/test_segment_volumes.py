@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -508,8 +509,11 @@ def test_the_evaluation_writes_what_that_of_slices_does(encoder: Path, table: Pa
     segmenter = found.folder / "segmenter-mask"
     masks = bolus.predict(encoder, table, head=segmenter, out=tmp_path / "drawn", cache=tmp_path / "cache")
     assert masks["mask"].notna().all()
-    with pytest.raises(EvaluationError, match="a segmenter of volumes is not exported yet"):
-        export(encoder, to="torch", out=tmp_path / "out", head=segmenter)
+    exported = export(encoder, to="torch", out=tmp_path / "out", head=segmenter)
+    assert exported.differences["all"] < 1e-5
+    described = json.loads((tmp_path / "out" / "contract.json").read_text())
+    assert described["outputs"] == {"mask": ["batch", 2, *BOX]}
+    assert "averages their probabilities" not in (tmp_path / "out" / "README.md").read_text(), "that is said of ONNX"
 
 
 def test_distances_are_in_voxels_where_a_spacing_is_not_known_and_a_crop_is_said(

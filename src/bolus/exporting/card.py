@@ -14,7 +14,7 @@ from bolus.run import Run
 MOST = 30  # lines of the table of results
 
 _OF_VOLUMES = (
-    "Give `model.onnx` boxes of voxels (`contract.json`); the embedding of a volume is the mean over its windows. "
+    "Give `model.onnx` boxes of voxels (`contract.json`); {whole}. "
     "`bolus embed` and `bolus.preprocess` read the files, which `embed_without_bolus.py` does not: its `--test`, with "
     "numpy and onnxruntime, compares with the test vectors."
 )
@@ -45,6 +45,11 @@ def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "
     check, draws = described["check"], "mask" in described["outputs"]
     what = "A segmenter" if draws else "An encoder"
     use = _OF_VOLUMES if to == "onnx" and "volume" in described["preprocessing"] else _USE[to]
+    whole = "the embedding of a volume is the mean over its windows"
+    if draws:
+        whole = (
+            "bolus takes boxes that overlap by half and averages their probabilities by a Gaussian about each middle"
+        )
     lines = [
         f"# {_title(described)}",
         "",
@@ -52,7 +57,7 @@ def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "
         "",
         "## Use",
         "",
-        use.format(reading=f"`{reading}`", written="masks" if draws else "embeddings.csv"),
+        use.format(reading=f"`{reading}`", written="masks" if draws else "embeddings.csv", whole=whole),
         "",
         f"- Input: float32 in [0, 1], batch x {shape}; how files become that: `contract.json`, docs/deploying.md",
         f"- Output: {', '.join(f'`{name}` {_shape(size)}' for name, size in described['outputs'].items())}",

@@ -136,8 +136,6 @@ def _open(
         judged = replace(judged, run=open_encoder(source).run)
     if path.name == DECODER:
         segmenter = load_segmenter(path.parent)
-        if segmenter.judged.preprocessing.volume is not None:
-            raise EvaluationError("a segmenter of volumes is not exported yet: leave --head out to export its encoder")
         return replace(segmenter.judged, run=judged.run), segmenter, notes
     found = Head.load(path)
     if found.fits(judged.encoder) is False or judged.encoder.shape.dim != len(found.mean):

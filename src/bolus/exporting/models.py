@@ -69,7 +69,7 @@ class Deployed(nn.Module):
 
 
 class Drawing(nn.Module):
-    """Images in [0, 1] to class probabilities of their pixels, as `bolus predict` draws masks from; a copy of nothing.
+    """Images in [0, 1], or boxes, to class probabilities of their pixels, as `bolus predict` draws masks from; a copy of nothing.
 
     Args:
         encoder: of the segmenter.
@@ -86,7 +86,10 @@ class Drawing(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Probabilities `[B, K, S, S]` that sum to 1 over the classes, of images `[B, C, S, S]`, both float32."""
+        """Probabilities `[B, K, S, S]` that sum to 1 over the classes, of images `[B, C, S, S]`, both float32.
+
+        Of volumes `[B, K, D, H, W]`, of boxes `[B, C, D, H, W]`.
+        """
         return (mask_logits(self.encoder, self.decoder, images).softmax(dim=1),)
 
 
