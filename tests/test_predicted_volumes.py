@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +170,18 @@ def test_a_mask_keeps_the_places_of_slices_whatever_they_do(
     assert len(lost) == (2 if case == "localizer" else 1)
     if case == "localizer":
         assert frame["reason"].iloc[1] == "this slice is left out of its volume, as bolus check says"
+
+
+@pytest.mark.slow
+def test_a_segmenter_of_volumes_goes_to_onnx(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    segmenter = saved(tmp_path, volume_files(tmp_path, "nifti"))
+    found = bolus.export(segmenter, to="onnx", out=tmp_path / "out", head=segmenter)
+    assert found.differences["all"] < 1e-5
+    assert "averages probabilities by a Gaussian about each middle" in (tmp_path / "out" / "README.md").read_text()
+    script = [sys.executable, str(tmp_path / "out" / "embed_without_bolus.py")]
+    shown = subprocess.run([*script, "--test"], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert "mask differs by" in shown.stdout
+    refused = subprocess.run([*script, str(tmp_path / "i.nii")], capture_output=True, text=True, check=False)
+    assert "of volumes, which this script does not read" in refused.stderr

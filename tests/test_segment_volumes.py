@@ -513,7 +513,7 @@ def test_the_evaluation_writes_what_that_of_slices_does(encoder: Path, table: Pa
     assert exported.differences["all"] < 1e-5
     described = json.loads((tmp_path / "out" / "contract.json").read_text())
     assert described["outputs"] == {"mask": ["batch", 2, *BOX]}
-    assert "averages their probabilities" not in (tmp_path / "out" / "README.md").read_text(), "that is said of ONNX"
+    assert "averages probabilities" not in (tmp_path / "out" / "README.md").read_text(), "that is said of ONNX"
 
 
 def test_distances_are_in_voxels_where_a_spacing_is_not_known_and_a_crop_is_said(

@@ -47,9 +47,7 @@ def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "
     use = _OF_VOLUMES if to == "onnx" and "volume" in described["preprocessing"] else _USE[to]
     whole = "the embedding of a volume is the mean over its windows"
     if draws:
-        whole = (
-            "bolus takes boxes that overlap by half and averages their probabilities by a Gaussian about each middle"
-        )
+        whole = "bolus takes boxes that overlap by half, and averages probabilities by a Gaussian about each middle"
     lines = [
         f"# {_title(described)}",
         "",

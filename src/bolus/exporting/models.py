@@ -69,7 +69,7 @@ class Deployed(nn.Module):
 
 
 class Drawing(nn.Module):
-    """Images in [0, 1], or boxes, to class probabilities of their pixels, as `bolus predict` draws masks from; a copy of nothing.
+    """Images, or boxes, in [0, 1] to class probabilities of their pixels, as `bolus predict` draws; a copy of nothing.
 
     Args:
         encoder: of the segmenter.
