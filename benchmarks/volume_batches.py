@@ -24,7 +24,7 @@ from bolus.phantom_volumes import make_volume_phantom
 from bolus.training.rehearsal import dry_run
 from grid import RESULTS, run_grid
 
-BATCHES, CHUNK, PATIENTS = (2, 4, 8, 16, 32), 2, 28  # two volumes of each patient, 60 % of whom are trained on
+BATCHES, CHUNK, PATIENTS = (2, 4, 8, 16, 32), 2, 40  # two volumes of each patient, 60 % of whom are trained on
 LARGE: list[dict[str, Any]] = [
     {"net": net, "size": 96, "batch": 32, "chunk": CHUNK} for net in ("r18w16_3d", "resnet18_3d")
 ]
@@ -37,8 +37,10 @@ def step(net: str, size: int, batch: int, chunk: int | None, **_: Any) -> dict[s
         make_volume_phantom(work / "phantom", num_patients=PATIENTS, size=max(size // 2, 16))
         keys = [
             f"encoder.backbone={net}",
-            f"images={{size: {size}, spacing: {192 / size}}}",
-            f"sampling={{batch_size: {batch}, chunk: {chunk or 'null'}}}",
+            f"images.size={size}",
+            f"images.spacing={192 / size}",
+            f"sampling.batch_size={batch}",
+            f"sampling.chunk={chunk or 'null'}",
         ]
         found = dry_run(work / "phantom" / "cohort.yaml", recipe="simclr_3d", overrides=keys, cache=work / "cache")
     return {"boxes_per_second": round(found.images_per_second, 2), "memory_gib": round(found.memory_gib, 3)}
