@@ -168,7 +168,7 @@ def test_volumes_are_measured_as_images_are(tmp_path: Path, call_bolus: Call, mo
     pytest.importorskip("blosc2", reason="the package blosc2 is not installed")
     monkeypatch.setenv("BOLUS_CACHE", str(tmp_path / "cache"))
     keys = ["encoder.backbone=r10w8_3d", "images.size=16", "sampling.batch_size=4", "sampling.chunk=null"]
-    words = ["--recipe", "simclr_3d", *keys, "--seconds", "0.1", "--grow", "size", "-o", tmp_path / "b.json"]
+    words = ["--recipe", "simclr_3d", *keys, "--seconds", "0.1", "-o", tmp_path / "b.json"]
     bolus.make_volume_phantom(tmp_path / "phantom", num_patients=8, size=16)
     (tmp_path / "phantom" / "images" / "P0001_v1.nii.gz").write_bytes(b"no volume")
     code, said = call_bolus("bench", tmp_path / "phantom" / "cohort.yaml", *words)
@@ -177,8 +177,8 @@ def test_volumes_are_measured_as_images_are(tmp_path: Path, call_bolus: Call, mo
     assert "volumes/s into the cache" in said
     found = json.loads((tmp_path / "b.json").read_text())
     assert found["step"]["images_per_second"] == pytest.approx(4 * 2 / found["step"]["seconds"])
-    assert [each["size"] for each in found["growth"]["size"]] == [16, 32]
     cohort = Cohort.open(tmp_path / "phantom" / "cohort.yaml")
     recipe = Recipe.load("simclr_3d").override(keys)
+    assert AXES["size"](recipe) == {size: [f"images.size={size}"] for size in (8, 16, 32)}
     decoded = measure_decoding(open_samples(cohort, "volume"), contract_of(cohort, recipe), seconds=60)
     assert (decoded.images, decoded.unreadable) == (16, 1)

@@ -52,7 +52,7 @@ class SegmentSpec:
     )
     warmup: float = 0.05
     foreground: float | None = option(None, "of volumes: share of windows about a labelled voxel")
-    tolerance: float | None = option(None, "of volumes: mm within which surfaces count as one")
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
