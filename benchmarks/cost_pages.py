@@ -215,14 +215,6 @@ def volume_batches_table() -> str:
     return markdown(["encoder, box", "volumes a batch", "at once", "`sampling.chunk=2`"], rows)
 
 
-def volume_views_table() -> str:
-    """Views of volumes a second of processor time, of bolus and others, by how many volumes come at once."""
-    lines = read_cells(RESULTS / "volume_views.jsonl")
-    ways = [*lines[0]["result"]] if lines else []
-    rows = [[way, *(f"{line['result'][way]['cpu']:.1f}" for line in lines)] for way in ways]
-    return markdown(["views a second, one core", *(f"{line['cell']['volumes']} volumes" for line in lines)], rows)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "opening": opening_table,
     "step": step_table,
@@ -235,6 +227,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "losses": losses_table,
     "race": race_table,
     "loss_race": loss_race_table,
-    **({"volume_batches": volume_batches_table} if (RESULTS / "volume_batches.jsonl").is_file() else {}),
-    **({"volume_views": volume_views_table} if (RESULTS / "volume_views.jsonl").is_file() else {}),
+    "volume_batches": volume_batches_table,
 }

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,13 @@ def settings(tier: str, arm: str) -> dict[str, Any]:
 
 def sizes(recipe: Recipe, work: Path, cell: Cell) -> list[str]:
     """The encoder, heads and steps of a tier."""
-    spec = TIERS[cell["tier"]]
-    dims = [
-        f"objectives.{name}.dim={spec['dim']}" for name, each in recipe.objectives.items() if each.kind == "contrast"
-    ]
+    return sizes_of(recipe, TIERS[cell["tier"]])
+
+
+def sizes_of(recipe: Recipe, spec: Mapping[str, Any]) -> list[str]:
+    """The same of a tier's `backbone`, `dim` and `steps`."""
+    heads = [name for name, each in recipe.objectives.items() if each.kind == "contrast"]
+    dims = [f"objectives.{name}.dim={spec['dim']}" for name in heads]
     return [f"encoder.backbone={spec['backbone']}", *dims, f"training.max_steps={spec['steps']}"]
 
 

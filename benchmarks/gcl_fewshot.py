@@ -45,17 +45,9 @@ TIERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def prepare(work: Path, cell: Cell) -> Path:
-    """The crops of gcl.py."""
-    return gcl.prepare(work, cell)
-
-
 def sizes(recipe: Recipe, work: Path, cell: Cell) -> list[str]:
     """The encoder, heads and steps of a tier."""
-    spec = TIERS[cell["tier"]]
-    heads = [name for name, each in recipe.objectives.items() if each.kind == "contrast"]
-    dims = [f"objectives.{name}.dim={spec['dim']}" for name in heads]
-    return [f"encoder.backbone={spec['backbone']}", *dims, f"training.max_steps={spec['steps']}"]
+    return gcl.sizes_of(recipe, TIERS[cell["tier"]])
 
 
 def pretrained(work: Path, cell: Cell) -> Path:
@@ -67,7 +59,7 @@ def pretrained(work: Path, cell: Cell) -> Path:
 def curve(work: Path, cell: Cell) -> dict[str, Any]:
     """Dice of validation patients by random weights at a rate, after each length of training, from the first draw."""
     judged = open_encoder(pretrained(work, cell))
-    cohort, found = Cohort.open(prepare(work, cell)), {}
+    cohort, found = Cohort.open(gcl.prepare(work, cell)), {}
     for steps in TIERS[cell["tier"]]["lengths"]:
         spec = SegmentSpec(steps=steps, lr=cell["lr"])
         said = gcl.few_shot(judged, twin(judged, 0), cohort, work / "cache", cell["labelled"], 0, spec, side="val")
@@ -90,7 +82,7 @@ def judge(work: Path, cell: Cell) -> dict[str, Any]:
     """Dice of the test volumes: the mean over the classes of a volume, then over volumes."""
     judged = open_encoder(pretrained(work, cell))
     encoder = twin(judged, cell["seed"]) if cell["arm"] == RANDOM else judged.encoder
-    cohort, spec = Cohort.open(prepare(work, cell)), chosen(cell)
+    cohort, spec = Cohort.open(gcl.prepare(work, cell)), chosen(cell)
     said = gcl.few_shot(judged, encoder, cohort, work / "cache", cell["labelled"], cell["seed"], spec)
     dice = gcl.mean_over_classes(np.array(said["dice"], float))
     found = measure({"dice": question(work, cell["labelled"])}, {"dice": dice})
@@ -108,7 +100,7 @@ def question(work: Path, labelled: int) -> Question:
 
 def compare(finished: Finished) -> Lines:
     """Every arm against random weights and its simpler forms, at each number of labelled patients."""
-    cohort, found = Cohort.open(prepare(finished.work, {"tier": finished.tier})), Lines()
+    cohort, found = Cohort.open(gcl.prepare(finished.work, {"tier": finished.tier})), Lines()
     for labelled in LABELLED:
         found += compare_cells(
             {"dice": question(finished.work, labelled)},
@@ -137,7 +129,7 @@ STUDY = Study(
     arms=ARMS,
     keys=gcl.COMMON,
     tiers=TIERS,
-    prepare=prepare,
+    prepare=gcl.prepare,
     further=sizes,
     seeds=SEEDS,
     then=(CURVE, JUDGED),
