@@ -5,9 +5,9 @@
     python benchmarks/volumes_phantom.py --tier rehearsal
 
 Heads in MR by three scanners, two visits a patient, a severity that grows (`bolus.make_volume_phantom`); 30 % of the
-patients for testing. Every arm takes the same steps of the same number of views, with AdamW and keys that were fixed
-beforehand. A ridge regression on frozen embeddings reads the severity, and the difference of two readings how much it
-grew between the visits of a test patient.
+patients for testing. Every arm takes the same steps of the same number of views, with AdamW; keys that validation
+patients choose stand in `AXES`. A ridge regression on frozen embeddings reads the severity, and the difference of two
+readings how much it grew between the visits of a test patient.
 """
 
 from __future__ import annotations
@@ -25,16 +25,31 @@ from bolus.phantom_volumes import make_volume_phantom
 from bolus.recipe import Recipe
 from judging import Array, Question, compare_cells, embed_cohort, measure, parts_of, probe
 from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, main
+from tuning import Axes
 
 MEDIAN = "median"
+DRAWN = 1  # seed of the phantom
 ARMS: dict[str, Arm] = {
-    "supremix_3d": ("supremix_3d", ("objectives.supremix.window=1.0", "objectives.supremix.label_tolerance=0.2")),
+    "supremix_3d": ("supremix_3d", ()),
     "learner_3d": ("learner_3d", ("images.views=2", "encoder.neck=null")),
     "regression": ("learner_3d", ("images.views=2", "encoder.neck=null", "objectives.contrast=null")),
     "simclr_3d": ("simclr_3d", ()),
 }
+RATES = {"optimizer.lr": (0.001, 0.003)}
+AXES: dict[str, Axes] = {
+    "supremix_3d": RATES
+    | {
+        "objectives.supremix.label_tolerance": (0.5, 0.2),
+        "objectives.supremix.window": (1.0, 3.0),
+        "objectives.supremix.temperature": (0.5, 0.1),
+        "sampling.partners": (0, 2),
+    },
+    "learner_3d": RATES | {"objectives.contrast.weight": (1.0, 0.3)},
+    "regression": RATES,
+    "simclr_3d": RATES,
+}
 TIERS: dict[str, dict[str, Any]] = {
-    "small": {"keys": ("encoder.backbone=r18w16_3d",), "patients": 160, "size": 32, "batch": 16, "steps": 250},
+    "small": {"keys": ("encoder.backbone=r18w16_3d",), "patients": 240, "size": 32, "batch": 16, "steps": 250},
     "gpu": {
         "keys": ("encoder.backbone=resnet18_3d", "training.precision=bf16"),
         "patients": 600,
@@ -52,7 +67,7 @@ def prepare(work: Path, cell: Cell) -> Path:
     path = work / "phantom" / "cohort.yaml"
     if not path.is_file():
         tier = TIERS[cell.get("tier") or work.name]
-        make_volume_phantom(path.parent, num_patients=tier["patients"], size=tier["size"])
+        make_volume_phantom(path.parent, num_patients=tier["patients"], size=tier["size"], seed=DRAWN)
     return path
 
 
@@ -65,6 +80,15 @@ def size_of(recipe: Recipe, work: Path, cell: Cell) -> list[str]:
         f"sampling.batch_size={tier['batch']}",
         f"training.max_steps={tier['steps']}",
     ]
+
+
+def validated(work: Path, folder: Path) -> float:
+    """The error of the severity on validation patients, who choose the strength of the regression too."""
+    cohort = Cohort.open(prepare(work, {}))
+    x, y = embed_cohort(open_encoder(folder), cohort, work / "cache"), cohort.encoded("score:severity")
+    train, val, _ = parts_of(np.isfinite(y), cohort.split)
+    said = probe(x, y, cohort.encoded("patient"), (train, val, val), "regress")
+    return float(METRICS["regress"]["mae"](y[val], said))
 
 
 def judge(work: Path, cell: Cell) -> dict[str, Any]:
@@ -141,6 +165,8 @@ STUDY = Study(
     further=size_of,
     then=(JUDGED,),
     unit="volume",
+    axes=AXES,
+    validate=validated,
 )
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,12 @@ OWN = {
 
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
+    return write_two(tmp_path / "two")
+
+
+def write_two(folder: Path) -> Path:
     """14 patients, two visits, each with a grey MR of 16 bits and a colour photograph; the ill have a bright square."""
-    rng, folder = np.random.default_rng(0), tmp_path / "two"
+    rng = np.random.default_rng(0)
     (folder / "img").mkdir(parents=True)
     lines = ["image,patient,visit,modality,sick,severity"]
     for patient in range(14):
@@ -82,34 +87,46 @@ def two(tmp_path: Path) -> Path:
     return folder / "cohort.yaml"
 
 
+SHARED: dict[str, Any] = {
+    "name": "two",
+    "encoder": {"backbone": "r18w32", "stem_pool": False, "in_channels": 3},
+    "images": {"size": 32, "views": 2},
+    "modalities": {"CFP": {"size": 48, "augment": {"preset": "fundus"}}},
+    "sampling": {"batch_size": 8},
+    "objectives": {
+        "modality": {"kind": "contrast", "relation": {"same": ["patient", "visit"]}, "between": "modality",
+                     "negatives": "other_patients", "dim": 8},
+        "reconstruction": {"kind": "reconstruct", "channels": 16},
+    },
+    "optimizer": {"lr": 0.001},
+    "training": {"epochs": 1, "max_steps": 2, "log_steps": 1},
+}  # fmt: skip
+"""One encoder; MR at 32 pixels, photographs at 48, all of three channels."""
+
+
 @pytest.fixture
 def shared() -> dict[str, Any]:
-    """One encoder; MR at 32 pixels, photographs at 48, all of three channels."""
-    return {
-        "name": "two",
-        "encoder": {"backbone": "r18w32", "stem_pool": False, "in_channels": 3},
-        "images": {"size": 32, "views": 2},
-        "modalities": {"CFP": {"size": 48, "augment": {"preset": "fundus"}}},
-        "sampling": {"batch_size": 8},
-        "objectives": {
-            "modality": {"kind": "contrast", "relation": {"same": ["patient", "visit"]}, "between": "modality",
-                         "negatives": "other_patients", "dim": 8},
-            "reconstruction": {"kind": "reconstruct", "channels": 16},
-        },
-        "optimizer": {"lr": 0.001},
-        "training": {"epochs": 1, "max_steps": 2, "log_steps": 1},
-    }  # fmt: skip
+    return deepcopy(SHARED)
 
 
 @pytest.fixture
 def apart(shared: dict[str, Any]) -> dict[str, Any]:
     """Each modality its own encoder, of other families, widths and channels."""
-    return {**shared, **OWN}
+    return {**shared, **deepcopy(OWN)}
+
+
+@pytest.fixture(scope="module")
+def trained_apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("apart")
+    cohort, recipe = write_two(folder / "two"), deepcopy({**SHARED, **OWN})
+    return pretrain(cohort, recipe=recipe, out=folder / "run", cache=folder / "cache", quiet=True).folder
 
 
 @pytest.fixture
-def run(two: Path, apart: dict[str, Any], tmp_path: Path) -> Run:
-    return pretrain(two, recipe=apart, out=tmp_path / "run", cache=tmp_path / "cache", quiet=True)
+def run(trained_apart: Path, tmp_path: Path) -> Run:
+    """A finished run of `apart` in the test's own folder."""
+    shutil.copytree(trained_apart.parent / "cache", tmp_path / "cache")
+    return Run(shutil.copytree(trained_apart, tmp_path / "run"))
 
 
 def one_batch(cohort: Path, recipe: Recipe, cache: Path) -> tuple[Any, Any]:

@@ -121,7 +121,7 @@ def test_layers_are_frozen_and_learn_at_their_depth() -> None:
 
 
 def test_paths_are_dropped_in_training_only_and_leave_the_mean() -> None:
-    config = efficientnet.EfficientNetLiteConfig(drop_path_rate=0.9)
+    config = efficientnet.EfficientNetLiteConfig(width=0.25, drop_path_rate=0.9)
     block = next(
         each for each in reversed(list(efficientnet.EfficientNetLiteBackbone(config).modules()))
         if isinstance(each, efficientnet.InvertedResidual) and each.skip
