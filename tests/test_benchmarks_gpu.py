@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -242,3 +243,11 @@ def test_every_cell_of_speed_is_a_recipe_at_both_sizes() -> None:
         assert small.encoder.backbone in ("r18w32", "unet8")
         assert (small.sampling.chunk is None) == (large.sampling.chunk is None)
         assert (small.sampling.participants is None) == (large.sampling.participants is None)
+
+
+def test_every_study_of_the_evidence_has_its_tier_and_a_rehearsal() -> None:
+    for name, _, tier in gpu.EVIDENCE:
+        module = importlib.import_module(name)
+        studies = [each for each in vars(module).values() if isinstance(each, study.Study)]
+        assert studies, name
+        assert all({tier, "rehearsal"} <= set(each.tiers) for each in studies), name
