@@ -192,6 +192,17 @@ def loss_race_table() -> str:
     return markdown(LOSS_HEADER, rows)
 
 
+def cache_table() -> str:
+    """How fast the cache is filled, beside the decoders alone."""
+    rows = []
+    for line in read_cells(RESULTS / "cache.jsonl"):
+        found, kib = line["result"], line["result"]["kib"]
+        rates = [f"{found[name]['rate']:.1f}" for name in ("bare", "alone", "cache")]
+        rows.append([line["cell"]["kind"], f"{kib:,}", *rates, f"{found['of_bare']:.2f}", f"{found['of_threads']:.2f}"])
+    header = ["file", "KiB", "decoder alone, one core", "and checked, made square", "cache, all cores"]
+    return markdown([*header, "of the decoders", "of our reading"], rows)
+
+
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
@@ -228,4 +239,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "race": race_table,
     "loss_race": loss_race_table,
     "volume_batches": volume_batches_table,
+    "cache": cache_table,
 }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bolus.data.pixels.apart import call_apart
 from bolus.data.pixels.codestreams import check_jpeg, find_size
 from bolus.errors import ImageError, MissingDecoderError
 
@@ -35,8 +36,8 @@ def decode(path: Path, header: Any, frame: int | None, implicit: bool | None) ->
         ImageError: no pixels, damaged, or in a transfer syntax that is not read.
         MissingDecoderError: the message says what to install.
     """
-    from pydicom.pixels import get_decoder, pixel_array
-    from pydicom.uid import JPEGExtended12Bit
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit
 
     syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
     if syntax is not None:
@@ -49,12 +50,13 @@ def decode(path: Path, header: Any, frame: int | None, implicit: bool | None) ->
     notes = _check_codestreams(path, header, frame) if syntax is not None and syntax.is_encapsulated else []
     # Of these pydicom takes the lowest bits itself, before it converts them to RGB.
     whole_words = {} if _is_ybr(header) else {"correct_unused_bits": False}
+    # One of many frames straight from the file, if the header is encoded as it declares: that route trusts it.
+    straight = frame is not None and syntax is not None and not syntax.is_deflated and implicit == syntax.is_implicit_VR
+    keeps_lock = syntax is not None and syntax.is_encapsulated and syntax not in (JPEGBaseline8Bit, JPEGExtended12Bit)
     try:
-        # One of many frames straight from the file, if the header is encoded as it declares: that route trusts it.
-        if frame is not None and syntax is not None and not syntax.is_deflated and implicit == syntax.is_implicit_VR:
-            with path.open("rb") as stream:
-                return np.asarray(pixel_array(stream, index=frame, **whole_words)), notes
-        return _decode_whole(path, frame, whole_words), notes
+        if keeps_lock:
+            return call_apart(_read_words, path, frame, straight, whole_words), notes
+        return _read_words(path, frame, straight, whole_words), notes
     except AttributeError as error:
         raise ImageError(f"a DICOM file without pixels, or with an incomplete header: {error}") from error
     except RuntimeError as error:
@@ -100,12 +102,18 @@ def _check_codestreams(path: Path, header: Any, frame: int | None) -> list[str]:
     return [note for note in notes if note]
 
 
-def _decode_whole(path: Path, frame: int | None, options: dict[str, Any]) -> Values:
-    """The same with the whole file in memory; where no transfer syntax is declared, the encoding shows it."""
+def _read_words(path: Path, frame: int | None, straight: bool, options: dict[str, Any]) -> Values:
+    """What `decode` gives, straight from the file, or with the whole file in memory.
+
+    Where no transfer syntax is declared, the encoding shows it.
+    """
     import pydicom
     from pydicom.pixels import pixel_array
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+    if straight:
+        with path.open("rb") as stream:
+            return np.asarray(pixel_array(stream, index=frame, **options))
     dataset = pydicom.dcmread(path, force=True)
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ImageError("a DICOM file without pixels, or cut off before them")
