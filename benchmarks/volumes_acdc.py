@@ -28,7 +28,7 @@ from grid import read_cells, results_file
 from judging import Array, Question, compare_cells, measure
 from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, main
 
-LABELLED, RATES = (6, 1), (0.001, 0.005)
+LABELLED, RATES = (6,), (0.001, 0.005)
 ROLES = {**gcl.ROLES, "series": "series"}
 ARMS: dict[str, Arm] = {
     "slices": ("simclr", ("images.unit=slice", "objectives.views.hidden_norm=false", "images.augment={preset: mri}")),
