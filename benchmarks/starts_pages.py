@@ -41,19 +41,6 @@ def rows_of(lines: list[dict[str, Any]], base: str = "start") -> tuple[list[str]
     return header, rows
 
 
-def summary_of(lines: list[dict[str, Any]], arm: str = "planned") -> tuple[list[str], list[list[str]]]:
-    """The start and one arm, over the seeds of the arm, at the fewest labels and at all."""
-    asked = [line for line in lines if line.get("fraction") in (0.05, 1.0, None)]
-    rows = []
-    for start in (line for line in asked if line.get("arm") == "start"):
-        mine = [line for line in asked if _asked(line) == _asked(start)]
-        (after,) = (line for line in mine if line.get("arm") == arm)
-        (gap,) = (line for line in mine if str(line.get("difference")).partition(" (")[0] == f"{arm} - start")
-        before = start["by_seed"][: after["seeds"]]
-        rows.append([_named(_asked(start)), f"{sum(before) / len(before):.3f}", _value(after), _gap(gap)])
-    return ["question", "start", "after", "difference"], rows
-
-
 def _asked(line: dict[str, Any]) -> tuple[Any, ...]:
     return line["task"], line["target"], line.get("fraction")
 

@@ -107,6 +107,11 @@ def lines_of(page: Page) -> list[Line]:
     return lines
 
 
+def lines_by_file(file: str) -> list[Line]:
+    """The lines of the study whose comparison is in this file; none where no study has it."""
+    return [line for page in PAGES if page.file == file for line in lines_of(page)]
+
+
 def question(page: Page, line: Line) -> str:
     """What a line asks."""
     return ", ".join(str(line[key]).replace("_", " ") for key in page.by)

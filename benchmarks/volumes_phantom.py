@@ -48,7 +48,7 @@ AXES: dict[str, Axes] = {
     "simclr_3d": RATES,
 }
 TIERS: dict[str, dict[str, Any]] = {
-    "small": {"keys": ("encoder.backbone=r18w16_3d",), "patients": 240, "size": 32, "batch": 16, "steps": 600},
+    "small": {"keys": ("encoder.backbone=r18w16_3d",), "patients": 240, "size": 32, "batch": 32, "steps": 300},
     "gpu": {
         "keys": ("encoder.backbone=resnet18_3d", "training.precision=bf16"),
         "patients": 600,

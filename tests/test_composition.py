@@ -55,7 +55,7 @@ HEADLESS = {"learner", "ranks", "order"}  # which work on the encoder's own embe
 RECIPE: dict[str, Any] = {
     "name": "all",
     "encoder": {"backbone": "r18w32", "stem_pool": False},
-    "images": {"size": 32, "views": 2},
+    "images": {"size": 24, "views": 2},
     "bins": {"slice_position": 4},
     "sampling": {"batch_size": 12},
     "objectives": PAPERS,
