@@ -17,7 +17,7 @@ SOURCE = Path(bolus.__file__).parent
 # Rooms (folders, or modules of the top folder) from the ground up; a room imports from its own line and those above it.
 # A folder that is not listed stands where the folder around it does.
 LEVELS = [
-    ["errors", "files", "checksums", "progress", "provenance", "device", "terminal", "site_key", "seeds"],
+    ["errors", "files", "checksums", "progress", "provenance", "device", "terminal", "site_key", "seeds", "apart"],
     ["recipe", "recipes"],
     ["data", "data/text"],
     ["data/cohort"],

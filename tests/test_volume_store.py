@@ -16,6 +16,7 @@ from PIL import Image as Pillow
 import absent
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.cache import Preprocessing, build_store
+from bolus.data.images.called import Called
 from bolus.data.volumes.cache import building
 from bolus.data.volumes.cache.given import read_given_volumes
 from bolus.data.volumes.cache.store import VolumeStore
@@ -323,3 +324,17 @@ def test_a_volume_that_is_given_is_what_the_cache_makes_of_it(folder: Path) -> N
     assert torch.allclose(given.gather(row(1)).unit(), expected, atol=1 / 65535)
     with pytest.raises(ImageError, match=r"volume 2 of 2: .*"):
         read_given_volumes([folder / "2.nii.gz", folder / "absent.nii.gz"], known)
+
+
+def test_a_given_volume_is_cut_by_the_threshold_of_its_modality(tmp_path: Path) -> None:
+    lung = np.full((24, 24, 24), -1000, np.int16)
+    lung[2:22, 2:22, 2:22], lung[9:15, 9:15, 9:15] = -550, 200  # Otsu's threshold lies below -500 HU
+    write(tmp_path / "lung.nii.gz", lung, (1, 1, 1))
+    table(tmp_path, ["lung.nii.gz"], modality=["CT"])
+    store = build(tmp_path, contract(foreground=True))
+    cut, samples = read_given_volumes([tmp_path / "lung.nii.gz"], store.preprocessing, Called(modality="CT"))
+    assert samples.unit == "volume"
+    assert cut.shape.tolist() == store.shape.tolist()
+    assert torch.equal(cut.gather(row(0)).unit(), store.gather(row(0)).unit())
+    other, _ = read_given_volumes([tmp_path / "lung.nii.gz"], store.preprocessing, Called(modality="MR"))
+    assert other.shape.tolist() != store.shape.tolist()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from bolus import __version__
+from bolus.apart import count_cores
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +45,7 @@ def machine() -> dict[str, str | int]:
     return {
         "platform": platform.platform(),
         "processor": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": count_cores(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
 

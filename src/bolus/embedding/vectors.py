@@ -83,7 +83,7 @@ def embed_in_pieces(
     Args:
         encoder: as of `embed_samples`, and so are the others.
         store: the pixels.
-        samples: images, slices or clips.
+        samples: images, slices, clips or volumes.
         positions: int64 `[n]`.
         stops: where pieces end, rising; the last is n.
         batch_size: images, or frames, at a time.

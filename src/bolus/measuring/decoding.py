@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bolus.apart import count_cores
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.images.cache import build_store
 from bolus.data.images.preprocessing import Preprocessing
@@ -81,7 +81,7 @@ def measure_decoding(samples: Samples, contract: Preprocessing, *, seconds: floa
         began = time.perf_counter()
         build_store(samples.cohort, contract, folder=Path(folder), rows=np.sort(rows))
         whole = time.perf_counter() - began
-    return DecodingCost(len(rows), len(rows) / whole, len(rows) / took, os.cpu_count() or 1, unreadable)
+    return DecodingCost(len(rows), len(rows) / whole, len(rows) / took, count_cores(), unreadable)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bolus.apart import count_cores
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.table import IN_MEMORY
 from bolus.errors import BolusError, UsageError, suggest
@@ -136,6 +137,6 @@ def write_table(cohort: Cohort, rows: int, path: Path) -> None:
 
 def _environment(processes: int) -> dict[str, str]:
     """This process's, with the cores shared out among so many, and the options of `torch.distributed.run`."""
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, count_cores() // processes)
     launched = {"PET_STANDALONE": "1", "PET_NPROC_PER_NODE": str(processes)} if processes > 1 else {}
     return {**os.environ, "OMP_NUM_THREADS": str(threads), **launched}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,13 @@ from bolus.data.copies.thumbnails import thumbnail_of
 from bolus.data.images.clips import rows_are_files
 from bolus.data.images.file_names import exists
 from bolus.data.images.shrinking import ONE_FRAME
+from bolus.data.images.sources import in_threads
 from bolus.data.pixels.greys import GREY, measure, reading_of, sketch_of
 from bolus.data.pixels.image import Image
 from bolus.data.pixels.quantiles import LEVELS, pooled
 from bolus.data.readers.frames import all_frames, read_as, reason_without_name
 from bolus.data.readers.own import Readers, open_readers
 from bolus.errors import BolusError, ImageError
-
-CHUNK = 1024  # files handed to the threads at a time
 
 Look = dict[str, Any]
 
@@ -40,7 +37,7 @@ def look_at_pixels(
 
     Args:
         cohort: whose images; where it states a range, files are read without their windows.
-        workers: threads; the number of cores, 16 at most, where None.
+        workers: threads, no more than cores; 16 at most where None.
         on_progress: called with (rows done, rows) after each file.
 
     Returns:
@@ -69,13 +66,10 @@ def look_at_pixels(
         return [{"row": row, **each} for row, each in zip(rows, found, strict=True)]
 
     looks: list[Look] = []
-    groups = list(files.values())
-    with ThreadPoolExecutor(max_workers=workers or min(16, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(groups), CHUNK):
-            for found in pool.map(look, groups[start : start + CHUNK]):
-                looks += found
-                if on_progress is not None:
-                    on_progress(len(looks), len(cohort))
+    for found in in_threads(look, list(files.values()), workers=workers or 16):
+        looks += found
+        if on_progress is not None:
+            on_progress(len(looks), len(cohort))
     return sorted(looks, key=lambda each: int(each["row"]))
 
 

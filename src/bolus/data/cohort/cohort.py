@@ -2,7 +2,7 @@
 
 Opening a cohort touches the table only, never an image, so that a million rows open in seconds. Every value that a
 relation, an objective or an evaluation sees comes from `Cohort.values`, where each has one spelling and missing codes
-have become missing. Batches, embeddings and evaluations index its `Samples`: images, slices or clips.
+have become missing. Batches, embeddings and evaluations index its `Samples`: images, slices, clips or volumes.
 """
 
 from __future__ import annotations

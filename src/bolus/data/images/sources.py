@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bolus.apart import ApartPool, count_cores
 from bolus.data.cohort.coding import Coded
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.shards import SIGHTING, Manifest, write_sightings
-from bolus.data.pixels.apart import Apart
 from bolus.data.pixels.greys import reading_of
 from bolus.data.readers.own import Readers, group_by_reader
 from bolus.files import check_regular
@@ -107,8 +107,8 @@ def identify(
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item], *, workers: int = 16) -> Generator[Result]:
     """The function of each item, in order; once the iterator is closed, what has not begun never does."""
-    number = min(workers, os.cpu_count() or 1)
-    with Apart() as apart, ThreadPoolExecutor(number, initializer=apart.enter if number > 1 else None) as pool:
+    number = min(workers, count_cores())
+    with ApartPool() as apart, ThreadPoolExecutor(number, initializer=apart.enter if number > 1 else None) as pool:
         try:
             for start in range(0, len(items), CHUNK):
                 yield from pool.map(function, items[start : start + CHUNK])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bolus.data.pixels.apart import call_apart
+from bolus.apart import call_apart
 from bolus.data.pixels.codestreams import check_jpeg, find_size
 from bolus.errors import ImageError, MissingDecoderError
 

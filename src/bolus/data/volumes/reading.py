@@ -88,7 +88,7 @@ def kind_of(paths: Sequence[Path], readers: Readers) -> str:
 
 def _read_dicom(paths: Sequence[Path], asked: Sequence[int | None], reading: str, room: Room) -> Volume:
     slices, grid, _ = lay_files(paths, asked, reading)
-    rows, columns = slices[0].plane.shape
+    rows, columns = slices[int(grid.order[0])].plane.shape
     depth = len(grid.order)
     room.claim(rows * columns * depth * HELD, f"{depth} slices of {columns} x {rows} pixels")
     places = np.full(len(slices), -1)

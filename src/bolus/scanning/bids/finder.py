@@ -72,8 +72,8 @@ def find_bids(
     Args:
         root: folder with dataset_description.json, or with the folders `sub-*`.
         files: those of the data set, absolute; all files below the root where None.
-        unit: `slice` or `image` for a row an axial slice, `clip` for a row a volume. None: slices where volumes have
-            masks, which are learnt slice by slice; volumes where not.
+        unit: `slice` or `image` for a row an axial slice, `clip` or `volume` for a row a volume. None: slices where
+            volumes have masks, which are learnt slice by slice; volumes where not.
         take: role -> column of participants.tsv, sessions.tsv, scans.tsv or of a table of phenotype/, such as
             `label:group` -> `group`.
         mask: part of the name of the kind of mask that is taken.

@@ -55,7 +55,8 @@ def find_dicom(
     Args:
         root: of the files.
         files: absolute; all files below the root where None.
-        unit: `clip` for a row a file; `image` or `slice` for a row a frame; None for what the files are.
+        unit: `clip` for a row a file; `image` or `slice` for a row a frame; `volume` for a row a slice or a file of
+            many; None for what the files are.
         modalities: as DICOM codes them; None for all.
         guess: sides from descriptions: `bolus.scanning.dicom.facts.make_facts`.
         keep_modalities: CR and DX stay apart.

@@ -1,15 +1,8 @@
-"""What a DICOM header says, as plain values; run as a module, it reads files named on its input.
-
-Each line of the input is a JSON list of paths, each line of the output a JSON object: field -> a list, an entry a file.
-"""
+"""What a DICOM header says, as plain values."""
 
 from __future__ import annotations
 
-import json
-import os
 import struct
-import sys
-import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -160,20 +153,3 @@ def read_headers(paths: Sequence[str]) -> dict[str, list[Any]]:
     """Field -> what each file says, None where it says nothing."""
     records = [read_header(path) for path in paths]
     return {field: [record.get(field) for record in records] for field in FIELDS}
-
-
-def main() -> None:
-    """Answer each line of the input with one of the output, until it ends."""
-    config = require("pydicom.config", PURPOSE)
-    config.settings.reading_validation_mode = config.IGNORE
-    warnings.simplefilter("ignore")
-    try:
-        for line in sys.stdin:
-            sys.stdout.write(json.dumps(read_headers(json.loads(line))) + "\n")
-            sys.stdout.flush()
-    except BrokenPipeError:  # whoever asked has gone
-        os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

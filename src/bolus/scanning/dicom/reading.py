@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import queue
-import subprocess
-import sys
 import zlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import bolus
+from bolus.apart import Apart, CrashError, LostError, count_cores
 from bolus.files import replacing
 from bolus.progress import Meter
 from bolus.scanning.dicom.headers import FIELDS, read_headers
@@ -81,59 +80,31 @@ def _key(paths: Sequence[str]) -> str:
 
 
 def _read(parts: Sequence[Sequence[str]], processes: int | None) -> Generator[Columns]:
-    number = processes if processes is not None else min(8, len(os.sched_getaffinity(0)))
+    number = processes if processes is not None else min(8, count_cores())
     if number <= 1 or sum(map(len, parts)) <= FEW:
         yield from map(read_headers, parts)
         return
-    free: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
-    readers = [_Reader() for _ in range(min(number, len(parts)))]
+    readers = []
+    with contextlib.suppress(LostError):  # then fewer read, or none beside this process
+        readers += [Apart() for _ in range(min(number, len(parts)))]
+    free: queue.SimpleQueue[Apart] = queue.SimpleQueue()
     for reader in readers:
         free.put(reader)
 
     def ask(part: Sequence[str]) -> Columns:
+        """The fields of these files; read by this process where the other one has ended."""
         reader = free.get()
         try:
-            return reader.read(part)
+            return reader.call(read_headers, part) or read_headers(part)
+        except (LostError, CrashError):
+            return read_headers(part)
         finally:
             free.put(reader)
 
-    pool = ThreadPoolExecutor(max_workers=len(readers))
+    pool = ThreadPoolExecutor(max_workers=max(1, len(readers)))
     try:
-        yield from pool.map(ask, parts)
+        yield from pool.map(ask, parts) if readers else map(read_headers, parts)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for reader in readers:
-            reader.stop()
-
-
-class _Reader:
-    """A process that reads headers: a command of its own, so that no caller needs to guard its main module."""
-
-    def __init__(self) -> None:
-        home = str(Path(bolus.__file__).parents[1])
-        paths = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH", ""))))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bolus.scanning.dicom.headers"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": paths},
-            encoding="ascii",
-        )
-
-    def read(self, part: Sequence[str]) -> Columns:
-        """The fields of these files; read by this process where the other one has ended."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(list(part)) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except (OSError, ValueError):
-            line = ""
-        found: Columns = json.loads(line) if line.endswith("\n") else read_headers(part)
-        return found
-
-    def stop(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.communicate()
+            reader.end()

@@ -70,8 +70,8 @@ def find_tree(
         root: of the tree.
         files: those of the tree, absolute; all files below the root where None.
         pattern: `bolus.scanning.tree.pattern.compile_pattern`; guessed from the paths where None.
-        unit: `slice` or `image` for a row a frame, `clip` for a row a file. None: frames where volumes have masks,
-            which are learnt slice by slice; files where not.
+        unit: `slice` or `image` for a row a frame, `clip` or `volume` for a row a file. None: frames where
+            volumes have masks, which are learnt slice by slice; files where not.
 
     Returns:
         Rows sorted by file; none where no file is an image, of which `left_out` says why.

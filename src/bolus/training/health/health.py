@@ -117,7 +117,7 @@ def watch(
     Args:
         encoder: as it is in training; its mode is put back.
         store: the pixels of `samples.cohort`.
-        samples: images, slices or clips, as the recipe says.
+        samples: images, slices, clips or volumes, as the recipe says.
         recipe: for its augmentation, seed and probe.
         idle: no objective had anything to learn from, so that a spread says nothing of the training.
 

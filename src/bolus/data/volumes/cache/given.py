@@ -65,15 +65,15 @@ def read_given_volumes(
     contracts = {row: each for each, places in preprocessing.groups(table.modality) for row in places.tolist()}
 
     def make(row: int) -> tuple[Shrunk, Spacing]:
-        given = volumes[row]
+        given, modality = volumes[row], str(table.modality[row])
         paths = (
             [Path(each) for each in ([given] if isinstance(given, str | Path) else given)] if _is_path(given) else []
         )
         try:
             if paths:
-                reading = reading_of(str(table.modality[row]), preprocessing.stated)
-                return fit_volume(read_volume(paths, reading=reading, readers=readers), contracts[row])
-            return fit_volume(_as_volume(given), contracts[row])
+                reading = reading_of(modality, preprocessing.stated)
+                return fit_volume(read_volume(paths, reading=reading, readers=readers), contracts[row], modality)
+            return fit_volume(_as_volume(given), contracts[row], modality)
         except BolusError as error:
             for path in paths:
                 error = ImageError(reason_without_name(error, path))
