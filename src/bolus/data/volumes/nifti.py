@@ -42,7 +42,7 @@ def read_canonical(path: Path, frames: Sequence[int | None], claim: Claim) -> Vo
         run = find_run(frames, depth)
         if len(run) < depth:
             image = range_again(replace(image, array=image.array[:, run[0] : run[-1] + 1]))
-            affine = affine @ _moved_up(run[0])
+            affine = affine @ moved_up(run[0])
         spacing = spacing_of(affine)
         notes = [*orientation_notes(header), *shear_notes(affine)]
     array = np.ascontiguousarray(image.array)
@@ -72,7 +72,8 @@ def find_run(frames: Sequence[int | None], depth: int) -> list[int]:
     return found
 
 
-def _moved_up(slices: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def moved_up(slices: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """What an affine is multiplied by for a volume that begins so many slices higher, `[4, 4]`."""
     moved = np.eye(4)
     moved[2, 3] = slices
     return moved

@@ -19,6 +19,7 @@ from bolus.data.readers.nifti import read_affine
 from bolus.data.readers.own import Readers, open_readers
 from bolus.data.readers.readers import naming, quiet
 from bolus.data.volumes.layout import find_layout
+from bolus.data.volumes.nifti import moved_up
 from bolus.data.volumes.reading import read_volume
 from bolus.data.volumes.volume import Affine, Volume
 from bolus.errors import BolusError, ImageError, name_rows
@@ -160,7 +161,7 @@ def _on_affine(
         _check_size(labels, volume)
         return labels, False
     if numbers and numbers[-1] < len(labels):
-        labels, affine = labels[numbers], affine @ _moved_up(numbers[0])
+        labels, affine = labels[numbers], affine @ moved_up(numbers[0])
     labels = labels[:, ::-1, ::-1]  # as `bolus.data.volumes.nifti.read_canonical`
     _check_size(labels, volume)
     if apart := why_apart(volume.affine, affine):
@@ -172,9 +173,3 @@ def _check_size(labels: NDArray[Any], volume: Volume) -> None:
     found, expected = (" x ".join(map(str, shape)) for shape in (labels.shape, volume.array.shape[1:]))
     if found != expected:
         raise ImageError(f"expected {expected} voxels, as its image has, found {found}")
-
-
-def _moved_up(slices: int) -> Affine:
-    moved = np.eye(4)
-    moved[2, 3] = slices
-    return moved
