@@ -23,7 +23,7 @@ from bolus.data.volumes.cache.store import VolumeStore
 from bolus.data.volumes.cache.windows import centred, covering, drawn
 from bolus.data.volumes.fit import VolumeFit
 from bolus.data.volumes.reading import read_volume
-from bolus.errors import CohortError, ImageError, MissingPackageError
+from bolus.errors import CohortError, ImageError, MissingPackageError, UsageError
 
 blosc2 = pytest.importorskip("blosc2", reason="the package blosc2 is not installed")
 
@@ -338,3 +338,12 @@ def test_a_given_volume_is_cut_by_the_threshold_of_its_modality(tmp_path: Path) 
     assert torch.equal(cut.gather(row(0)).unit(), store.gather(row(0)).unit())
     other, _ = read_given_volumes([tmp_path / "lung.nii.gz"], store.preprocessing, Called(modality="MR"))
     assert other.shape.tolist() != store.shape.tolist()
+
+
+def test_slices_that_are_given_one_by_one_are_no_volumes(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / f"{number}.nii.gz", voxels(number, (1, 12, 10)))
+    slices = [tmp_path / f"{number}.nii.gz" for number in range(3)]
+    known = contract()
+    with pytest.raises(UsageError, match=r"found 3 files of one slice each: .* \[\[slice1, slice2\]\]"):
+        read_given_volumes(slices, known, Called(ranges={"": (0, 3000)}))

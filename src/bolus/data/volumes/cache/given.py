@@ -46,7 +46,8 @@ def read_given_volumes(
 
     Raises:
         ImageError: one cannot be read; which, counted from 1, and why, without its path.
-        EncoderError, UsageError: as `read_given`.
+        EncoderError: as `read_given`.
+        UsageError: as `read_given`; several files of one slice each, which are probably the slices of one volume.
 
     Example:
         >>> from bolus.data.volumes.fit import VolumeFit
@@ -70,16 +71,22 @@ def read_given_volumes(
             [Path(each) for each in ([given] if isinstance(given, str | Path) else given)] if _is_path(given) else []
         )
         try:
-            if paths:
-                reading = reading_of(modality, preprocessing.stated)
-                return fit_volume(read_volume(paths, reading=reading, readers=readers), contracts[row], modality)
-            return fit_volume(_as_volume(given), contracts[row], modality)
+            reading = reading_of(modality, preprocessing.stated)
+            volume = read_volume(paths, reading=reading, readers=readers) if paths else _as_volume(given)
+            flat[row] = len(paths) == 1 and volume.array.shape[1] == 1
+            return fit_volume(volume, contracts[row], modality)
         except BolusError as error:
             for path in paths:
                 error = ImageError(reason_without_name(error, path))
             raise type(error)(f"volume {row + 1} of {len(volumes)}: {error}") from error
 
+    flat = np.zeros(len(volumes), bool)
     made = list(in_threads(make, rows.tolist(), workers=WORKERS))
+    if len(flat) > 1 and flat.all():
+        raise UsageError(
+            f"expected volumes, found {len(flat)} files of one slice each: the slices of one volume are a list of "
+            "their own, as in [[slice1, slice2]]"
+        )
     grey = np.array([each.grey for each, _ in made], GREY)
     codes = series_codes(table, rows, grey["series"], pd.factorize(rows)[0].astype(np.uint64))
     quantiles = np.stack([each.quantiles for each, _ in made])
