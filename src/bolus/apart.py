@@ -76,7 +76,7 @@ class Apart:
             raise LostError(str(error)) from error
 
     def call(self, function: Callable[..., Result], *args: Any) -> Result | None:
-        """What a function gives; None where it raises, or gives what cannot be sent.
+        """What a function gives; None where it raises.
 
         Args:
             function: of a module; it and all that it takes can be pickled.
@@ -84,7 +84,7 @@ class Apart:
 
         Raises:
             CrashError: a fault brought the process down that had answered before.
-            LostError: it ended otherwise.
+            LostError: it ended otherwise, as where the answer cannot be pickled.
         """
         told, answers = self._process.stdin, self._process.stdout
         assert told is not None
@@ -201,9 +201,9 @@ def serve() -> None:
             function, args = pickle.load(told)
         except EOFError:
             return
-        answer = pickle.dumps(None)
+        answer = None
         with contextlib.suppress(Exception):
-            answer = pickle.dumps(function(*args), protocol=pickle.HIGHEST_PROTOCOL)
-        answers.write(answer)
+            answer = function(*args)
+        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
         answers.flush()
         del function, args, answer  # nothing is held while it waits

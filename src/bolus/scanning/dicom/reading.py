@@ -84,9 +84,10 @@ def _read(parts: Sequence[Sequence[str]], processes: int | None) -> Generator[Co
     if number <= 1 or sum(map(len, parts)) <= FEW:
         yield from map(read_headers, parts)
         return
-    readers = []
+    readers: list[Apart] = []
     with contextlib.suppress(LostError):  # then fewer read, or none beside this process
-        readers += [Apart() for _ in range(min(number, len(parts)))]
+        while len(readers) < min(number, len(parts)):
+            readers.append(Apart())
     free: queue.SimpleQueue[Apart] = queue.SimpleQueue()
     for reader in readers:
         free.put(reader)
