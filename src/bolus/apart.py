@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 
 Result = TypeVar("Result")
 
-ALONE = 16
+ALONE = 8
 """Calls of a pool that its threads make themselves, before processes are worth their start."""
 _FAULTS = {-getattr(signal, name, 0) for name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE")} - {0}
 _here = threading.local()  # of a thread: its pool's processes, and its own one
