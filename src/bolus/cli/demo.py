@@ -60,7 +60,7 @@ OVERRIDES = {
     "supremix_3d": (
         "objectives.supremix.window=1.0",
         "sampling.batch_size=32",
-        "training.epochs=35",
+        "training.epochs=28",
     ),
 }
 OF_VOLUMES = ("supremix_3d",)
