@@ -58,9 +58,9 @@ OVERRIDES = {
         "training.activation_checkpointing=false",
     ),
     "supremix_3d": (
-        "objectives.supremix.window=1.0",
+        "objectives.supremix.window=3.0",
         "sampling.batch_size=32",
-        "training.epochs=28",
+        "training.epochs=18",
     ),
 }
 OF_VOLUMES = ("supremix_3d",)
