@@ -256,12 +256,13 @@ def _span(line: Line | None, sign: str = "") -> str:
 
 
 def tables() -> dict[str, Callable[[], str]]:
-    """Name -> table, of the studies that have been compared."""
+    """Name -> table, of the studies whose keys were chosen, and of those that have been compared."""
     compared = [page for page in PAGES if (RESULTS / f"{page.file}.json").is_file()]
     found: dict[str, Callable[[], str]] = {"studies": summary} if compared else {}
-    for page in compared:
-        found[f"{page.file}-arms"] = partial(arms_of, page)
-        found[f"{page.file}-differences"] = partial(differences_of, page)
+    for page in PAGES:
+        if page in compared:
+            found[f"{page.file}-arms"] = partial(arms_of, page)
+            found[f"{page.file}-differences"] = partial(differences_of, page)
         if read_cells(RESULTS / f"{page.file}-tuning.jsonl"):
             found[f"{page.file}-tuned"] = partial(tuned_of, page)
     return found
