@@ -25,6 +25,7 @@ from bolus.evaluation.probing.fitting import Labelled, fit_linear
 from bolus.evaluation.probing.probe import draw_patients
 from bolus.evaluation.retrieval.ranking import ranks
 from bolus.evaluation.statistics.arms import Measured, compare_arms, compare_measured, measure_arms
+from bolus.evaluation.statistics.metrics import METRICS
 from bolus.run import Run
 
 Array = NDArray[Any]
@@ -139,6 +140,14 @@ def embed_cohort(judged: Judged, cohort: Cohort, cache: Path, seed: int | None =
     store = open_store(judged, samples.cohort, cache=cache)
     encoder = judged.encoder if seed is None else judged.random_twin(seed)
     return embed_samples(encoder.to(device()), store, samples, np.arange(len(samples)))
+
+
+def validation_error(folder: Path, cohort: Cohort, score: str, cache: Path) -> float:
+    """MAE of a ridge regression of a score on a run's embeddings; validation patients choose its strength too."""
+    x, y = embed_cohort(open_encoder(folder), cohort, cache), cohort.encoded(f"score:{score}")
+    train, val, _ = parts_of(np.isfinite(y), cohort.split)
+    said = probe(x, y, cohort.encoded("patient"), (train, val, val), "regress")
+    return float(METRICS["regress"]["mae"](y[val], said))
 
 
 def embed_runs(

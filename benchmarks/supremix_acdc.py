@@ -31,7 +31,7 @@ from bolus.evaluation.probing.fitting import fit_majority
 from bolus.evaluation.probing.options import FinetuneSpec
 from bolus.evaluation.statistics.metrics import METRICS
 from bolus.recipe import AugmentSpec, Recipe
-from judging import Array, Question, compare_cells, embed_cohort, measure, parts_of, probe
+from judging import Array, Question, compare_cells, embed_cohort, measure, parts_of, probe, validation_error
 from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, main
 from supremix import OFF
 from tuning import Axes
@@ -95,12 +95,8 @@ def opened(work: Path, cell: Cell) -> Judged:
 
 
 def validated(work: Path, folder: Path) -> float:
-    """The error of the ridge regression on validation patients, who choose its strength too."""
-    cohort = Cohort.open(prepare(work, {}))
-    x, y = embed_cohort(open_encoder(folder), cohort, work / "cache"), cohort.encoded("score:lv")
-    train, val, _ = parts_of(np.isfinite(y), cohort.split)
-    guessed = probe(x, y, cohort.encoded("patient"), (train, val, val), "regress")
-    return float(METRICS["regress"]["mae"](y[val], guessed))
+    """What validation patients choose keys by."""
+    return validation_error(folder, Cohort.open(prepare(work, {})), "lv", work / "cache")
 
 
 def judge(work: Path, cell: Cell) -> dict[str, Any]:

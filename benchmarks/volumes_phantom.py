@@ -23,7 +23,7 @@ from bolus.evaluation.probing.fitting import fit_majority
 from bolus.evaluation.statistics.metrics import METRICS
 from bolus.phantom_volumes import make_volume_phantom
 from bolus.recipe import Recipe
-from judging import Array, Question, compare_cells, embed_cohort, measure, parts_of, probe
+from judging import Array, Question, compare_cells, embed_cohort, measure, parts_of, probe, validation_error
 from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, main
 from tuning import Axes
 
@@ -82,12 +82,8 @@ def size_of(recipe: Recipe, work: Path, cell: Cell) -> list[str]:
 
 
 def validated(work: Path, folder: Path) -> float:
-    """The error of the severity on validation patients, who choose the strength of the regression too."""
-    cohort = Cohort.open(prepare(work, {}))
-    x, y = embed_cohort(open_encoder(folder), cohort, work / "cache"), cohort.encoded("score:severity")
-    train, val, _ = parts_of(np.isfinite(y), cohort.split)
-    said = probe(x, y, cohort.encoded("patient"), (train, val, val), "regress")
-    return float(METRICS["regress"]["mae"](y[val], said))
+    """What validation patients choose keys by."""
+    return validation_error(folder, Cohort.open(prepare(work, {})), "severity", work / "cache")
 
 
 def judge(work: Path, cell: Cell) -> dict[str, Any]:

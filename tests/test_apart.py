@@ -80,12 +80,12 @@ def test_a_crash_costs_its_own_image_alone(two_cores: None) -> None:
         except CrashError as error:
             return str(error)
 
-    assert list(in_threads(call, range(8))) == ["0", "1", "2", "the decoder crashed", "4", "5", "6", "7"]
+    assert list(in_threads(call, range(8))) == ["0", "1", "2", "abort crashed", "4", "5", "6", "7"]
 
 
 def test_a_crash_in_a_decoder_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(*_: object) -> None:
-        raise CrashError("the decoder crashed")
+        raise CrashError("_read_words crashed")
 
     monkeypatch.setattr(dicom_pixels, "call_apart", crash)
     with pytest.raises(ImageError, match="damaged pixels: the decoder crashed"):

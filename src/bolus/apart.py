@@ -96,7 +96,7 @@ class Apart:
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             self.end()
             if self.answers and self._process.returncode in _FAULTS:
-                raise CrashError("the decoder crashed") from error
+                raise CrashError(f"{function.__name__} crashed") from error
             raise LostError(str(error)) from error
         except BaseException:  # half an answer would be taken for the next one's beginning
             self.end()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bolus.apart import call_apart
+from bolus.apart import CrashError, call_apart
 from bolus.data.pixels.codestreams import check_jpeg, find_size
 from bolus.errors import ImageError, MissingDecoderError
 
@@ -59,6 +59,8 @@ def decode(path: Path, header: Any, frame: int | None, implicit: bool | None) ->
         return _read_words(path, frame, straight, whole_words), notes
     except AttributeError as error:
         raise ImageError(f"a DICOM file without pixels, or with an incomplete header: {error}") from error
+    except CrashError as error:
+        raise ImageError("damaged pixels: the decoder crashed") from error
     except RuntimeError as error:
         if syntax == JPEGExtended12Bit and "12-bit" in str(error):
             raise MissingDecoderError(advice(syntax)) from error
