@@ -1,15 +1,15 @@
 """Tables, figures and verdicts of studies of one claim each: docs/studies, benchmarks/results/study-verdicts.jsonl.
 
-A study's file of comparison, and that of the keys that validation patients chose, are read; nothing is measured. Within
-a study the differences that several seeds tell of are corrected together (Holm): what is decided before and not after
-is `only a hint`.
+A study's file of comparison, and that of the keys that validation patients chose, are read; nothing is measured.
+Verdicts are corrected within a study (Holm): the claim's differences, which its `Page` states, among themselves, every
+other one among all of them. What is decided before and not after is `only a hint`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,7 +32,8 @@ class Page:
         study: its name among the looks.
         paper: whose claim it asks.
         arm: the recipe of the paper.
-        others: what it is compared with in the summary: its ancestors, and what a user would have without it.
+        others: what the claim compares it with: its ancestors, and what a user would have without it.
+        claim: what a line says of the questions that the claim is about.
         by: keys that tell the questions of a line apart.
         figure: what the figure of tuned keys measures.
     """
@@ -42,6 +43,7 @@ class Page:
     paper: str
     arm: str
     others: tuple[str, ...]
+    claim: Mapping[str, str]
     by: tuple[str, ...]
     figure: str
 
@@ -53,6 +55,7 @@ PAGES = (
         "SupReMix",
         "supremix",
         ("supcon", "regression"),
+        {"how": "probe", "target": "lv", "metric": "mae"},
         ("how", "target", "metric"),
         "MAE, % of the slice",
     ),
@@ -62,6 +65,7 @@ PAGES = (
         "LEARNER",
         "mse + linear",
         ("mse", "mse + unweighted"),
+        {"metric": "mae"},
         ("metric",),
         "MAE of the change, % of the slice",
     ),
@@ -71,8 +75,19 @@ PAGES = (
         "MLVICX",
         "mlvicx",
         ("vicreg", "start"),
+        {"metric": "auroc"},
         ("target", "fraction", "metric"),
         "1 - AUROC",
+    ),
+    Page(
+        "gcl-fewshot",
+        "gcl from few patients",
+        "GCL",
+        "GCL",
+        ("random init", "sum"),
+        {"metric": "dice"},
+        ("target", "metric"),
+        "Dice",
     ),
     Page(
         "volumes-phantom",
@@ -80,6 +95,7 @@ PAGES = (
         "SupReMix, of volumes",
         "supremix_3d",
         ("simclr_3d", "random init"),
+        {"target": "severity", "metric": "mae"},
         ("target", "metric"),
         "MAE of the severity",
     ),
@@ -89,6 +105,7 @@ PAGES = (
         "volumes against slices",
         "volumes, pretrained",
         ("slices, pretrained", "volumes, random init"),
+        {"metric": "dice"},
         ("target", "metric"),
         "Dice",
     ),
@@ -100,11 +117,20 @@ def lines_of(page: Page) -> list[Line]:
     path = RESULTS / f"{page.file}.json"
     lines: list[Line] = json.loads(path.read_text())["results"] if path.is_file() else []
     family = [line for line in lines if "difference" in line and line["seeds"] > 1 and line.get("p_value") is not None]
-    for line, corrected in zip(family, holm([line["p_value"] for line in family]), strict=True):
-        line["holm"] = corrected
-        if line["verdict"] == "decided" and corrected >= 0.05:
+    claimed = [line for line in family if is_claim(page, line)]
+    for together in (family, claimed):
+        for line, corrected in zip(together, holm([line["p_value"] for line in together]), strict=True):
+            line["holm"] = corrected
+    for line in family:
+        if line["verdict"] == "decided" and line["holm"] >= 0.05:
             line["verdict"] = HINT
     return lines
+
+
+def is_claim(page: Page, line: Line) -> bool:
+    """Whether a difference is one that the paper's claim is about."""
+    compared = [f"{page.arm} - {other}" for other in page.others]
+    return line.get("difference") in compared and all(line[key] == value for key, value in page.claim.items())
 
 
 def lines_by_file(file: str) -> list[Line]:
@@ -146,23 +172,23 @@ def differences_of(page: Page) -> str:
 
 
 def summary() -> str:
-    """A row a study: its recipe against its ancestors on the first question."""
+    """The differences that the claims are about."""
     rows = []
     for page in PAGES:
-        lines = [line for line in lines_of(page) if "difference" in line]
-        for other in page.others if lines else ():
-            found = next((line for line in lines if line["difference"] == f"{page.arm} - {other}"), None)
-            if found is None:  # of seeds that only one of them has
-                continue
-            asked = f"{found['cohort']}, {question(page, found)}, {found['num_patients']:,} patients"
-            rows.append([page.paper, asked, f"minus {other}", _span(found, "+"), found["verdict"]])
+        for line in lines_of(page):
+            if is_claim(page, line):
+                asked = f"{line['cohort']}, {question(page, line)}, {line['num_patients']:,} patients"
+                other = line["difference"].removeprefix(f"{page.arm} - ")
+                rows.append([page.paper, asked, f"minus {other}", _span(line, "+"), line["verdict"]])
     return markdown(["paper", "question", "difference", "[95 %]", "verdict after Holm"], rows)
 
 
 def tuned_of(page: Page) -> str:
     """Every figure of validation patients by which keys were chosen."""
     rows = []
-    for line in read_cells(RESULTS / f"{page.file}-tuning.jsonl"):
+    lines = read_cells(RESULTS / f"{page.file}-tuning.jsonl")
+    arms = list(dict.fromkeys(line["cell"]["arm"] for line in lines))
+    for line in sorted(lines, key=lambda line: arms.index(line["cell"]["arm"])):
         keys = {key.rpartition(".")[2]: value for key, value in line["cell"]["keys"].items()}
         shown = ", ".join(f"{key} {value}" for key, value in keys.items())
         rows.append([line["cell"]["arm"], shown, f"{line['result']['figure']:.4f}"])

@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import study_pages
 from grid import NO_END
 from looks import look, number_of_looks
 from tuning import chosen, search, written
@@ -55,3 +56,20 @@ def test_a_recipe_that_changed_after_its_look_is_refused_unless_somebody_says_wh
         ("first", 1, None), ("other", 1, None), ("second", 2, "the cohort was read wrongly"),
     ]  # fmt: skip
     assert number_of_looks(file, "s", "small") == 2
+
+
+def test_a_claim_is_corrected_among_its_own_differences_and_the_rest_among_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_pages, "RESULTS", tmp_path)
+    page = next(page for page in study_pages.PAGES if page.file == "learner-acdc")
+    claimed, other, elsewhere = "mse + linear - mse", "mse + learned - mse", {"metric": "r2"}
+    lines = [
+        {"difference": difference, "metric": "mae", "seeds": 3, "p_value": p, "verdict": "decided"} | more
+        for difference, p, more in ((claimed, 0.03, {}), (other, 0.02, {}), (claimed, 0.02, elsewhere))
+    ]
+    (tmp_path / "learner-acdc.json").write_text(json.dumps({"results": lines}))
+    found = study_pages.lines_of(page)
+    assert [study_pages.is_claim(page, line) for line in found] == [True, False, False]
+    assert [line["holm"] for line in found] == pytest.approx([0.03, 0.06, 0.06])
+    assert [line["verdict"] for line in found] == ["decided", study_pages.HINT, study_pages.HINT]
