@@ -26,7 +26,7 @@ import yaml
 from bolus.evaluation.retrieval.sides import find_sides
 from bolus.evaluation.statistics.arms import compare_arms
 from bolus.evaluation.statistics.metrics import METRICS
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from judging import embed_runs, parts_of, probe_all, retrieve, twin
 from study import RANDOM, Arm, Cell, Finished, Lines, Study, main, without
 

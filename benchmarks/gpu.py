@@ -25,7 +25,7 @@ import torch
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.measuring.step import measure_step
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.recipe import Recipe
 from bolus.training.memory import explain_memory
 from bolus.training.processes import launched

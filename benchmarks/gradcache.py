@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from bolus.data.batches.columns import TrainingColumns
 from bolus.data.cohort.cohort import Cohort
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.recipe import Recipe
 from bolus.training.assembly import build_model
 from bolus.training.loaders import build_loader, open_images

@@ -15,7 +15,7 @@ from typing import Any
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.measuring.growth import grow
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.recipe import Recipe
 from figures import DOCS, is_stale, pyplot, save_figure
 from grid import RESULTS, read_cells, run_grid

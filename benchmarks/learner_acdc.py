@@ -49,7 +49,7 @@ ARMS: dict[str, Arm] = {
     "mse + quantile": _weighted("quantile"),
     "mse + learned": _weighted("learned"),
 }
-RATES = {"optimizer.lr": (0.001, 0.003, 0.0003)}
+RATES = {"optimizer.lr": (0.001, 0.003, 0.0003, 0.01)}
 _CONTRAST = RATES | {
     "objectives.contrast.weight": (1.0, 0.3),
     "objectives.contrast.temperature": (0.1, 0.5),

@@ -15,7 +15,7 @@ from pathlib import Path
 from bolus.cli.options import TableOptions
 from bolus.device import choose
 from bolus.encoders.families.efficientnet import lite_weights
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.planning.advice import render
 from bolus.planning.planner import plan
 from grid import DATA

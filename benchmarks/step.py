@@ -20,7 +20,7 @@ import torch
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.measuring.step import measure_step
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.recipe import Recipe, recipe_names
 from grid import RESULTS, run_grid
 

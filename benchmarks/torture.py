@@ -30,7 +30,7 @@ sys.path.insert(0, str(TESTS))
 
 import twins  # noqa: E402
 from bolus.data.images.cache import build_store  # noqa: E402 - attacks lie beside the tests
-from bolus.phantom import make_phantom  # noqa: E402
+from bolus.phantom.images import make_phantom  # noqa: E402
 from bolus.recipe import Recipe  # noqa: E402
 from bolus.training.loop import pretrain  # noqa: E402
 from grid import DATA, RESULTS, write_results  # noqa: E402

@@ -30,7 +30,7 @@ from accelerate import PartialState
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.errors import OutOfMemoryError
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.recipe import Recipe
 from bolus.training.assembly import build_model
 from bolus.training.loaders import build_loader, open_images

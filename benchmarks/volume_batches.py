@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bolus.phantom_volumes import make_volume_phantom
+from bolus.phantom.volumes import make_volume_phantom
 from bolus.training.rehearsal import dry_run
 from grid import RESULTS, run_grid
 

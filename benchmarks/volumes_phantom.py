@@ -21,7 +21,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.embedding.opening import open_encoder
 from bolus.evaluation.probing.fitting import fit_majority
 from bolus.evaluation.statistics.metrics import METRICS
-from bolus.phantom_volumes import make_volume_phantom
+from bolus.phantom.volumes import make_volume_phantom
 from bolus.recipe import Recipe
 from judging import Array, Question, compare_cells, embed_cohort, measure, parts_of, probe, validation_error
 from study import RANDOM, Arm, Cell, Finished, Grid, Lines, Study, main

@@ -26,7 +26,7 @@ LEVELS = [
     ["data/images", "data/volumes"],
     ["data/views"],
     ["data/batches", "data/checks", "scanning"],
-    ["phantom", "phantom_volumes"],
+    ["phantom"],
     ["encoders", "optimization"],
     ["objectives"],
     ["run"],

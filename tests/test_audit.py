@@ -27,7 +27,7 @@ from bolus.evaluation.statistics.bootstrap import patient_bootstrap
 from bolus.evaluation.statistics.intervals import Estimate
 from bolus.evaluation.statistics.metrics import METRICS
 from bolus.evaluation.statistics.results import Result, read_results
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.recipe import EncoderSpec
 from bolus.seeds import seed_for
 

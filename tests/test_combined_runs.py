@@ -23,7 +23,7 @@ from bolus.data.batches.columns import TrainingColumns
 from bolus.data.batches.loading import Loader
 from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.errors import RecipeError
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.recipe import Recipe
 from bolus.training.assembly import Model, build_model
 from bolus.training.checkpoint import last_checkpoint

@@ -28,7 +28,7 @@ from bolus.evaluation.probing.heads import Head
 from bolus.evaluation.probing.reading import evaluate
 from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.results import Result, read_results
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.recipe import EncoderSpec
 from settings import settings
 

@@ -23,8 +23,8 @@ from bolus.encoders.backbone import seeded
 from bolus.encoders.features import Features
 from bolus.encoders.parts.norms import norms_of
 from bolus.errors import OutOfMemoryError, RecipeError
-from bolus.phantom import make_phantom
-from bolus.phantom_volumes import make_volume_phantom
+from bolus.phantom.images import make_phantom
+from bolus.phantom.volumes import make_volume_phantom
 from bolus.recipe import Recipe, recipe_names
 from bolus.seeds import seed_for
 from bolus.training.assembly import Model, build_model

@@ -15,7 +15,7 @@ from scipy.stats import chi2_contingency, kruskal
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.evaluation.statistics.metrics import auroc
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.planning.hazards.association import associate, commonest, mean_of, separate
 from bolus.planning.hazards.hazard import Hazard
 from bolus.planning.hazards.hazards import find_hazards

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import bolus
 from bolus.data.batches.participants import ParticipantSampler, combine_codes
 from bolus.errors import RecipeError
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.recipe import Recipe
 
 

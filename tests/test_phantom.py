@@ -11,11 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from bolus import phantom as module
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.roles import is_role
 from bolus.errors import UsageError
-from bolus.phantom import OPTIONAL, ROLES, SEVERITY_MISSING, make_phantom
+from bolus.phantom import images as module
+from bolus.phantom.images import OPTIONAL, ROLES, SEVERITY_MISSING, make_phantom
 
 NUM_PATIENTS = 40
 

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from scipy.stats import spearmanr
 
-from bolus import phantom_volumes as module
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.roles import is_role
 from bolus.errors import UsageError
-from bolus.phantom_volumes import FIELD, ROLES, SCANNERS, Head, draw_head, make_volume_phantom
+from bolus.phantom import volumes as module
+from bolus.phantom.volumes import FIELD, ROLES, SCANNERS, Head, draw_head, make_volume_phantom
 
 NUM_PATIENTS, SIZE = 16, 24
 

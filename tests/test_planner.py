@@ -19,7 +19,7 @@ from bolus.data.batches.columns import TrainingColumns
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec, SplitSpec
 from bolus.errors import CohortError, RecipeError, UsageError
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.planning.offers.offers import Offer
 from bolus.planning.offers.pairs import count_pairs
 from bolus.planning.planner import Plan, plan

@@ -32,7 +32,7 @@ from bolus.evaluation.retrieval.sides import Sides, find_sides, shared_roles
 from bolus.evaluation.settings import Judging, Origin
 from bolus.evaluation.statistics.metrics import RETRIEVAL, higher_is_better
 from bolus.evaluation.statistics.results import Result, read_results, write_results
-from bolus.phantom import make_phantom
+from bolus.phantom.images import make_phantom
 from bolus.recipe import EncoderSpec
 
 # --- ranks and Top-K

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from bolus.objectives.scores.rank_n_contrast import rank_n_contrast_loss as rank_n_contrast_loss
     from bolus.objectives.scores.score import score_contrast_loss as score_contrast_loss
     from bolus.objectives.scores.supremix import supremix_loss as supremix_loss
-    from bolus.phantom import make_phantom as make_phantom
-    from bolus.phantom_volumes import make_volume_phantom as make_volume_phantom
+    from bolus.phantom.images import make_phantom as make_phantom
+    from bolus.phantom.volumes import make_volume_phantom as make_volume_phantom
     from bolus.planning.planner import plan as plan
     from bolus.prediction.prediction import predict as predict
     from bolus.recipe import Recipe as Recipe
@@ -83,8 +83,8 @@ _HOMES = {
     "grad_mitigator": "bolus.training.gradients.mitigator",
     "infonce": "bolus.objectives.infonce",
     "load_encoder": "bolus.encoders.folders.folder",
-    "make_phantom": "bolus.phantom",
-    "make_volume_phantom": "bolus.phantom_volumes",
+    "make_phantom": "bolus.phantom.images",
+    "make_volume_phantom": "bolus.phantom.volumes",
     "open_encoder": "bolus.embedding.opening",
     "plan": "bolus.planning.planner",
     "predict": "bolus.prediction.prediction",

@@ -16,8 +16,8 @@ from bolus.evaluation.probing.reading import reading_of
 from bolus.evaluation.retrieval.retrieve import judge as judge_retrieval
 from bolus.evaluation.retrieval.task import Retrieve
 from bolus.evaluation.settings import Judging
-from bolus.phantom import make_phantom
-from bolus.phantom_volumes import make_volume_phantom
+from bolus.phantom.images import make_phantom
+from bolus.phantom.volumes import make_volume_phantom
 from bolus.recipe import Recipe
 from bolus.reporting.writing import report
 from bolus.run import Run

@@ -15,8 +15,8 @@ from bolus.data.images.clips import open_samples
 from bolus.measuring.decoding import DecodingCost, measure_decoding
 from bolus.measuring.growth import grow
 from bolus.measuring.step import StepCost, measure_step
-from bolus.phantom import make_phantom
-from bolus.phantom_volumes import make_volume_phantom
+from bolus.phantom.images import make_phantom
+from bolus.phantom.volumes import make_volume_phantom
 from bolus.provenance import machine, versions
 from bolus.recipe import Recipe
 from bolus.recipes.keys import Overrides

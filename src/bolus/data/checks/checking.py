@@ -61,7 +61,7 @@ def check(
 
     Example:
         >>> import tempfile
-        >>> from bolus.phantom import make_phantom
+        >>> from bolus.phantom.images import make_phantom
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     report = check(make_phantom(folder, num_patients=3, size=16))
         >>> report.errors, report.modalities[0]["rule"]

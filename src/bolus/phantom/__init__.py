@@ -1,0 +1,1 @@
+"""Synthetic cohorts whose truth is known: pictures of organs, and volumes of heads."""
