@@ -3,9 +3,10 @@
     python benchmarks/starts_plan.py             # 128 pixels, 12,000 encoder passes a training, for a CPU
 
 The cohort and the encoder of starts.py. A variant is the recipe that `bolus plan` writes, with other weights, batches
-or learning rates. Heads are fitted on four fifths of the training patients, their strength is chosen on the rest, and
-the validation patients are judged: no test patient is read. As they are few, only the two common classes, age and the
-fellow eye are asked for.
+or learning rates, or with its objectives weighed against each other in another way: by learnt weights (uncertainty),
+by equal norms of their gradients, or by gradients without conflict (UPGrad). Heads are fitted on four fifths of the
+training patients, their strength is chosen on the rest, and the validation patients are judged: no test patient is
+read. As they are few, only the two common classes, age and the fellow eye are asked for.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ ARMS: dict[str, Arm] = {
             "sampling={participants: 32, batch_size: 64}",
         ),
     ),
+    "learnt weights": ("", ("combiner.weighting=uncertainty",)),
+    "equal norms": ("", ("combiner.kind=balanced",)),
+    "UPGrad": ("", ("combiner={kind: torchjd, aggregator: UPGrad}",)),
 }
 
 
