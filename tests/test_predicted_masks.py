@@ -22,13 +22,13 @@ from PIL import Image as PillowImage
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.cache import Preprocessing, build_store
-from bolus.data.readers.dicom_stack import find_stack
 from bolus.data.views.augment import plain
 from bolus.encoders.building import build_encoder
-from bolus.errors import EvaluationError, ImageError, UsageError
+from bolus.errors import EvaluationError, UsageError
 from bolus.evaluation.segmentation.options import SegmentSpec
 from bolus.evaluation.segmentation.saved import DECODER, load_segmenter, save_segmenter
 from bolus.evaluation.segmentation.segmenter import Segmenter, fit_segmenter
+from bolus.prediction.mask_files import Group, write_masks
 from bolus.prediction.prediction import predict
 from bolus.recipe import EncoderSpec
 from dicom_tree import CR, CT, Tree, person, radiograph, slice_tags
@@ -182,20 +182,32 @@ def test_images_without_a_place_have_a_picture_each(saved: Path, tmp_path: Path)
 
 def test_slices_that_are_no_stack_lie_by_themselves(tmp_path: Path) -> None:
     tree, dark = Tree(tmp_path), np.zeros((4, 4), np.uint16)
-    places = {"uneven": (0.0, 2.0, 5.0), "same": (1.0, 1.0, 1.0), "none": (None, None)}
-    for name, series in places.items():
+    scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    series: dict[str, list[tuple[float | None, dict[str, Any]]]] = {
+        "uneven": [(0.0, {}), (2.0, {}), (5.0, {})],
+        "same": [(1.0, {}), (1.0, {}), (1.0, {})],
+        "unplaced": [(None, {}), (None, {})],
+        "turned": [(0.0, {}), (2.0, {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]})],
+        "beside a localizer": [(0.0, {}), (2.0, {}), (4.0, scout)],
+        "stack": [(4.0, {}), (0.0, {}), (2.1, {})],
+    }
+    for name, slices in series.items():
         paths = [
-            tree.write(f"p/s/{name}/{n}", CT, slice_tags("20200101", n, place), dark) for n, place in enumerate(series)
+            tree.write(f"p/s/{name}/{n}", CT, slice_tags("20200101", n, place, **more), dark)
+            for n, (place, more) in enumerate(slices)
         ]
-        with pytest.raises(ImageError):
-            find_stack(paths)
-        if name != "none":
-            assert find_stack(paths[:1])[1][2, 3] == series[0]
-    turned = tree.write(
-        "p/s/t/0", CT, slice_tags("20200101", 0, 2.0, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), dark
-    )
-    with pytest.raises(ImageError, match="turned"):
-        find_stack([tree.files["p/s/uneven/0"], turned])
+        rows = tuple(range(len(paths)))
+        group = Group("DICOM", rows, tuple(paths), (None,) * len(rows))
+        labels = {row: np.full((4, 4), row + 1) for row in rows}
+        made = write_masks(group, labels, lambda row, suffix, name=name: tmp_path / f"{name}-{row}{suffix}")
+        assert len(set(made.values())) == (1 if name == "stack" else len(rows)), name
+        for row, out in made.items():
+            assert out.suffixes[-1] == (".png" if name == "unplaced" else ".gz"), name
+            if name == "stack":
+                assert nibabel.load(out).get_fdata()[0, 0].tolist() == [2, 3, 1]
+            elif name != "unplaced":
+                assert nibabel.load(out).affine[2, 3] == slices[row][0], name
+                assert np.unique(nibabel.load(out).get_fdata()).tolist() == [row + 1], name
 
 
 def test_what_cannot_be_is_refused_and_nothing_is_left(saved: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from bolus.data.readers.dicom_stack import find_stack, write_label_stack
-from bolus.data.readers.nifti import write_labels_like
+from bolus.data.readers.nifti import write_label_stack, write_labels_like
+from bolus.data.volumes.dicom import find_slices
+from bolus.data.volumes.placing import lay
 from bolus.errors import ImageError
 
 Masks = Mapping[int, NDArray[np.int64]]
@@ -69,15 +70,16 @@ def write_masks(group: Group, labels: Masks, name: Callable[[int, str], Path]) -
         return dict.fromkeys(group.rows, out)
     if group.kind == "DICOM" and group.frames == (None,) * len(group.rows):
         try:
-            order, affine = find_stack(group.paths)
-            stack = np.stack([labels[group.rows[place]] for place in order.tolist()])
-        except (ImageError, ValueError):  # slices that are no stack, or of several sizes, lie by themselves
-            if len(group.rows) > 1:
-                alone = [write_masks(group.among({row: None}), labels, name) for row in group.rows]
-                return {row: out for each in alone for row, out in each.items()}
-        else:
-            write_label_stack(stack, affine, out := name(first, ".nii.gz"))
+            grid = lay([each.plane for path in group.paths for each in find_slices(path, [None])])
+        except ImageError:  # slices that are no stack
+            grid = None
+        if grid is not None and grid.affine is not None and len(grid.order) == len(group.rows):
+            stack = np.stack([labels[group.rows[place]] for place in grid.order.tolist()])
+            write_label_stack(stack, grid.affine, out := name(first, ".nii.gz"))
             return dict.fromkeys(group.rows, out)
+        if len(group.rows) > 1:  # each lies by itself
+            alone = [write_masks(group.among({row: None}), labels, name) for row in group.rows]
+            return {row: out for each in alone for row, out in each.items()}
     found = {row: name(row, ".png") for row in group.rows}
     for row, out in found.items():
         kind = np.uint8 if labels[row].max(initial=0) < 256 else np.uint16

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bolus.data.readers.dicom_stack import write_label_stack
-from bolus.data.readers.nifti import write_labels_like
+from bolus.data.readers.nifti import write_label_stack, write_labels_like
 from bolus.data.readers.own import open_readers
 from bolus.data.readers.readers import naming, quiet
 from bolus.data.volumes.cache.store import VolumeStore

@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bolus.data.images.mask_rows import why_apart
 from bolus.data.readers.nifti import read_affine, read_header
 from bolus.data.readers.readers import naming, quiet
 from bolus.errors import ImageError, require
-
-CLOSE = 1e-3  # of a voxel's size: affines that differ by less are one
 
 
 class Volume(NamedTuple):
@@ -70,11 +69,7 @@ def read_volume(path: Path) -> Volume:
 
 def lies_on(mask: Volume, image: Volume) -> bool:
     """Whether both have the same voxels at the same places, whatever the order of axes in either file."""
-    if mask.shape != image.shape:
-        return False
-    steps = np.array([step if math.isfinite(step) else 1.0 for step in image.spacing])
-    apart = np.abs(mask.affine - image.affine)
-    return bool((apart[:3, :3] <= CLOSE * steps).all() and (apart[:3, 3] <= CLOSE * steps.max()).all())
+    return mask.shape == image.shape and not why_apart(image.affine, mask.affine)
 
 
 def take_frames(table: pd.DataFrame, counts: Sequence[int]) -> pd.DataFrame:

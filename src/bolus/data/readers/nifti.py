@@ -163,6 +163,26 @@ def write_labels_like(image: Path, labels: Mapping[int, npt.NDArray[np.int64]], 
     made.to_filename(out)
 
 
+def write_label_stack(
+    labels: npt.NDArray[Any], affine: npt.NDArray[np.float64], out: Path, *, code: str = "scanner"
+) -> None:
+    """A label map `[T, H, W]`, whole numbers from 0 in the order of its slices, as a NIfTI file with its affine.
+
+    Args:
+        labels: the map.
+        affine: float64 `[4, 4]`, from (column, row, slice, 1) to mm.
+        out: .nii or .nii.gz.
+        code: what NIfTI calls the space of the affine; `aligned` where the sides of the body are not known.
+    """
+    nibabel = require("nibabel", "NIfTI files", MissingDecoderError)
+    voxels = labels.transpose(2, 1, 0).astype(np.min_scalar_type(int(labels.max(initial=0))))
+    made = nibabel.Nifti1Image(np.ascontiguousarray(voxels), affine)
+    made.set_sform(affine, code=code)
+    made.set_qform(affine, code=code)
+    made.header.set_xyzt_units("mm")
+    made.to_filename(out)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The volume in a file, whose voxels are not read yet."""
