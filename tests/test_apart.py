@@ -34,7 +34,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[ApartPool]:
     """The pools that were made."""
     found: list[ApartPool] = []
     begin = ApartPool.__init__
-    monkeypatch.setattr(ApartPool, "__init__", lambda self: (begin(self), found.append(self))[0])
+    monkeypatch.setattr(ApartPool, "__init__", lambda self, **given: (begin(self, **given), found.append(self))[0])
     return found
 
 

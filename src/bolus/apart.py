@@ -120,9 +120,14 @@ class Apart:
 
 
 class ApartPool:
-    """The processes of a pool of threads, one for each that has to `enter`; none of them outlives the context."""
+    """The processes of a pool of threads, one for each that has to `enter`; none of them outlives the context.
 
-    def __init__(self) -> None:
+    Args:
+        alone: calls that the threads make themselves; None: `ALONE`.
+    """
+
+    def __init__(self, *, alone: int | None = None) -> None:
+        self._alone = ALONE if alone is None else alone
         self._lock, self._calls, self._opened, self._none = threading.Lock(), 0, list[Apart](), False
 
     def __enter__(self) -> Self:
@@ -140,7 +145,7 @@ class ApartPool:
         """That of this thread; None before there were enough calls, and where the system gives none."""
         with self._lock:
             self._calls += 1
-            if self._calls <= ALONE or self._none:
+            if self._calls <= self._alone or self._none:
                 return None
         mine: Apart | None = _here.process
         if mine is None or mine.ended:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import queue
 import zlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bolus.apart import Apart, CrashError, LostError, count_cores
+from bolus.apart import ApartPool, CrashError, call_apart, count_cores
 from bolus.files import replacing
 from bolus.progress import Meter
 from bolus.scanning.dicom.headers import FIELDS, read_headers
@@ -84,28 +82,17 @@ def _read(parts: Sequence[Sequence[str]], processes: int | None) -> Generator[Co
     if number <= 1 or sum(map(len, parts)) <= FEW:
         yield from map(read_headers, parts)
         return
-    readers: list[Apart] = []
-    with contextlib.suppress(LostError):  # then fewer read, or none beside this process
-        while len(readers) < min(number, len(parts)):
-            readers.append(Apart())
-    free: queue.SimpleQueue[Apart] = queue.SimpleQueue()
-    for reader in readers:
-        free.put(reader)
-
-    def ask(part: Sequence[str]) -> Columns:
-        """The fields of these files; read by this process where the other one has ended."""
-        reader = free.get()
+    threads = min(number, len(parts))
+    with ApartPool(alone=0) as apart, ThreadPoolExecutor(threads, initializer=apart.enter) as pool:
         try:
-            return reader.call(read_headers, part) or read_headers(part)
-        except (LostError, CrashError):
-            return read_headers(part)
+            yield from pool.map(_read_apart, parts)
         finally:
-            free.put(reader)
+            pool.shutdown(cancel_futures=True)
 
-    pool = ThreadPoolExecutor(max_workers=max(1, len(readers)))
+
+def _read_apart(part: Sequence[str]) -> Columns:
+    """The fields of these files by another process; by this one where that ends."""
     try:
-        yield from pool.map(ask, parts) if readers else map(read_headers, parts)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for reader in readers:
-            reader.end()
+        return call_apart(read_headers, part)
+    except CrashError:
+        return read_headers(part)
