@@ -21,6 +21,7 @@ training whose run is not here any more, as on another machine, is repeated if s
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import re
@@ -283,24 +284,28 @@ def condense(run: Run) -> dict[str, Any]:
 
 def tune(study: Study, work: Path, tier: str, arm: str, clock: Clock) -> None:
     """Have validation patients choose the keys of an arm that the study leaves to them."""
+    about = {"tier": tier, "arm": arm}
+    search(
+        study.tuning(tier), about, study.axes[arm], lambda **cell: try_out(study, work, cell | {"seed": SEED}), clock
+    )
 
-    def measure(**cell: Any) -> dict[str, Any]:
-        cell |= {"seed": SEED}
-        folder = work / f"tuning-{re.sub('[^a-z0-9.]+', '-', json.dumps([arm, cell['keys']]).lower())}"
-        run = pretrain(
-            study.prepare(work, cell),
-            recipe=recipe_of(study, work, cell),
-            out=folder,
-            resume=folder.exists(),
-            cache=work / "cache",
-            quiet=True,
-        )
-        assert study.validate is not None
-        found = {"figure": round(study.validate(work, folder), 6), **condense(run)}
-        shutil.rmtree(folder)
-        return found
 
-    search(study.tuning(tier), {"tier": tier, "arm": arm}, study.axes[arm], measure, clock)
+def try_out(study: Study, work: Path, cell: Cell, *changes: str) -> dict[str, Any]:
+    """One training, and what validation patients say of it as `figure`; its run is not kept."""
+    assert study.validate is not None
+    name = hashlib.blake2b(json.dumps([cell, changes]).encode(), digest_size=8).hexdigest()
+    folder = work / f"tried-{name}"
+    run = pretrain(
+        study.prepare(work, cell),
+        recipe=recipe_of(study, work, cell).override(changes),
+        out=folder,
+        resume=folder.exists(),
+        cache=work / "cache",
+        quiet=True,
+    )
+    found = {"figure": round(study.validate(work, folder), 6), **condense(run)}
+    shutil.rmtree(folder)
+    return found
 
 
 def command_line(about: str | None, studies: Sequence[Study], work: str) -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -195,6 +196,21 @@ def tuned_of(page: Page) -> str:
     return markdown(["arm", "keys", f"validation {page.figure}"], rows)
 
 
+def curve_of(page: Page) -> str:
+    """What validation patients say after other trainings: an arm a row, a point a column, its seeds in it."""
+    lines = read_cells(RESULTS / f"{page.file}-curve.jsonl")
+    arms, points = (list(dict.fromkeys(line["cell"][key] for line in lines)) for key in ("arm", "point"))
+    rows = []
+    for arm in arms:
+        mine = [line for line in lines if line["cell"]["arm"] == arm]
+        by_point = [[line["result"]["figure"] for line in mine if line["cell"]["point"] == point] for point in points]
+        rows.append([arm, *(", ".join(f"{figure:.3f}" for figure in figures) for figures in by_point)])
+    took = [[line["seconds"] / 60 for line in lines if line["cell"]["point"] == point] for point in points]
+    rows.append(["minutes a training", *(f"{statistics.mean(minutes):.1f}" for minutes in took)])
+    shown = [point.rpartition(".")[2].replace("=", " ").replace("_", " ") for point in points]
+    return markdown([f"validation {page.figure}", *shown], rows)
+
+
 def verdicts() -> list[Line]:
     """A line for each difference of every study."""
     return [_verdict(page, line) for page in PAGES for line in lines_of(page) if "difference" in line]
@@ -291,4 +307,6 @@ def tables() -> dict[str, Callable[[], str]]:
             found[f"{page.file}-differences"] = partial(differences_of, page)
         if read_cells(RESULTS / f"{page.file}-tuning.jsonl"):
             found[f"{page.file}-tuned"] = partial(tuned_of, page)
+        if read_cells(RESULTS / f"{page.file}-curve.jsonl"):
+            found[f"{page.file}-curve"] = partial(curve_of, page)
     return found

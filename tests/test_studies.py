@@ -11,7 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import curves
 import study_pages
+import supremix_acdc
 from grid import NO_END
 from looks import look, number_of_looks
 from tuning import chosen, search, written
@@ -73,3 +75,24 @@ def test_a_claim_is_corrected_among_its_own_differences_and_the_rest_among_all(
     assert [study_pages.is_claim(page, line) for line in found] == [True, False, False]
     assert [line["holm"] for line in found] == pytest.approx([0.03, 0.06, 0.06])
     assert [line["verdict"] for line in found] == ["decided", study_pages.HINT, study_pages.HINT]
+
+
+def test_a_curve_has_a_cell_for_every_point_arm_and_seed_and_a_column_for_every_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = curves.points_of(["training.max_steps=300,1200", "images.size=96"])
+    assert points == ["training.max_steps=300", "training.max_steps=1200", "images.size=96"]
+    cells = curves.cells_of(supremix_acdc.STUDY, "small", ["supcon", "regression"], points[1:], [100, 101])
+    assert [cell["point"] for cell in cells] == [points[1]] * 4 + [points[2]] * 4
+    assert {cell["keys"]["optimizer.lr"] for cell in cells if cell["arm"] == "supcon"} == {0.003}, "as chosen"
+    assert not {100, 101} & {*supremix_acdc.STUDY.seeds}, "no seed of the study"
+    monkeypatch.setattr(study_pages, "RESULTS", tmp_path)
+    with (tmp_path / "supremix-acdc-curve.jsonl").open("w") as file:
+        for number, cell in enumerate(cells):
+            file.write(json.dumps({"cell": cell, "result": {"figure": number / 10}, "seconds": 90.0}) + "\n")
+    page = next(page for page in study_pages.PAGES if page.file == "supremix-acdc")
+    head, _, supcon, regression, minutes = study_pages.curve_of(page).splitlines()
+    assert head.endswith("| max steps 1200 | size 96 |")
+    assert supcon == "| supcon | 0.000, 0.200 | 0.400, 0.600 |"
+    assert regression == "| regression | 0.100, 0.300 | 0.500, 0.700 |"
+    assert minutes == "| minutes a training | 1.5 | 1.5 |"
