@@ -77,6 +77,15 @@ def test_a_group_that_is_worse_by_construction_is_found_and_decided(seed: int) -
     assert 0 < all_of_them.estimate < gap.estimate
 
 
+def test_a_gap_among_many_is_held_against_more_random_groups() -> None:
+    data = cohort_of(0, (120, 120, 120), (0.5, 0.5, 0.5), (2.5, 2.5, 0.2))
+    alone, among = (
+        next(r for r in judged(*data, draws=100, together=number).gaps if r.metric == "auroc") for number in (25, 90)
+    )
+    assert (alone.p_value, among.p_value) == (1 / 101, 1 / 401), "none of the random groups is as far apart"
+    assert (alone.estimate, alone.ci_low) == (among.estimate, among.ci_low)
+
+
 @pytest.mark.parametrize("rates", [(0.5, 0.5, 0.5, 0.5), (0.85, 0.5, 0.15, 0.5)])
 def test_without_a_difference_about_one_gap_in_twenty_is_decided(rates: tuple[float, ...]) -> None:
     decided, above, low = 0, 0, 0

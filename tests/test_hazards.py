@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy.stats import chi2_contingency, kruskal
 
+from bolus.data.batches.columns import TrainingColumns
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.evaluation.statistics.metrics import auroc
@@ -19,6 +20,8 @@ from bolus.phantom.images import make_phantom
 from bolus.planning.hazards.association import associate, commonest, mean_of, separate
 from bolus.planning.hazards.hazard import Hazard
 from bolus.planning.hazards.hazards import find_hazards
+from bolus.planning.offers.measures import usable_targets
+from bolus.planning.offers.offers import Evidence
 
 
 def cohort_of(columns: dict[str, Any], roles: dict[str, str] | None = None, **spec: Any) -> Cohort:
@@ -467,6 +470,24 @@ def test_copies_by_value_and_which_is_kept() -> None:
     assert kinds(found) == [("score:born", "copy", False), ("label:healthy", "copy", False)]
     assert found[0].sentence.startswith("score:born holds the same as score:age (Spearman -1.00)")
     assert "label:sick is kept" in found[1].sentence
+
+
+def test_of_a_label_and_its_copy_the_label_is_kept_and_the_copy_is_not_learnt() -> None:
+    rng = np.random.default_rng(0)
+    grade = rng.integers(0, 4, 300)
+    columns = {
+        "grade": np.where(rng.random(300) < 0.1, "", grade.astype(str)),
+        "stage": grade,
+        "age": rng.uniform(20, 90, 300),
+    }
+    columns["born"] = 2020 - np.round(columns["age"])
+    roles = {"label:grade": "grade", "score:stage": "stage", "score:age": "age", "score:born": "born"}
+    found = hazards(columns, roles)
+    assert kinds(found) == [("score:stage", "copy", False), ("score:born", "copy", False)]
+    assert found[0].sentence.endswith("label:grade is kept"), "though more samples know the score"
+    samples = cohort_of(columns, roles).samples("image")
+    targets, left_out = usable_targets(Evidence.of(TrainingColumns(samples), found))
+    assert (targets, sorted(left_out)) == (["score:age"], sorted(each.sentence for each in found))
 
 
 # Small, large, clips ------------------------------------------------------------

@@ -225,6 +225,12 @@ def test_what_cannot_be_reported_is_told(desk: Path, tmp_path: Path) -> None:
     (other / "recipe.yaml").write_text(recipe)
     with pytest.raises(BolusError, match="holds embeddings of recipe"):
         bolus.report(other, out=tmp_path / "x.html", embeddings=[desk / "a" / "embeddings.parquet"])
+    pd.read_csv(desk / "table.csv", dtype=str)[::-1].to_csv(desk / "turned.csv", index=False)
+    (desk / "turned.yaml").write_text((desk / "cohort.yaml").read_text().replace("table.csv", "turned.csv"))
+    assert Cohort.open(desk / "turned.yaml").split_hash == Cohort.open(desk / "cohort.yaml").split_hash
+    bolus.embed(desk / "a", desk / "turned.yaml", out=tmp_path / "turned.parquet", cache=desk / "cache")
+    with pytest.raises(BolusError, match="holds embeddings of another table"):
+        bolus.report(desk / "a", out=tmp_path / "x.html", embeddings=[tmp_path / "turned.parquet"])
     assert not list(tmp_path.glob("*.html"))
 
 

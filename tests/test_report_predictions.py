@@ -19,7 +19,9 @@ from bolus.reporting.charts.points import Point, draw_points, drawn
 from bolus.reporting.evidence import Evidence, Question, gather
 from bolus.reporting.sections.predictions.failures import failures
 from bolus.reporting.sections.predictions.overlap import overlap, volumes_of
+from bolus.reporting.sections.predictions.predicted import is_joined
 from bolus.reporting.sections.predictions.trust import trust
+from bolus.reporting.sections.provenance import _command as again
 
 KEPT = Path(__file__).parent / "kept"
 SPLIT = "8861406e6389"  # of the kept run
@@ -54,15 +56,20 @@ def some_ranks(number: int = 12) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def written(folder: Path, task: str, name: str, frame: pd.DataFrame, split: str = SPLIT) -> Question:
+def written(
+    folder: Path, task: str, name: str, frame: pd.DataFrame, split: str = SPLIT, rows_hash: str = ""
+) -> Question:
     """An evaluation as its files keep it."""
-    target = {"segment": "mask", "retrieve": "side: left to right"}[task]
-    metric = {"segment": "dice", "retrieve": "top_1"}[task]
+    target, metric = {
+        "segment": ("mask", "dice"),
+        "retrieve": ("side: left to right", "top_1"),
+        "classify": ("change:s", "auroc"),
+    }[task]
     result = Result(task, target, metric, 0.5, 0.4, 0.6, 9, 9, encoder="run", split_hash=split, versions={})
     folder.mkdir(parents=True)
     frame.to_parquet(folder / name)
     write_results(folder / "results.jsonl", [result])
-    (folder / "notes.json").write_text(json.dumps({"general": [], "targets": {}}))
+    (folder / "notes.json").write_text(json.dumps({"general": [], "targets": {}, "rows_hash": rows_hash}))
     return Question(folder, [result], [])
 
 
@@ -186,6 +193,34 @@ def test_rows_of_another_table_are_said_to_be_and_have_no_picture(run: Path) -> 
     assert not [block for block in blocks if isinstance(block, Drawing) and "partner" in str(block.markup)]
 
 
+def test_rows_of_other_images_of_the_same_patients_are_of_another_table(run: Path) -> None:
+    (evidence,) = gather([run])
+    assert evidence.cohort is not None
+    own, other = evidence.cohort.rows_hash, "0" * 16
+    for place, (rows_hash, same) in enumerate(((own, True), (other, False), ("", True))):
+        folder = run / "evaluations" / f"retrieve-{place}"
+        question = written(folder, "retrieve", "ranks.parquet", some_ranks(), rows_hash=rows_hash)
+        (again,) = gather([run])
+        (read,) = [each for each in again.questions if each.folder == folder]
+        assert is_joined(again, read, question.targets[0]) == same
+        assert any("another table" in remark for remark in again.remarks) != same
+        shutil.rmtree(folder)
+
+
+def test_both_rows_of_a_pair_are_named_and_neither_is_shown_for_it(run: Path) -> None:
+    lines = [
+        {"row": row, "later_row": later, "target": "change:s", "encoder": "run", "probe": "linear", "split": "test",
+         "fraction": 1.0, "repeat": 0, "y": float(row % 2), "score": 0.1 * later}
+        for row, later in ((1, 2), (1, 3), (4, 6))
+    ]  # fmt: skip
+    written(run / "evaluations" / "change-s", "classify", "predictions.parquet", pd.DataFrame(lines))
+    blocks = blocks_of(failures(gather([run]), lambda evidence, rows: dict.fromkeys(rows, "data:,")))
+    (table,) = [each for each in tables(blocks) if "pairs" in each.title]
+    assert list(table.head) == ["Earlier and later row", "Truth", "Probability of 1"]
+    assert [row[0] for row in table.rows] == ["1 and 2", "1 and 3", "4 and 6"]
+    assert not [block for block in blocks if isinstance(block, Drawing)]
+
+
 def test_the_hardest_volumes_are_named_with_their_size(run: Path) -> None:
     frame = some_volumes({"organ": [9.0, 8, 7], "spot": [0.0, 0.5, 1]})
     written(run / "evaluations" / "segment-mask", "segment", "volumes.parquet", frame)
@@ -195,3 +230,42 @@ def test_the_hardest_volumes_are_named_with_their_size(run: Path) -> None:
     assert [list(row) for row in table.rows[:2]] == [["7", "0.110 (9)", "-"], ["8", "0.210 (8)", "0.210 (0.5)"]]
     titles = [block.title for block in blocks_of(trust(evidence)) if isinstance(block, Figure)]
     assert "Dice by the size of the reference mask" in titles
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "targets", "said"),
+    [
+        ("classify-eye=N-1a2b3c", "classify", ["eye=N"], "classify RUN --target eye=N"),
+        ("classify-eye-1a2b3c", "classify", ["eye=N", "eye=D"], "classify RUN --target eye"),
+        ("classify-next-sick-1a2b3c", "classify", ["next:sick"], "classify RUN --target sick --horizon next"),
+        ("change-s tolerance 0.5 adjacent-1a2b3c", "classify", ["change:s tolerance 0.5", "amount_of_change:s"],
+         "change RUN --target s --tolerance 0.5 --adjacent-only"),
+        ("audit-classify-sick by sex site bands 30 50 linear knn-1a2b3c", "audit", ["sick"],
+         "classify RUN --target sick --audit --by sex,site --age-bands 30,50 --probes linear,knn"),
+        ("audit-regress-age-1a2b3c", "audit", ["age"], "regress RUN --target age --audit --probes linear,knn"),
+    ],
+)  # fmt: skip
+def test_what_asks_a_question_again_asks_the_same(
+    run: Path, name: str, task: str, targets: list[str], said: str
+) -> None:
+    results = [
+        Result(task, target, "auroc", 0.5, 0.4, 0.6, 9, 9, encoder="run", probe=probe)
+        for target in targets
+        for probe in ("linear", "knn")
+    ]
+    (evidence,) = gather([run])
+    command = again(evidence, Question(run / "evaluations" / name, results, []))
+    assert command.replace(f"{evidence.place} {evidence.cohort_place}", "RUN") == f"bolus evaluate {said}"
+
+
+def test_a_cohort_of_numbers_alone_is_asked_for_one(run: Path) -> None:
+    (evidence,) = gather([run])
+    assert evidence.cohort is not None
+    for roles, said in (
+        ({"score:age": "age"}, "regress PLACE COHORT --target age"),
+        ({"score:age": "age", "label:sick": "sick"}, "classify PLACE COHORT --target sick"),
+        ({}, "classify PLACE COHORT --target TARGET"),
+    ):
+        evidence.cohort.roles = roles
+        command = evidence.question_to("PLACE").replace(evidence.cohort_place, "COHORT")
+        assert command == f"bolus evaluate {said}"

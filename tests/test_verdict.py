@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from bolus.evaluation.statistics.results import Result, decimals
 from bolus.evaluation.statistics.verdict import (
+    asked_of,
     main_difference,
     standing,
     summarise,
@@ -79,6 +80,26 @@ def test_the_other_targets_of_a_call_enter_the_verdict():
     assert "Holm" not in summarise(one)
 
 
+def test_random_weights_are_asked_for_after_the_start_and_both_enter_the_correction():
+    start, random = difference(baseline="start", p_value=0.03), difference(baseline="random-init", p_value=0.001)
+    knn, few = replace(random, probe="knn"), replace(random, fraction=0.1)
+    assert asked_of([difference(baseline=""), start, random, knn, few]) == [start, random]
+    assert asked_of([random, start]) == [random], "random weights come first where that is how they stand"
+    said = summarise([start, random], [difference(p_value=0.5)]).splitlines()
+    assert ["Holm over 3 verdicts: p = 0.06, so only a hint" in said[-2], "p = 0.003" in said[-1]] == [True, True]
+
+
+def test_of_labelled_patients_the_most_are_asked():
+    some, most = (difference(labelled_patients=number) for number in (1, 6))
+    assert asked_of([some, most, difference(labelled_patients=2)]) == [most]
+
+
+def test_that_cohorts_are_told_apart_is_no_gain():
+    told = [difference(target="cohort:a-or-b", baseline=baseline, p_value=0.001) for baseline in ("", "random-init")]
+    assert asked_of(told) == []
+    assert summarise(told).endswith("cohort:a-or-b: a difference between cohorts is no gain")
+
+
 def test_no_draw_with_a_difference_says_nothing_of_what_could_be_shown():
     equal = difference(estimate=0.0, ci_low=0.0, ci_high=0.0, se=0.0, detectable=None)
     said = "undecided: no difference [0.000 worse to 0.000 better] in AUROC from other; no draw of the test patients "
@@ -96,7 +117,8 @@ def test_too_few_patients_decide_nothing():
         verdict_of(difference(notes=(note,)))
         == f"undecided: better by 0.050 [0.010, 0.090] in AUROC than other, but {note}"
     )
-    assert verdict_of(difference(notes=("another note",))).startswith("decided")
+    for other in ("another note", "only pairs of consecutive times"):
+        assert verdict_of(difference(notes=(other,))).startswith("decided")
 
 
 def test_numbers_in_small_units_keep_what_counts():

@@ -293,6 +293,7 @@ def _write(path: Path, opened: _Opened, pieces: Generator[Piece]) -> None:
     facts = {
         "encoder": judged.name,
         "recipe": judged.run.recipe.digest if judged.run else None,
+        "rows_hash": opened.cohort.rows_hash,
         "preprocessing": opened.store.preprocessing.to_json(),
         "remarks": opened.remarks,
     }

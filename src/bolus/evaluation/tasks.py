@@ -3,7 +3,7 @@
 A task is one folder, one entry here and one test. The folder has a dataclass of the task's options, in a module that
 imports nothing heavy, and a module with three functions:
 
-- `ask(task, samples, *, seed)` finds the question in a cohort, or raises, before an image is read;
+- `ask(task, samples)` finds the question in a cohort, or raises, before an image is read;
 - `judge(task, source, cohort, judging)` answers it, writes the files of the evaluation and returns a `Outcome`;
 - `answers(task, folder, patient, encoder)` reads those files sample by sample, so that encoders can be compared.
 

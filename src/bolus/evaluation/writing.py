@@ -43,6 +43,7 @@ def write_evaluation(
     notes: Sequence[str],
     target_notes: Mapping[str, Sequence[str]],
     *,
+    rows_hash: str,
     files: Mapping[str, Callable[[Path], object]] | None = None,
     stale: Iterable[str] = (),
 ) -> None:
@@ -53,12 +54,14 @@ def write_evaluation(
         results: for results.jsonl.
         notes: for notes.json, in sentences: what holds for all.
         target_notes: likewise, target -> what a reader must know of it.
+        rows_hash: of the cohort that was judged on, for notes.json: which table the rows of the files are of.
         files: name -> what writes the file to the path that it is called with.
         stale: patterns of further files that an earlier evaluation may have left.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
-    ...     write_evaluation(Path(place), [], ["a"], {}, files={"said.txt": lambda path: path.write_text("so")})
+    ...     files = {"said.txt": lambda path: path.write_text("so")}
+    ...     write_evaluation(Path(place), [], ["a"], {}, rows_hash="", files=files)
     ...     sorted(path.name for path in Path(place).iterdir())
     ['notes.json', 'results.jsonl', 'said.txt']
     """
@@ -72,5 +75,6 @@ def write_evaluation(
     for name, write in files.items():
         with replacing(folder / name) as temporary:
             write(temporary)
-    write_json(folder / NOTES, {"general": [*notes], "targets": {name: [*said] for name, said in target_notes.items()}})
+    of_targets = {name: [*said] for name, said in target_notes.items()}
+    write_json(folder / NOTES, {"general": [*notes], "targets": of_targets, "rows_hash": rows_hash})
     write_results(folder / RESULTS, results)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,11 +29,13 @@ class Question:
         folder: its files.
         results: at least one; the first is of the judged encoder.
         notes: in sentences, general ones first.
+        rows_hash: of the table that was judged on; empty where it was written before tables were told apart.
     """
 
     folder: Path
     results: Sequence[Result]
     notes: Sequence[str]
+    rows_hash: str = ""
 
     @property
     def task(self) -> str:
@@ -123,13 +124,19 @@ class Evidence:
     @property
     def first_question(self) -> str:
         """The command that asks the run a question."""
-        return f"bolus evaluate classify {self.place} {self.cohort_place} --target {self.target_example()}"
+        return self.question_to(self.place)
 
-    def target_example(self) -> str:
-        """A target that the cohort has, for commands; `TARGET` where it has none."""
+    def question_to(self, place: str) -> str:
+        """The command that asks the run there a target that this cohort has, `TARGET` where it has none."""
         roles = [] if self.cohort is None else list(self.cohort.roles)
-        known = [role.partition(":")[2] for kind in ("label:", "score:") for role in roles if role.startswith(kind)]
-        return known[0] if known else "TARGET"
+        known = [
+            (task, role.partition(":")[2])
+            for task, kind in (("classify", "label:"), ("regress", "score:"))
+            for role in roles
+            if role.startswith(kind)
+        ]
+        task, target = known[0] if known else ("classify", "TARGET")
+        return f"bolus evaluate {task} {place} {self.cohort_place} --target {target}"
 
 
 def gather(
@@ -145,7 +152,7 @@ def gather(
 
     Raises:
         UsageError: no run, one twice, or another number of embeddings than runs.
-        BolusError: a folder without a run, a damaged file, or embeddings of another encoder than the run's.
+        BolusError: a folder without a run, a damaged file, or embeddings of another encoder or table than the run's.
     """
     if not folders:
         raise UsageError("expected a run folder")
@@ -183,10 +190,10 @@ def _read(run: Run, name: str, embeddings: Path | None) -> Evidence:
     evaluations = sorted((run.folder / "evaluations").glob(f"*/{RESULTS}"))
     found = [_question(path.parent) for path in evaluations]
     questions = [each for each in found if each is not None]
-    embedded = None if embeddings is None else _embedded(embeddings, run)
+    embedded = None if embeddings is None else _embedded(embeddings, run, cohort)
     return Evidence(
         name, _place(run.folder), run, run.metrics(), _quarantined(run), cohort, why, questions, embedded,
-        _doubts(questions, run),
+        _doubts(questions, run, cohort),
     )  # fmt: skip
 
 
@@ -214,32 +221,42 @@ def _question(folder: Path) -> Question | None:
     path = folder / NOTES
     said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     notes = [*said.get("general", []), *(note for each in said.get("targets", {}).values() for note in each)]
-    return Question(folder, results, list(dict.fromkeys(notes)))
+    return Question(folder, results, list(dict.fromkeys(notes)), said.get("rows_hash", ""))
 
 
-def _embedded(path: Path, run: Run) -> Embedded:
+def _embedded(path: Path, run: Run, cohort: Cohort | None) -> Embedded:
     import pyarrow.parquet as pq
 
     if not path.is_file():
         raise UsageError(f"--embeddings: there is no file {path.name}")
     table = pq.read_table(path, columns=["row", "embedding"])
-    made_by = json.loads((table.schema.metadata or {}).get(b"bolus", b"{}")).get("recipe")
+    facts = json.loads((table.schema.metadata or {}).get(b"bolus", b"{}"))
+    made_by = facts.get("recipe")
     if made_by != run.recipe.digest:
         raise BolusError(
             f"{path.name} holds embeddings of recipe {made_by}, and the run {run.folder.name} is of recipe "
             f"{run.recipe.digest}; embed with this run: bolus embed {_place(run.folder)} COHORT"
         )
+    if cohort is not None and facts.get("rows_hash", cohort.rows_hash) != cohort.rows_hash:
+        raise BolusError(
+            f"{path.name} holds embeddings of another table than the one that the run {run.folder.name} was trained "
+            f"on; embed that: bolus embed {_place(run.folder)} {_place(run.folder)}/cohort.yaml"
+        )
     vectors = np.stack(table["embedding"].to_numpy()).astype(np.float32) if len(table) else np.zeros((0, 1), np.float32)
     return Embedded(table["row"].to_numpy().astype(np.int64), vectors)
 
 
-def _doubts(questions: Sequence[Question], run: Run) -> list[str]:
+def _doubts(questions: Sequence[Question], run: Run, cohort: Cohort | None) -> list[str]:
     """What does not fit together, in sentences."""
-    splits = Counter(each.results[0].split_hash for each in questions if each.results[0].split_hash)
-    others = sum(number for split, number in splits.items() if split != run.record["split_hash"])
+    split = run.record["split_hash"]
+    others = sum(
+        each.results[0].split_hash not in ("", split)
+        or (cohort is not None and each.rows_hash not in ("", cohort.rows_hash))
+        for each in questions
+    )
     if not others:
         return run.torn
     said = (
-        f"{others} of {len(questions)} evaluations were made on another cohort or split than the run was trained with; "
+        f"{others} of {len(questions)} evaluations were made on another table or split than the run was trained with; "
     )
     return [said + "their rows are not joined to the run's table", *run.torn]

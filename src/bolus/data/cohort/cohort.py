@@ -7,6 +7,7 @@ have become missing. Batches, embeddings and evaluations index its `Samples`: im
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ from bolus.files import load_yaml, write_text
 
 CohortLike: TypeAlias = "str | Path | pd.DataFrame | Cohort"
 """What a cohort is opened from: a cohort.yaml, a table or DataFrame with conventional column names, or an open one."""
+
+HASHED = 1_000_000  # rows at a time
 
 
 class Cohort(Values):
@@ -200,6 +203,16 @@ class Cohort(Values):
     def split_hash(self) -> str:
         """12 hexadecimal digits that name who is on which side."""
         return digest_codes(self.split_codes, SPLIT, self.coded_patients)
+
+    @cached_property
+    def rows_hash(self) -> str:
+        """16 hexadecimal digits that name which image of whom stands on which row of the table as given."""
+        digest, first = hashlib.blake2b(digest_size=8), np.unique(self.origin, return_index=True)[1]
+        for start in range(0, len(first), HASHED):  # names of some rows at a time are text
+            some = first[start : start + HASHED]
+            named = self.columns.frame([self.roles["image"], self.roles["patient"]], some).astype("string")
+            digest.update(pd.util.hash_pandas_object(named, index=False).to_numpy().tobytes())
+        return digest.hexdigest()
 
     def hash_trained(self) -> dict[str, Any]:
         """Keyed hashes of the training patients, as `data.cohort.split.hash_patients` makes them."""

@@ -198,6 +198,7 @@ def _judge(task: Auditing, prepared: Prepared[Audited]) -> Audit:
         "random groups exchange the groups of patients with like outcomes, and within a patient those of its samples: "
         "a group keeps its size and, by patients, its outcomes"
     )
+    together = 2 * len(questions) * len(groupings) * len(probes)  # each worst group against the best, and against all
     for question in questions:
         report = probe(
             embeddings,
@@ -214,8 +215,9 @@ def _judge(task: Auditing, prepared: Prepared[Audited]) -> Audit:
         said = list(report.notes)
         for kind in probes:
             found = audit_probe(
-                report, kind, patients, groupings, classes=question.classes, judging=judging, origin=origin
-            )
+                report, kind, patients, groupings,
+                classes=question.classes, judging=judging, origin=origin, together=together,
+            )  # fmt: skip
             again = () if kind == probes[0] else (MAJORITY,)  # which no probe reads off an encoder
             audit.groups += [result for result in found.groups if result.encoder not in again]
             audit.gaps += [result for result in found.gaps if result.encoder not in again]
@@ -225,7 +227,7 @@ def _judge(task: Auditing, prepared: Prepared[Audited]) -> Audit:
         results, said = decode(embeddings, grouping, patients, split, judging=judging, origin=origin)
         audit.decoding += results
         audit.target_notes[f"decode:{grouping.name}"] = said
-    write_evaluation(audit.folder, audit.results, audit.notes, audit.target_notes)
+    write_evaluation(audit.folder, audit.results, audit.notes, audit.target_notes, rows_hash=prepared.cohort.rows_hash)
     return audit
 
 
@@ -238,6 +240,7 @@ def audit_probe(
     classes: Sequence[str] | None,
     judging: Judging | None = None,
     origin: Origin | None = None,
+    together: int = 1,
 ) -> GroupReport:
     """The groups of one probe's test predictions at fraction 1.0, of all its encoders and the majority.
 
@@ -249,6 +252,7 @@ def audit_probe(
         classes: names of the codes 0..K-1; None for numbers.
         judging: its seed and draws are of the bootstrap and of the random groups.
         origin: copied into the results.
+        together: as of `judge_groups`.
 
     >>> from bolus.evaluation.audit.subgroups import Grouping
     >>> r, y = np.random.default_rng(0), np.arange(200) % 2
@@ -276,6 +280,7 @@ def audit_probe(
         num_classes=len(classes) if classes else 2 * (first.task == "classify"),
         draws=judging.draws,
         seed=judging.seed,
+        together=together,
     )
     judged = next(iter(scores))
 

@@ -31,6 +31,8 @@ from bolus.evaluation.statistics.verdict import standing
 from bolus.seeds import seed_for
 
 ALL = "all"
+ALIKE = 25
+"""Gaps that one share of random groupings serves: of 1,000 the least p is .001, which Holm over 25 leaves at .025."""
 
 
 @dataclass
@@ -62,6 +64,7 @@ def judge_groups(
     num_classes: int = 2,
     draws: int = 1000,
     seed: int = 0,
+    together: int = 1,
 ) -> GroupReport:
     """The metrics of predictions in each group of test patients, and the gaps between groups beside those of chance.
 
@@ -82,6 +85,8 @@ def judge_groups(
         num_classes: K; 0 for regression.
         draws: bootstrap resamples, and random groupings.
         seed: of both.
+        together: how many gaps Holm's correction will be over. The p value of a gap is a share of the random groupings,
+            of which there are as many more for each further `ALIKE` gaps, so that one can be decided among many.
 
     Returns:
         The report; a metric that a group does not define is NaN, with a note, and enters no gap.
@@ -104,7 +109,7 @@ def judge_groups(
         by_grouping.append((grouping, kept))
         parts += kept
         notes += said
-    table = _Bootstrap(y_n, scores, clusters, metrics, parts, draws, seed)
+    table = _Bootstrap(y_n, scores, clusters, metrics, parts, draws, seed, dealt=draws * -(-together // ALIKE))
     blank = replace(blank, seed=seed)
     groups = [result for part in parts for result in _results_in(part, table, blank, task, num_classes)]
     strata = outcome_strata(y_n, clusters, task)
@@ -136,15 +141,11 @@ class _Bootstrap:
         parts: Sequence[Part],
         draws: int,
         seed: int,
+        *,
+        dealt: int,
     ) -> None:
-        self.y, self.scores, self.clusters, self.metrics, self.draws, self.seed = (
-            y,
-            scores,
-            clusters,
-            metrics,
-            draws,
-            seed,
-        )
+        self.y, self.scores, self.clusters, self.metrics = y, scores, clusters, metrics
+        self.seed, self.dealt = seed, dealt  # random groupings
         keys = list(product(parts, metrics, scores))
         found: dict[tuple[str, str, str], list[FloatArray]] = {(p.subset, m, e): [] for p, m, e in keys}
         for block in bootstrap_blocks(clusters, draws=draws, seed=seed):
@@ -228,7 +229,7 @@ def _dealt(
     rows = np.sort(np.concatenate([part.rows for part in compared]))
     found: dict[tuple[str, str], list[FloatArray]] = {key: [] for key in product(table.metrics, table.scores)}
     seed = seed_for(table.seed, "random groups", grouping.name)
-    for block in random_groups(grouping.codes[rows], table.clusters[rows], strata[rows], draws=table.draws, seed=seed):
+    for block in random_groups(grouping.codes[rows], table.clusters[rows], strata[rows], draws=table.dealt, seed=seed):
         masks = [(block == part.code).astype(np.float64) for part in compared]
         for (metric, encoder), values in found.items():
             y, p = table.y[rows], table.scores[encoder][rows]

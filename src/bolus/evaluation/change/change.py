@@ -84,7 +84,7 @@ def evaluate_change(
         max_pairs: of each patient.
         probes: of `linear` and `knn`.
         fractions: shares of the training patients whose pairs are used.
-        seed: of draws and of the random-init twin.
+        seed: of draws and of the random-init twin; which pairs are judged does not depend on it.
         draws: bootstrap resamples of the test patients.
         repeats: draws of each fraction below 1.
         out: folder, as of `evaluate`; `row` in its predictions is the earlier sample, `later_row` the later one.
@@ -104,15 +104,12 @@ def evaluate_change(
     return judge(task, source, cohort, Judging(seed, draws, size, cache, out, baselines, precision))
 
 
-def ask(
-    task: Change, samples: Samples, *, seed: int = 0, readable: NDArray[np.bool_] | None = None
-) -> tuple[Target, Pairs]:
+def ask(task: Change, samples: Samples, *, readable: NDArray[np.bool_] | None = None) -> tuple[Target, Pairs]:
     """The score and the pairs of samples that it is asked of.
 
     Args:
         task: what is asked.
         samples: positions of the pairs are among them.
-        seed: of the choice where a patient has more pairs than are taken.
         readable: bool `[samples]`; all where None.
 
     Raises:
@@ -120,14 +117,14 @@ def ask(
         UsageError: only adjacent pairs are wanted where there is no time or visit.
     """
     found = find_targets(samples.cohort, "regress", task.target)[0][0]
-    pairs = pairs_of(samples, found.y, readable, adjacent_only=task.adjacent_only, max_pairs=task.max_pairs, seed=seed)
+    pairs = pairs_of(samples, found.y, readable, adjacent_only=task.adjacent_only, max_pairs=task.max_pairs)
     _check_pairs(found.name, pairs, samples)
     return found, pairs
 
 
 def judge(task: Change, source: str | Path, cohort: CohortLike, judging: Judging) -> Evaluation:
     """Read the change off the differences of embeddings, and write the files; Args and Raises as `evaluate_change`."""
-    return _judge(task, prepare(source, cohort, task, partial(ask, task, seed=judging.seed), judging))
+    return _judge(task, prepare(source, cohort, task, partial(ask, task), judging))
 
 
 def answers(task: Change, folder: Path, patient: Callable[[pd.Series[Any]], IntArray], encoder: str) -> list[Answer]:
@@ -141,7 +138,7 @@ def _judge(task: Change, prepared: Prepared[tuple[Target, Pairs]]) -> Evaluation
     cohort, (target, pairs), rows = samples.cohort, prepared.asked, prepared.rows
     if len(kept) < len(samples):
         readable = np.isin(np.arange(len(samples)), kept)
-        target, pairs = ask(task, samples, seed=judging.seed, readable=readable)
+        target, pairs = ask(task, samples, readable=readable)
     name = target.name
     place = np.searchsorted(kept, np.stack([pairs.earlier, pairs.later]))  # among those kept
     pairs = replace(pairs, earlier=place[0], later=place[1])
@@ -173,7 +170,7 @@ def _judge(task: Change, prepared: Prepared[tuple[Target, Pairs]]) -> Evaluation
     rows = cohort.origin[rows]  # of the table as given
     for report in reports.values():
         report.predictions["later_row"] = rows[pairs.later[report.predictions["position"]]] + 1
-    write_reports(found, rows[pairs.earlier], question)
+    write_reports(found, rows[pairs.earlier], question, rows_hash=cohort.rows_hash)
     return found
 
 

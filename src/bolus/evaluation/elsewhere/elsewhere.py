@@ -37,6 +37,7 @@ from bolus.evaluation.probing.probe import ProbeReport, probe
 from bolus.evaluation.probing.reading import Evaluation, reading_of, write_reports
 from bolus.evaluation.probing.task import TargetTask
 from bolus.evaluation.settings import Judging, Origin
+from bolus.evaluation.statistics.results import TOLD_APART
 from bolus.evaluation.targets import shown
 from bolus.evaluation.writing import evaluation_folder
 from bolus.site_key import open_site_key
@@ -200,7 +201,8 @@ def read_elsewhere(
     question = f"{task}-{shown(target)}-elsewhere-{names[1]}"
     folder = evaluation_folder(judging.out, judged, here.cohort, question, reading.probing.probes)
     evaluation = Evaluation(reports, folder, notes)
-    write_reports(evaluation, np.concatenate([each.cohort.origin[each.rows] for each in both]), target)
+    given = np.concatenate([each.cohort.origin[each.rows] for each in both])
+    write_reports(evaluation, given, target, rows_hash=here.cohort.rows_hash)
     return evaluation
 
 
@@ -306,7 +308,7 @@ def tell_apart(
         codes,
         split,
         task="classify",
-        target=f"cohort:{here.name}-or-{there.name}",
+        target=f"{TOLD_APART}{here.name}-or-{there.name}",
         classes=(here.name, there.name),
         probing=Probing(("linear",)),
         judging=judging,

@@ -11,6 +11,7 @@ import pandas as pd
 from bolus.evaluation.statistics.answers import ARM, Answer, mean_auroc
 from bolus.evaluation.statistics.metrics import FloatArray, IntArray, metrics_of
 from bolus.evaluation.statistics.results import MAJORITY, RANDOM
+from bolus.evaluation.statistics.verdict import ENOUGH_PATIENTS
 
 
 def answers_of_probes(
@@ -54,16 +55,21 @@ def _values(table: pd.DataFrame, columns: list[str]) -> FloatArray:
 
 
 def _mean_of_classes(answers: list[Answer], target: str) -> list[Answer]:
-    """The mean AUROC of the classes that some test samples have and others lack; none where one question is of all."""
+    """The mean AUROC of the classes that enough patients have and lack, or of all if none has; none of one question.
+
+    Where fewer have it than a finding needs, the mean rests on as few as the rarest of its classes.
+    """
     first = answers[0]
     if not all(each.metric == "auroc" and each.keys.equals(first.keys) for each in answers):
         return []
     answers = [each for each in answers if each.enough]  # of one class alone there is no curve
+    common = [each for each in answers if each.enough >= ENOUGH_PATIENTS]
+    answers = common if len(common) > 1 else answers
     if len(answers) < 2:
         return []
     y = np.stack([each.y for each in answers], axis=1)
     predictions = {name: np.stack([each.predictions[name] for each in answers], axis=1) for name in first.predictions}
-    enough = len(np.unique(first.patients[(y == 1).any(1)]))
+    enough = min(each.enough for each in answers)
     name = f"{target} (mean of {len(answers)} classes)"
     return [Answer("classify", name, "auroc", first.probe, first.keys, y, first.patients, predictions,
                    mean_auroc, enough)]  # fmt: skip

@@ -33,7 +33,7 @@ from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.evaluation.statistics.results import Result
-from bolus.evaluation.statistics.verdict import leading, main_difference
+from bolus.evaluation.statistics.verdict import asked_of, leading
 from bolus.evaluation.targets import Target, check_classes_told, file_name, find_targets, shown
 from bolus.evaluation.writing import write_evaluation
 
@@ -58,10 +58,10 @@ class Evaluation:
         return [result for report in self.reports.values() for result in report.results]
 
     def summaries(self) -> dict[str, str]:
-        """Target -> its table and verdict, with what Holm's correction over all the targets leaves of it."""
-        main = {name: main_difference(report.results) for name, report in self.reports.items()}
+        """Target -> its table and verdicts, with what Holm's correction over those of all targets leaves of them."""
+        asked = {name: asked_of(report.results) for name, report in self.reports.items()}
         return {
-            name: report.summary([each for other, each in main.items() if other != name and each is not None])
+            name: report.summary([each for other, all_of in asked.items() if other != name for each in all_of])
             for name, report in self.reports.items()
         }
 
@@ -180,7 +180,7 @@ def reading_of(task: str) -> type[TargetTask]:
     return kinds[task]
 
 
-def ask(task: TargetTask, samples: Samples, *, seed: int = 0) -> Ahead:
+def ask(task: TargetTask, samples: Samples) -> Ahead:
     """The targets of a reading, of now or of the next visit.
 
     Raises:
@@ -271,17 +271,18 @@ def _judge(task: TargetTask, prepared: Prepared[Ahead]) -> Evaluation:
     target = f"{prefix}{shown(task.target)}" if prefix else task.target
     _remove_finetuned(folder, target, kept)
     found = Evaluation(reports, folder, [*notes, *prepared.notes])
-    write_reports(found, cohort.origin[rows], target)
+    write_reports(found, cohort.origin[rows], target, rows_hash=cohort.rows_hash)
     return found
 
 
-def write_reports(found: Evaluation, rows: npt.NDArray[np.int64], target: str) -> None:
+def write_reports(found: Evaluation, rows: npt.NDArray[np.int64], target: str, *, rows_hash: str) -> None:
     """Write every file of an evaluation in place of an earlier one's.
 
     Args:
         found: reports, notes, and the folder, which is made.
         rows: int64 `[n]`, the row (from 0) of the table as given for each position of the reports' predictions.
         target: what was asked; heads of an earlier evaluation of it are removed.
+        rows_hash: of that table, as `write_evaluation`.
     """
     predictions, files = [], dict[str, Callable[[Path], object]]()
     for name, report in found.reports.items():
@@ -295,7 +296,7 @@ def write_reports(found: Evaluation, rows: npt.NDArray[np.int64], target: str) -
     stale = [f"head-{named}-linear.safetensors", f"head-{named}=*.safetensors"]
     stale += [f"head-{file_name(name)}-linear.safetensors" for name in found.reports]
     said = {name: report.notes for name, report in found.reports.items()}
-    write_evaluation(found.folder, found.results, found.notes, said, files=files, stale=stale)
+    write_evaluation(found.folder, found.results, found.notes, said, rows_hash=rows_hash, files=files, stale=stale)
 
 
 def _remove_finetuned(folder: Path, target: str, kept: Sequence[Path]) -> None:

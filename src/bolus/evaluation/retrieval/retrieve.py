@@ -29,7 +29,7 @@ from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.evaluation.statistics.results import RANDOM, Result, decimals
-from bolus.evaluation.statistics.verdict import verdicts_of
+from bolus.evaluation.statistics.verdict import asked_of, verdicts_of
 from bolus.evaluation.writing import write_evaluation
 
 __all__ = ["Retrieval", "evaluate_retrieve", "judge_retrieval", "ranks", "top_k"]
@@ -54,7 +54,7 @@ class Retrieval:
     def summary(self) -> str:
         """A small table of Top-K and the median rank in each direction, chance beside it, and verdicts on Top-1.
 
-        A verdict is against the random-init twin: one comparison a direction, fixed beforehand.
+        Verdicts are against the start, where there is one, and against the random-init twin: fixed beforehand.
         """
         shown = ("top_1", "top_5", "top_10", MEDIAN)
         lines = [f"{'pairs':>6}  {'encoder':<28}{'top-1 [95 % over patients]':<28}{'top-5':<8}{'top-10':<8}median rank"]
@@ -72,10 +72,10 @@ class Retrieval:
                 for metric in shown
             )
             lines.append(f"{'':>6}  {'chance':<28}{decimals(one):<28}{decimals(five):<8}{decimals(ten):<8}{median:.1f}")
-        differences = [each for each in self.results if each.baseline and each.metric == shown[0]]
-        targets = dict.fromkeys(each.target for each in differences)
-        chosen = [next(each for each in differences if each.target == target) for target in targets]
-        said = [f"{each.target}: {said}" for each, said in zip(chosen, verdicts_of(chosen), strict=True)]
+        first = [each for each in self.results if each.metric == shown[0]]
+        targets = dict.fromkeys(each.target for each in first)
+        asked = [one for target in targets for one in asked_of([each for each in first if each.target == target])]
+        said = [f"{each.target}: {said}" for each, said in zip(asked, verdicts_of(asked), strict=True)]
         return "\n".join([*lines, *said])
 
     def __repr__(self) -> str:
@@ -122,7 +122,7 @@ def evaluate_retrieve(
         out: folder for results.jsonl, ranks.parquet (rows of the table as given, no patient) and notes.json, which
             replace those of an earlier evaluation; where None a folder of this question and this split in the run's
             `evaluations/`.
-        seed: of the choice of pairs, of the random-init twin, and of the bootstrap.
+        seed: of the random-init twin and of the bootstrap; which images stand for a patient does not depend on it.
         draws: bootstrap resamples of the patients.
         size: input pixels of an encoder that does not state them.
         cache: cache folder; the user's where None.
@@ -138,14 +138,14 @@ def evaluate_retrieve(
     return judge(Retrieve(across), source, cohort, Judging(seed, draws, size, cache, out, baselines, precision))
 
 
-def ask(task: Retrieve, samples: Samples, *, seed: int = 0) -> list[Sides]:
+def ask(task: Retrieve, samples: Samples) -> list[Sides]:
     """Who is on which side of the role; Raises as `find_sides`."""
-    return find_sides(samples, np.arange(len(samples)), task.across, seed=seed)[0]
+    return find_sides(samples, np.arange(len(samples)), task.across)[0]
 
 
 def judge(task: Retrieve, source: str | Path, cohort: CohortLike, judging: Judging) -> Retrieval:
     """Rank the test patients' images for each other, and write the files; Args and Raises as `evaluate_retrieve`."""
-    return _judge(task, prepare(source, cohort, task, partial(ask, task, seed=judging.seed), judging))
+    return _judge(task, prepare(source, cohort, task, partial(ask, task), judging))
 
 
 def answers(task: Retrieve, folder: Path, patient: Callable[[pd.Series[Any]], IntArray], encoder: str) -> list[Answer]:
@@ -156,7 +156,7 @@ def answers(task: Retrieve, folder: Path, patient: Callable[[pd.Series[Any]], In
 def _judge(task: Retrieve, prepared: Prepared[list[Sides]]) -> Retrieval:
     across, cohort = task.across, prepared.cohort
     prepared = replace(prepared, kept=prepared.kept[prepared.split == "test"])  # nothing else is embedded
-    sides, left_out = find_sides(prepared.samples, prepared.kept, across, seed=prepared.judging.seed)
+    sides, left_out = find_sides(prepared.samples, prepared.kept, across)
     rows = prepared.rows
     results, found = judge_retrieval(
         embed_all(prepared.encoders(), prepared),
@@ -181,7 +181,8 @@ def _judge(task: Retrieve, prepared: Prepared[list[Sides]]) -> Retrieval:
     said: dict[str, list[str]] = {}
     for result in results:
         said[result.target] = list(dict.fromkeys([*said.get(result.target, []), *result.notes]))
-    write_evaluation(folder, results, notes, said, files={"ranks.parquet": table.to_parquet})
+    files = {"ranks.parquet": table.to_parquet}
+    write_evaluation(folder, results, notes, said, rows_hash=cohort.rows_hash, files=files)
     return Retrieval(results, table, folder, notes)
 
 

@@ -51,7 +51,7 @@ from bolus.evaluation.settings import Judging
 from bolus.evaluation.statistics.answers import Answer
 from bolus.evaluation.statistics.metrics import IntArray
 from bolus.evaluation.statistics.results import Result
-from bolus.evaluation.statistics.verdict import verdict_of
+from bolus.evaluation.statistics.verdict import asked_of, verdicts_of
 from bolus.evaluation.writing import write_evaluation
 from bolus.progress import Meter
 from bolus.seeds import seed_for
@@ -75,18 +75,19 @@ class Segmentation:
     notes: list[str]
 
     def summary(self) -> str:
-        """A small table of the mean Dice, and a verdict on the judged encoder at the most labelled patients.
+        """A small table of the mean Dice, and verdicts on the judged encoder at the most labelled patients.
 
-        The verdict is against the random-init twin: one comparison fixed beforehand.
+        They are against the start, where there is one, and against the random-init twin: fixed beforehand.
         """
         main = [each for each in self.results if (each.target, each.metric) == (TARGET, "dice")]
         lines = [f"{'patients':>8}  {'encoder':<28}dice [95 % interval over patients]"]
         lines += [
             f"{each.labelled_patients:>8}  {each.encoder:<28}{each.interval}" for each in main if not each.baseline
         ]
-        most = max(each.labelled_patients or 0 for each in main)
-        chosen = next(each for each in main if each.baseline and each.labelled_patients == most)
-        return "\n".join([*lines, f"{TARGET}, {count(most, 'labelled patient')}: {verdict_of(chosen)}"])
+        asked = asked_of(main)
+        said = [f"{TARGET}, {count(each.labelled_patients or 0, 'labelled patient')}: {one}"
+                for each, one in zip(asked, verdicts_of(asked), strict=True)]  # fmt: skip
+        return "\n".join([*lines, *said])
 
     def __repr__(self) -> str:
         return f"Segmentation({len(self.results)} results in {self.folder})"
@@ -165,7 +166,7 @@ def evaluate_segment(
     return judge(task, source, cohort, Judging(seed, draws, size, cache, out, quiet=quiet))
 
 
-def ask(task: Segment, samples: Samples, *, seed: int = 0) -> Annotations:
+def ask(task: Segment, samples: Samples) -> Annotations:
     """The masks of the samples' cohort, which must be enough for the task.
 
     Raises:
@@ -274,7 +275,8 @@ def _judge(task: Segment, prepared: Prepared[Annotations]) -> Segmentation:
         lineage=[own, *prepared.judged.lineage],
         seen={**remember_training(cohort, prepared.store, own), **prepared.judged.seen},
     )
-    write_evaluation(folder, results, notes, {TARGET: []}, files=files, stale=["overlay-row*.png"])
+    stale = ["overlay-row*.png"]
+    write_evaluation(folder, results, notes, {TARGET: []}, rows_hash=cohort.rows_hash, files=files, stale=stale)
     return evaluation
 
 

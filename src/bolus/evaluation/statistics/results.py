@@ -22,6 +22,9 @@ RANDOM = "random-init"
 START = "start"
 """The name of the pretrained encoder that a run began with."""
 
+TOLD_APART = "cohort:"
+"""What the target begins with that asks which of two cohorts an image is of: a warning, and no gain."""
+
 
 @dataclass(frozen=True)
 class Result:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from bolus.evaluation.statistics.intervals import holm
 from bolus.evaluation.statistics.metrics import higher_is_better, in_words, unit_of
-from bolus.evaluation.statistics.results import MAJORITY, RANDOM, START, Result, decimals
+from bolus.evaluation.statistics.results import MAJORITY, RANDOM, START, TOLD_APART, Result, decimals
 
 ENOUGH_PATIENTS = 20
 """Test patients of either class (of any target: test patients) below which no difference counts as decided."""
 
 DECIDED, THIS_TRAINING, UNDECIDED = "decided", "decided for this training", "undecided"
 
-_FEW = "only "
+_FEW = f" where a finding needs {ENOUGH_PATIENTS}"
 
 
 def too_few(patients: int, of_what: str) -> str:
@@ -23,7 +23,7 @@ def too_few(patients: int, of_what: str) -> str:
     >>> too_few(5, "positive test patients"), too_few(20, "test patients")
     ('only 5 positive test patients where a finding needs 20', '')
     """
-    return f"{_FEW}{patients} {of_what} where a finding needs {ENOUGH_PATIENTS}" if patients < ENOUGH_PATIENTS else ""
+    return f"only {patients} {of_what}{_FEW}" if patients < ENOUGH_PATIENTS else ""
 
 
 def standing(low: float, high: float, *, seeds: int, few: str = "") -> str:
@@ -65,7 +65,7 @@ def verdict_of(difference: Result) -> str:
     if not math.isfinite(difference.estimate + low + high):
         return f"undecided: the difference in {name} from {other} is undefined on this test set"
     span = f"{_span(difference)} in {name} {'than' if difference.estimate else 'from'} {other}"
-    few = next((note for note in difference.notes if note.startswith(_FEW)), "")
+    few = next((note for note in difference.notes if note.endswith(_FEW)), "")
     found = standing(low, high, seeds=difference.seeds, few=few)
     if found != UNDECIDED:
         return f"{found}: {span}"
@@ -123,38 +123,51 @@ def after_holm(verdict: str, p_value: float, count: int) -> str:
 
 
 def leading(results: Sequence[Result]) -> list[Result]:
-    """Those by the first metric, on all test samples, at the largest fraction."""
+    """Those by the first metric, on all test samples, at the largest fraction and the most labelled patients."""
     main = [r for r in results if r.metric == results[0].metric and not r.subset]
-    return [r for r in main if r.fraction == max(s.fraction for s in main)]
+    most = max(((r.fraction, r.labelled_patients or 0) for r in main), default=(1.0, 0))
+    return [r for r in main if (r.fraction, r.labelled_patients or 0) == most]
 
 
 def main_difference(results: Sequence[Result]) -> Result | None:
     """The difference that a verdict is given on: fixed beforehand, so that nothing was picked after looking.
 
     By the first metric and probe, at the largest fraction, on all test samples, from the first baseline that is an
-    encoder, or the majority where none is; None of an encoder that stands alone.
+    encoder, or the majority where none is; None of an encoder that stands alone. That cohorts can be told apart is no
+    gain, so of that there is none either.
     """
-    differences = [r for r in leading(results) if r.baseline]
+    differences = [r for r in leading(results) if r.baseline and not r.target.startswith(TOLD_APART)]
     return next((r for r in differences if r.baseline != MAJORITY), differences[0] if differences else None)
 
 
-def summarise(results: Sequence[Result], others: Sequence[Result] = ()) -> str:
-    """A small table of the main metric, and a verdict on the judged encoder: see `main_difference`.
+def asked_of(results: Sequence[Result]) -> list[Result]:
+    """The differences that verdicts are given on: `main_difference` and, where that is from the start, random weights.
 
     Args:
         results: of one target.
-        others: the main differences of the other targets of this call, for Holm's correction.
+    """
+    chosen = main_difference(results)
+    if chosen is None or chosen.baseline != START:
+        return [] if chosen is None else [chosen]
+    return [chosen, *(r for r in leading(results) if r.baseline == RANDOM and r.probe == chosen.probe)]
+
+
+def summarise(results: Sequence[Result], others: Sequence[Result] = ()) -> str:
+    """A small table of the main metric, and verdicts on the judged encoder: see `asked_of`.
+
+    Args:
+        results: of one target.
+        others: what is `asked_of` the other targets of this call, for Holm's correction.
     """
     main = [r for r in results if r.metric == results[0].metric and not r.subset]
     lines = [f"{'probe':<9}{'fraction':>9}  {'encoder':<28}{main[0].metric} [95 % interval over patients]"]
     lines += [
         f"{each.probe:<9}{each.fraction:>9.3g}  {each.encoder:<28}{each.interval}" for each in main if not each.baseline
     ]
-    chosen = main_difference(results)
-    if chosen is None:
-        return "\n".join([*lines, f"{results[0].target}: there is nothing to compare with"])
-    asked = [chosen]
-    if chosen.baseline == START:  # then random weights come second
-        asked += [r for r in leading(results) if r.baseline == RANDOM and r.probe == chosen.probe]
+    asked = asked_of(results)
+    if not asked:
+        told = results[0].target.startswith(TOLD_APART)
+        nothing = "a difference between cohorts is no gain" if told else "there is nothing to compare with"
+        return "\n".join([*lines, f"{results[0].target}: {nothing}"])
     said = verdicts_of([*asked, *others])[: len(asked)]
-    return "\n".join([*lines, *(f"{chosen.target}, {chosen.probe}: {each}" for each in said)])
+    return "\n".join([*lines, *(f"{each.target}, {each.probe}: {one}" for each, one in zip(asked, said, strict=True))])

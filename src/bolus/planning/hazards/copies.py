@@ -21,7 +21,8 @@ AT_MOST = 20_000
 def find_copies(columns: Iterable[Column], drawn: IntArray | None) -> list[tuple[Column, Column, str]]:
     """Labels, scores and attributes that hold the same as one that is kept.
 
-    Of two, the one that more samples know is kept; of equals a label or score rather than an attribute, then the first.
+    Of two, a label is kept, which a copy that is learnt would give away; else the one that more samples know; of equals
+    a score rather than an attribute, then the first.
 
     Args:
         columns: that could be learnt, in any order.
@@ -34,7 +35,11 @@ def find_copies(columns: Iterable[Column], drawn: IntArray | None) -> list[tuple
     """
     ranked = sorted(
         (column for column in columns if ":" in column.role),
-        key=lambda column: (-int(column.known.sum()), column.role.startswith("attribute:")),
+        key=lambda column: (
+            not column.role.startswith("label:"),
+            -int(column.known.sum()),
+            column.role.startswith("attribute:"),
+        ),
     )
     kept: list[Column] = []
     found: list[tuple[Column, Column, str]] = []

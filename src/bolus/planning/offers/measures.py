@@ -20,11 +20,10 @@ def offer_measures(evidence: Evidence) -> list[Offer]:
 
 def usable_targets(evidence: Evidence) -> tuple[list[str], list[str]]:
     """What may be predicted, and sentences on what may not: scores, ages, and attributes of few classes such as sex."""
-    found, left_out, columns = [], [], set()
+    found, left_out = [], []
     for role in [*evidence.starting("score:"), *evidence.starting("attribute:")]:
-        column = evidence.columns.cohort.roles[role]
-        if role in evidence.refused:
-            left_out.append(evidence.refused[role])
+        if role in evidence.refused or role in evidence.copies:
+            left_out.append(evidence.refused.get(role) or evidence.copies[role])
         elif evidence.patients(role) < ENOUGH:
             left_out.append(f"{role} is known of {evidence.patients(role)} training patients only.")
         elif (
@@ -33,9 +32,8 @@ def usable_targets(evidence: Evidence) -> tuple[list[str], list[str]]:
             and evidence.num_values(role) > FEW_LEVELS
         ):
             left_out.append(f"{role} has {evidence.num_values(role)} values, too many to be classes.")
-        elif column not in columns:  # one column under two roles is learnt once
+        else:
             found.append(role)
-            columns.add(column)
     return found, left_out
 
 

@@ -65,18 +65,22 @@ class Evidence:
         columns: of the training samples.
         unit: what a sample is: `image`, `slice`, `clip` or `volume`.
         refused: role -> why nothing may learn it.
+        copies: role -> which column holds the same and is kept.
     """
 
     columns: TrainingColumns
     unit: str
     refused: Mapping[str, str]
+    copies: Mapping[str, str] = field(default_factory=dict)
     _facts: dict[str, _Facts] = field(default_factory=dict, repr=False)
     _pairs: dict[Relation, PairCounts] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, columns: TrainingColumns, hazards: Sequence[Hazard]) -> Evidence:
         """What a cohort's columns and hazards say."""
-        return cls(columns, columns.samples.unit, {each.role: each.sentence for each in hazards if each.refuses})
+        refused = {each.role: each.sentence for each in hazards if each.refuses}
+        copies = {each.role: each.sentence for each in hazards if each.kind == "copy"}
+        return cls(columns, columns.samples.unit, refused, copies)
 
     def has(self, role: str) -> bool:
         """Whether some training sample has a value of the role."""

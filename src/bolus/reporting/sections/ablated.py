@@ -10,7 +10,7 @@ from typing import Any
 from bolus.ablation.comparison import RANDOM_INIT
 from bolus.errors import BolusError
 from bolus.evaluation.statistics.results import MAJORITY, RANDOM, Result, decimals, read_results
-from bolus.reporting.blocks import CONCERN, GOOD, OPEN, PLAIN, Block, Figure, Section, Sentences, Table, sentence
+from bolus.reporting.blocks import CONCERN, GOOD, HINT, OPEN, PLAIN, Block, Figure, Section, Sentences, Table, sentence
 from bolus.reporting.charts.forest import Interval, draw_forest
 from bolus.reporting.sections.verdicts import SERIES, as_gain, measure
 from bolus.reporting.wording import counted, plain
@@ -55,9 +55,16 @@ def ablated(place: Path) -> Section:
         raise BolusError(f"{folder.name}/ablation.json: damaged: {type(error).__name__}") from error
     results = read_results(folder / "results.jsonl")
     said = [*_sentences(folder / "table.txt"), *failed]
-    items = [sentence(each, next((state for word, state in STATES.items() if word in each), PLAIN)) for each in said]
+    items = [sentence(each, _state(each)) for each in said]
     blocks: list[Block] = [Sentences(items), *_figures(results)]
     return Section("ablation", "What each part is worth", lead, blocks)
+
+
+def _state(said: str) -> str:
+    """How a sentence of an ablation stands; what Holm's correction left as a hint is open."""
+    if HINT in said:
+        return OPEN
+    return next((state for word, state in STATES.items() if word in said), PLAIN)
 
 
 def _sentences(path: Path) -> list[str]:

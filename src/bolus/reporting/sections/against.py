@@ -32,20 +32,17 @@ def against_each_other(evidence: list[Evidence]) -> list[Block]:
     """What the runs have been asked alike, compared pair by pair with the first; nothing of a single run."""
     if len(evidence) < 2:
         return []
-    asked: dict[tuple[str, str, str], dict[str, tuple[Evidence, Question]]] = {}
+    asked: dict[tuple[str, ...], dict[str, tuple[Evidence, Question]]] = {}
     for each in evidence:
         for question in each.asked(*TASKS) if each.cohort is not None else []:
             first = question.results[0]
             if all(is_joined(each, question, target) for target in question.targets):
-                asked.setdefault((first.task, first.target, first.split_hash), {}).setdefault(
-                    each.name, (each, question)
-                )
+                about = (first.task, first.target, first.split_hash, question.rows_hash)
+                asked.setdefault(about, {}).setdefault(each.name, (each, question))
     alike = [found for found in asked.values() if len(found) > 1]
     if not alike:
-        one, other = evidence[0], evidence[1]
-        command = f"bolus evaluate classify {other.place} {one.cohort_place} --target {one.target_example()}"
         text = "No two of these runs were asked the same question on the same split, so they are not compared."
-        return [Missing(text, command)]
+        return [Missing(text, evidence[0].question_to(evidence[1].place))]
     blocks: list[Block] = []
     for found in alike:
         blocks += _compared(found)

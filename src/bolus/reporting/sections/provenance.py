@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+from bolus.evaluation.change.task import Change
 from bolus.evaluation.probing.options import EMBEDDED
+from bolus.evaluation.probing.task import HORIZONS
 from bolus.recipe import ImagesSpec
 from bolus.reporting.blocks import Block, Commands, Section, Table
 from bolus.reporting.evidence import Evidence, Question
@@ -83,7 +85,9 @@ def _command(evidence: Evidence, question: Question) -> str:
     """What asks the question again; options that no result keeps are left out."""
     first = question.results[0]
     where = f"{evidence.place} {evidence.cohort_place}"
-    target = _word(first.target.rpartition("change:")[2].partition("=")[0])
+    name, more = _target(question)
+    target = _word(name)
+    probes = tuple(name for name in dict.fromkeys(each.probe for each in question.results) if name not in ("", "none"))
     if first.task == "retrieve":
         return f"bolus evaluate retrieve {where} --across {_word(first.target.partition(':')[0])}"
     if first.task == "segment":
@@ -91,19 +95,37 @@ def _command(evidence: Evidence, question: Question) -> str:
         return f"bolus evaluate segment {where} --labelled-patients {','.join(map(str, numbers))}"
     if first.task == AUDIT or question.folder.name.startswith(AUDIT):
         kind = "regress" if f"{AUDIT}-regress" in question.folder.name else "classify"
-        return f"bolus evaluate {kind} {where} --target {target} --audit{_roles(question.folder.name)}"
+        grouped = _grouped(question.folder.name, name, probes)
+        more = f" --probes {','.join(probes)}" if probes != ("linear",) else ""
+        return f"bolus evaluate {kind} {where} --target {target} --audit{grouped}{more}"
     shares = sorted({each.fraction for each in question.results})
-    more = f" --fractions {','.join(f'{each:g}' for each in shares)}" if shares != [1.0] else ""
-    probes = tuple(name for name in dict.fromkeys(each.probe for each in question.results) if name not in ("", "none"))
+    more += f" --fractions {','.join(f'{each:g}' for each in shares)}" if shares != [1.0] else ""
     more += f" --probes {','.join(probes)}" if probes != EMBEDDED else ""
     kind = "change" if "change" in first.target.partition(":")[0] else first.task
     return f"bolus evaluate {kind} {where} --target {target}{more}"
 
 
-def _roles(folder: str) -> str:
-    """The roles that an audit was asked by, which only the name of its folder keeps; nothing where it chose them."""
-    found = re.search(r" by (.+?)(?: bands .*)?-[0-9a-f]{6}$", unquote(folder))
-    return f" --by {_word(found.group(1).replace(' ', ','))}" if found else ""
+def _target(question: Question) -> tuple[str, str]:
+    """The target of an evaluation as a command has it, and the options that its name in the results holds."""
+    kind, _, name = question.results[0].target.rpartition(":")
+    if kind == Change.name:
+        name, _, tolerance = name.partition(" tolerance ")
+        more = f" --tolerance {_word(tolerance)}" if tolerance else ""
+        return name, more + " --adjacent-only" * (" adjacent-" in unquote(question.folder.name))
+    one_class = len(question.targets) == 1  # of several, the label was asked for
+    return name if one_class else name.partition("=")[0], f" --horizon {kind}" if kind in HORIZONS else ""
+
+
+def _grouped(folder: str, target: str, probes: Sequence[str]) -> str:
+    """How the groups of an audit were made, which only the name of its folder keeps; nothing where it chose them.
+
+    >>> _grouped("audit-classify-stand%20by%20me%20by%20sex%20age%20bands%2030%2050-1a2b3c", "stand by me", ["linear"])
+    ' --by sex,age --age-bands 30,50'
+    """
+    asked = unquote(folder).rpartition("-")[0].partition(target)[2].removesuffix(f" {' '.join(probes)}")
+    roles, _, bands = asked.partition(" bands ")
+    options = {"--by": roles.removeprefix(" by ").strip(), "--age-bands": bands}
+    return "".join(f" {name} {_word(said.replace(' ', ','))}" for name, said in options.items() if said)
 
 
 def _word(text: str) -> str:

@@ -10,7 +10,7 @@ from bolus.evaluation.segmentation.task import TARGET as MASK
 from bolus.evaluation.statistics.intervals import holm
 from bolus.evaluation.statistics.metrics import higher_is_better, in_words, unit_of
 from bolus.evaluation.statistics.results import MAJORITY, RANDOM, START, Result
-from bolus.evaluation.statistics.verdict import after_holm, leading, main_difference, verdicts_of
+from bolus.evaluation.statistics.verdict import after_holm, asked_of, verdicts_of
 from bolus.reporting.evidence import Question
 from bolus.reporting.wording import plain
 
@@ -37,16 +37,8 @@ class Verdict:
 
 def verdicts(question: Question) -> list[Verdict]:
     """The verdicts of an evaluation that is no audit, as it printed them; Holm's correction is over its targets."""
-    chosen = [each for target in _judged_targets(question) if (each := main_difference(question.of(target)))]
-    found = []
-    for each in chosen:
-        asked = [each]
-        if each.baseline == START:  # then random weights come second
-            beside = leading(question.of(each.target))
-            asked += [one for one in beside if one.baseline == RANDOM and one.probe == each.probe]
-        said = verdicts_of([*asked, *(other for other in chosen if other is not each)])
-        found += [Verdict(named(each), text, one) for text, one in zip(said, asked, strict=False)]
-    return found
+    asked = [each for target in _judged_targets(question) for each in asked_of(question.of(target))]
+    return [Verdict(named(each), text, each) for text, each in zip(verdicts_of(asked), asked, strict=True)]
 
 
 def _judged_targets(question: Question) -> list[str]:

@@ -98,22 +98,27 @@ def _of_target(
     task = found.task
     errors = _errors(found, task)
     order = np.argsort(-errors, kind="stable")[:HARDEST].tolist()
-    rows = found.rows[order].tolist()
-    alike = {} if near is None else near.of(rows)
+    rows, pairs = found.rows[order].tolist(), found.later is not None
+    alike = {} if near is None or pairs else near.of(rows)
     truth = dict(zip(found.rows.tolist(), found.y.tolist(), strict=True))
     lines = []
     for at, row in zip(order, rows, strict=True):
         said = [f"{other}{_truth(truth.get(other), task)}" for other in alike.get(row, [])]
         shown = f"{found.scores[at]:.2f}" if task == "classify" else f"{found.scores[at]:.4g}"
-        lines.append([f"{row}", f"{found.y[at]:.4g}", shown, *([", ".join(said)] if alike else [])])
+        named = f"{row}" if found.later is None else f"{row} and {found.later[at]}"
+        lines.append([named, f"{found.y[at]:.4g}", shown, *([", ".join(said)] if alike else [])])
     other = "" if found.joined else ", of another table than the run's"
-    head = ["Row", "Truth", "Probability of 1" if task == "classify" else "Prediction"]
+    head = [
+        "Earlier and later row" if pairs else "Row",
+        "Truth",
+        "Probability of 1" if task == "classify" else "Prediction",
+    ]
     head += ["Nearest rows of other patients (truth, of test rows)"] if alike else []
     blocks: list[Block] = [
         Heading(plain(found.target, 60)),
-        Table(head, lines, f"The {len(lines)} hardest test rows{other}"),
+        Table(head, lines, f"The {len(lines)} hardest test {'pairs of rows' if pairs else 'rows'}{other}"),
     ]
-    if pictures is not None and found.joined:
+    if pictures is not None and found.joined and not pairs:
         wanted = rows[:PICTURED]
         shown_of = pictures(evidence, [*wanted, *(other for row in wanted for other in alike.get(row, [])[:3])])
         if shown_of:

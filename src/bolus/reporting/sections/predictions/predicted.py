@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bolus.evaluation.statistics.bootstrap import patient_bootstrap
-from bolus.evaluation.statistics.results import RANDOM
+from bolus.evaluation.statistics.results import RANDOM, TOLD_APART
 from bolus.reporting.evidence import Evidence, Question
 
 MOST = 6  # targets, or classes of one, that are shown
@@ -29,6 +29,7 @@ class Predicted:
         twin: likewise, of random weights; None where there are none.
         weights: int32 `[B, n]`, how often each sample is drawn; of samples where patients are not known.
         joined: whether the rows are those of the run's table.
+        later: int64 `[n]`, from 1, of pairs, whose earlier ones `rows` are; None where each sample is one row.
         unit: of numbers, where known.
     """
 
@@ -40,6 +41,7 @@ class Predicted:
     twin: npt.NDArray[np.float64] | None
     weights: npt.NDArray[np.int32]
     joined: bool
+    later: npt.NDArray[np.int64] | None = None
     unit: str = ""
 
 
@@ -70,6 +72,7 @@ def predicted(evidence: Evidence, question: Question) -> list[Predicted]:
         same = len(twin) == len(own) and bool((twin[order].to_numpy() == own[order].to_numpy()).all())
         columns = [name for name in map(str, lines) if name.startswith("score") and own[name].notna().any()]
         rows = own["row"].to_numpy(np.int64)
+        later = own["later_row"].to_numpy(np.int64) if "later_row" in own else None
         joined = is_joined(evidence, question, str(target))
         patients = np.asarray(patients_of(evidence)[rows - 1]) if joined else np.full(len(rows), -1)
         weights = patient_bootstrap(patients, draws=DRAWS, seed=0)
@@ -78,15 +81,18 @@ def predicted(evidence: Evidence, question: Question) -> list[Predicted]:
             if len(columns) > 1:  # a probability for each class
                 y, name = (y == number).astype(np.float64), f"{target}={column.partition(':')[2]}"
             scores, other = own[column].to_numpy(np.float64), twin[column].to_numpy(np.float64) if same else None
-            found.append(Predicted(results[0].task, name, rows, y, scores, other, weights, joined, results[0].unit))
+            found.append(
+                Predicted(results[0].task, name, rows, y, scores, other, weights, joined, later, results[0].unit)
+            )
     return found[:MOST]
 
 
 def is_joined(evidence: Evidence, question: Question, target: str) -> bool:
     """Whether rows of a target's predictions are rows of the run's table, and that is at hand."""
-    foreign = " elsewhere (" in target or target.startswith("cohort:")
-    same = question.results[0].split_hash == evidence.run.record["split_hash"]
-    return evidence.cohort is not None and same and not foreign
+    foreign = " elsewhere (" in target or target.startswith(TOLD_APART)
+    if evidence.cohort is None or foreign or question.results[0].split_hash != evidence.run.record["split_hash"]:
+        return False
+    return question.rows_hash in ("", evidence.cohort.rows_hash)
 
 
 def patients_of(evidence: Evidence) -> npt.NDArray[Any]:
