@@ -144,6 +144,9 @@ def pretended_cuda(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(torch.cuda, name, lambda *args, value=value, **kwargs: value)
     monkeypatch.setattr(torch, "Generator", _Generator)
     monkeypatch.setattr(torch, "tensor", _made)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    # What watches for tensors is of this thread, so none is made in another.
+    monkeypatch.setattr("bolus.embedding.vectors.one_ahead", lambda items: (each for each in items))
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # which hides what operations consist of
     monkeypatch.setenv(VARIABLE, str(DEVICE))
     monkeypatch.setitem(PartialState(cpu=True).__dict__, "device", DEVICE)

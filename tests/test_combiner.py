@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -705,7 +706,9 @@ def test_a_scaler_that_leaves_a_step_out_leaves_the_goals_too(scope: str) -> Non
     step(1e34)
     assert model.scaler.get_scale() == 2.0**15
     assert torch.equal(combiner.goals["image"], goals)
+    assert combiner.skipped == 1
     step(1.0)
+    assert combiner.skipped == 0
     assert not torch.equal(combiner.goals["image"], goals)
     assert combiner.conflicts.to_json()["norms"] == pytest.approx(norms, rel=1e-4)
 
@@ -730,3 +733,20 @@ def test_gradients_that_are_not_finite_come_out_as_such_and_raise_nothing(spec: 
         assert all(goals.isfinite().all() for goals in combiner.goals.values())
         assert combiner.conflicts is not None
         json.dumps(combiner.conflicts.to_json(), allow_nan=False)
+
+
+def test_steps_are_still_left_out_where_the_scale_has_fallen_to_0() -> None:
+    from bolus.training.step import apply_gradients
+
+    toy = Toy(dtype=torch.float32)
+    combiner = toy.combiner(kind="grad_mitigator", scope="encoder", rate=0.5)
+    model = model_of(combiner, torch.amp.GradScaler("cpu", init_scale=0.0))
+    before = [parameter.detach().clone() for parameter in combiner.parameters]
+    for number in (1, 2):
+        features = combiner.open(toy.features())
+        losses = {name: model.scaler.scale(loss * math.nan) for name, loss in toy.losses(features).items()}
+        combiner.accumulate(losses, seed=5, loss_scale=1.0)
+        apply_gradients(model, None)
+        assert combiner.skipped == number
+    assert not combiner.goals["image"].any()
+    assert all(torch.equal(one, other) for one, other in zip(before, combiner.parameters, strict=True))

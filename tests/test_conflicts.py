@@ -56,10 +56,32 @@ def test_one_look_is_one_look() -> None:
     assert weigh_conflicts([look({"a": ONE, "b": at(0.5)})])[0].sentence.endswith("in 1 look.")
 
 
-def test_who_is_reconciled_already_is_not_told_to_be() -> None:
-    (finding,) = weigh_conflicts([look({"a": ONE, "b": at(-0.5)}, goals=True)])
-    assert "reconciles them already" in finding.sentence
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("grad_mitigator", "grad_mitigator reconciles them already, so lower objectives.a.weight"),
+        ("pcgrad", "pcgrad reconciles them already, so lower objectives.a.weight"),
+        ("torchjd", "combiner.aggregator decides what becomes of them already; try another, or lower objectives.a"),
+    ],
+)
+def test_who_is_reconciled_already_is_not_told_to_be(kind: str, said: str) -> None:
+    (finding,) = weigh_conflicts([look({"a": ONE, "b": at(-0.5)}, goals=kind == "grad_mitigator")], kind)
+    assert said in finding.sentence
     assert "combiner.kind" not in finding.sentence
+
+
+def test_where_norms_are_balanced_nobody_is_told_to_balance_them() -> None:
+    looks = [look({"a": [97.0, 0.0, 0.0], "b": [0.0, 3.0, 0.0], "c": [0.0, 0.0, 0.1], "mute": [0.0, 0.0, 0.0]})]
+    assert {"dominant a", "silent c"} <= set(named(weigh_conflicts(looks)))
+    assert set(named(weigh_conflicts(looks, "balanced"))) == {"no conflict", "silent mute"}
+    (finding,) = weigh_conflicts([look({"a": ONE, "b": at(-0.5)})], "balanced")
+    assert "combiner.kind=grad_mitigator reconciles them" in finding.sentence
+
+
+def test_whoever_has_a_gradient_only_where_no_other_has_is_not_silent() -> None:
+    together = look({"a": ONE, "b": at(0.2), "c": [0.0, 0.0, 0.0]})
+    alone = look({"a": [0.0, 0.0, 0.0], "b": [0.0, 0.0, 0.0], "c": ONE})
+    assert set(named(weigh_conflicts([together, alone]))) == {"no conflict"}
 
 
 @pytest.mark.parametrize(

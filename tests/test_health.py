@@ -16,6 +16,7 @@ from bolus.data.images.cache import Preprocessing, build_store
 from bolus.encoders.building import build_encoder
 from bolus.errors import RecipeError
 from bolus.recipe import Recipe
+from bolus.training.health import health
 from bolus.training.health.health import (
     HealthFinding,
     alignment,
@@ -133,6 +134,50 @@ def test_two_validation_patients_are_too_few(
     empty_columns.split = np.full(60, "test")
     (finding,) = watch_with(empty_columns, recipe_that_watches(small_recipe, None), tmp_path)
     assert "Too few readable images" in finding.sentence
+
+
+@pytest.mark.parametrize("keys", [["sampling.chunk=3"], ["sampling.batch_size=8"], ["images.augment.noise=0.1"]])
+def test_a_look_takes_no_more_at_a_time_than_a_step_and_finds_the_same(
+    empty_columns: Cohort, small_recipe: dict[str, Any], tmp_path: Path, keys: list[str]
+) -> None:
+    def look(*more: str) -> tuple[list[HealthFinding], list[int]]:
+        recipe, seen = Recipe.load(small_recipe).override([*more, "training.probe=label:sick"]), list[int]()
+        encoder = build_encoder(recipe.encoder, seed=0)
+        encoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        store = build_store(empty_columns, Preprocessing(24), folder=tmp_path / "cache")
+        return watch(encoder, store, empty_columns.samples("image"), recipe).findings, seen
+
+    noise = [key for key in keys if "noise" in key]
+    whole, _ = look("sampling.batch_size=60", *noise)
+    found, seen = look(*keys)
+    recipe = Recipe.load(small_recipe).override(keys)
+    together = recipe.sampling.chunk or recipe.sampling.batch_size
+    assert max(seen) <= together * recipe.images.views
+    assert [each.name for each in found] == [each.name for each in whole]
+    for one, other in zip(found, whole, strict=True):
+        assert one.value == pytest.approx(other.value, rel=1e-4), one.name
+
+
+def test_views_are_compared_with_those_of_other_patients_from_the_whole_table(
+    empty_columns: Cohort, small_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_that_watches(small_recipe, None)
+    seen, patients = list[int](), empty_columns.encoded("patient")
+    kinds = torch.eye(build_encoder(recipe.encoder, seed=0).shape.dim)
+
+    def of_a_patient(*words: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features at right angles for patients, and a little apart for images of one."""
+        positions = words[3]
+        seen.extend(positions.tolist())
+        return kinds[patients[positions]], kinds[patients[positions]] + 0.5 * kinds[20 + positions]
+
+    monkeypatch.setattr(health, "_two_views", of_a_patient)
+    monkeypatch.setattr(health, "PAIRED", 12)
+    found = {each.name: each for each in watch_with(empty_columns, recipe, tmp_path)}
+    held_out = np.flatnonzero(empty_columns.split == "val").tolist()
+    assert len(seen) == 12 < len(held_out)
+    assert seen == sorted(seen) != held_out[:12], "not the first of the table"
+    assert f"lie {found['alignment'].value / 2:.2f} times as far apart" in found["alignment"].sentence
 
 
 def watch_with(cohort: Cohort, recipe: Recipe, folder: Path) -> list[HealthFinding]:

@@ -34,7 +34,7 @@ RECIPE: dict[str, Any] = {
 def test_the_loss_is_that_of_the_paper_and_settles_at_its_minimum() -> None:
     weights = Uncertainty(["a"]).double()
     with torch.no_grad():
-        weights.log_variance["a"].fill_(0.7)
+        weights.log_variance("a").fill_(0.7)
     loss = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
     found = weights.weigh("a", loss)
     assert found.item() == pytest.approx(math.exp(-0.7) * 3.0 + 0.35, rel=1e-12)
@@ -55,8 +55,27 @@ def test_a_batch_with_nothing_to_do_teaches_nothing() -> None:
     found = weights.weigh("a", loss)
     found.backward()
     assert found.item() == 0
-    assert weights.log_variance["a"].grad is None or weights.log_variance["a"].grad.item() == 0
+    learnt = weights.log_variance("a").grad
+    assert learnt is None or learnt.item() == 0
     assert loss.grad is not None and loss.grad.isfinite()
+
+
+def test_an_objective_may_have_any_name() -> None:
+    names = ["values", "type", "train", "copy", "items", "a.b", "0", ""]
+    weights = Uncertainty(names)
+    with torch.no_grad():
+        for place, name in enumerate(names):
+            weights.log_variance(name).fill_(place)
+    assert [float(weights.weight(name)) for name in names] == pytest.approx([math.exp(-each) for each in range(8)])
+    again = Uncertainty(names)
+    again.load_state_dict(weights.state_dict())
+    assert again.log_variance("a.b").item() == 5
+
+
+def test_weights_that_an_earlier_version_saved_are_loaded() -> None:
+    weights = Uncertainty(["views", "patient"])
+    weights.load_state_dict({"log_variance.views": torch.tensor(0.5), "log_variance.patient": torch.tensor(-1.0)})
+    assert [weights.log_variance(name).item() for name in ("views", "patient")] == [0.5, -1.0]
 
 
 @settings(deadline=None, max_examples=50)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 import torch
 import yaml
 
+import bolus.training.assembly as assembly
+import bolus.training.loop as loop
+import bolus.training.rehearsal as rehearsal
 from bolus.data.cohort.cohort import Cohort
 from bolus.errors import CohortError, NonFiniteLossError, OutOfMemoryError, RecipeError, TrainingError
 from bolus.recipe import ObjectiveSpec, Recipe
@@ -20,9 +24,12 @@ from bolus.training.assembly import resolve
 from bolus.training.checkpoint import last_checkpoint
 from bolus.training.loop import pretrain
 from bolus.training.memory import explain_memory
-from bolus.training.rehearsal import dry_run
+from bolus.training.rehearsal import dry_run, rehearse
+from bolus.training.step import apply_gradients, training_step
+from bolus.training.window import Window
 from damage import flip_bit
 from kills import kill_and_resume
+from pretended import pretended_cuda  # noqa: F401
 
 Small = dict[str, Any]
 
@@ -180,6 +187,123 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     )
 
 
+def window_of(*batches: dict[str, float], norms: tuple[float, ...]) -> Window:
+    losses = [{name: torch.tensor(loss) for name, loss in batch.items()} for batch in batches]
+    return Window(losses=losses, norms=[torch.tensor(norm) for norm in norms])
+
+
+def test_the_first_loss_or_gradient_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    run, good, nan, inf = Run(tmp_path), {"a": 1.0, "b": 2.0}, float("nan"), float("inf")
+    window_of(good, good, norms=(1.0, 1.0)).require_finite(8, run)
+    after = {"a": nan, "b": nan}
+    with pytest.raises(NonFiniteLossError, match=r"objective 'b' became NaN or infinite at step 7; no checkpoint"):
+        window_of(good, {"a": 1.0, "b": inf}, after, norms=(1.0, inf, nan)).require_finite(8, run)
+    with pytest.raises(NonFiniteLossError, match="objective 'a' became NaN or infinite at step 7;"):
+        window_of(good, good, good, {"a": nan, "b": 1.0}, after, after, norms=(1, nan, nan)).require_finite(8, run)
+    with pytest.raises(NonFiniteLossError, match="the gradient is not finite at step 7;"):
+        window_of(good, good, after, norms=(1.0, inf, nan)).require_finite(8, run)
+    window_of(good, good, norms=(inf, nan)).require_finite(8, run, gradients=False)
+
+
+@pytest.mark.usefixtures("pretended_cuda")
+def test_a_loss_that_is_not_finite_is_named_before_the_run_looks_at_itself(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, taken = loop.training_step, []
+
+    def spoilt(*words: Any, **more: Any) -> Any:
+        losses, counts = step(*words, **more)
+        taken.append(losses)
+        return ({**losses, "global": losses["global"] * float("nan")} if len(taken) == 2 else losses), counts
+
+    monkeypatch.setattr(loop, "training_step", spoilt)
+    monkeypatch.setattr(loop, "watch", lambda *words, **more: pytest.fail("it looked"))
+    keys = ["training.log_steps=100", "training.health_epochs=0.6", "training.checkpoint_steps=100"]
+    with pytest.raises(NonFiniteLossError, match="objective 'global' became NaN or infinite at step 2;"):
+        pretrain(
+            tiny_cohort, recipe=small_recipe, out=tmp_path / "run", cache=tmp_path / "cache", quiet=True, overrides=keys
+        )
+    assert len(taken) < 5
+
+
+def test_half_precision_that_leaves_out_every_step_ends_the_run(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = loop.training_step
+
+    def spoilt(model: Any, *words: Any, **more: Any) -> Any:
+        found = step(model, *words, **more)
+        model.combiner._shared_sum[0].mul_(float("nan"))  # of a loss that is finite
+        return found
+
+    monkeypatch.setattr(loop, "training_step", spoilt)
+    monkeypatch.setattr(loop, "check_precision", lambda *_: None)
+    monkeypatch.setitem(assembly.AUTOCAST, "fp16", torch.bfloat16)  # as precise as it matters here, and not emulated
+    keys = ["training.precision=fp16", "training.max_steps=24", "training.epochs=20", "training.log_steps=4",
+            "training.health_epochs=null", "combiner.conflict_steps=null"]  # fmt: skip
+    with pytest.raises(NonFiniteLossError, match=r"fp16 left out all steps from 1 to 20, .*scale fell to 0\.062.*bf16"):
+        pretrain(
+            tiny_cohort, recipe=small_recipe, out=tmp_path / "run", cache=tmp_path / "cache", quiet=True, overrides=keys
+        )
+
+
+def test_some_steps_that_half_precision_leaves_out_are_no_failure(tmp_path: Path) -> None:
+    good = {"a": 1.0}
+    window, run = window_of(good, good, norms=(float("inf"), 1.0)), Run(tmp_path)
+    window.require_applied(8, 1, 2.0**-3, run)
+    window.require_applied(8, 2, 1.0, run)
+    with pytest.raises(NonFiniteLossError, match=r"from 7 to 8, .*Use training\.precision=bf16"):
+        window.require_applied(8, 2, 0.5, run)
+
+
+def test_gradients_of_the_step_before_are_gone_when_a_batch_goes_through_the_encoder(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path
+) -> None:
+    recipe = Recipe.load(small_recipe).override(["training.accumulate=2"])
+    begun = rehearse(Cohort.open(tiny_cohort), recipe, batches=4, cache=tmp_path / "cache")
+    model, held = begun.model, list[int]()
+
+    def look(*_: Any) -> None:
+        held.append(sum(parameter.grad is not None for parameter in model.combiner.parameters))
+
+    next(part for part in model.encoder.modules() if isinstance(part, torch.nn.Conv2d)).register_forward_pre_hook(look)
+    for number in range(4):
+        training_step(model, begun.loader, begun.loader.fetch(number), begun.recipe, 0.0)
+        if number % 2:
+            apply_gradients(model, None)
+    assert held and not any(held)
+
+
+def test_opening_and_decoding_count_for_the_hours_of_a_call_and_not_for_those_of_training(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, seconds = loop.open_images, 3.0
+
+    def slow(*words: Any) -> Any:
+        time.sleep(seconds)
+        return opened(*words)
+
+    monkeypatch.setattr(loop, "open_images", slow)
+    began = time.monotonic()
+    run = pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "run", cache=tmp_path / "cache", quiet=True,
+                   overrides=["training.log_steps=100", f"training.max_hours={seconds / 3600}"])  # fmt: skip
+    assert (run.status, run.record["steps"]) == ("stopped", 1)
+    assert run.record["hours"] * 3600 < time.monotonic() - began - seconds
+
+
+def test_out_of_memory_names_no_key_that_would_change_nothing(small_recipe: Small) -> None:
+    def named(*keys: str) -> str:
+        with pytest.raises(OutOfMemoryError) as caught, explain_memory(Recipe.load(small_recipe).override(keys)):
+            raise MemoryError
+        return str(caught.value)
+
+    assert "training.precision=bf16, " in named()
+    assert "training.precision" not in named("training.precision=bf16") + named("training.precision=fp16")
+    assert "combiner.conflict_steps=null" in named("combiner.conflict_steps=10")
+    for keys in (["combiner.kind=pcgrad"], ["combiner.kind=balanced"], ["combiner.conflict_steps=null"]):
+        assert "combiner.conflict_steps" not in named(*keys)
+
+
 def test_out_of_memory_names_the_keys_to_change(small_recipe: Small) -> None:
     recipe = Recipe.load(small_recipe)
     with (
@@ -197,6 +321,25 @@ def test_dry_run_keeps_nothing_and_says_how_long(tiny_cohort: Path, small_recipe
     assert 0.05 < found.memory_gib < 24
     assert found.steps == 2 * -(-(Cohort.open(tiny_cohort).split == "train").sum() // 8)
     assert found.hours == pytest.approx(found.steps * 16 / found.images_per_second / 3600)
+
+
+def test_a_dry_run_takes_the_steps_of_a_run(
+    tiny_cohort: Path, small_recipe: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, list[Any]] = {}
+    for place, name in ((loop, "run"), (rehearsal, "dry run")):
+
+        def step(*words: Any, name: str = name, **more: Any) -> Any:
+            told.setdefault(name, []).append((words[2].number, more["last"], more["observe"]))
+            return training_step(*words, **more)
+
+        monkeypatch.setattr(place, "training_step", step)
+    keys = ["training.accumulate=2", "training.max_steps=2", "training.health_epochs=null"]
+    options: Small = {"recipe": small_recipe, "overrides": keys, "cache": tmp_path / "cache"}
+    dry_run(tiny_cohort, **options)
+    pretrain(tiny_cohort, out=tmp_path / "run", quiet=True, **options)
+    assert told["dry run"] == told["run"]
+    assert [last for _, last, _ in told["run"]] == [False, True, False, True]
 
 
 def test_recipe_and_cohort_must_go_together(tiny_cohort: Path, small_recipe: Small, tmp_path: Path) -> None:
@@ -292,9 +435,10 @@ def test_two_checkpoints_are_kept_and_from_a_damaged_one_the_run_goes_back_to_th
     tiny_cohort: Path, small_recipe: Small, tmp_path: Path, reference: Run, capfd: pytest.CaptureFixture[str]
 ) -> None:
     keys = ["training.checkpoint_steps=1", "training.max_hours=1e-9", "training.log_steps=3"]
-    run = pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "part", cache=tmp_path / "cache", quiet=True,
-                   overrides=keys)  # fmt: skip
-    assert run.status == "stopped"
+    for resume in (False, True):
+        run = pretrain(tiny_cohort, recipe=small_recipe, out=tmp_path / "part", cache=tmp_path / "cache", quiet=True,
+                       overrides=keys, resume=resume)  # fmt: skip
+        assert run.status == "stopped"
     kept = sorted(run.checkpoints.glob("step-*"))
     assert len(kept) == 2
     flip_bit(kept[1] / "tensors.safetensors", np.random.default_rng(0), start=kept[1].stat().st_size)

@@ -89,7 +89,7 @@ def build_model(recipe: Recipe, device: torch.device, table: TrainingTable) -> M
     if uncertainty is not None:
         modules["uncertainty"] = uncertainty
     heads = {name: list(objective.parameters()) for name, objective in objectives.items()}
-    learnt = {} if uncertainty is None else {name: [uncertainty.log_variance[name]] for name in objectives}
+    learnt = {} if uncertainty is None else {name: [uncertainty.log_variance(name)] for name in objectives}
     precision = recipe.training.precision
     return Model(
         encoder,

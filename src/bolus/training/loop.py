@@ -66,13 +66,14 @@ def pretrain(
         resume: go on from the last checkpoint; final weights equal an uninterrupted run's bit for bit on the CPU.
 
     Returns:
-        The run, finished, or stopped at `training.max_hours`.
+        The run, finished, or stopped at `training.max_hours`, in which opening and decoding count.
 
     Raises:
         CohortError, RecipeError: the cohort or recipe cannot be used, or do not go together.
         TrainingError: the folder holds another run.
-        NonFiniteLossError: a loss became NaN or infinite; the last good checkpoint stands.
-        InterruptedRunError: SIGTERM, SIGINT, SIGHUP or SIGUSR1 came; the step was finished and a checkpoint written.
+        NonFiniteLossError: a loss became NaN or infinite, or fp16 left out every step; the last good checkpoint stands.
+        InterruptedRunError: SIGTERM, SIGINT, SIGHUP or SIGUSR1 came; the step was finished (with several processes,
+            all until the next line of metrics) and a checkpoint written.
         UsageError: the site's key, under which training patients are hashed, cannot be made, or others can read it.
         OutOfMemoryError: a step does not fit; the message names the keys to change.
     """
@@ -89,7 +90,7 @@ def pretrain(
 
 def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: bool) -> Run:
     """The run, of which nobody else writes anything."""
-    spec, state, warnings = recipe.training, launched(), list[str]()
+    spec, state, warnings, opened = recipe.training, launched(), list[str](), time.monotonic()
     if state.is_main_process and run.status == "new":
         site = open_site_key(outside=run.folder)
         if site.made:
@@ -150,7 +151,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
     batches = loader.iterate(step * spec.accumulate, total * spec.accumulate)
     began = saved = time.monotonic()
     window, stopped = Window(), False
-    hours = spec.max_hours if spec.max_hours is not None else math.inf
+    ends = opened + 3600 * (spec.max_hours if spec.max_hours is not None else math.inf)  # opening and decoding count
 
     with (
         explain_memory(recipe),
@@ -173,22 +174,25 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
                 took = training_step(model, loader, fetched, recipe, step / total, observe=observe, last=left == 0)
                 window.add(fetched, *took)
             norm = apply_gradients(model, spec.clip)
+            window.norms.append(norm)
             step += 1
 
             logs, last = step % spec.log_steps == 0 or step == total, step == total
             looks = step % health_steps == 0 or last
             saves = last or (spec.checkpoint_steps is not None and step % spec.checkpoint_steps == 0)
+            now = time.monotonic()
             if logs and not last:  # clocks differ between processes, so one answer holds for all
-                now = time.monotonic()
-                stopped = any_process(now - began >= 3600 * hours or bool(signals), state.device)
+                stopped = any_process(now >= ends or bool(signals), state.device)
                 saves = any_process(stopped or saves or now - saved >= 60 * spec.checkpoint_minutes, state.device)
-            elif signals and not last and state.num_processes == 1:  # several agree when they log
+            elif (signals or now >= ends) and not last and state.num_processes == 1:  # several agree when they log
                 stopped = saves = True
             paused = time.monotonic()
-            # The last good checkpoint must stay good, so losses are looked at before anything is written; on an
-            # accelerator not oftener than that, because looking waits for the device.
-            if state.device.type == "cpu" or logs or saves:
-                window.require_finite(step, norm if spec.precision != "fp16" else None, run)
+            # The last good checkpoint must stay good, so losses are looked at before anything is written or embedded;
+            # on an accelerator not oftener than that, because looking waits for the device.
+            if state.device.type == "cpu" or logs or looks or saves:
+                window.require_finite(step, run, gradients=spec.precision != "fp16")
+            if logs and spec.precision == "fp16":
+                window.require_applied(step, model.combiner.skipped, model.scaler.get_scale(), run)
             if logs and state.is_main_process:
                 epoch, images = step / steps_per_epoch, loader.images_per_sample
                 line = window.line(step, epoch, lr, norm, state.num_processes, images)
@@ -207,7 +211,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
                 gained, compared = against_start(
                     seen.probed, lines, looks=patience(total, health_steps), seed=spec.seed
                 )
-                findings = [*found, *seen.findings, *gained, *weigh_conflicts(looked)]
+                findings = [*found, *seen.findings, *gained, *weigh_conflicts(looked, recipe.combiner.kind)]
                 looked = []
                 found_json = [finding.to_json() for finding in findings]
                 record({"kind": "health", "step": step, "findings": found_json, **compared})

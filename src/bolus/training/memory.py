@@ -31,7 +31,8 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
         kinds = {name: OBJECTIVES[spec.kind] for name, spec in recipe.objectives.items()}
         own = [f"objectives.{name}.{key}" for name, kind in kinds.items() for key in kind.memory_keys]
         sizes = ["images.size", *(f"modalities.{name}.size" for name, spec in recipe.modalities.items() if spec.size)]
-        keys = ["sampling.batch_size", *sizes, *frames, *own, "training.precision=bf16"]
+        keys = ["sampling.batch_size", *sizes, *frames, *own]
+        keys += ["training.precision=bf16"] if recipe.training.precision == "fp32" else []
         # Of what is not named, it is not known here.
         named = filter(is_named, {recipe.encoder_of(name).backbone for name in ["", *recipe.modalities]})
         volumes = recipe.images.unit == "volume"  # whose named encoders all can
@@ -43,8 +44,9 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
         if len(recipe.objectives) > 1:
             apart = recipe.combiner.kind != "sum" and recipe.combiner.scope == "encoder"
             keys += ["combiner.scope=features"] if apart else []
-            keys += ["combiner.conflict_steps=null"] if recipe.combiner.conflict_steps is not None else []
-        held = recipe.sampling.chunk or recipe.sampling.batch_size // launched().num_processes
+            looks = recipe.combiner.kind == "sum" and recipe.combiner.conflict_steps is not None
+            keys += ["combiner.conflict_steps=null"] if looks else []  # other kinds hold gradients apart at every step
+        held = samples_together(recipe)
         keys += [f"sampling.chunk={held // 2}"] if held > 3 else []
         shape = f"{recipe.sampling.batch_size} samples x {recipe.images.views} views"
         shape += f" x {recipe.images.frames} frames" if clips else ""
@@ -53,6 +55,15 @@ def explain_memory(recipe: Recipe) -> Iterator[None]:
             f"lower one of {', '.join(keys)} "
             "(training.accumulate keeps the samples of a step, and sampling.chunk those that are compared, too)"
         ) from error
+
+
+def samples_together(recipe: Recipe) -> int:
+    """Samples that a step sends through the encoder at a time, in each process.
+
+    >>> samples_together(Recipe.load("simclr").override(["sampling.chunk=4"]))
+    4
+    """
+    return recipe.sampling.chunk or max(1, recipe.sampling.batch_size // launched().num_processes)
 
 
 def _can_shard(recipe: Recipe) -> bool:

@@ -15,6 +15,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from bolus.device import is_shared_out
+from bolus.embedding.sharing import PATIENCE
 
 
 class _Gather(torch.autograd.Function):
@@ -41,9 +42,10 @@ class _Gather(torch.autograd.Function):
 def launched() -> PartialState:
     """This process among those that were launched with it; without an accelerator they meet on the CPU.
 
-    Accelerate joins processes on a CPU only where it is told so, and otherwise counts one.
+    Accelerate joins processes on a CPU only where it is told so, and otherwise counts one. Whoever waits for the first
+    one, while it decodes or looks at the run, has patience.
     """
-    return PartialState(cpu=not torch.accelerator.is_available())
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
 
 
 def world_size() -> int:

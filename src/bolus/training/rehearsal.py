@@ -119,10 +119,11 @@ def dry_run(
     with explain_memory(recipe), explain_compiling(recipe):
         for step in range(2):
             began = time.perf_counter()
-            for number in range(step * spec.accumulate, (step + 1) * spec.accumulate):
+            for left in reversed(range(spec.accumulate)):
                 # As in the run, the first step looks at conflicts, which takes most memory.
                 observe = step == 0 and recipe.combiner.conflict_steps is not None
-                training_step(model, loader, loader.fetch(number), recipe, 0.0, observe=observe)
+                fetched = loader.fetch((step + 1) * spec.accumulate - left - 1)
+                training_step(model, loader, fetched, recipe, 0.0, observe=observe, last=left == 0)
             apply_gradients(model, spec.clip).item()  # .item() waits for the device
             seconds.append(time.perf_counter() - began)
     total = total_steps(recipe, loader)

@@ -39,6 +39,8 @@ def training_step(
     device, chunk = next(model.encoder.parameters()).device, recipe.sampling.chunk
     local, whole = loader.batch(fetched, device=device, progress=progress)
     process, asked = launched().process_index, {"levels": model.needs.levels, "grid": model.needs.grid}
+    if not model.combiner.begun:
+        model.optimizer.zero_grad()  # those of the step before need no room beside this forward
 
     def encode(part: Batch, *place: int) -> Features:
         with model.autocast, seeded(seed_for(whole.seed, "encoder", process, *place), device):
@@ -92,5 +94,6 @@ def apply_gradients(model: Model, clip: float | None) -> Tensor:
         clip_to(gradients, clip, norm)
     model.scaler.step(model.optimizer)
     model.scaler.update()
-    model.combiner.commit(applied=model.scaler.get_scale() >= scale)  # it falls where the step was left out
+    # It falls where the step was left out, unless it is 0 already.
+    model.combiner.commit(applied=model.scaler.get_scale() >= scale > 0)
     return norm

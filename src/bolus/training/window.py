@@ -22,6 +22,7 @@ class Window:
     """What happened since the last line of metrics."""
 
     losses: list[dict[str, Tensor]] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)  # of the gradient of each step
     counts: dict[str, dict[str, int | Tensor]] = field(default_factory=dict)
     samples: int = 0
     patients: int = 0
@@ -39,17 +40,45 @@ class Window:
             for what, count in found.items():
                 total[what] = total.get(what, 0) + count
 
-    def require_finite(self, step: int, norm: Tensor | None, run: Run) -> None:
-        """Raise NonFiniteLossError where a loss, or the gradient's norm, is NaN or infinite."""
-        bad = sorted({name for losses in self.losses for name, loss in losses.items() if not loss.isfinite()})
-        if not bad and (norm is None or norm.isfinite()):
-            return
-        what = f"objective {', '.join(map(repr, bad))} became NaN or infinite" if bad else "the gradient is not finite"
-        checkpoint = last_checkpoint(run.checkpoints)
-        kept = f"the last good checkpoint is {checkpoint.name}" if checkpoint else "no checkpoint was due yet"
-        raise NonFiniteLossError(
-            f"{what} at step {step}; {kept}. Lower optimizer.lr, set training.clip, or use training.precision=bf16."
-        )
+    def require_finite(self, step: int, run: Run, *, gradients: bool = True) -> None:
+        """Raise NonFiniteLossError where a loss, or the norm of a gradient, is NaN or infinite.
+
+        What it names is the first, since all that comes after follows from it.
+
+        Args:
+            step: the last one of the window.
+            run: whose last checkpoint is named.
+            gradients: whether their norms are looked at, too; those of fp16 may overflow.
+        """
+        way_out = "Lower optimizer.lr, set training.clip, or use training.precision=bf16."
+        batches = len(self.losses) // max(1, len(self.norms))  # of a step
+        for place, norm in enumerate(self.norms):
+            number = step - (len(self.norms) - 1 - place)
+            for losses in self.losses[place * batches : (place + 1) * batches]:
+                bad = sorted(name for name, loss in losses.items() if not loss.isfinite())
+                if bad:
+                    what = f"objective {', '.join(map(repr, bad))} became NaN or infinite at step {number}"
+                    raise NonFiniteLossError(f"{what}; {_kept(run)}. {way_out}")
+            if gradients and not norm.isfinite():
+                raise NonFiniteLossError(f"the gradient is not finite at step {number}; {_kept(run)}. {way_out}")
+
+    def require_applied(self, step: int, skipped: int, scale: float, run: Run) -> None:
+        """Raise NonFiniteLossError where fp16 left out every step of the window, and a lower scale was no cure.
+
+        A few steps are left out while the scale is found. A scale below 1 makes gradients smaller than they are.
+
+        Args:
+            step: the last one of the window.
+            skipped: steps in a row that were left out, until this one.
+            scale: what losses are multiplied with.
+            run: whose last checkpoint is named.
+        """
+        if scale < 1 and skipped >= len(self.norms):
+            raise NonFiniteLossError(
+                f"fp16 left out all steps from {step - skipped + 1} to {step}, whose gradients are not finite, though "
+                f"its scale fell to {scale:.2g}; {_kept(run)}. Use training.precision=bf16, lower optimizer.lr, or set "
+                "training.clip."
+            )
 
     def line(self, step: int, epoch: float, lr: float, norm: Tensor, processes: int, views: int) -> dict[str, Any]:
         """The window as one line of metrics; `loss` is the unweighted sum of the objectives."""
@@ -71,6 +100,11 @@ class Window:
             "images_per_second": self.samples * views * processes / seconds,
             "data_wait": self.wait / seconds,
         }
+
+
+def _kept(run: Run) -> str:
+    checkpoint = last_checkpoint(run.checkpoints)
+    return f"the last good checkpoint is {checkpoint.name}" if checkpoint else "no checkpoint was due yet"
 
 
 def find_idle(lines: Iterable[Mapping[str, Any]]) -> list[HealthFinding]:

@@ -75,13 +75,14 @@ class Combiner:
             if spec.kind == "grad_mitigator"
         }
         self.conflicts: Conflicts | None = None
+        self.skipped = 0  # steps in a row that were not applied
         self._aggregate: Aggregate | None = find_aggregator(spec) if spec.kind == "torchjd" else None
         if self._aggregate is not None:
             for members in self._members().values():
                 self._aggregate.check(len(members))
         self._new_goals: dict[str, Tensor] = {}  # of a step that is not known to be applied yet
         self._place = {parameter: place for place, parameter in enumerate(self._all_heads)}
-        self._begun = False  # a step, of which gradients are held
+        self.begun = False  # a step, of which gradients are held
         self._averaged = False  # they are, over processes
         self._cut: Cut | None = None  # where the features of the batch were cut from the encoder
         self._seed, self._observing, self._scale = 0, False, 1.0
@@ -130,10 +131,10 @@ class Combiner:
         """
         assert set(losses) == set(self.heads), f"losses of {sorted(losses)}, heads of {sorted(self.heads)}"
         self._seed, self._observing, self._scale = seed, observe, loss_scale
-        if not self._begun and self._shared_out:
+        if not self.begun and self._shared_out:
             for parameter in self.shared:
                 parameter.grad = None
-        self._begun, buffers = True, None if self._shared_out else [self._shared_sum]
+        self.begun, buffers = True, None if self._shared_out else [self._shared_sum]
         # Losses reach as far as the encoder's parameters, or to where the features were cut from it.
         opened, self._cut = self._cut, None
         ends = self.shared if opened is None else opened.leaves
@@ -172,8 +173,8 @@ class Combiner:
         Afterwards `conflicts` holds how the objectives stood to each other, where that was observed. New goals hold
         from `commit` on.
         """
-        assert self._begun, "reconcile before accumulate"
-        self._begun = False
+        assert self.begun, "reconcile before accumulate"
+        self.begun = False
         if self._shared_out:
             self._shared_sum = [torch.zeros_like(each) if each.grad is None else each.grad for each in self.shared]
         elif self._apart:
@@ -201,6 +202,7 @@ class Combiner:
 
     def commit(self, applied: bool = True) -> None:
         """Take over the goals of the step; they stay as they were where it was not applied, as a scaler may decide."""
+        self.skipped = 0 if applied else self.skipped + 1
         if applied:
             self.goals.update(self._new_goals)
         self._new_goals = {}

@@ -26,18 +26,30 @@ class Uncertainty(nn.Module):
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__()
-        self.log_variance = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in names})
+        self._places = {name: place for place, name in enumerate(names)}  # a name may be one that modules have
+        self._log_variances = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in self._places)
+        self.register_load_state_dict_pre_hook(self._from_names)  # type: ignore[no-untyped-call]
+
+    def log_variance(self, name: str) -> nn.Parameter:
+        """The logarithm of an objective's variance, a scalar."""
+        found: nn.Parameter = self._log_variances[self._places[name]]
+        return found
 
     def weigh(self, name: str, loss: Tensor) -> Tensor:
         """A scalar; exactly the loss where that is 0 because there was nothing to do."""
-        s: Tensor = self.log_variance[name].to(loss)
+        s = self.log_variance(name).to(loss)
         # A batch with nothing for an objective says nothing of its variance.
         return torch.where(loss.detach() == 0, loss, loss * (-s).exp() + s / 2)
 
     def weight(self, name: str) -> Tensor:
         """What a loss is multiplied with, a scalar without a gradient."""
-        found: Tensor = (-self.log_variance[name].detach()).exp()
-        return found
+        return (-self.log_variance(name).detach()).exp()
+
+    def _from_names(self, _: nn.Module, state: dict[str, Tensor], prefix: str, *others: object) -> None:
+        """Take over what an earlier version saved by the objectives' names."""
+        for name, place in self._places.items():
+            if (old := f"{prefix}log_variance.{name}") in state:
+                state[f"{prefix}_log_variances.{place}"] = state.pop(old)
 
 
 def balanced_weights(gram: Tensor, shares: Sequence[float]) -> Tensor:

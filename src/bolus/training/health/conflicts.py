@@ -19,20 +19,28 @@ NAMED = 5  # pairs that pull apart and are named, the worst; the rest are counte
 MOST = 0.8  # share of a branch's gradient norms above which one objective dominates
 LEAST = 0.01  # likewise below which one is silent
 
+RECONCILED = {
+    "grad_mitigator": "grad_mitigator reconciles them already, so lower",
+    "pcgrad": "pcgrad reconciles them already, so lower",
+    "torchjd": "combiner.aggregator decides what becomes of them already; try another, or lower",
+}
+
 Array = npt.NDArray[np.float64]
 
 
-def weigh_conflicts(looks: Sequence[Mapping[str, Any]]) -> list[HealthFinding]:
+def weigh_conflicts(looks: Sequence[Mapping[str, Any]], kind: str = "sum") -> list[HealthFinding]:
     """How the objectives stand to each other over looks at their gradients, each finding with what to do about it.
 
     Only objectives of one branch are compared. A pair pulls apart where its mean cosine is below -0.1, or where it is
     opposed in more than 3 of 4 looks (of at least 4); it coincides above 0.9. An objective dominates with more than
     80 % of its branch's gradient norms, the mean over looks in which at least two have a gradient, and is silent with
     less than 1 % or with no gradient in most looks. Norms are those of weighted losses, in the encoder or, with
-    `combiner.scope: features`, at its features.
+    `combiner.scope: features`, at its features, before the combiner changes anything: nothing is said of shares where
+    it gives gradients the norms of their weights.
 
     Args:
         looks: as `bolus.training.gradients.mitigator.Conflicts.to_json` gives them, all of the same objectives.
+        kind: of the combiner.
 
     Returns:
         Findings `conflict A B`, `more conflicts` or `no conflict`; `alike A B`; `dominant A`; `silent A`. Their values
@@ -51,13 +59,12 @@ def weigh_conflicts(looks: Sequence[Mapping[str, Any]]) -> list[HealthFinding]:
     names, branches = looks[0]["objectives"], looks[0]["branches"]
     cosines = np.array([look["cosines"] for look in looks], np.float64)  # null, of no direction, becomes NaN
     norms = np.array([look["norms"] for look in looks], np.float64)
-    reconciled = set(looks[0]["goals"])  # branches that have goals, as only grad_mitigator gives them
     pairs = [
         (float(met.mean()), float((met < 0).mean()), len(met), a, b)
         for a, b in combinations(range(len(names)), 2)
         if branches[a] == branches[b] and len(met := cosines[:, a, b][np.isfinite(cosines[:, a, b])])
     ]
-    findings = list(_conflicts(sorted(pairs), names, branches, reconciled))
+    findings = list(_conflicts(sorted(pairs), names, kind))
     for mean, _, _, a, b in pairs:
         if mean > ALIKE:
             sentence = (
@@ -68,25 +75,21 @@ def weigh_conflicts(looks: Sequence[Mapping[str, Any]]) -> list[HealthFinding]:
     for branch in dict.fromkeys(branches):
         members = [place for place, own in enumerate(branches) if own == branch]
         where = f" of the {branch} branch" if len(set(branches)) > 1 else ""
-        findings += _shares(norms[:, members], [names[place] for place in members], where)
+        findings += _shares(norms[:, members], [names[place] for place in members], where, kind != "balanced")
     return findings
 
 
 def _conflicts(
-    pairs: Sequence[tuple[float, float, int, int, int]],
-    names: Sequence[str],
-    branches: Sequence[str],
-    reconciled: set[str],
+    pairs: Sequence[tuple[float, float, int, int, int]], names: Sequence[str], kind: str
 ) -> Iterator[HealthFinding]:
     """The pairs that pull apart, given all of them by mean cosine, the lowest first; or that none does."""
     apart = [pair for pair in pairs if pair[0] < FIGHT or (pair[1] > OFTEN and pair[2] >= FEWEST)]
+    cure = RECONCILED.get(
+        kind,
+        "combiner.kind=grad_mitigator reconciles them, in one pass through the encoder with combiner.scope=features "
+        "where both read the same features; or lower",
+    )
     for mean, opposed, count, a, b in apart[:NAMED]:
-        cure = (
-            "grad_mitigator reconciles them already, so lower"
-            if branches[a] in reconciled
-            else "combiner.kind=grad_mitigator reconciles them, in one pass through the encoder with "
-            "combiner.scope=features where both read the same features; or lower"
-        )
         when = f"{100 * opposed:.0f} % of {_looks(count)}" if count > 1 else "the only look"
         sentence = (
             f"{names[a]} and {names[b]} pull apart in {when} at their gradients "
@@ -110,8 +113,11 @@ def _conflicts(
         yield HealthFinding("no conflict", mean, True, sentence)
 
 
-def _shares(norms_LM: Array, names: Sequence[str], where: str) -> Iterator[HealthFinding]:
-    """Who of a branch dominates, and who is silent, by gradient norms of L looks; NaN where they are not finite."""
+def _shares(norms_LM: Array, names: Sequence[str], where: str, counts: bool) -> Iterator[HealthFinding]:
+    """Who of a branch dominates, and who is silent, by gradient norms of L looks; NaN where they are not finite.
+
+    Unless norms count, as where the combiner sets them, only who has no gradient is silent.
+    """
     finite = norms_LM[np.isfinite(norms_LM).all(1)]
     if not len(finite):
         return
@@ -119,7 +125,7 @@ def _shares(norms_LM: Array, names: Sequence[str], where: str) -> Iterator[Healt
     together = finite[(finite > 0).sum(1) >= 2]
     share = (together / together.sum(1, keepdims=True)).mean(0) if len(together) else np.full(len(names), np.nan)
     for name, part in zip(names, share.tolist(), strict=True):
-        if part > MOST:
+        if counts and part > MOST:
             even = (1 - part) / (len(names) - 1) / part
             sentence = (
                 f"{name} has {100 * part:.0f} % of the gradient{where}: what the others ask for hardly counts; lower "
@@ -134,7 +140,7 @@ def _shares(norms_LM: Array, names: Sequence[str], where: str) -> Iterator[Healt
                 f"partners into the batch); or leave it out with objectives.{name}=null."
             )
             yield HealthFinding(f"silent {name}", 0.0 if np.isnan(part) else part, False, sentence)
-        elif part < LEAST:
+        elif counts and 0 < part < LEAST:  # 0: it had a gradient only where no other had one
             even = (1 - part) / (len(names) - 1) / part
             sentence = (
                 f"{name} has {100 * part:.2g} % of the gradient{where}: it hardly teaches the encoder; raise "

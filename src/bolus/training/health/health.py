@@ -26,8 +26,11 @@ from bolus.progress import Meter
 from bolus.recipe import ImagesSpec, Recipe
 from bolus.seeds import seed_for
 from bolus.training.health.online_probe import Probed, probe_vectors
+from bolus.training.memory import samples_together
 
 WATCHED = 1024  # samples at most
+SPREAD = 512  # of these, for uniformity, which compares every two
+PAIRED = 256  # of these, of which two views are made
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ def watch(
 ) -> Look:
     """Every measure on the validation patients (on nobody's labels but theirs); a few seconds.
 
+    No more samples go through the encoder at a time than in a step, so a look takes no more memory than that.
     Without validation patients the geometry is measured on training images, and the sentence says so. What the data
     leave open is said in a finding, never raised.
 
@@ -135,12 +139,18 @@ def watch(
         return Look([HealthFinding("images", float(len(pool)), True, sentence)])
     rng = np.random.default_rng(seed_for(recipe.training.seed, "health"))
     positions = np.sort(rng.permutation(pool)[:WATCHED])
-    vectors = embed_samples(encoder, store, samples, positions)
+    together = samples_together(recipe)
+    images = together * recipe.images.views * store.preprocessing.images_per_view
+    vectors = embed_samples(encoder, store, samples, positions, batch_size=min(256, images))
     if not np.isfinite(vectors).all():
         return Look([HealthFinding("finite", 0.0, False, "Embeddings are not finite: the weights have diverged.")])
     z = torch.from_numpy(vectors)
-    findings = _geometry(z, where, idle)
-    findings.append(_alignment(encoder, store, samples, positions[:256], recipe, where))
+    drawn = rng.permutation(len(positions))  # the first rows of a table may be of a few patients
+    findings = _geometry(z, z[drawn[:SPREAD]], where, idle)
+    some = np.sort(drawn[:PAIRED])
+    patients = samples.cohort.encoded("patient")[samples.first_row[positions[some]]]
+    others = _others(np.asarray(patients, np.int64), rng)
+    findings.append(_alignment(encoder, store, samples, positions[some], others, recipe, where, together))
     probed = None
     if where == "validation":
         probed = probe_vectors(vectors, samples.cohort, samples.first_row[positions], recipe)
@@ -153,10 +163,10 @@ def tell(meter: Meter, findings: Iterable[HealthFinding]) -> None:
         meter.say(("  " if finding.good else "! ") + finding.sentence)
 
 
-def _geometry(z: Tensor, where: str, idle: bool) -> list[HealthFinding]:
+def _geometry(z: Tensor, some: Tensor, where: str, idle: bool) -> list[HealthFinding]:
     spread, rank = collapse(z), effective_rank(z - z.mean(0))
     most = min(z.shape[0] - 1, z.shape[1])
-    even = uniformity(z[:512])
+    even = uniformity(some)
     fine = "as the encoder began, since nothing was compared." if idle else "no collapse."
     return [
         HealthFinding(
@@ -188,9 +198,12 @@ def _alignment(
     store: Store,
     samples: Samples,
     positions: npt.NDArray[np.int64],
+    others: npt.NDArray[np.int64],
     recipe: Recipe,
     where: str,
+    together: int,
 ) -> HealthFinding:
+    """How far two views of a sample lie apart, and views of it and of the one at the place that `others` says."""
     was_training = encoder.training
     encoder.eval()
     seed = seed_for(recipe.training.seed, "health", "views")
@@ -198,16 +211,32 @@ def _alignment(
     modality = samples.cohort.modality[samples.first_row[positions]]
     for name in np.unique(modality).tolist() if _apart(encoder, recipe) else [""]:
         places = np.flatnonzero(modality == name) if name else np.arange(len(positions))
-        views = _two_views(encoder.of(name), store, samples, positions[places], recipe.images_of(name), seed)
-        first[places], second[places] = views
+        for start in range(0, len(places), together):
+            part = places[start : start + together]
+            views = _two_views(encoder.of(name), store, samples, positions[part], recipe.images_of(name), seed)
+            first[part], second[part] = views
     encoder.train(was_training)
     value = alignment(first, second)
-    other = alignment(first, second.roll(1, 0))
+    other = alignment(first, second[torch.from_numpy(others)])
     share, what = value / max(other, 1e-12), samples.unit
     sentence = f"Two views of a {where} {what} lie {share:.2f} times as far apart as views of different {what}s"
     return HealthFinding(
         "alignment", value, share < 0.9, sentence + ("." if share < 0.9 else f": augmentation hides the {what}.")
     )
+
+
+def _others(patients: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """For each sample the place of one of another patient, or of another sample where all are of one patient.
+
+    >>> _others(np.array([0, 0, 1]), np.random.default_rng(0))[:2].tolist()
+    [2, 2]
+    """
+    found = np.roll(np.arange(len(patients)), 1)
+    for place, patient in enumerate(patients):
+        choice = np.flatnonzero(patients != patient)
+        if len(choice):
+            found[place] = rng.choice(choice)
+    return found
 
 
 def _apart(encoder: Encoder | ModalityEncoders, recipe: Recipe) -> bool:
@@ -223,15 +252,22 @@ def _two_views(
     images: ImagesSpec,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
-    """Features `[n, D]` of two augmented views of samples of one encoder and size."""
+    """Features `[n, D]` of two augmented views of samples of one encoder and size.
+
+    Views are a function of the seed and their sample alone, whichever others are seen with it.
+    """
     device, whole = next(encoder.parameters()).device, store.preprocessing
     contract = whole.seen_by(samples.cohort.modality[samples.first_row[positions]])
+    options: dict[str, Any] = {"sides": images.sides, "frames": contract.frames, "device": device}
+    made, masks = list[Tensor](), list[Tensor]()
     with torch.inference_mode():
-        stored, real = stored_views(contract, store, samples, positions, readable=store.readable)
-        mask = None if real is None else torch.from_numpy(real).to(device)
-        options: dict[str, Any] = {"sides": images.sides, "frames": contract.frames}
-        views = random_views(stored, images.augment, views=2, seed=seed, device=device, **options)
-        first, second = (encoder(view, frame_mask=mask).pooled.float().cpu() for view in views)
+        for position in positions:
+            stored, real = stored_views(contract, store, samples, np.array([position]), readable=store.readable)
+            own = seed_for(seed, int(position))
+            made.append(random_views(stored, images.augment, views=2, seed=own, **options))
+            masks += [] if real is None else [torch.from_numpy(real)]
+        mask = torch.cat(masks).to(device) if masks else None
+        first, second = (encoder(view, frame_mask=mask).pooled.float().cpu() for view in torch.cat(made, 1))
     return first, second
 
 
