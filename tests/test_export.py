@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,24 @@ from transformers import AutoImageProcessor, AutoModel
 
 import absent
 import bolus
+from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.split import patient_keys
 from bolus.data.images.preprocessing import Preprocessing
+from bolus.embedding.opening import Judged
 from bolus.encoders.building import build_encoder
-from bolus.encoders.folders.folder import save_encoder
+from bolus.encoders.folders.folder import CONTRACT, lineage_of, save_encoder
 from bolus.encoders.folders.modality_folder import save_encoders
 from bolus.encoders.modalities import build_encoders
-from bolus.errors import BolusError, EncoderError, EvaluationError, UsageError
+from bolus.errors import BolusError, EncoderError, EvaluationError, LeakageError, UsageError
 from bolus.evaluation.probing.heads import Head
-from bolus.exporting import deploying, embed_without_bolus, models
-from bolus.exporting.contract import CONTRACT, describe, write_contract
-from bolus.recipe import EncoderSpec
+from bolus.evaluation.statistics.results import Result
+from bolus.exporting import deploying, embed_without_bolus, models, programs
+from bolus.exporting.card import STALE_NORMS, write_card
+from bolus.exporting.contract import describe, write_contract
+from bolus.exporting.rows import rows_of
+from bolus.recipe import EncoderSpec, Recipe
+from bolus.run import Run
+from test_prediction import make_head
 from test_preprocess import KINDS, given, opened
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -133,6 +143,24 @@ def test_lineage_is_left_out_unless_asked_for(tmp_path: Path) -> None:
         assert ("left out; the run folder" in (out / "README.md").read_text()) is not asked
 
 
+def test_an_export_that_is_opened_again_is_refused_test_patients_that_it_was_trained_on(
+    tiny_cohort: Path, tmp_path: Path
+) -> None:
+    cohort = Cohort.open(tiny_cohort)
+    lineage = [{"salt": "5a17", "keys": sorted(patient_keys(cohort.patients[cohort.split == "test"], "5a17"))}]
+    encoder = build_encoder(EncoderSpec(backbone="vit_tiny", in_channels=3), seed=0).eval()
+    save_encoder(encoder, tmp_path / "e", preprocessing=Preprocessing(32, 3).to_json(), lineage=lineage)
+    for asked in (False, True):
+        out = tmp_path / f"out{asked}"
+        bolus.export(tmp_path / "e", to="hf", out=out, lineage=asked)
+        assert lineage_of(out) == bolus.open_encoder(out).lineage == (lineage if asked else [])
+    with pytest.raises(LeakageError):
+        bolus.evaluate(out, tiny_cohort, target="sick", probes=("linear",), draws=20, out=tmp_path / "judged")
+    (out / CONTRACT).write_text('{"lineage": [{"keys": 3}]}')
+    with pytest.raises(EncoderError, match=r"contract\.json: a lineage needs salt and keys"):
+        bolus.open_encoder(out)
+
+
 @pytest.mark.slow
 def test_each_modality_has_a_folder(tmp_path: Path) -> None:
     specs = {"CFP": EncoderSpec(backbone="r18w32", in_channels=3), "OCT": EncoderSpec(backbone="vit_tiny")}
@@ -145,14 +173,20 @@ def test_each_modality_has_a_folder(tmp_path: Path) -> None:
         assert script(tmp_path / "out" / folder, "--test").returncode == 0
 
 
-def test_one_encoder_that_sees_several_sizes_is_a_model_for_each(tmp_path: Path) -> None:
+def test_one_encoder_that_sees_several_sizes_is_a_model_for_each(tiny_cohort: Path, tmp_path: Path) -> None:
     source = saved(tmp_path / "e", SMALL["a U-Net"], modalities={"MR": Preprocessing(48).to_json()})
-    found = bolus.export(source, to="torch", out=tmp_path / "out")
+    table = pd.read_csv(tiny_cohort.with_name("table.csv"))[["image", "patient"]].iloc[:6]
+    table.assign(modality=["MR", "CT", *["XR"] * 4]).to_csv(tiny_cohort.with_name("t.csv"), index=False)
+    found = bolus.export(source, to="torch", out=tmp_path / "out", cohort=tiny_cohort.with_name("t.csv"))
     shapes = {}
     for folder in found.folder.iterdir():
         if folder.is_dir():
             shapes[folder.name] = json.loads((folder / CONTRACT).read_text())["inputs"]["images"]["shape"]
     assert shapes == {"0-MR": ["batch", 1, 48, 48], "1-others": ["batch", 1, 32, 32]}
+    assert found.rows == {"MR": "1 images of the cohort", "others": "5 images of the cohort"}
+    judged, (contract, known) = bolus.open_encoder(source), (Preprocessing(32), ["MR", "CT", "XR"])
+    shown = rows_of(judged, Cohort.open(tiny_cohort.with_name("t.csv")), None, contract, "", but=known)
+    assert shown.origin == "8 made images (no row of another modality of the cohort was read)"
 
 
 @pytest.mark.parametrize("to", ["onnx", "torch"])
@@ -370,6 +404,73 @@ def test_a_run_goes_out_with_its_head_checked_on_its_own_rows(
     code, said = call_bolus("export", run.folder, "--to", "hf", "-o", tmp_path / "hf")
     assert (code, "transformers cannot open this encoder: it has context blocks" in said) == (1, True)
     assert call_bolus("export", run.folder)[0] == 2
+
+
+def result(encoder: str, estimate: float, probe: str = "linear", **more: Any) -> str:
+    return Result(
+        "classify", "sick", "auroc", estimate, 0.1, 0.9, 12, 6, encoder=encoder, probe=probe, **more
+    ).to_json()
+
+
+def test_a_card_quotes_results_of_what_goes_out_and_of_nothing_else(
+    trained_copy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run was called otherwise when it was judged; its encoder has context blocks and BatchNorm."""
+    folder = trained_copy.folder / "evaluations" / "classify-sick"
+    (folder / "finetuned-sick").mkdir(parents=True)
+    names = {"earlier": 0.511, "start": 0.522, "earlier without context": 0.533}
+    lines = [*(result(name, value) for name, value in names.items()), result("earlier", 0.544, "finetune")]
+    lines.append(result("earlier", 0.555, baseline="start"))
+    (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    tuned, size = build_encoder(EncoderSpec(backbone="unet4"), seed=0).eval(), Preprocessing(24)
+    save_encoder(tuned, folder / "finetuned-sick", preprocessing=size.to_json())
+    make_head(folder / "finetuned-sick" / "head.safetensors", 64, 2, target="sick")
+
+    cards: list[str] = []
+
+    def keep_card(*positional: Any, **named: Any) -> str:
+        cards.append(write_card(*positional, **named))
+        return cards[-1]
+
+    monkeypatch.setattr(deploying, "write_card", keep_card)
+    for name in ("trace", "save_program", "open_program"):  # which take seconds, and are not asked here
+        monkeypatch.setattr(programs, name, lambda *_: None)
+    monkeypatch.setattr(deploying, "_compare", lambda *_: 0.0)
+    asked: list[tuple[dict[str, Any], set[str]]] = [
+        ({}, {"0.511", "0.544"}),
+        ({"keep_context": False}, {"0.533"}),
+        ({"head": "finetuned-sick"}, {"0.544"}),
+    ]
+    for number, (keys, values) in enumerate(asked):
+        found = bolus.export(trained_copy.folder, to="torch", out=tmp_path / f"out{number}", **keys)
+        assert set(re.findall(r"0\.5\d\d", cards[-1])) == values
+        assert (STALE_NORMS in cards[-1]) == (STALE_NORMS in found.notes) == ("keep_context" in keys)
+    with pytest.raises(UsageError, match="leave --no-keep-context out"):
+        bolus.export(trained_copy.folder, to="torch", out=tmp_path / "x", head="finetuned-sick", keep_context=False)
+
+
+def test_a_card_names_the_start_of_its_modality_and_no_folder(trained_copy: Run, tmp_path: Path) -> None:
+    path = trained_copy.folder / "recipe.yaml"
+    keys = ["encoder.backbone=runs/doe/encoder", "encoders=per_modality", "modalities.OCT.encoder.backbone=unet4"]
+    recipe = Recipe.load(path).override(keys)
+    path.write_text(recipe.to_yaml())
+    run = Run(trained_copy.folder)
+    encoder, contract = build_encoder(EncoderSpec(backbone="unet4"), seed=0), Preprocessing(24)
+    judged = Judged("a", encoder, contract, run)
+    for modality, start in ((None, "an encoder of a folder"), ("OCT", "unet4")):
+        described = describe(encoder, contract, to="torch", modality=modality, reader=None, outputs=["embedding"])
+        check = {"rows": "8 made images", "largest_difference": 0.0}
+        card = write_card(judged, {**described, "check": check})
+        assert f"- Start: {start}, random weights" in card
+        assert "doe" not in card
+    path.write_text(recipe.override(["encoder.backbone=doe/encoder"]).to_yaml())
+    run.record["ancestors"] = [{"salt": "5a17", "keys": []}]  # so that it is no name on the hub
+    card = write_card(replace(judged, run=run), {**described, "modality": None, "check": check})
+    assert "doe" not in card
+    path.write_text(recipe.override(["encoder.inflated=true", "encoder.pretrained=true"]).to_yaml())
+    card = Run(trained_copy.folder).card()
+    assert "- Inflated: the encoder of a folder is a network of images; its pretrained weights" in card
+    assert "doe" not in card
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,11 @@ from bolus.data.images.cache import Preprocessing, build_store
 from bolus.data.readers.masks import from_square
 from bolus.encoders.building import build_encoder
 from bolus.encoders.families.unet import MaskDecoder
+from bolus.encoders.folders.folder import CONTRACT
 from bolus.errors import UsageError
 from bolus.evaluation.segmentation.saved import load_segmenter, save_segmenter
 from bolus.evaluation.segmentation.segmenter import Segmenter
 from bolus.exporting import embed_without_bolus
-from bolus.exporting.contract import CONTRACT
 from bolus.recipe import EncoderSpec
 from test_export import run_onnx, script
 

@@ -90,6 +90,7 @@ def test_what_timm_cannot_say_is_refused(tmp_path: Path) -> None:
         (basic, {"context": True}, "context blocks"),
         (basic, {"neck": 8}, "a neck"),
         (basic, {"stem_pool": False}, "no pooling in its stem"),
+        (basic, {"inflated": True}, "it sees volumes"),
         (ResNetConfig(**{**basic.to_dict(), "embedding_size": 32}), {}, r"its stem has 32 channels \(timm: 64\)"),
         (ResNetConfig(**{**basic.to_dict(), "hidden_act": "gelu"}), {}, "strides or activations"),
         (ViTConfig(**{**VIT.to_dict(), "layer_norm_eps": 1e-12}), {}, r"an epsilon of 1e-12 \(timm: 1e-06\)"),

@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 import torch
 
 import bolus
+from bolus.data.cohort.cohort import Cohort
 from bolus.data.images.preprocessing import Preprocessing
 from bolus.data.volumes.fit import VolumeFit
 from bolus.encoders.building import build_encoder
@@ -21,6 +24,7 @@ from bolus.encoders.folders.folder import save_encoder
 from bolus.errors import EncoderError
 from bolus.exporting import programs
 from bolus.exporting.models import Deployed
+from bolus.exporting.rows import rows_of
 from bolus.recipe import EncoderSpec
 
 BOX = (16, 32, 16)
@@ -79,6 +83,24 @@ def test_an_encoder_of_volumes_goes_out_with_its_contract(to: Any, tmp_path: Pat
     refused = subprocess.run([*script, str(tmp_path / "a.nii.gz")], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert "this encoder is of volumes, which this script does not read" in refused.stderr
+
+
+def test_scans_of_one_patient_without_visit_or_order_are_volumes_each(tmp_path: Path) -> None:
+    judged, rows = bolus.open_encoder(saved(tmp_path / "e", SMALL["a ResNet"])), []
+    for number in range(3):
+        voxels = np.random.default_rng(number).integers(0, 200, (20, 36, 10)).astype(np.int16)
+        nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 3.0, 1.0])).to_filename(tmp_path / f"{number}.nii.gz")
+        rows.append([f"{number}.nii.gz", "p", 50 + number])
+    table = pd.DataFrame(rows, columns=["image", "patient", "age"])
+    (tmp_path / "cohort.yaml").write_text("table: t.csv\nranges: {image: [0, 200]}\n")
+    for more, origin in (
+        ({}, "8 windows of volumes of the cohort"),
+        ({"order": 1, "series": "s"}, "8 made volumes (the cohort holds no volumes: rows 1, 2, 3: order ('order') has"),
+    ):
+        table.assign(**more).to_csv(tmp_path / "t.csv", index=False)
+        shown = rows_of(judged, Cohort.open(tmp_path / "cohort.yaml"), None, judged.preprocessing, "")
+        assert shown.origin.startswith(origin)
+        assert shown.images.shape == (8, 1, *BOX)
 
 
 def test_transformers_cannot_open_an_inflated_network(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The segmenter of most tests takes what is bright for class 7, so that the right 
 
 from __future__ import annotations
 
+import gzip
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,28 @@ def test_a_mask_has_the_voxels_and_the_affine_of_its_nifti_image(
     assert mask.get_data_dtype() == np.uint8
 
 
+@pytest.mark.usefixtures("bright")
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_mask_takes_no_text_of_its_nifti_image(kind: Any, saved: Path, tmp_path: Path) -> None:
+    image = kind((blocks(3, slices=5).transpose(2, 1, 0) * 200).astype(np.int16), np.diag([1.0, 1.0, 4.0, 1.0]))
+    image.header.set_xyzt_units("mm")
+    for name in ("descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str"):
+        if name in image.header:
+            image.header[name] = b"DOE^JANE"
+    for code in ("comment", "afni"):
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(code, b"born 12 Mar 1950, DOE^JANE"))
+    image.to_filename(tmp_path / "a.nii")
+    assert (tmp_path / "a.nii").read_bytes().count(b"DOE^JANE") >= 5
+    table = write_table(tmp_path, [["a.nii", "p", n] for n in range(5)], "order")
+    frame = ask(saved, table, tmp_path / "masks")
+    held = gzip.decompress((tmp_path / "masks" / frame["mask"][0]).read_bytes())
+    assert b"DOE" not in held
+    assert b"1950" not in held
+    mask = nibabel.load(tmp_path / "masks" / frame["mask"][0])
+    assert (len(mask.header.extensions), mask.header.get_xyzt_units()[0]) == (0, "mm")
+    assert np.array_equal(np.asanyarray(mask.dataobj), 7 * (np.asanyarray(image.dataobj) > 0))
+
+
 def write_series(root: Path, **more: Any) -> tuple[Path, dict[float, NDArray[np.bool_]]]:
     """Five slices, listed in disorder; where -> what is bright there."""
     tree, truth, rows = Tree(root), {}, []
@@ -156,6 +179,44 @@ def test_a_seg_refers_to_its_images(saved: Path, tmp_path: Path) -> None:
     found = seg.get_pixels_by_source_instance([image.SOPInstanceUID for image in images], segment_numbers=[1])
     for pixels, image in zip(found, images, strict=True):
         assert np.array_equal(pixels[..., 0] > 0, truth[float(image.ImagePositionPatient[2])])
+
+
+@pytest.mark.usefixtures("bright")
+@pytest.mark.parametrize("written_as", ["nifti", "dicom-seg"])
+def test_a_series_of_one_name_is_another_one_of_another_patient(written_as: Any, saved: Path, tmp_path: Path) -> None:
+    first, _ = write_series(tmp_path / "p")
+    other, _ = write_series(tmp_path / "q", PatientID="MRN-2", StudyInstanceUID="1.2.1.7", SeriesInstanceUID="1.2.2.7")
+    both = [pd.read_csv(each).assign(patient=each.parent.name) for each in (first, other)]
+    for each in both:
+        each["image"] = each["patient"] + "/" + each["image"]
+    pd.concat(both).to_csv(tmp_path / "t.csv", index=False)
+    frame = ask(saved, tmp_path / "t.csv", tmp_path / "masks", written_as=written_as)
+    suffix = ".nii.gz" if written_as == "nifti" else ".dcm"
+    assert frame["mask"].tolist() == [f"mask-row{row}{suffix}" for row in (1, 6) for _ in range(5)]
+
+
+@pytest.mark.usefixtures("bright")
+def test_no_seg_of_slices_of_several_sizes_is_written_and_the_others_are(saved: Path, tmp_path: Path) -> None:
+    table, _ = write_series(tmp_path / "export")
+    tags = slice_tags("20200101", 9, 17.0, FrameOfReferenceUID="1.2.9", StudyTime="")
+    path = Tree(tmp_path / "export").write("p/s/ct/9", CT, {**person(1), **tags}, np.full((12, 20), 900, np.uint16))
+    PillowImage.fromarray((blocks(4)[0] * 255).astype(np.uint8)).save(tmp_path / "export" / "a.png")
+    more = [[str(path.relative_to(tmp_path / "export")), "p", "CT", "s", 9], ["a.png", "q", "XC", None, None]]
+    read = pd.read_csv(table)
+    pd.concat([read, pd.DataFrame(more, columns=read.columns)]).to_csv(table, index=False)
+    frame = ask(saved, table, tmp_path / "masks", written_as="dicom-seg")
+    assert frame["mask"].isna().tolist() == [True] * 6 + [False]
+    assert frame["reason"].tolist()[:6] == ["a SEG: expected slices of one size, found 12 x 20, 16 x 16"] * 6
+
+
+@pytest.mark.usefixtures("bright")
+def test_a_seg_refers_to_images_without_the_preamble_of_dicom(saved: Path, tmp_path: Path) -> None:
+    table, _ = write_series(tmp_path / "export")
+    for name in pd.read_csv(table)["image"]:
+        path = tmp_path / "export" / name
+        path.write_bytes(path.read_bytes()[132:])
+    frame = ask(saved, table, tmp_path / "masks", written_as="dicom-seg")
+    assert frame["mask"].tolist() == ["mask-row1.dcm"] * 5, frame["reason"].tolist()
 
 
 @pytest.mark.usefixtures("bright")
@@ -234,7 +295,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_left(saved: Path, tmp_path: Pa
 
 def test_masks_from_the_command_line(saved: Path, tmp_path: Path, call_bolus: Call) -> None:
     table, _ = write_series(tmp_path / "export")
-    code, said = call_bolus("predict", saved, table, "--head", saved, "-o", tmp_path / "masks")
+    code, said = call_bolus("predict", saved, table, "--head", saved, "-o", tmp_path / "drawn.2024")
     assert code == 0, said
     assert "5 predictions for 5 rows in" in said
-    assert (tmp_path / "masks" / "masks.csv").is_file()
+    assert (tmp_path / "drawn.2024" / "masks.csv").is_file()

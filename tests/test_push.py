@@ -94,6 +94,16 @@ def test_a_hub_that_refuses_leaves_the_folder(hub: type[Hub], source: Path, tmp_
     assert (tmp_path / "out" / "config.json").is_file()
 
 
+def test_a_hub_that_is_not_there_leaves_the_folder(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(BolusError, match="is written, and was not pushed to me/encoder"):
+        bolus.export(source, to="hf", out=tmp_path / "out", push="me/encoder")
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
 def test_what_is_no_name_is_told_before_any_work(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"push: expected OWNER/NAME, found '\.\./up'"):
         bolus.export(source, to="hf", out=tmp_path / "out", push="../up")

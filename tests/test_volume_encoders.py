@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bolus.embedding.opening import open_encoder
 from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.building import build_encoder
 from bolus.encoders.families.hub import find_config, is_named, make_backbone
@@ -317,6 +318,12 @@ def write_net(folder: Path, state: dict[str, Tensor] | None, **stated: Any) -> s
     if state is not None:
         save_file(state, folder / "model.safetensors")
     return str(folder)
+
+
+def test_a_net_that_states_no_box_is_not_opened_and_what_to_do_is_said(tmp_path: Path) -> None:
+    folder = write_net(tmp_path / "net", make_backbone(find_config("r10w4_3d"), "r10w4_3d").state_dict(), width=4)
+    with pytest.raises(EncoderError, match=r"does not state the box .* pretrain from it \(images\.unit=volume"):
+        open_encoder(folder)
 
 
 def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:

@@ -70,6 +70,35 @@ def test_days_since_a_study_are_no_dates() -> None:
         assert ("visit" in chosen_columns(Cohort(frame, SPEC))) == kept
 
 
+@pytest.mark.parametrize(
+    "dates",
+    [
+        ["12-MAR-1950", "3-APR-1960", "5-JUN-1970"],
+        ["12 Mar 1950", "unknown", "unknown"],
+        ["Jan 5, 2020", "March 12, 2021", "Sept 1 2022"],
+        ["March 1950", "April 1960", "June 1970"],
+        ["1950-03", "1960-04", "1970-06"],
+        ["31/01/50", "12/03/60", "01/02/70"],
+        ["2180-07-23", "2181-01-02", "2190-12-31"],
+        ["12MAR50", "03APR60", "05JUN70"],
+        ["born 12th March 1950", "f", "m"],
+    ],
+)
+def test_dates_are_known_however_they_are_written(dates: list[str]) -> None:
+    assert "birth" not in chosen_columns(Cohort(TABLE.assign(birth=dates), SPEC))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["12", "13.5", "-4"], ["1950", "1960", "1970"], ["1.5 T", "3 T", "3 T"], ["Prisma 2.1.03", "GE 7", "x"],
+        ["may be", "marked", "decided"], ["T1", "T2", "FLAIR"], ["10-20", "20-30", "30-40"],
+    ],
+)  # fmt: skip
+def test_what_is_no_date_stays(values: list[str]) -> None:
+    assert "birth" in chosen_columns(Cohort(TABLE.assign(birth=values), SPEC))
+
+
 def test_a_column_of_two_roles_is_left_out_where_one_of_them_tells() -> None:
     roles = {**SPEC.roles, "patient": "patient", "attribute:who": "patient"}
     assert "patient" not in chosen_columns(Cohort(TABLE, SPEC.model_copy(update={"roles": roles})))

@@ -369,9 +369,12 @@ def _inflated(spec: EncoderSpec) -> str:
     """A line of the card for a backbone of images that was given a third dimension; nothing for others."""
     if not spec.inflated:
         return ""
+    from bolus.encoders.building import is_public  # not needed to read a run
+
     start = "its pretrained weights" if spec.pretrained else "random weights"
+    name = spec.backbone if is_public(spec.backbone) else "the encoder of a folder"  # whose path may name people
     return (
-        f"- Inflated: {spec.backbone} is a network of images; {start} were repeated along depth and divided by the "
+        f"- Inflated: {name} is a network of images; {start} were repeated along depth and divided by the "
         "length of the kernel before training\n"
     )
 

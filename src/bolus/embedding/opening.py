@@ -130,7 +130,8 @@ def open_encoder(source: str | Path, *, keep_context: bool = True, size: int | N
         size: input size in pixels for an encoder that does not state one.
 
     Raises:
-        EncoderError: nothing there can be opened as an encoder, or its training has not ended.
+        EncoderError: nothing there can be opened as an encoder, its training has not ended, or it is of volumes and
+            not bolus's own, so that nothing says how large a box it sees.
         UsageError: a size for a run or encoder folder, which states its own.
     """
     folder, name = Path(source), Path(source).name or Path(source).resolve().name
@@ -144,9 +145,14 @@ def open_encoder(source: str | Path, *, keep_context: bool = True, size: int | N
     if is_modality_folder(folder) or (folder / "encoder.json").is_file():
         return _open_folder(name, folder, keep_context, size)
     encoder, contract = external_encoder(str(source))
+    if encoder.dimensions == 3:
+        raise EncoderError(
+            f"{source}: a network of volumes, which does not state the box of voxels that it sees; pretrain from it "
+            f"(images.unit=volume encoder.backbone={source} encoder.pretrained=true), and open the run"
+        )
     fit = cast(Literal["pad", "stretch", "crop"], contract.get("fit", "pad"))
     preprocessing = Preprocessing(size or int(contract.get("size", 224)), encoder.spec.in_channels, fit)
-    return Judged(name, encoder, preprocessing, None)
+    return Judged(name, encoder, preprocessing, None, lineage_of(folder))
 
 
 def _open_folder(name: str, folder: Path, keep_context: bool, size: int | None) -> Judged:

@@ -12,12 +12,20 @@ import pandas as pd
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.roles import IDENTIFYING, is_number_role
-from bolus.data.text.dates import FIRST_DATE
+from bolus.data.text.dates import FIRST_DATE, MONTHS, read_times
 from bolus.errors import UsageError, suggest
 
+_YEAR = r"(?:19|2[01])\d\d"  # as YEARS of data.text.dates
 _DATE = re.compile(
-    r"(?<!\d)(?:(?:19|20)\d\d([-./]?)(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])|\d{1,2}([-./])\d{1,2}\2(?:19|20)\d\d)(?!\d)"
+    rf"(?<!\d)(?:{_YEAR}([-./]?)(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])|\d{{1,2}}([-./])\d{{1,2}}\2{_YEAR})(?!\d)"
 )
+_MONTH = "(?:{})".format("|".join(f"{name[:3]}(?:{name[3:]})?" for name in [*MONTHS, "sept"]))
+_NAMED_DATE = re.compile(
+    rf"(?<![a-z0-9])(?:\d{{1,2}}(?:st|nd|rd|th)?[-./ ]{{0,2}}{_MONTH}\.?[-./, ]{{0,2}}|"
+    rf"{_MONTH}\.?[-./ ]{{1,2}}(?:\d{{1,2}}(?:st|nd|rd|th)?[-./, ]{{1,2}})?)(?:\d{{4}}|\d{{2}})(?!\d)",
+    re.IGNORECASE,
+)
+_SHORT_DATE = re.compile(r"(?:0?[1-9]|[12]\d|3[01])([-./])(?:0?[1-9]|[12]\d|3[01])\1\d{2}")
 LEFT_OUT = "left_out"
 """The key of a frame's `attrs` that lists the columns of the table that it does not have."""
 
@@ -116,4 +124,16 @@ def _identifies(cohort: Cohort, role: str) -> bool:
         return role == "visit" and bool((pd.to_numeric(values, errors="coerce").abs() >= FIRST_DATE).any())
     if pd.api.types.is_datetime64_any_dtype(values):
         return True
-    return any(_DATE.search(str(value)) for value in values.unique())
+    found = pd.Series(values.unique())
+    return any(map(_has_date, found.astype(str))) or bool(np.isfinite(read_times(found).first))
+
+
+def _has_date(text: str) -> bool:
+    """Whether a text has a date in it, or is one with a year of two digits.
+
+    >>> [_has_date(text) for text in ("born 12-MAR-1950", "Jan 5, 2020", "31/01/50", "1950-03-12")]
+    [True, True, True, True]
+    >>> [_has_date(text) for text in ("3 T", "12.5", "2020", "1.5.2")]
+    [False, False, False, False]
+    """
+    return any(each.search(text) for each in (_DATE, _NAMED_DATE)) or _SHORT_DATE.fullmatch(text.strip()) is not None

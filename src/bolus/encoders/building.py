@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from bolus.encoders.backbone import Encoder, seeded
 from bolus.encoders.families.hub import (
     config_side,
     find_config,
+    is_named,
     load_backbone,
     make_backbone,
     processor_side,
@@ -25,6 +27,7 @@ from bolus.recipe import EncoderSpec
 from bolus.recipes.own import is_path, own_names
 
 _log = logging.getLogger(__name__)
+_ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
 def build_encoder(spec: EncoderSpec, *, seed: int) -> Encoder:
@@ -91,6 +94,17 @@ def is_own(name: str) -> bool:
     (True, False)
     """
     return is_path(name) or name in own_names(GROUP)
+
+
+def is_public(name: str) -> bool:
+    """Whether a backbone's name says nothing of the machine that it was typed on, where a path may name people.
+
+    So are named configurations, factories of one's own, and `OWNER/NAME` on the hub, unless something lies there.
+
+    >>> is_public("resnet18"), is_public("facebook/dinov2-small"), is_public("runs/a/encoder"), is_public("../encoder")
+    (True, True, False, False)
+    """
+    return is_named(name) or is_own(name) or (_ON_HUB.fullmatch(name) is not None and not Path(name).exists())
 
 
 def external_encoder(name_or_folder: str | Path) -> tuple[Encoder, dict[str, Any]]:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from bolus.embedding.opening import Judged
+from bolus.encoders.building import is_public
+from bolus.evaluation.segmentation.saved import SavedSegmenter
 from bolus.evaluation.statistics.results import decimals
+from bolus.exporting.models import Reader
+from bolus.recipe import EncoderSpec
 from bolus.run import Run
 
 MOST = 30  # lines of the table of results
+STALE_NORMS = (
+    "The context blocks were left out, and BatchNorm keeps the statistics of the network with them, so that features "
+    "may be far off; bolus evaluate judges the network without them by statistics that it estimates anew. Judge the "
+    "export itself before you use it."
+)
 
 _OF_VOLUMES = (
     "Give `model.onnx` boxes of voxels (`contract.json`); {whole}. "
@@ -32,13 +41,44 @@ _USE = {
 }
 
 
-def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "") -> str:
+@dataclass(frozen=True)
+class Quoted:
+    """Which results of a run's evaluations are of what is exported, since several networks stand in them.
+
+    Args:
+        bare: the encoder goes without the context blocks that it has.
+        trained: the head or segmenter that an evaluation trained together with an encoder of its own, which goes along;
+            None: the encoder is the run's.
+        notes: what must be known of the results, in sentences.
+    """
+
+    bare: bool = False
+    trained: Reader | None = None
+    notes: tuple[str, ...] = ()
+
+    def fits(self, line: Mapping[str, Any], judged: str) -> bool:
+        """Whether a line of results is of it; `judged` is what its file calls the encoder of the run.
+
+        >>> line = {"encoder": "a", "task": "classify", "target": "edema", "probe": "linear"}
+        >>> Quoted().fits(line, "a"), Quoted(bare=True).fits(line, "a")
+        (True, False)
+        """
+        if line["encoder"] != (f"{judged} without context" if self.bare else judged):
+            return False
+        if isinstance(self.trained, SavedSegmenter):
+            return bool(line["task"] == "segment")
+        head, asked = self.trained, (line["task"], line["target"], line.get("probe"))
+        return head is None or asked == (head.task, head.target, "finetune")
+
+
+def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "", quoted: Quoted | None = None) -> str:
     """Markdown for README.md.
 
     Args:
         judged: what is exported.
         described: the contract with its `check`.
         reading: of transformers, how features are read.
+        quoted: which results are of it; None: those of the run's encoder.
     """
     run, to = judged.run, str(described["to"])
     shape = " x ".join(str(part) for part in described["inputs"]["images"]["shape"][1:])
@@ -62,14 +102,15 @@ def write_card(judged: Judged, described: Mapping[str, Any], *, reading: str = "
         f"- Largest difference from bolus on {check['rows']}: {check['largest_difference']:.1e} of the largest value",
         "- `test_vectors/`: made pictures, what the encoder must see of them, and what it must answer",
     ]
-    if run is not None and run.recipe.encoder.inflated:
+    spec = None if run is None else run.recipe.encoder_of(described["modality"] or "")
+    if spec is not None and spec.inflated:
         lines.append("- A network of images whose kernels were repeated along depth (inflated) before training")
     if "head" in described:
         head = described["head"]
         classes = f" ({', '.join(head['classes'])})" if head["task"] != "regress" else ""
         lines += [f"- Head: {head['task']} {head['target']}{classes}", *(f"  - {note}" for note in head["notes"])]
-    lines += ["", "## Training data", "", *_data(run)]
-    lines += ["", "## Evaluation", "", *_results(run)]
+    lines += ["", "## Training data", "", *_data(run, spec)]
+    lines += ["", "## Evaluation", "", *_results(run, quoted or Quoted())]
     lines += [
         "",
         "## Intended use and limits",
@@ -94,35 +135,39 @@ def _shape(size: Sequence[Any]) -> str:
     return " x ".join(str(part) for part in size)
 
 
-def _data(run: Run | None) -> list[str]:
-    if run is None:
+def _data(run: Run | None, spec: EncoderSpec | None) -> list[str]:
+    if run is None or spec is None:
         return ["Not known here: this was exported from an encoder and not from a run."]
     record, recipe = run.record, run.recipe
-    objectives = ", ".join(f"{name} ({spec.kind}, weight {spec.weight:g})" for name, spec in recipe.objectives.items())
-    start = recipe.encoder.backbone
-    if Path(start).is_absolute() or "\\" in start or start.startswith("."):
+    objectives = ", ".join(f"{name} ({each.kind}, weight {each.weight:g})" for name, each in recipe.objectives.items())
+    start = spec.backbone
+    if not is_public(start) or ("/" in start and record.get("ancestors")):  # which bolus trained, and so a folder
         start = "an encoder of a folder"  # whose path is nobody's business
     what = {"clip": "clips", "volume": "volumes"}.get(recipe.images.unit, "images")
     return [
         f"- {record['num_training_samples']} {what} of {len(record['training_patients'])} patients",
         f"- {record['num_rows']} rows in the table, {record['num_quarantined']} of them quarantined",
         f"- Split {record['split_hash']}, recipe {recipe.name} {record['recipe_hash']}: {objectives}",
-        f"- Start: {start}{', pretrained' if recipe.encoder.pretrained else ', random weights'}",
+        f"- Start: {start}{', pretrained' if spec.pretrained else ', random weights'}",
     ]
 
 
-def _results(run: Run | None) -> list[str]:
-    """Every estimate of this encoder with all labels, and how many are not shown."""
+def _results(run: Run | None, quoted: Quoted) -> list[str]:
+    """Every estimate of what is exported with all labels, how many are not shown, and what must be known of them.
+
+    The first line of a file is of the run's encoder, by the name that the run had then.
+    """
     found: list[dict[str, Any]] = []
-    name = "" if run is None else run.folder.name or run.folder.resolve().name
+    notes = [f"\n{note}" for note in quoted.notes]
     for path in sorted(run.folder.glob("evaluations/*/results.jsonl")) if run is not None else []:
         read = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         found += [
             each for each in read
-            if each["encoder"] == name and not each["baseline"] and each["fraction"] == 1.0 and not each["subset"]
+            if quoted.fits(each, read[0]["encoder"])
+            and not each["baseline"] and each["fraction"] == 1.0 and not each["subset"]
         ]  # fmt: skip
     if not found:
-        return ["None was found beside the run: `bolus evaluate` before you use it."]
+        return ["None was found beside the run: `bolus evaluate` before you use it.", *notes]
     lines = ["| task | target | read by | metric | estimate [95 %] | samples | patients |", f"|{'---|' * 7}"]
     made: list[str] = []
     for each in found:
@@ -132,4 +177,4 @@ def _results(run: Run | None) -> list[str]:
         made.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     made = list(dict.fromkeys(made))  # the same question may have been asked twice
     more = [f"\n{len(made) - MOST} more stand in the evaluations of the run."] if len(made) > MOST else []
-    return [*lines, *made[:MOST], *more]
+    return [*lines, *made[:MOST], *more, *notes]

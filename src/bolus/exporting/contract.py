@@ -21,6 +21,7 @@ from bolus.data.pixels.range_rules import HAS_AIR, NUMBERS, RULES
 from bolus.embedding.fresh import preprocess
 from bolus.embedding.opening import Judged
 from bolus.encoders.backbone import Encoder
+from bolus.encoders.folders.folder import CONTRACT
 from bolus.errors import BolusError
 from bolus.evaluation.segmentation.saved import SavedSegmenter
 from bolus.exporting.models import Reader, answers_of, describe_reader
@@ -28,7 +29,7 @@ from bolus.exporting.rows import made_rows
 from bolus.files import write_json
 
 FORMAT = 1  # of contract.json
-CONTRACT, VECTORS = "contract.json", "test_vectors"
+VECTORS = "test_vectors"
 
 
 def describe(encoder: Encoder, contract: Preprocessing, *, to: str, modality: str | None, reader: Reader | None,

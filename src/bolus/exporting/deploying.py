@@ -14,11 +14,12 @@ from bolus.data.images.preprocessing import Preprocessing
 from bolus.embedding.opening import Judged, open_encoder
 from bolus.encoders.backbone import Encoder
 from bolus.encoders.modalities import ModalityEncoders, part_folders
+from bolus.encoders.parts.norms import norms_of
 from bolus.errors import BolusError, EncoderError, EvaluationError, UsageError, suggest
 from bolus.evaluation.probing.heads import Head
 from bolus.evaluation.segmentation.saved import DECODER, SavedSegmenter, load_segmenter
 from bolus.exporting import programs
-from bolus.exporting.card import write_card
+from bolus.exporting.card import STALE_NORMS, Quoted, write_card
 from bolus.exporting.contract import VECTORS, alone, describe, write_contract, write_vectors
 from bolus.exporting.models import Reader, answers_of, model_of
 from bolus.exporting.pushing import check_name, push_folder
@@ -32,6 +33,7 @@ Format = Literal["hf", "onnx", "torch"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 TOLERANCE = 1e-4  # of the largest value
 SCRIPT = "embed_without_bolus.py"
+OTHERS = "others"  # the part of one encoder for modalities without a size of their own
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def export(
             along in `onnx` and `torch`, a head also in `hf`, where the layer of transformers' own classifier is the
             same function.
         cohort: on rows of which it is checked; by default the run's own, and made images where there is none.
-        keep_context: apply the run's MLVICX context blocks.
+        keep_context: apply the run's MLVICX context blocks; without, a note says that BatchNorm keeps statistics of
+            the network with them.
         size: input pixels of an encoder that does not state them.
         lineage: also write the keyed hashes of the training patients.
         push: OWNER/NAME on the Hugging Face hub, where the folder is uploaded once it stands; a new one is private.
@@ -88,7 +91,8 @@ def export(
         EncoderError: the encoder cannot be opened, or not be exported so; or the export differs by more than 1e-4 of
             the largest value, and no folder is left.
         EvaluationError: no such head, or one of another encoder.
-        UsageError: another format, a head or segmenter that cannot go along, or a folder that is not empty.
+        UsageError: another format, a head or segmenter that cannot go along, one without the context blocks that it
+            was fitted with, or a folder that is not empty.
         BolusError: the hub cannot be reached; the folder stands.
         CohortError: the cohort that was given cannot be opened.
         MissingPackageError: onnx, onnxscript or onnxruntime is not installed: `pip install bolus[onnx]`.
@@ -100,7 +104,7 @@ def export(
     if push is not None:
         check_name(push)
     given = None if cohort is None else Cohort.open(cohort)
-    judged, found, notes = _open(source, head, keep_context, size)
+    judged, found, quoted, notes = _open(source, head, keep_context, size)
     table, why = (given, "") if given is not None else _own_cohort(judged)
     parts = _parts(judged)
     names = part_folders([name for name in parts if name is not None])
@@ -110,8 +114,9 @@ def export(
             place = temporary if name is None else temporary / names[name]
             place.mkdir(exist_ok=True)
             part = alone(judged, encoder, contract)
-            shown = rows_of(part, table, name, contract, why)
-            difference = _write(part, place, to, name, found, shown, judged.lineage if lineage else ())
+            known, but = (None, tuple(judged.preprocessing.modalities)) if name == OTHERS else (name, ())
+            shown = rows_of(part, table, known, contract, why, but=but)
+            difference = _write(part, place, to, known, found, shown, judged.lineage if lineage else (), quoted)
             differences[name or "all"], rows[name or "all"] = difference, shown.origin
         if names:
             listed = [f"- `{folder}/`: {name}" for name, folder in names.items()]
@@ -123,24 +128,28 @@ def export(
 
 def _open(
     source: str | Path, head: str | Path | None, keep_context: bool, size: int | None
-) -> tuple[Judged, Reader | None, list[str]]:
-    """The encoder, the head or segmenter, and what is remarkable of the two."""
+) -> tuple[Judged, Reader | None, Quoted, list[str]]:
+    """The encoder, the head or segmenter, what a card quotes of evaluations, and what is remarkable of them."""
     if head is None:
-        return open_encoder(source, keep_context=keep_context, size=size), None, []
+        judged = open_encoder(source, keep_context=keep_context, size=size)
+        if keep_context or not open_encoder(source, size=size).encoder.has_context:
+            return judged, None, Quoted(), []
+        notes = [STALE_NORMS] if norms_of(judged.encoder) else []
+        return judged, None, Quoted(bare=True, notes=tuple(notes)), notes
+    if not keep_context:
+        raise UsageError("a head reads the embeddings that it was fitted on: leave --no-keep-context out")
     path = find_head(source, head)
     judged, own = encoder_for(path, source, size)
-    if not own and not keep_context:
-        raise UsageError("a head reads the embeddings that it was fitted on: leave --no-keep-context out")
     notes = [f"The head goes with its own encoder, {path.parent}, not with {source}."] if own else []
     if own and not judged.run:
         judged = replace(judged, run=open_encoder(source).run)
     if path.name == DECODER:
         segmenter = load_segmenter(path.parent)
-        return replace(segmenter.judged, run=judged.run), segmenter, notes
+        return replace(segmenter.judged, run=judged.run), segmenter, Quoted(trained=segmenter), notes
     found = Head.load(path)
     if found.fits(judged.encoder) is False or judged.encoder.shape.dim != len(found.mean):
         raise EvaluationError(f"the head of {found.target!r} was fitted on embeddings of other weights than these")
-    return judged, found, notes
+    return judged, found, Quoted(trained=found if own else None), notes
 
 
 def _own_cohort(judged: Judged) -> tuple[Cohort | None, str]:
@@ -162,7 +171,7 @@ def _parts(judged: Judged) -> dict[str | None, tuple[Encoder, Preprocessing]]:
         own: dict[str | None, tuple[Encoder, Preprocessing]] = {
             name: (encoder, contract.of(name)) for name in contract.modalities
         }
-        return {**own, "others": (encoder, replace(contract, modalities={}))}
+        return {**own, OTHERS: (encoder, replace(contract, modalities={}))}
     return {None: (encoder, contract)}
 
 
@@ -174,15 +183,15 @@ def _write(
     reader: Reader | None,
     shown: Shown,
     lineage: Sequence[Any],
+    quoted: Quoted,
 ) -> float:
     """One model with its contract, card and test vectors; the largest difference from bolus."""
     encoder = part.encoder
     assert isinstance(encoder, Encoder)
     encoder.eval().cpu()
     model, reading = model_of(encoder, reader), ""
-    known = None if modality == "others" else modality
     described = describe(
-        encoder, part.preprocessing, to=to, modality=known, reader=reader, outputs=model.outputs, lineage=lineage
+        encoder, part.preprocessing, to=to, modality=modality, reader=reader, outputs=model.outputs, lineage=lineage
     )
     if to == "hf":
         refuse_wrapped(encoder, part.preprocessing)
@@ -204,10 +213,10 @@ def _write(
             script = Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8")
             write_text(folder / SCRIPT, script)
     difference = _compare(encoder, reader, run, shown)
-    described["test_vectors"] = write_vectors(folder / VECTORS, part, known, reader)
+    described["test_vectors"] = write_vectors(folder / VECTORS, part, modality, reader)
     described["check"] = {"rows": shown.origin, "largest_difference": difference, "tolerance": TOLERANCE}
     write_contract(folder, described)
-    write_text(folder / "README.md", write_card(part, described, reading=reading))
+    write_text(folder / "README.md", write_card(part, described, reading=reading, quoted=quoted))
     return difference
 
 

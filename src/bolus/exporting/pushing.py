@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils._validators import validate_repo_id
 
 from bolus.errors import BolusError, UsageError
+
+_OF_CLIENT = cast(
+    "type[Exception]", next((each for each in HfHubHTTPError.__mro__ if each.__name__ == "HTTPError"), HfHubHTTPError)
+)
+"""What the hub's client raises where there is no answer at all, whichever client that is."""
 
 
 def check_name(name: str) -> None:
@@ -41,7 +47,7 @@ def push_folder(folder: Path, name: str) -> str:
     try:
         api.create_repo(name, private=True, exist_ok=True)
         found = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Exported by bolus")
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, _OF_CLIENT) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise BolusError(f"{folder} is written, and was not pushed to {name}: {reason}") from error
     return str(found.repo_url)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.cohort import Cohort, Samples
 from bolus.data.images.called import Called
-from bolus.data.images.clips import rows_are_files
+from bolus.data.images.clips import open_samples, rows_are_files
 from bolus.data.images.preprocessing import Preprocessing
 from bolus.data.views.samples import whole_views
 from bolus.embedding.opening import Judged
-from bolus.errors import BolusError
+from bolus.errors import BolusError, CohortError
 
 WANTED, TRIED = 8, 64  # samples that are looked at, and those that are tried for them
 
@@ -71,7 +71,15 @@ def made_rows(contract: Preprocessing, number: int, *, seed: int = 0, why: str =
     return Shown(clips, real, origin)
 
 
-def rows_of(judged: Judged, cohort: Cohort | None, modality: str | None, contract: Preprocessing, why: str) -> Shown:
+def rows_of(
+    judged: Judged,
+    cohort: Cohort | None,
+    modality: str | None,
+    contract: Preprocessing,
+    why: str,
+    *,
+    but: Collection[str] = (),
+) -> Shown:
     """Some readable samples of a cohort, spread over it, as this encoder sees them; made ones where there are none.
 
     Of volumes it is windows of them.
@@ -82,12 +90,18 @@ def rows_of(judged: Judged, cohort: Cohort | None, modality: str | None, contrac
         modality: only of these samples; None: of any.
         contract: of the samples that are wanted.
         why: there is no cohort, in words.
+        but: modalities whose samples are not taken, since other models are for them.
     """
     if cohort is None:
         return made_rows(contract, WANTED, why=why)
     found: list[tuple[Tensor, Tensor | None]] = []
     failed = ""
-    for item, called in _items(judged, cohort, modality):
+    try:
+        opened = _samples(judged, cohort)
+    except CohortError as error:
+        reason = error.violations[0] if error.violations else str(error).partition("\n")[0]
+        return made_rows(contract, WANTED, why=f"the cohort holds no {contract.unit}s: {reason}")
+    for item, called in _items(judged, opened, modality, but):
         try:
             store, samples = judged.read([item], called)
         except BolusError as error:
@@ -99,7 +113,7 @@ def rows_of(judged: Judged, cohort: Cohort | None, modality: str | None, contrac
             found = found[:WANTED]
             break
     if not found:
-        named = f" of modality {modality}" if modality else ""
+        named = f" of modality {modality}" if modality else " of another modality" if but else ""
         return made_rows(contract, WANTED, why=f"no row{named} of the cohort was read{f': {failed}' if failed else ''}")
     masks = [mask for _, mask in found if mask is not None]
     what = {"image": "images", "clip": "clips", "volume": "windows of volumes"}[contract.unit]
@@ -107,13 +121,26 @@ def rows_of(judged: Judged, cohort: Cohort | None, modality: str | None, contrac
     return Shown(torch.cat([images for images, _ in found]), torch.cat(masks) if masks else None, origin)
 
 
-def _items(judged: Judged, cohort: Cohort, modality: str | None) -> Iterator[tuple[Any, Called]]:
+def _samples(judged: Judged, cohort: Cohort) -> Samples:
+    """The cohort's samples, where a clip file is one row.
+
+    Raises:
+        CohortError: rows that are not what the encoder is for.
+    """
+    unit = judged.preprocessing.unit
+    if unit == "clip" and ("series" not in cohort.roles or rows_are_files(cohort)):
+        return cohort.samples("image")
+    return open_samples(cohort, unit)
+
+
+def _items(
+    judged: Judged, samples: Samples, modality: str | None, but: Collection[str]
+) -> Iterator[tuple[Any, Called]]:
     """Samples as they are given to `Judged.read`, one by one, with what the table says of each."""
-    clips, volumes = judged.preprocessing.frames is not None, judged.preprocessing.volume is not None
-    files = clips and ("series" not in cohort.roles or rows_are_files(cohort))
-    samples = cohort.samples("volume" if volumes else "clip" if clips and not files else "image")
+    cohort, volumes = samples.cohort, judged.preprocessing.volume is not None
     names = cohort.modality[samples.first_row]
-    places = np.arange(len(samples)) if modality is None else np.flatnonzero(names == modality)
+    wanted = ~np.isin(names, list(but)) if modality is None else names == modality
+    places = np.flatnonzero(wanted)
     steps = np.linspace(0, len(places) - 1, min(TRIED, len(places))).astype(int)
     for place in places[np.unique(steps)]:
         rows = samples.rows_of(int(place))
@@ -125,7 +152,7 @@ def _items(judged: Judged, cohort: Cohort, modality: str | None) -> Iterator[tup
             side = [None if sides is None or sides[first] < 0 else ("left", "right")[sides[first]]]
         named = None if "modality" not in cohort.roles else str(cohort.modality[first])
         called = Called(named, None, side, cohort.spec.ranges or None, cohort.spec.readers or None)
-        several = (clips and not files) or len(parts) > 1
+        several = samples.unit == "clip" or len(parts) > 1
         yield (parts if several else parts[0]), called
 
 

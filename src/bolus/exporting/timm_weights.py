@@ -138,6 +138,8 @@ def _refuse(encoder: Encoder) -> None:
     spec, config = encoder.spec, encoder.config
     if spec.context or spec.neck is not None or spec.temporal_shift is not None or not spec.stem_pool:
         why = "it has context blocks, a neck, a temporal shift or no pooling in its stem"
+    elif encoder.dimensions == 3:
+        why = "it sees volumes"
     elif isinstance(config, PlainViTConfig):
         if config.layer_norm_eps == EPS and config.hidden_act == "gelu":
             return

@@ -39,7 +39,7 @@ def refuse_wrapped(encoder: Encoder, contract: Preprocessing) -> None:
     elif plain and encoder.config.pooled != "token":
         what = "it norms the mean of the patches, as timm's fc_norm does"
     elif spec.context:
-        what = "it has context blocks; --no-keep-context exports the plain backbone"
+        what = "it has context blocks; --no-keep-context exports the plain backbone, another network to judge anew"
     elif encoder.dimensions == 3:
         what = "it sees volumes"
     elif spec.temporal_shift is not None or contract.frames is not None:

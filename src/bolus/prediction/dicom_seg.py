@@ -50,7 +50,7 @@ def write_seg(paths: Sequence[Path], codes: NDArray[np.int64], names: Sequence[s
     ]
     try:
         made = highdicom.seg.Segmentation(
-            source_images=[pydicom.dcmread(path) for path in paths],
+            source_images=[pydicom.dcmread(path, force=True) for path in paths],
             pixel_array=codes.astype(np.uint8 if len(names) < 256 else np.uint16),
             segmentation_type="BINARY",
             segment_descriptions=segments,

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.volumes import volume_codes
 from bolus.data.images.mask_rows import Native
 from bolus.data.readers.frames import reason_without_name, reason_without_names
 from bolus.data.readers.masks import from_square
@@ -120,8 +121,9 @@ def predict_masks(
 
 
 def _groups(cohort: Cohort, rows: NDArray[np.int64]) -> list[Group]:
-    """Rows whose masks go into one file: those of one image file, or DICOM files of one series."""
+    """Rows whose masks go into one file: those of one image file, or DICOM files of one series of a patient."""
     series = cohort.encoded("series") if "series" in cohort.roles else np.full(len(cohort), -1)
+    volumes, _ = volume_codes(cohort)
     readers, of_file = open_readers(cohort.spec.readers), dict[str, str]()
     found = dict[tuple[str, object], list[int]]()
     for row in rows.tolist():
@@ -131,7 +133,7 @@ def _groups(cohort: Cohort, rows: NDArray[np.int64]) -> list[Group]:
                 of_file[str(path)] = kind
         kind = of_file[str(path)]
         stacked = kind == "DICOM" and series[row] >= 0 and cohort.frame(row) is None
-        found.setdefault((kind, int(series[row]) if stacked else str(path)), []).append(row)
+        found.setdefault((kind, int(volumes[row]) if stacked else str(path)), []).append(row)
     return [
         Group(kind, tuple(members), tuple(map(cohort.image_path, members)), tuple(map(cohort.frame, members)))
         for (kind, _), members in found.items()
@@ -197,6 +199,10 @@ def _write(
         if written_as == "dicom-seg" and group.kind == "DICOM":
             if any(frame is not None for frame in group.frames) or (volume is not None and volume.whole):
                 raise ImageError("no SEG of a file of many frames is written; --format nifti writes masks of them")
+            shapes = {codes[row].shape for row in group.rows}
+            if len(shapes) > 1:
+                listed = ", ".join(f"{height} x {width}" for height, width in sorted(shapes))
+                raise ImageError(f"a SEG: expected slices of one size, found {listed}")
             stack = np.stack([codes[row] for row in group.rows])
             write_seg(group.paths, stack, saved.names, out := name(group.rows[0], ".dcm"))
             return dict.fromkeys(group.rows, out), {}

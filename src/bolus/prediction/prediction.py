@@ -76,8 +76,6 @@ def predict(
         EncoderError, CohortError: encoder or cohort cannot be opened, or most of its images cannot be read.
     """
     check_precision(precision)
-    if out is not None and Path(out).suffix:  # without one it may be a folder
-        check_ending(Path(out), "out", *SUFFIXES)
     path, beside = find_head(source, head), Beside(columns, with_table)
     if path.name == DECODER:
         if size is not None or precision != "fp32":

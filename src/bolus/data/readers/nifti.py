@@ -18,6 +18,8 @@ from bolus.data.pixels.square import find_aspect, oblong_notes
 from bolus.data.readers.room import Claim, check_size
 from bolus.errors import ImageError, MissingDecoderError, require
 
+_OF_FORM = ("magic", "regular")  # text of a header that says no more than that it is one
+
 
 def read_nifti(path: Path, *, frame: int | None = None, claim: Claim = check_size) -> Image:
     """One NIfTI-1 or NIfTI-2 file, packed by gzip or not; `data.readers.readers.read_image` adds its name to errors.
@@ -121,6 +123,8 @@ def read_header(path: Path) -> tuple[Any, bool]:
 def write_labels_like(image: Path, labels: Mapping[int, npt.NDArray[np.int64]], out: Path) -> None:
     """Write a label map with the voxels, axes and affines of a NIfTI file: what `read_nifti` reads, put back.
 
+    Text of its header and extensions, which may name a person, is left out.
+
     Args:
         image: the file whose geometry is taken; only its header is read.
         labels: axial slice, as `read_nifti` counts them -> whole numbers from 0, `[H, W]`; other slices are 0.
@@ -157,7 +161,10 @@ def write_labels_like(image: Path, labels: Mapping[int, npt.NDArray[np.int64]], 
         header.set_slope_inter(1, 0)
         for name in ("cal_min", "cal_max", "intent_code"):
             header[name] = 0
-        header["descrip"] = header["aux_file"] = b""
+        for name in (each for each in header if each not in _OF_FORM and header[each].dtype.kind == "S"):
+            header[name] = b""
+        header.extensions = type(header.extensions)()
+        header["vox_offset"] = 0  # the smallest there can be
         voxels = np.ascontiguousarray(nibabel.apply_orientation(ras, back)).reshape(volume.shape)
         made = type(volume)(voxels, None, header)
     made.to_filename(out)

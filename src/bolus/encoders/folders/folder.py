@@ -28,6 +28,7 @@ from bolus.files import load_json, replacing, save_tensors, tensors_of, write_js
 from bolus.recipe import EncoderSpec
 
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "encoder.json", "README.md"
+CONTRACT = "contract.json"  # of an export
 FORMAT = 1  # of encoder.json
 OPTIONAL = ("context", "neck")  # parts that an encoder may or may not have, by module and by key of its spec
 
@@ -131,25 +132,34 @@ def lineage_of(folder: Path) -> list[dict[str, Any]]:
     """Whom an encoder folder's weights were trained on, as `save_encoder` was told; nothing where it is not known.
 
     Args:
-        folder: with `encoder.json`; for anything else, such as a name on the hub, the answer is empty.
+        folder: with `encoder.json`, or an export with `contract.json`, which has a lineage where that was asked for;
+            for anything else, such as a name on the hub, the answer is empty.
 
     Raises:
-        EncoderError: a damaged description, or one of a later format.
+        EncoderError: a damaged description or contract, or a description of a later format.
 
     >>> lineage_of(Path("facebook/dinov2-small"))
     []
     """
     folder = Path(folder)
-    if not (folder / DESCRIPTION).is_file():
+    path = folder / DESCRIPTION
+    if path.is_file():
+        lineage = _read_description(folder).get("lineage", [])
+    elif (path := folder / CONTRACT).is_file():
+        try:
+            contract = load_json(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise EncoderError(f"{path}: not JSON: {error}") from error
+        lineage = contract.get("lineage", []) if isinstance(contract, dict) else []
+    else:
         return []
-    lineage = _read_description(folder).get("lineage", [])
     try:
         return [
             _training(str(each["salt"]), [str(key) for key in each["keys"]], str(each.get("key", "")))
             for each in lineage
         ]
     except (AttributeError, KeyError, TypeError) as error:
-        raise EncoderError(f"{folder / DESCRIPTION}: a lineage needs salt and keys") from error
+        raise EncoderError(f"{path}: a lineage needs salt and keys") from error
 
 
 def _training(salt: str, keys: list[str], key: str) -> dict[str, Any]:

@@ -14,19 +14,21 @@ from safetensors.numpy import load_file as load_arrays
 
 from bolus.checksums import find_damage, with_checksums, without_checksums
 from bolus.data.copies.seen import FILE as SEEN
+from bolus.encoders.building import is_public
 from bolus.encoders.folders.folder import CARD, DESCRIPTION, WEIGHTS
 from bolus.encoders.folders.modality_folder import DESCRIPTION as OF_MODALITIES
 from bolus.errors import EncoderError, UsageError
-from bolus.files import check_new, making, replacing, save_tensors, write_json
+from bolus.files import check_new, making, replacing, save_tensors, write_json, write_text
 
 HEAD, DECODER = "head.safetensors", "decoder.safetensors"
+HIDDEN = "the encoder of a folder"  # what stands for a path
 KNOWN = (WEIGHTS, DESCRIPTION, OF_MODALITIES, CARD, SEEN, HEAD, DECODER)
 """Files of an encoder folder; what else lies there is not copied."""
 
 
 @dataclass(frozen=True)
 class Private:
-    """A part of an encoder folder that leads to patients.
+    """A part of an encoder folder that leads to patients, or to others by a path.
 
     Args:
         what: it is, in words.
@@ -46,6 +48,24 @@ def _take_lineage(path: Path) -> bool:
     if not description.get("lineage"):
         return False
     write_json(path, {**description, "lineage": []})
+    return True
+
+
+def _take_start(path: Path) -> bool:
+    description = json.loads(path.read_text(encoding="utf-8"))
+    if is_public(name := description["spec"]["backbone"]) or name == HIDDEN:
+        return False
+    write_json(path, {**description, "spec": {**description["spec"], "backbone": HIDDEN}})
+    return True
+
+
+def _take_start_of_card(path: Path) -> bool:
+    """Of the card beside a description, before the description forgets it."""
+    name = json.loads((path.parent / DESCRIPTION).read_text(encoding="utf-8"))["spec"]["backbone"]
+    text = path.read_text(encoding="utf-8")
+    if is_public(name) or name == HIDDEN or name not in text:
+        return False
+    write_text(path, text.replace(name, HIDDEN))
     return True
 
 
@@ -88,8 +108,10 @@ PRIVATE = (
     ),
     Private("keyed hashes of the patients of the head", "whom the head was fitted on", HEAD, _take_patients),
     Private("keyed hashes of the patients of the decoder", "whose masks it has learnt", DECODER, _take_patients),
+    Private("the path of the folder that it began from", "which folder it began from", CARD, _take_start_of_card),
+    Private("the path of the folder that it began from", "which folder it began from", DESCRIPTION, _take_start),
 )
-"""Everything in an encoder folder that leads to patients: what is added to a folder is added here."""
+"""Everything in an encoder folder that leads to people: what is added to a folder is added here."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +183,7 @@ def _strip(parts: list[Path]) -> list[Private]:
             try:
                 if path.is_file() and private.take(path):
                     taken.append(private)
-            except (ValueError, AttributeError) as error:
+            except (ValueError, AttributeError, KeyError, TypeError) as error:
                 raise EncoderError(f"{path}: damaged, so that nothing can be taken out of it") from error
             except Exception as error:  # safetensors' own error derives from Exception alone
                 if type(error).__name__ != "SafetensorError":
