@@ -78,7 +78,7 @@ def fill_cache(folder: Path, asked: dict[str, Any]) -> None:
     cache = folder / "cache" / contract.folder("file")
     cache.mkdir(parents=True)
     paths = [str(path.resolve()) for path in sorted((folder / "pixels").iterdir())]
-    seen, _ = _stat(paths)
+    seen, _ = _stat(paths, {})
     seen["digest"] = [np.frombuffer(_digest(Path(path)), np.uint64) for path in paths]
     save_array(cache / "files.seen", seen.astype(SIGHTING))
     black = zlib.crc32(bytes(int(np.prod(contract.stored_shape))))

@@ -23,11 +23,13 @@ from pydicom.data import get_testdata_file
 
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
-from bolus.data.images import shards, sources
+from bolus.data.images import cache, shards, sources
 from bolus.data.images.cache import ImageStore, Preprocessing, build_store, cache_folder, reason_without_name
 from bolus.data.images.shrinking import shrink
+from bolus.data.pixels.greys import reading_of
 from bolus.data.pixels.image import Image, Range
 from bolus.data.readers import frames
+from bolus.data.readers.own import NONE
 from bolus.errors import CohortError, ImageError
 from damage import flip_bit, zero
 
@@ -345,6 +347,20 @@ def filled(tmp_path: Path, number: int = 6, high: int = 256) -> tuple[Cohort, np
     """A cohort whose images lie in the cache, and their pixels."""
     cohort = write(tmp_path / "a", [noise(seed, high) for seed in range(number)])
     return cohort, units(build_store(cohort, Preprocessing(SIZE)))
+
+
+def test_an_image_that_is_decoded_again_is_read_as_its_own_modality_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = write(tmp_path / "a", [noise(0), noise(1)])
+    both = Cohort(cohort.table.assign(modality=["DX", "US"]), CohortSpec(table="t.csv"), cohort.folder)
+    asked = []
+    read = cache.read_as
+    monkeypatch.setattr(cache, "read_as", lambda path, at, how, own: asked.append(how) or read(path, at, how, own))
+    for row in (0, 1):
+        cache._decode_row(both, Preprocessing(SIZE, ranges={"DX": (0, 255)}, stated=["DX"]), NONE, row)
+    assert asked == [reading_of("DX", ["DX"]), reading_of("US", ["DX"])]
+    assert asked[0] != asked[1]
 
 
 @pytest.mark.parametrize("high", [256, 4096])

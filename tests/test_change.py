@@ -346,8 +346,9 @@ def test_an_evaluation_of_change_writes_its_files(encoder: Path, make_cohort: Ma
     assert (cohort.split[predictions["row"] - 1] == predictions["split"]).all()
     drawn = []
     for seed in (0, 1):
-        some = evaluate_change(encoder, cohort, target="score:severity", max_pairs=2, seed=seed, draws=5, probes=("linear",),
-                        out=tmp_path / f"{seed}", cache=tmp_path / "cache")  # fmt: skip
+        place: dict[str, Any] = {"out": tmp_path / f"{seed}", "cache": tmp_path / "cache"}
+        asked = {"target": "score:severity", "max_pairs": 2, "seed": seed, "draws": 5, "probes": ("linear",)}
+        some = evaluate_change(encoder, cohort, **asked, **place)  # type: ignore[arg-type]
         drawn.append(pd.read_parquet(tmp_path / f"{seed}" / "predictions.parquet")[["row", "later_row"]])
         assert any("more than 2 pairs, of which 2 were drawn" in note for note in some.notes)
     assert drawn[0].equals(drawn[1]), "encoders of several seeds are judged on the same pairs"

@@ -20,7 +20,9 @@ from rich.console import Console
 
 from bolus.data.checks import pixels as check_pixels
 from bolus.data.checks.checking import CheckReport, Finding, check
+from bolus.data.checks.sides import count_sides
 from bolus.data.cohort.cohort import Cohort
+from bolus.data.cohort.spec import CohortSpec
 from bolus.data.pixels.image import Image, Range
 from bolus.data.readers import frames, readers
 from bolus.errors import CohortError, ImageError, LeakageError
@@ -559,3 +561,9 @@ def test_real_radiographs(shared_data: Path, tmp_path: Path) -> None:
     assert report.splits[-1]["with_two_visits"] > 5
     report.write(tmp_path / "report.json")
     assert "0000" not in (tmp_path / "report.json").read_text()
+
+
+def test_two_images_of_one_day_are_one_visit() -> None:
+    days = ["2024-01-31 10:00", "2024-01-31 10:02", "2024-01-31 09:00", "2024-02-01 08:00"]
+    frame = pd.DataFrame({"image": list("abcd"), "patient": list("ppqq"), "time": days})
+    assert count_sides(Cohort(frame, CohortSpec(table="t.csv")))[-1]["with_two_visits"] == 1

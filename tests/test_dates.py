@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bolus.data.cohort.cleaning import clean_values
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.text.ages import in_years, is_age, spell_age
@@ -133,6 +134,22 @@ def test_an_unknown_unit_is_refused_where_there_are_numbers() -> None:
     assert days_of(["2024-01-31", "2024-02-01"], "moons") == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("values", "like"),
+    [
+        (["202312", "202401"], "months"),
+        ([202312, 202401], "months"),
+        (["240131", "240201"], "two-digit years"),
+        (["31012024", "01022024"], "the year last"),
+        (["01312024", "02012024"], "the year last"),
+    ],
+)
+def test_dates_in_digits_that_are_no_days_are_refused(values: list[Any], like: str) -> None:
+    assert bad_rows(values) == [0, 1]
+    assert like in read_times(pd.Series(values)).why
+    assert bad_rows(values, "days") == [], "unless a person says so"
+
+
 def test_a_cohort_says_what_is_wrong_and_takes_a_unit() -> None:
     with pytest.raises(CohortError, match=r"rows 1, 2: time .*look like years.*units: \{time: years\}"):
         opened(["2019", "2021"])
@@ -141,6 +158,13 @@ def test_a_cohort_says_what_is_wrong_and_takes_a_unit() -> None:
     with pytest.raises(CohortError, match=r"row 3: time .*most rows are dates with the year first") as error:
         opened(["2024-01-31", "2024-02-01", "3 Feb 2024"])
     assert "Feb" not in str(error.value)  # values are not quoted
+
+
+def test_a_declared_date_is_missing_whatever_its_time_and_zone() -> None:
+    for zone in (None, "UTC", "Europe/Berlin"):
+        times = pd.Series(pd.to_datetime(["1900-01-01", "1900-01-01", None, "2020-05-04 10:30"])).dt.tz_localize(zone)
+        cleaned = clean_values(times.rename("date"), "time", ["1900-01-01", "n/a"])
+        assert cleaned.isna().tolist() == [True, True, True, False]
 
 
 # Any date, any file ------------------------------------------------------------

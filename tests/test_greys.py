@@ -121,6 +121,16 @@ def test_an_encoder_of_ct_takes_a_volume_without_air_for_hu(tmp_path: Path) -> N
     assert np.median(found) == pytest.approx(0.52, abs=1e-3)
 
 
+def test_an_encoder_of_numbers_takes_no_later_volume_for_hu(tmp_path: Path) -> None:
+    volume = np.stack([RAMP.T] * 2, -1)[::-1, ::-1].astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "a.nii")
+    cohort = table(tmp_path, ["a.nii"] * 2, order=[0, 1], modality=["CT"] * 2)
+    assert volume.min() < -100
+    np.testing.assert_allclose(seen(cohort)[0, 0], np.clip((RAMP + 1000) / 2000, 0, 1), atol=1e-3)
+    found = seen(cohort, ranges={"CT": (-255.0, 255.0)})
+    np.testing.assert_allclose(found[0, 0], np.clip((RAMP + 255) / 510, 0, 1), atol=1e-3)
+
+
 # What a person states ------------------------------------------------------------
 
 

@@ -46,6 +46,15 @@ def write_and_open(frame: pd.DataFrame, kind: str) -> Cohort:
         return Cohort.open(path)
 
 
+def test_long_whole_numbers_keep_their_digits_where_some_are_missing() -> None:
+    long = pd.array([2**60 + 1, 2**60 + 2, None, 7], dtype="Int64")
+    frame = pd.DataFrame({"image": list("abcd"), "patient": list("pqrs"), "series": long, "visit": [1, None, 2, 1]})
+    for opened in (Cohort(frame, CohortSpec(table="t.csv")), write_and_open(frame, "parquet")):
+        assert opened.values("series").tolist()[:2] == [str(2**60 + 1), str(2**60 + 2)]
+        assert opened.encoded("series").tolist()[2] == -1
+        assert opened.encoded("visit")[0] == 1
+
+
 # One spelling ------------------------------------------------------------
 
 

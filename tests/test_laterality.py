@@ -13,6 +13,7 @@ from PIL import Image as PillowImage
 
 import bolus
 from bolus.data.batches.relation import Needs
+from bolus.data.checks.columns import check_columns
 from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.data.images.cache import Preprocessing, build_store
@@ -288,3 +289,13 @@ def test_one_side_is_one_value_however_it_is_written(tmp_path: Path) -> None:
         "left",
     ]
     assert cohort.encoded("laterality").tolist() == [1, 0, 1, 0, 1, 0, -1, 0]
+
+
+def test_a_stray_value_among_sides_is_missing_and_told(tmp_path: Path) -> None:
+    cohort = Cohort.open(write_eyes(tmp_path / "eyes", laterality=["OD", "OS", "R", "left", "macula", "L", "n/a", "U"]))
+    assert cohort.encoded("laterality").tolist() == [1, 0, 1, 0, -1, 0, -1, -1]
+    (found,) = [each for each in check_columns(cohort) if each.kind == "no_side"]
+    assert found.rows == (5,)
+    other = Cohort.open(write_eyes(tmp_path / "others", laterality=["upper", "lower"] * 4))
+    assert other.values("laterality").tolist() == ["upper", "lower"] * 4, "some other vocabulary"
+    assert not [each for each in check_columns(other) if each.kind == "no_side"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bolus import check, plan, pretrain
@@ -238,6 +239,29 @@ def test_another_reader_or_another_version_of_it_decodes_anew(mine: str, tmp_pat
     assert decoded[-1] == 20
     assert changed.preprocessing.ranges["image"][1] > first.preprocessing.ranges["image"][1]
     assert not (changed.keys(rows) == first.keys(rows)).all(1).any(), "remembered embeddings are of other pixels"
+
+
+def test_pixels_beside_a_header_are_content_too(mine: str, tmp_path: Path) -> None:
+    module = tmp_path / "parts" / f"{mine}.py"
+    module.write_text(module.read_text() + "\n\ndef beside(path):\n    return read(path.with_suffix('.raw'))\n")
+    pixels = [np.full((20, 20), level, np.uint16) for level in (100, 4000)]
+    for name, each in zip("ab", pixels, strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "scan.hdr").write_text("the same of both")
+        with (tmp_path / name / "scan.raw").open("wb") as file:
+            np.save(file, each)
+    frame = pd.DataFrame({"image": ["a/scan.hdr", "b/scan.hdr"], "patient": ["p", "q"]})
+    cohort = Cohort(frame, CohortSpec(table="t.csv", readers={".hdr": f"{mine}:beside"}), tmp_path)
+
+    def levels() -> list[float]:
+        store = build_store(cohort, Preprocessing(8), folder=tmp_path / "cache")
+        return store.gather(np.array([0, 1])).unit().mean((1, 2, 3)).tolist()
+
+    low, high = levels()
+    assert low < high
+    with (tmp_path / "a" / "scan.raw").open("wb") as file:
+        np.save(file, pixels[1])
+    assert levels() == [high, high]
 
 
 def test_files_of_both_kinds_lie_in_one_cohort(mine: str, tmp_path: Path) -> None:

@@ -217,6 +217,7 @@ def test_parse_reads_every_form():
         ({"same": ["patient"], "differ": ["patient"]}, "patient cannot be both"),
         ({"same": ["time"], "within": {"time": 1}}, "within has nothing to say"),
         ({"near": {"patient": 1}}, "categories"),
+        ({"within": {"label:grade": 1}}, "categories"),
         ({"near": {"score:a": -1}}, "0 or more"),
         ({"near": {"score:a": float("nan")}}, "0 or more"),
         ({"near": {"score:a": 1, "score:b": 2}}, "one amount"),

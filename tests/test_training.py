@@ -402,6 +402,20 @@ def test_another_table_of_the_same_patients_is_another_run(
         go_on(tiny_cohort, small_recipe, tmp_path)
 
 
+def test_an_image_that_was_replaced_is_another_run(tiny_cohort: Path, small_recipe: Small, tmp_path: Path) -> None:
+    run = stopped_run(tiny_cohort, small_recipe, tmp_path)
+    cohort = Cohort.open(tiny_cohort)
+    first, second = (cohort.image_path(row) for row in np.flatnonzero(cohort.split == "train")[:2])
+    kept = first.read_bytes()
+    assert kept != second.read_bytes()
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(TrainingError, match="other content of its image files"):
+        go_on(tiny_cohort, small_recipe, tmp_path)
+    record = {key: value for key, value in run.record.items() if key != "content_hash"}  # as earlier versions wrote it
+    run.record_path.write_text(json.dumps(record))
+    assert go_on(tiny_cohort, small_recipe, tmp_path).status == "finished"
+
+
 def test_a_torn_last_line_of_metrics_does_not_stop_a_resumption(
     tiny_cohort: Path, small_recipe: Small, tmp_path: Path
 ) -> None:

@@ -242,12 +242,18 @@ class Run:
             BolusError: the run was begun by a version that recorded less than going on needs.
         """
         for key in (*facts, "ancestors"):
-            self.record[key]  # what is only needed when the run ends is missed now
+            if key != "content_hash":  # which earlier versions did not record
+                self.record[key]  # what is only needed when the run ends is missed now
         begun = f"{self.folder} was started with"
         if self.record["data_hash"] != facts["data_hash"]:
             raise TrainingError(
                 f"{begun} other training images or columns, or by a version that reads them otherwise; resuming would "
                 "mix two runs: train anew in another folder"
+            )
+        if self.record.get("content_hash", facts["content_hash"]) != facts["content_hash"]:
+            raise TrainingError(
+                f"{begun} other content of its image files, or other series; resuming would mix two runs: train anew "
+                "in another folder"
             )
         if self.record["processes"] != facts["processes"] and bound:
             raise TrainingError(
@@ -267,7 +273,7 @@ class Run:
             cohort: what is trained on.
             recipe: as it is run.
             quarantined: rows that cannot be read.
-            facts: `data_hash`, `processes`, `device` and `threads`, which a resumption is held to,
+            facts: `data_hash`, `content_hash`, `processes`, `device` and `threads`, which a resumption is held to,
                 `num_training_samples`, and `ancestors`, the lineage of the encoder that it starts from.
         """
         self.folder.mkdir(parents=True, exist_ok=True)

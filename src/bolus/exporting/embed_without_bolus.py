@@ -349,7 +349,8 @@ def range_of(picture: Picture, modality: str | None, contract: dict[str, Any]) -
         return picture.low, picture.high
     if rule == "clinical" and picture.rule != "clinical":
         signed = picture.rule != "container"
-        if not (signed and (ruled in known or float(picture.counted.min(initial=0)) < HU_IF_BELOW)):
+        low = name not in ranges and float(picture.counted.min(initial=0)) < HU_IF_BELOW
+        if not (signed and (ruled in known or low)):
             rule = "cohort"
     if rule == "series":
         return None

@@ -232,11 +232,7 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
     Of a clip, every frame that can be read counts, and of a volume every slice. A run whose table, readable images or
     ranges changed is another run, and its hash says so.
     """
-    rows, lengths = loader.samples.first_row[loader.positions], np.ones(len(loader.positions), np.int64)
-    if loader.samples.unit in ("clip", "volume"):
-        clips = [loader.samples.rows_of(position) for position in loader.positions.tolist()]
-        clips = [clip[loader.readable[clip]] for clip in clips]
-        rows, lengths = np.concatenate(clips), np.array([len(clip) for clip in clips])
+    rows, lengths = _rows_seen(loader)
     digest = hashlib.blake2b(digest_size=8)
     paths = cohort.columns[cohort.roles["image"]]
     for start in range(0, len(rows), HASHED):
@@ -260,6 +256,31 @@ def data_hash(cohort: Cohort, loader: Loader) -> str:
     for suffix, reader in sorted(open_readers(cohort.spec.readers).items()):
         digest.update(f"{suffix} {reader.identity}".encode())
     return digest.hexdigest()
+
+
+def content_hash(cohort: Cohort, loader: Loader) -> str:
+    """What the files hold that the training sees, in order, 16 hexadecimal digits: an image that was replaced tells.
+
+    Where a series gives its images their range, which series each is of, too.
+    """
+    rows, _ = _rows_seen(loader)
+    digest = hashlib.blake2b(digest_size=8)
+    for start in range(0, len(rows), HASHED):
+        digest.update(np.ascontiguousarray(loader.store.content_of(rows[start : start + HASHED])).data)
+    if "series" in cohort.roles and any(
+        rule == "series" for rule, *_ in (loader.store.preprocessing.rules or {}).values()
+    ):
+        _update(digest, cohort.held("series"), rows)
+    return digest.hexdigest()
+
+
+def _rows_seen(loader: Loader) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The rows of the training's samples, of a clip or volume all that can be read; and how many each sample has."""
+    if loader.samples.unit not in ("clip", "volume"):
+        return loader.samples.first_row[loader.positions], np.ones(len(loader.positions), np.int64)
+    clips = [loader.samples.rows_of(position) for position in loader.positions.tolist()]
+    clips = [clip[loader.readable[clip]] for clip in clips]
+    return np.concatenate(clips), np.array([len(clip) for clip in clips])
 
 
 def _update(digest: hashlib.blake2b, values: Held | Array, places: npt.NDArray[np.int64]) -> None:

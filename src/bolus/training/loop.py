@@ -34,7 +34,7 @@ from bolus.training.health.conflicts import weigh_conflicts
 from bolus.training.health.health import HealthFinding, tell, watch
 from bolus.training.health.online_probe import check_probe
 from bolus.training.health.start_probe import against_start, patience, watch_start
-from bolus.training.loaders import build_loader, data_hash, open_images, total_steps, unread_loader
+from bolus.training.loaders import build_loader, content_hash, data_hash, open_images, total_steps, unread_loader
 from bolus.training.memory import explain_memory
 from bolus.training.processes import any_process, broadcast_parameters, launched, same_everywhere
 from bolus.training.sharding import whole_encoder
@@ -114,6 +114,7 @@ def _train(run: Run, cohort: Cohort, recipe: Recipe, cache: Path | None, quiet: 
     facts = {
         "num_training_samples": len(loader.positions),
         "data_hash": data_hash(samples.cohort, loader),
+        "content_hash": content_hash(samples.cohort, loader),
         "processes": state.num_processes,
         "device": state.device.type,
         "threads": torch.get_num_threads(),

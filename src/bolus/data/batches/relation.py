@@ -101,7 +101,9 @@ class Relation:
             if role != "sample" and not is_role(role):
                 known = [f"{BIN}{number}" for number in NUMBERS] if role.startswith(BIN) else ["views"]
                 raise RecipeError(f"relation: unknown role {role!r}; {suggest(role, [*known, *known_roles()])}")
-        if relation.range and (relation.range[0] in ("sample", *CATEGORIES) or relation.range[0].startswith(BIN)):
+        if relation.range and (
+            relation.range[0] in ("sample", *CATEGORIES) or relation.range[0].startswith((BIN, "label:"))
+        ):
             raise RecipeError(f"relation: {relation.range[0]} holds categories, which lie neither near nor far")
         return relation
 

@@ -15,6 +15,7 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.roles import CATEGORIES, is_number_role
 from bolus.data.text.ages import OLDEST, in_years
 from bolus.data.text.identifiers import EXACT, fold, fold_identifier, is_cut
+from bolus.data.text.laterality import names_no_side
 from bolus.data.text.spelling import missing_option, shape_of
 
 IDENTIFIERS = ("patient", "series", "site")
@@ -46,6 +47,8 @@ def check_columns(cohort: Cohort) -> list[Finding]:
             found.append(_implausible(cohort, role))
         if role == "time":
             found.append(_long(cohort))
+        if role == "laterality":
+            found.append(_no_side(cohort, role))
     return [finding for finding in found if finding is not None]
 
 
@@ -60,6 +63,18 @@ def _where(cohort: Cohort, role: str) -> str:
 def _numbered(rows: npt.ArrayLike) -> tuple[int, ...]:
     """Rows as a person counts them."""
     return tuple((np.asarray(rows, np.int64) + 1).tolist())
+
+
+def _no_side(cohort: Cohort, role: str) -> Finding | None:
+    """Values that name no side, in a column of sides, in which they count as missing."""
+    odd = names_no_side(cohort.stated(role))
+    if not odd.any() or cohort.values(role).notna().to_numpy()[odd].any():  # no column of sides
+        return None
+    message = (
+        f"{_where(cohort, role)}: {int(odd.sum()):,} values name no side and count as missing; spell them left or "
+        "right (L, R, OS, OD), or declare what means missing with --missing laterality=VALUE"
+    )
+    return Finding("warning", "no_side", message, _numbered(np.flatnonzero(odd)))
 
 
 def _cut(cohort: Cohort, role: str) -> Finding | None:

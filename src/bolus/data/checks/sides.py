@@ -32,7 +32,10 @@ def count_sides(cohort: Cohort) -> list[Record]:
     frame = pd.DataFrame({"side": cohort.split, "patient": cohort.encoded("patient")})
     follow_up = next((role for role in ("visit", "time") if role in cohort.roles), None)
     if follow_up is not None:
-        visits = pd.Series(cohort.encoded(follow_up)).groupby(frame["patient"]).nunique()
+        when = cohort.encoded(follow_up)
+        if follow_up == "time":
+            when = np.floor(when)  # times of one day are one visit
+        visits = pd.Series(when).groupby(frame["patient"]).nunique()
         frame["twice"] = frame["patient"].map(visits) > 1
     records = []
     for side in (*SIDES, "all"):

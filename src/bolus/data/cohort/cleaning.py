@@ -46,13 +46,13 @@ def clean_values(series: pd.Series[Any], role: str, codes: Iterable[Any] = ()) -
     if role in PATHS:
         return series.mask(series.isin([*MISSING, *missing.texts]))
     if role == "laterality":
-        return spell_sides(respell(series, lambda values: _texts(values, missing)))
+        return spell_sides(as_stated(series, codes))
     if role in CATEGORIES:
         known = frozenset(map(identifier_text, missing.texts))
         spelled = spell_identifiers(series)
         return spelled.mask(spelled.isin(known)) if known else spelled
     if pd.api.types.is_datetime64_any_dtype(series) and role == "time":
-        return series.mask(series.astype(str).isin(missing.texts)) if missing.texts else series
+        return series.mask(_is_coded(series, missing)) if missing.texts else series
     numeric = pd.api.types.is_numeric_dtype(series) and not role.startswith("label:")
     if numeric and (is_number_role(role) or not pd.api.types.is_bool_dtype(series)):
         return series.mask(series.isin(missing.numbers)) if missing.numbers else series
@@ -68,6 +68,26 @@ def clean_values(series: pd.Series[Any], role: str, codes: Iterable[Any] = ()) -
         series = texts
     several = role.startswith("label:")
     return respell(series, lambda values: spell_classes(values, missing, several=several))
+
+
+def as_stated(series: pd.Series[Any], codes: Iterable[Any] = ()) -> pd.Series[Any]:
+    """The column as text, with what means missing missing, before anything is made of what it says.
+
+    >>> as_stated(pd.Series(["OS", "n/a", "macula"])).tolist()
+    ['OS', nan, 'macula']
+    """
+    missing = MissingCodes.of(codes)
+    return respell(series, lambda values: _texts(values, missing))
+
+
+def _is_coded(times: pd.Series[Any], missing: MissingCodes) -> pd.Series[bool]:
+    """Where a time is one of the codes, with or without its time of day and zone."""
+    plain = times.dt.tz_localize(None) if times.dt.tz is not None else times
+    dates = [pd.to_datetime(code, errors="coerce") for code in missing.texts if len(code) >= len("1900-01-01")]
+    found: pd.Series[bool] = (
+        times.astype(str).isin(missing.texts) | plain.isin(dates) | plain.dt.normalize().isin(dates)
+    )
+    return found & times.notna()
 
 
 def _texts(values: Iterable[object], missing: MissingCodes) -> list[str | None]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bolus.data.text.columns import arrow_texts, sort_texts
+from bolus.data.text.identifiers import EXACT
 
 LOOKED = 2**16  # rows by which a column is taken for one of which no two values are the same
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -332,6 +333,11 @@ def _repeats(different: int, rows: int) -> bool:
 
 
 def _plain(column: pa.ChunkedArray, name: str) -> pd.Series[Any]:
+    """As pandas holds it; whole numbers as text where some are missing and a float would lose the last digits."""
+    if pa.types.is_integer(column.type) and column.null_count:
+        ends = pc.min_max(column).as_py()
+        if max(-(ends["min"] or 0), ends["max"] or 0) >= EXACT:
+            column = column.cast(pa.string())
     return pa.table({name: column}).to_pandas(ignore_metadata=True)[name]  # type: ignore[no-any-return]
 
 

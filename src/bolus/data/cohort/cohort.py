@@ -235,7 +235,7 @@ class Cohort(Values):
         """Frame or slice number within the row's file; None where a file stands on one row only."""
         if not self.shared_file[row]:
             return None
-        return int(self.encoded("order")[row])
+        return int(self.encoded_at("order", np.array([row]))[0])
 
     def expand(self, counts: npt.NDArray[np.int64]) -> Cohort:
         """Files with several frames as clips: a row a frame, the row's columns repeated, nothing written.

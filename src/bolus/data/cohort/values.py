@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bolus.data.cohort.cleaning import clean_values
+from bolus.data.cohort.cleaning import as_stated, clean_values
 from bolus.data.cohort.coding import Coded, Column, Columns, Held, narrow, take
 from bolus.data.cohort.roles import DEFAULT_MODALITY, PATHS, binned_role, infer_roles, is_number_role, is_role
 from bolus.data.cohort.spec import CohortSpec
@@ -89,9 +89,15 @@ class Values:
         if role in self._made:
             return self.columns[column]
         if role not in self._spelled:
-            codes = [code for key in ("*", role, column) for code in self.spec.missing.get(key, [])]
-            self._spelled[role] = _spell(self.columns[column], role, codes)
+            self._spelled[role] = _spell(self.columns[column], role, self._missing_codes(role))
         return self._spelled[role]
+
+    def stated(self, role: str) -> pd.Series[Any]:
+        """What the column of a role says, as text, before sides, classes or numbers are made of it."""
+        return as_stated(self.columns.plain(self.roles[role]), self._missing_codes(role))
+
+    def _missing_codes(self, role: str) -> list[Any]:
+        return [code for key in ("*", role, self.roles[role]) for code in self.spec.missing.get(key, [])]
 
     def values(self, role: str) -> pd.Series[Any]:
         """What `spelled` gives, with a value in each row; it is made anew each time.
@@ -297,7 +303,7 @@ class Values:
         """
         if "laterality" not in self.roles:
             return None
-        return side_of(self.values("laterality"), rows=self.origin)
+        return side_of(self.stated("laterality"), rows=self.origin)
 
 
 def _spell(column: Column, role: str, codes: Iterable[Any]) -> Column:

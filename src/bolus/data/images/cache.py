@@ -166,7 +166,7 @@ def _find(
     remove_orphans(folder)
     sources = find_sources(cohort, rows)
     manifest = read_manifest(folder, preprocessing.stored_shape) if len(rows) else NOTHING
-    digests, known, unopened = identify(sources.paths, manifest, folder)
+    digests, known, unopened = identify(sources.paths, manifest, folder, own=bool(decoding.reader))
     known = known[sources.file]  # from here on a row each
     entries = manifest.find_images(digests, sources.file, sources.frame)
     entries[~known] = -1
@@ -230,7 +230,8 @@ def _decode_row(cohort: Cohort, preprocessing: Preprocessing, readers: Readers, 
     """The stored values of one row's image, `[C, S, S]`, from its file."""
     rows = np.array([row])
     contract = preprocessing.groups(cohort.modality[rows])[0][0]
-    reading = readings_of(cohort, rows, preprocessing.stated, readers)[0][0]
+    readings = readings_of(cohort, rows, preprocessing.stated, readers)  # of the whole cohort; the row has one
+    reading = next(reading for reading, _, some in readings if len(some))
     sources = find_sources(cohort, rows)
     path, frame = Path(sources.paths[0]), int(sources.frame[0])
     [image] = read_as(path, [frame if frame >= 0 else None], reading, readers)

@@ -115,7 +115,7 @@ def open_found(
     seen = np.zeros(int(cohort.origin.max(initial=-1)) + 1, np.bool_)
     for each in found:
         seen[cohort.origin[each.rows]] = True
-    if np.count_nonzero(seen) == len(cohort):
+    if seen[cohort.origin].all():
         refuse_unknown(cohort.spec.ranges, names, cohort.modalities)
     digests = np.concatenate([np.empty((0, 2), np.uint64), *(each.digests for each in found)])
     return ImageStore(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -74,21 +75,29 @@ def readings_of(
 
 
 def identify(
-    paths: Sequence[str], manifest: Manifest, folder: Path
+    paths: Sequence[str], manifest: Manifest, folder: Path, *, own: bool = False
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_], dict[int, str]]:
     """The digest of each file's content; only files that were not seen as they are now are read.
+
+    Args:
+        paths: of the files.
+        manifest: of what was seen.
+        folder: where it is kept.
+        own: a reader of one's own reads them, which may read more than the file that is named, as a header's pixels
+            beside it: files of the same name but for the ending count as content.
 
     Returns:
         Digests `[files, 2]`; whether there is one, `[files]`; file -> why there is none.
     """
-    seen, failed = _stat(paths)
+    beside = _beside(paths) if own else {}
+    seen, failed = _stat(paths, beside)
     seen["digest"], known = manifest.find_digests(seen)
     known[list(failed)] = False
     todo = np.setdiff1d(np.flatnonzero(~known), list(failed))
 
     def hash_file(file: int) -> str | None:
         try:
-            seen["digest"][file] = np.frombuffer(_digest(Path(paths[file])), np.uint64)
+            seen["digest"][file] = np.frombuffer(_digest(Path(paths[file]), *beside.get(paths[file], ())), np.uint64)
         except OSError as error:
             return _unopened(error)
         return None
@@ -116,16 +125,36 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item], *, wor
             pool.shutdown(cancel_futures=True)
 
 
-def _stat(paths: Sequence[str]) -> tuple[npt.NDArray[np.void], dict[int, str]]:
+def _beside(paths: Sequence[str]) -> dict[str, list[str]]:
+    """The other files of the same name but for the ending, of each file that has some."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for folder in dict.fromkeys(os.path.dirname(path) for path in paths):  # noqa: PTH120 - for many paths
+        with suppress(OSError), os.scandir(folder or ".") as entries:
+            for entry in entries:
+                alike.setdefault((folder, _stem(entry.name)), []).append(entry.path)
+    found = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        others = sorted(each for each in alike.get((folder, _stem(name)), []) if os.path.split(each)[1] != name)
+        if others:
+            found[path] = others
+    return found
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name.removesuffix(".gz"))[0]  # noqa: PTH122 - for many names
+
+
+def _stat(paths: Sequence[str], beside: Mapping[str, Sequence[str]]) -> tuple[npt.NDArray[np.void], dict[int, str]]:
     """Files as they are now, of dtype `SIGHTING` without digests; and why some are not there."""
     sizes, times, failed = [0] * len(paths), [0] * len(paths), {}
     for file, path in enumerate(paths):
         try:
-            stat = check_regular(path)
+            stats = [check_regular(each) for each in (path, *beside.get(path, ()))]
         except OSError as error:
             failed[file] = _unopened(error)
             continue
-        sizes[file], times[file] = stat.st_size, stat.st_mtime_ns
+        sizes[file], times[file] = sum(each.st_size for each in stats), max(each.st_mtime_ns for each in stats)
     seen = np.zeros(len(paths), SIGHTING)
     names = [each.encode("utf-8", "backslashreplace").decode() for each in paths]  # bytes that are no text, as escapes
     seen["path"] = pd.util.hash_array(np.array(names, object), categorize=False)
@@ -137,6 +166,9 @@ def _unopened(error: OSError) -> str:
     return f"{UNOPENED}: {error.strerror or error}"
 
 
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+def _digest(path: Path, *beside: str) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for each in (path, *map(Path, beside)):
+        with each.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.digest()

@@ -172,6 +172,11 @@ class Store(ABC):
             said.append(f"{what}, while those of the {self.preprocessing.mirror} are mirrored.")
         return said
 
+    def content_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """128 bits of the files' content behind these rows, with their frame and how it is read, uint64 `[n, 2]`."""
+        assert self._content is not None
+        return self._content.of(rows)
+
     def keys(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """128 bits of each of these rows, uint64 `[n, 2]`: equal where their pixels, as `gather` gives them, are.
 
@@ -179,8 +184,7 @@ class Store(ABC):
         """
         found = np.empty((len(rows), 2), np.uint64)
         mirrored = np.zeros(len(rows), bool) if self.mirrored is None else self.mirrored[rows]
-        assert self._content is not None
-        content = self._content.of(rows)
+        content = self.content_of(rows)
         for place, row in enumerate(rows.tolist()):
             parts = (content[place], self._gain[row], self._bias[row], mirrored[place])
             digest = blake2b(b"".join(each.tobytes() for each in parts), digest_size=16)

@@ -190,11 +190,11 @@ def resolve_ranges(
         open_ = here & ~final
         by[open_] = "cohort" if rule == "display" else rule
         if rule == "clinical":
-            # Numbers that no header calls HU, such as those of NIfTI, are taken for them where some lie below fat, or
-            # where an earlier contract took such for them.
+            # Numbers that no header calls HU, such as those of NIfTI, are taken for them where an earlier contract took
+            # such for them, or where there is none and some lie below fat.
             untold = open_ & (grey["rule"] != b"clinical")
             signed = untold & (grey["rule"] != b"container")
-            are_hu = ruled in numbers or bool((grey["low"][signed] < HAS_AIR).any())
+            are_hu = ruled in numbers or (name not in ranges and bool((grey["low"][signed] < HAS_AIR).any()))
             by[untold & ~signed if are_hu else untold] = "cohort"
         here = here & (by == rule)
         if rule in NUMBERS and here.any():

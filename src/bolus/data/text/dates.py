@@ -48,6 +48,15 @@ _CLOCKS = (
 )
 
 
+_YEAR, _OF_YEAR, _OF_MONTH = "(?:19|20|21)[0-9]{2}", "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])"
+_DIGITS = (
+    (re.compile(_YEAR + _OF_YEAR), "months (YYYYMM)"),
+    (re.compile("[0-9]{2}" + _OF_YEAR + _OF_MONTH), "dates of two-digit years (YYMMDD)"),
+    (re.compile(f"(?:{_OF_MONTH}{_OF_YEAR}|{_OF_YEAR}{_OF_MONTH}){_YEAR}"), "dates with the year last"),
+)
+"""What a column of digits may mean beside days; dates of eight digits with the year first are read."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """A way of writing dates: what it is called, and patterns with the groups y, m, mostly d, and the clock."""
@@ -171,6 +180,9 @@ def _read(texts: Sequence[str], weights: FloatArray, unit: str | None) -> tuple[
     if len(given) and np.isnan(per):
         known = ", ".join(name for name in DAYS_OF if name.endswith("s"))
         return nothing, f"the unit of time is {unit!r}, and known are {known}", np.nan
+    mistaken = _short_dates([texts[at] for at in np.flatnonzero(there).tolist()]) if plain and unit is None else ""
+    if mistaken:
+        return nothing, mistaken, np.nan
     if plain and (per != 1 or (np.abs(given) < FIRST_DATE).all()):
         return numbers * per, "", np.nan
     dates = _dates(YEAR_FIRST, texts, there & ~(np.abs(numbers) < FIRST_DATE))
@@ -182,6 +194,20 @@ def _read(texts: Sequence[str], weights: FloatArray, unit: str | None) -> tuple[
     left = there & np.isnan(numbers) & np.isnan(dates)
     fits |= {each.name: _dates(each, texts, left) for each in (NAMED, DAY_FIRST, MONTH_FIRST, MONTHLY)}
     return _choose(fits, texts, weights)
+
+
+def _short_dates(texts: Sequence[str]) -> str:
+    """Why digits are no days that can all be read as months, as short dates, or as dates with the year last.
+
+    >>> _short_dates(["202312", "202401"])
+    'they look like months (YYYYMM), which are no days; write dates as 2024-01-31, or say units: {time: days}'
+    >>> _short_dates(["20240131"]), _short_dates(["151200"])
+    ('', '')
+    """
+    for pattern, like in _DIGITS:
+        if all(pattern.fullmatch(text) for text in texts):
+            return f"they look like {like}, which are no days; write dates as 2024-01-31, or say units: {{time: days}}"
+    return ""
 
 
 def _choose(fits: dict[str, FloatArray], texts: Sequence[str], weights: FloatArray) -> tuple[FloatArray, str, float]:

@@ -22,6 +22,10 @@ NAMES = {
 }
 
 
+def _side(value: object) -> int | None:
+    return NAMES.get(str(value).strip().lower().removesuffix("."))
+
+
 def side_of(
     values: npt.NDArray[Any] | pd.Series[Any], *, rows: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.int64]:
@@ -42,7 +46,7 @@ def side_of(
         [0, 1, -1, -1]
     """
     kinds, found = pd.factorize(pd.Series(np.asarray(values, dtype=object)))
-    sides = [NAMES.get(str(value).strip().lower().removesuffix(".")) for value in found]
+    sides = [_side(value) for value in found]
     odd = np.append([side is None for side in sides], False)[kinds].astype(bool)  # -1, missing, is the last entry
     if odd.any():
         unknown = sorted({str(value) for value, side in zip(found, sides, strict=True) if side is None})
@@ -58,17 +62,27 @@ def side_of(
     return np.array([*(side for side in sides if side is not None), -1], dtype=np.int64)[kinds]
 
 
-def spell_sides(values: pd.Series[Any]) -> pd.Series[Any]:
-    """The column with each side in one spelling, `left` or `right`, and neither side missing.
+def names_no_side(values: pd.Series[Any]) -> npt.NDArray[np.bool_]:
+    """Where a value is neither a side nor one of `NAMES` for neither, bool `[rows]`.
 
-    As it is where a value names no side: some other vocabulary.
+    >>> names_no_side(pd.Series(["OS", "macula", None, "B"])).tolist()
+    [False, True, False, False]
+    """
+    kinds, found = pd.factorize(values)
+    return np.array([*(_side(value) is None for value in found), False], np.bool_)[kinds]
+
+
+def spell_sides(values: pd.Series[Any]) -> pd.Series[Any]:
+    """The column with each side in one spelling, `left` or `right`, and what is neither missing.
+
+    As it is where no value names a side: some other vocabulary.
 
     Example:
-        >>> spell_sides(pd.Series(["OS", "R", "B"])).isna().tolist(), spell_sides(pd.Series(["upper", "L"])).tolist()
-        ([False, False, True], ['upper', 'L'])
+        >>> spell_sides(pd.Series(["OS", "R", "B", "macula"])).tolist(), spell_sides(pd.Series(["upper"])).tolist()
+        (['left', 'right', None, None], ['upper'])
     """
-    try:
-        sides = side_of(values)
-    except CohortError:
+    odd = names_no_side(values)
+    sides = side_of(values.mask(odd))
+    if odd.any() and not (sides >= 0).any():
         return values
     return pd.Series(np.array(["left", "right", None], dtype=object)[sides], index=values.index, name=values.name)

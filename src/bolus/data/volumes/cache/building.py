@@ -150,7 +150,8 @@ def _find(
     parts = [samples.rows_of(position) for position in positions.tolist()]
     modality = samples.cohort.modality_of(samples.first_row[positions])
     sources = find_sources(samples.cohort, joined([NONE, *parts]))
-    digests, known, unopened = identify(sources.paths, replace(NOTHING, sightings=read_sightings(folder)), folder)
+    seen = replace(NOTHING, sightings=read_sightings(folder))
+    digests, known, unopened = identify(sources.paths, seen, folder, own=bool(reader))
     ends = np.cumsum([0, *map(len, parts)])
     items = [slice(start, stop) for start, stop in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
     content = np.array([_content_of(digests, sources, item) for item in items], np.uint64).reshape(-1, 2)
