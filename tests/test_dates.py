@@ -162,7 +162,9 @@ def test_a_cohort_says_what_is_wrong_and_takes_a_unit() -> None:
 
 def test_a_declared_date_is_missing_whatever_its_time_and_zone() -> None:
     for zone in (None, "UTC", "Europe/Berlin"):
-        times = pd.Series(pd.to_datetime(["1900-01-01", "1900-01-01", None, "2020-05-04 10:30"])).dt.tz_localize(zone)
+        times = pd.Series(
+            pd.to_datetime(["1900-01-01", "1900-01-01", None, "2020-05-04 10:30"], format="ISO8601")
+        ).dt.tz_localize(zone)
         cleaned = clean_values(times.rename("date"), "time", ["1900-01-01", "n/a"])
         assert cleaned.isna().tolist() == [True, True, True, False]
 

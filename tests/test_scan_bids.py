@@ -190,7 +190,7 @@ def test_a_torn_table_says_nothing_and_is_counted(tmp_path: Path) -> None:
     [
         (["01", "02", "10"], [1, 2, 10]),
         (["baseline", "m06", "m12"], [0, 6, 12]),
-        (["post", "pre"], [1, 2]),  # in alphabetical order, which the notes say
+        (["post", "pre"], [2, 1]),
         (["1", "extra"], [1, 2]),  # so that no visit is taken to be before the first
     ],
 )
@@ -199,7 +199,7 @@ def test_sessions_become_ordinal_numbers(tmp_path: Path, sessions: list[str], nu
         write_volume(tmp_path / f"sub-1/ses-{session}/anat/sub-1_ses-{session}_T1w.nii")
     found = find_bids(tmp_path)
     assert found.table["visit"].tolist() == numbers
-    assert ("in alphabetical order" in " ".join(found.notes)) == (sessions[0] in {"post", "1"})
+    assert ("warning: visit: the sessions (ses-...) in order of" in " ".join(found.notes)) == (sessions[0] == "1")
 
 
 def test_what_cannot_be_taken_is_refused_without_showing_it(small: Path, tmp_path: Path) -> None:
@@ -275,3 +275,23 @@ def test_the_rows_open_as_a_cohort(tmp_path: Path) -> None:
     assert cohort.num_patients == 4
     assert len(cohort.samples("slice")) == len(found.table)
     assert cohort.labels("group").classes == ("a", "c")
+
+
+def test_free_text_of_participants_is_refused_whatever_the_number_of_their_images(tmp_path: Path) -> None:
+    for n in range(1, 61):
+        for session in (1, 2, 3):
+            write_volume(tmp_path / f"sub-{n:02d}/ses-{session}/anat/sub-{n:02d}_ses-{session}_T1w.nii")
+    people = [["participant_id", "remark"], ["sub-01", "the remark of two"], ["sub-02", "the remark of two"]]
+    people += [[f"sub-{n:02d}", f"remark {'abcdefgh'[n % 8]}{n}"] for n in range(3, 61)]
+    write_text(tmp_path / "participants.tsv", people)
+    with pytest.raises(CohortError, match="found 59 different texts of 60 patients: free text or identifiers"):
+        find_bids(tmp_path, unit="slice", take={"label:x": "remark"})
+
+
+def test_links_to_folders_are_counted(tmp_path: Path) -> None:
+    write_volume(tmp_path / "set/sub-1/anat/sub-1_T1w.nii")
+    write_volume(tmp_path / "elsewhere/anat/sub-2_T1w.nii")
+    (tmp_path / "set/sub-2").symlink_to(tmp_path / "elsewhere")
+    found = find_bids(tmp_path / "set")
+    assert found.table["patient"].tolist() == ["1"]
+    assert found.left_out == {"links to folders, which are not entered": [tmp_path / "set/sub-2"]}

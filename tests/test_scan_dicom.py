@@ -23,11 +23,14 @@ from pydicom.data import get_testdata_file
 
 import bolus
 from bolus.data.cohort.cohort import Cohort
+from bolus.errors import CohortError
 from bolus.scanning.dicom.finder import find_dicom
 from bolus.scanning.dicom.headers import read_header, read_headers
 from bolus.scanning.dicom.reading import PART, read_columns, read_parts
 from bolus.scanning.dicom.stacks import FEWEST, stack
+from bolus.scanning.dicom.words import guess_side
 from bolus.scanning.files import walk
+from bolus.scanning.parts import Asked, find_parts
 from bolus.scanning.scanning import scan
 from dicom_tree import PLANTED, Tree, noise, person, radiograph, slice_tags, write_export
 
@@ -365,3 +368,70 @@ def many_files(folder: Path, number: int) -> list[str]:
         (folder / f"{place:05d}").write_bytes(whole.replace(uid, f"{10 ** (len(uid) - 1) + place}".encode()))
     shutil.rmtree(first.parents[2])
     return [str(path) for path in walk(folder)]
+
+
+def test_folders_that_are_not_entered_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Tree(tmp_path / "tree")
+    tags = radiograph("CR", "21800101", "PA", "CHEST")
+    for n in (1, 2):
+        tree.write(f"{n}/0/a/0", "1.2.840.10008.5.1.4.1.1.1", person(n) | tags, noise(n))
+    (tmp_path / "elsewhere").mkdir()
+    (tree.root / "linked").symlink_to(tmp_path / "elsewhere")
+    closed, opened = tree.files["2/0/a/0"].parent, os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = find_parts(tree.root, Asked(processes=1))
+    assert len(found.table) == 1
+    assert found.left_out == {
+        "links to folders, which are not entered": [tree.root / "linked"],
+        "folders that cannot be opened": [closed],
+    }
+    with pytest.raises(CohortError, match="expected a folder that can be opened, found one that cannot: Permission"):
+        walk(closed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("L SPINE AP", "L-Spine LAT", "L/S SPINE", "L-S spine", "L. Spine", "C/T/L SPINE", "L 5 S1", "R/O fracture"),
+        *(
+            "LI-RADS liver",
+            "RE chest",
+            "SINUS",
+            "SINGLE",
+            "DERIVED",
+            "TC sin contraste",
+            "MRT der Schulter",
+            "DEXA hip",
+        ),
+        *("dextroscoliosis", "cine R-R", "IRM de l'epaule", "T1 OS sagittal", "R/L", "L & R"),
+    ],
+)
+def test_descriptions_without_a_side(text: str) -> None:
+    assert guess_side(text) is None
+
+
+@pytest.mark.parametrize(
+    ("side", "texts"),
+    [
+        ("left", ("KNEE L 2 VIEWS", "HAND_L", "L-KNEE", "(L) hip", "Knie links", "RODILLA IZQ", "spalla sinistra")),
+        ("right", ("R MLO", "HAND-R AP", "FOOT R.", "main droite", "mano derecha", "oculus dexter", "spalla destra")),
+    ],
+)
+def test_descriptions_with_a_side(side: str, texts: tuple[str, ...]) -> None:
+    assert [guess_side(text) for text in texts] == [side] * len(texts)
+
+
+def test_os_and_od_are_sides_of_eyes_alone(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "tree")
+    for n, (modality, part) in enumerate((("OPT", ""), ("CR", "CHEST"), ("XC", "EYE")), 1):
+        tags = radiograph(modality, "21800101", "", part, ProtocolName="OD macula")
+        tree.write(f"{n}/0/a/0", "1.2.840.10008.5.1.4.1.1.1", person(n) | tags, noise(n))
+    table = find_dicom(tree.root, guess=True, processes=1).table
+    sides = dict(zip(table["modality"], table["laterality"], strict=True))
+    assert sides == {"OPT": "right", "XR": None, "XC": "right"}

@@ -243,3 +243,47 @@ def test_matches_are_those_of_two_loops(left: list[tuple[int, int]], right: list
     assert {(i, j) for i, group in enumerate(found.image.tolist()) for g, j in groups if g == group} == pairs
     assert [not why for why in found.images] == [any(i == each for each, _ in pairs) for i in range(len(left))]
     assert [not why for why in found.rows] == [any(j == each for _, each in pairs) for j in range(len(right))]
+
+
+@pytest.mark.parametrize("views", [4, 40])
+def test_free_text_is_refused_however_many_images_share_a_row(tmp_path: Path, views: int) -> None:
+    patients = [str(n) for n in range(60) for _ in range(views)]
+    found = images(patient=patients, date=["2020-01-10", "2020-03-10"] * (len(patients) // 2))
+    days = [(n, day) for n in range(60) for day in ("2020-01-10", "2020-03-10")]
+    reports = [f"{n},{day},report {place} of it,{place % 60} {'abc'[n % 3]}" for place, (n, day) in enumerate(days)]
+    path = write(tmp_path, "patient,date,report,code", *reports)
+    with pytest.raises(CohortError, match="found 120 different texts of 60 patients: free text") as error:
+        join(found, path, on=["patient", "date"], take={"label:x": "report"})
+    assert "of it" not in str(error.value)
+
+
+def test_many_classes_that_patients_share_are_no_free_text(tmp_path: Path) -> None:
+    found = images(patient=[str(n) for n in range(300)])
+    path = write(tmp_path, "patient,code", *(f"{n},C{n % 60:02d}.9" for n in range(300)))
+    assert taken(join(found, path, on=["patient"], take={"label:code": "code"}), "label:code")[61] == "C01.9"
+
+
+@pytest.mark.parametrize("spelled", ["%Y-%m-%d", "%d.%m.%Y", "%Y%m%d", "%d.%m.%y", "%d %B %Y"])
+def test_dates_are_refused_beside_what_is_none(tmp_path: Path, spelled: str) -> None:
+    found = images(patient=[str(n) for n in range(24)])
+    days = pd.Series(pd.date_range("1950-01-01", periods=12, freq="40D")).dt.strftime(spelled)
+    rows = [f"{n},{'unknown' if n % 12 == 5 else days[n % 12]}" for n in range(24)]
+    path = write(tmp_path, "patient,born", *rows)
+    with pytest.raises(CohortError, match="found dates, which a scan does not keep"):
+        join(found, path, on=["patient"], take={"label:x": "born"})
+
+
+def test_dates_whose_day_and_month_can_change_places_are_refused(tmp_path: Path) -> None:
+    found = images(patient=[str(n) for n in range(12)])
+    path = write(tmp_path, "patient,born", *(f"{n},0{n % 6 + 1}/0{n % 6 + 2}/1950" for n in range(12)))
+    with pytest.raises(CohortError, match="found dates, which a scan does not keep"):
+        join(found, path, on=["patient"], take={"label:x": "born"})
+
+
+def test_years_and_numbers_of_days_are_no_dates(tmp_path: Path) -> None:
+    found = images(patient=[str(n) for n in range(12)])
+    path = write(
+        tmp_path, "patient,year,days", *(f"{n},{'unknown' if n == 3 else 2010 + n % 4},{n % 5}" for n in range(12))
+    )
+    joined = join(found, path, on=["patient"], take={"label:year": "year", "score:days": "days"})
+    assert taken(joined, "label:year")[:4] == ["2010", "2011", "2012", "unknown"]

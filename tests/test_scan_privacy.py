@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 
 from bolus.data.cohort.cohort import Cohort
-from bolus.errors import UsageError
+from bolus.errors import CohortError, UsageError
 from bolus.scanning.files import walk
 from bolus.scanning.found import Found
 from bolus.scanning.people import make_private
 from bolus.scanning.privacy import Key, default_key
-from bolus.scanning.scanning import scan
+from bolus.scanning.scanning import _finish, scan
+from bolus.scanning.updating import add_rows
 from dicom_tree import PLANTED, Tree, noise, person, radiograph, slice_tags
 
 CR, CT = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.2"
@@ -226,3 +227,105 @@ def test_the_report_is_strict_json_with_counts(tmp_path: Path, key: Path) -> Non
     assert (report["rows"], report["patients"], report["left_out"]) == (1, 1, {"empty files": 1})
     listed = pd.read_csv(key.with_name("key.left-out.csv"))
     assert listed["path"].tolist() == [str(tree.root / "empty")]
+
+
+def test_identifiers_that_one_scan_kept_stand_in_no_other(tmp_path: Path, key: Path) -> None:
+    born = np.array(["1950-01-02"] * 2, "datetime64[s]")
+    table = pd.DataFrame({"image": list("ab"), "patient": ["MRN-77", "mrn 77"], "birth": born})
+    found = Found("dicom", table, {"image": "image", "patient": "patient"}, ("patient",))
+    kept, _ = make_private(found, first := Key.open(key, tmp_path / "out" / "c.yaml"), keep_ids=True, plain_paths=True)
+    assert kept["patient"].tolist() == ["MRN-77", "MRN-77"]
+    first.save()
+    assert "MRN-77" not in key.with_name("key.ledger.json").read_text()
+    again, _ = make_private(found, Key.open(key, tmp_path / "out" / "c.yaml"), plain_paths=True)
+    assert again["patient"].str.startswith("pa-").all()
+    ledger = json.loads(key.with_name("key.ledger.json").read_text())
+    ledger["person"] = dict.fromkeys(ledger["person"], "MRN-77")  # as earlier versions wrote it
+    key.with_name("key.ledger.json").write_text(json.dumps(ledger))
+    assert make_private(found, Key.open(key, tmp_path / "out" / "c.yaml"), plain_paths=True)[0].equals(again)
+
+
+def test_sites_and_ages_that_another_table_brought_are_hidden_too(key: Path) -> None:
+    columns = {"image": list("abc"), "patient": list("pqr"), "clinic": ["St Mary", "St Mary", None],
+               "PatientAge": ["093Y", "058Y", "95"], "age_months": ["100", "5", "6"]}  # fmt: skip
+    roles = {"image": "image", "patient": "patient", "clinic": "site", "PatientAge": "score:at_exam",
+             "age_months": "score:age"}  # fmt: skip
+    made, notes = make_private(Found("tree", pd.DataFrame(columns), roles, ("patient",)), Key(key, b"0" * 32),
+                               plain_paths=True)  # fmt: skip
+    assert made["clinic"].str.startswith("si-").tolist()[:2] == [True, True]
+    assert made["PatientAge"].tolist() == ["90", "058Y", "90"]
+    assert made["age_months"].tolist() == ["100", "5", "6"], "months are no years"
+    assert "score:at_exam: above 89 years in 2 rows, written 90." in notes
+
+
+def test_an_update_goes_on_only_as_the_last_scan_went(tmp_path: Path, key: Path) -> None:
+    tree, out = Tree(tmp_path / "tree"), tmp_path / "out" / "cohort.yaml"
+    add_study(tree, 1, "x", "21800101")
+    scan(tree.root, out, processes=1)
+    written, report = out.with_suffix(".csv").read_text(), out.with_name("cohort-scan.json")
+    for options, said in (
+        ({"key": tmp_path / "private" / "other"}, "the key of the last scan is not there"),
+        ({"paths": "plain"}, "paths as links, this one would write them as plain"),
+        ({"keep_ids": True}, "paths as links"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            scan(tree.root, out, update=True, processes=1, **options)  # type: ignore[arg-type]
+    (tmp_path / "private" / "other").write_text("1" * 64)
+    (tmp_path / "private" / "other").chmod(0o600)
+    with pytest.raises(UsageError, match="found another one"):
+        scan(tree.root, out, update=True, processes=1, key=tmp_path / "private" / "other")
+    here = tree.root / ".." / tree.root.name
+    assert scan(here, out, update=True, processes=1).added == 0, "by whatever name the folder goes"
+    assert out.with_suffix(".csv").read_text() == written
+    report.unlink()
+    with pytest.raises(UsageError, match=r"expected cohort-scan\.json of the last scan"):
+        scan(tree.root, out, update=True, processes=1)
+
+
+def test_a_table_that_is_no_scans_is_not_written_over(tmp_path: Path, key: Path) -> None:
+    tree, out = Tree(tmp_path / "tree"), tmp_path / "out" / "cohort.yaml"
+    add_study(tree, 1, "x", "21800101")
+    labels = out.with_suffix(".csv")
+    labels.parent.mkdir()
+    labels.write_text("MRN,Finding\nMRN-00001,edema\n")
+    joined = {"join": labels, "on": ["patient=MRN"], "take": {"label:finding": "Finding"}}
+    for options, said in (
+        ({}, "is there already"),
+        (joined, "write over the table of --join"),
+        ({**joined, "force": True}, "write over the table of --join"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            scan(tree.root, out, processes=1, **options)  # type: ignore[arg-type]
+    assert labels.read_text() == "MRN,Finding\nMRN-00001,edema\n"
+
+
+def test_what_an_earlier_join_said_stays_where_the_next_says_nothing() -> None:
+    old = pd.DataFrame({"image": ["a", "b", "c"], "patient": list("ppq"), "finding": ["x", "y", None]})
+    new = pd.DataFrame({"image": ["a", "b", "d"], "patient": list("ppr"), "finding": [None, "z", None]})
+    made, notes = add_rows(old, new)
+    assert made.set_index("image")["finding"].fillna("").to_dict() == {"a": "x", "b": "z", "c": "", "d": ""}
+    assert "1 cells that this scan found nothing for keep what the table said." in notes
+
+
+def test_an_update_that_cannot_be_opened_leaves_all_as_it_was(tmp_path: Path, key: Path) -> None:
+    tree, out = Tree(tmp_path / "tree"), tmp_path / "out" / "cohort.yaml"
+    add_study(tree, 1, "x", "21800101")
+    scan(tree.root, out, processes=1)
+    table = out.with_suffix(".csv")
+    pd.read_csv(table).assign(side="train").to_csv(table, index=False)
+    out.write_text(out.read_text().replace("roles:", "roles:\n  split: side"))
+    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    ledger = key.with_name("key.ledger.json").read_text()
+    add_study(tree, 2, "y", "21800101")
+    with pytest.raises(CohortError):  # of the new row nobody said on which side it is
+        scan(tree.root, out, update=True, processes=1)
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+    assert key.with_name("key.ledger.json").read_text() == ledger
+
+
+def test_visits_whose_names_contradict_their_days_are_numbered_by_days() -> None:
+    table = pd.DataFrame({"image": list("abc"), "patient": list("ppq"), "visit": [2, 1, 1], "time": [0.0, 30.0, 0.0]})
+    for days, visits in (([0.0, 30.0, 0.0], [1, 2, 1]), ([30.0, 0.0, 0.0], [1, 2, 1]), ([0.0, np.nan, 0.0], [2, 1, 1])):
+        made, notes = _finish(table.assign(time=days), {"visit": "visit", "patient": "patient"}, numbered=True)
+        assert made.set_index("image").loc[list("abc") if days[0] < 30 else list("bac"), "visit"].tolist() == visits
+        assert bool(notes) == (days == [0.0, 30.0, 0.0])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -14,8 +16,10 @@ from bolus.data.cohort.cohort import Cohort
 from bolus.data.cohort.spec import CohortSpec
 from bolus.errors import CohortError, UsageError
 from bolus.planning.offers.images import suggest_unit
+from bolus.scanning.days import about_visits, number_visits
 from bolus.scanning.files import walk
 from bolus.scanning.found import Found
+from bolus.scanning.parts import Asked, find_parts
 from bolus.scanning.tree.finder import find_tree
 from bolus.scanning.tree.guess import guess_pattern
 from bolus.scanning.tree.pattern import compile_pattern
@@ -315,3 +319,75 @@ def test_words_that_look_like_nothing_are_words() -> None:
     assert looks_like({"T1w", "FLAIR"}) == "modality"
     assert looks_like({"u", "b"}) == "word"  # DICOM's unpaired and both, but neither side
     assert looks_like({"20240101", "20241399"}) == "identifier"
+
+
+@pytest.mark.parametrize(
+    ("paths", "pattern"),
+    [
+        ([f"images_{n // 6:03d}/images/{n:08d}_{i:03d}.png" for n in range(24) for i in range(2)],
+         "{*}/{*}/{patient}_{image}"),
+        ([f"{2019 + n % 2}/PAT{n:04d}/img{i}.png" for n in range(8) for i in range(2)], "{*}/{patient}/{image}"),
+        ([f"2019-0{n % 2 + 1}/PAT{n:04d}/img{i}.png" for n in range(8) for i in range(2)], "{*}/{patient}/{image}"),
+        ([f"{6 * i}months/PAT{n:04d}/a.png" for n in range(8) for i in range(2)], "{visit}/{patient}/{image}"),
+        ([f"1{n:03d}/V{i}/a.png" for n in range(8) for i in range(2)], "{patient}/{visit}/{image}"),
+        ([f"P{n}/s{s:03d}/img{i}.png" for n in range(4) for s in range(40) for i in range(2)], "{patient}/{*}/{image}"),
+        ([f"P{n}/c{n}{s}_{i}.png" for n in range(4) for s in range(2) for i in range(2)], "{patient}/{image}"),
+    ],
+)  # fmt: skip
+def test_batches_and_years_are_no_patients(paths: list[str], pattern: str) -> None:
+    assert guess_pattern(paths).text == pattern
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        [f"c{n // 10}/PAT{n:04d}/img{i}.png" for n in range(40) for i in range(2)],  # batches, or exams of patients
+        [f"p1{n // 10}/{n:08d}_{i:03d}.png" for n in range(40) for i in range(2)],
+        [f"vol{n}/slice{i:02d}.png" for n in range(4) for i in range(9)],  # volumes, or discs of many patients
+        [f"{1990 + n}/{i}.png" for n in range(9) for i in range(3)],
+    ],
+)
+def test_levels_that_may_hold_many_patients_are_asked_for(paths: list[str]) -> None:
+    with pytest.raises(CohortError, match="the paths do not say which image is of which patient") as error:
+        guess_pattern(paths)
+    assert not {paths[0].split("/")[0], "PAT0001"} & set(str(error.value).replace("'", "/").split("/"))
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers", "certain"),
+    [
+        (["post", "pre"], [2, 1], True),
+        (["initial", "follow-up"], [1, 2], True),
+        (["12months", "24months", "6months", "baseline"], [12, 24, 6, 0], True),
+        (["baseline", "6 weeks", "3mo", "1year"], [0, 42, 91, 365], True),
+        (["d10", "w2", "m1"], [10, 14, 30], True),
+        (["FU1", "V1", "V2", "V10"], [4, 1, 2, 3], False),
+        (["post", "mid", "pre"], [3, 2, 1], False),
+        (["1yr", "1year"], [2, 1], False),  # of one length
+        (["V1"], [1], True),
+        (["post"], [1], True),
+    ],
+)
+def test_visits_are_numbered_in_their_order_in_time(names: list[str], numbers: list[float], certain: bool) -> None:
+    found, how = number_visits(pd.Series(names))
+    assert found.tolist() == numbers
+    assert about_visits("the names", pd.Series(found), how).startswith("visit" if certain else "warning: visit")
+
+
+def test_folders_that_are_not_entered_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_images(tmp_path / "tree", "p1/a.png", "p1/b.png", "p2/a.png", "closed.zip/a.png")
+    (root / "p3").symlink_to(write_images(tmp_path / "elsewhere", "p3/a.png") / "p3")
+    opened = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "closed.zip":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for found in (find_tree(root), find_parts(root, Asked(processes=1))):
+        assert rows_of(found, root, "patient") == [("p1/a.png", "p1"), ("p1/b.png", "p1"), ("p2/a.png", "p2")]
+        assert found.left_out == {
+            "links to folders, which are not entered": [root / "p3"],
+            "folders that cannot be opened": [root / "closed.zip"],
+        }

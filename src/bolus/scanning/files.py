@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bolus.data.images.sources import in_threads
 from bolus.data.readers.readers import naming
-from bolus.errors import BolusError
+from bolus.errors import BolusError, CohortError
 
 LeftOut = defaultdict[str, list[Path]]
 """A reason, in words -> the files left out for it."""
@@ -18,24 +18,58 @@ ABSENT = "links that lead to no file (of git-annex or DataLad: get the files fir
 EMPTY = "empty files"
 DAMAGED = "damaged files"
 SYSTEM = "files of the operating system"
+CLOSED = "folders that cannot be opened"
+LINKS = "links to folders, which are not entered"
 _SYSTEM = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
 
 
 def walk(folder: Path) -> list[Path]:
-    """All files below a folder, sorted; hidden folders such as `.git` are not entered, nor links to folders.
+    """All files below a folder, sorted, and among them the folders that are not entered though they may hold images.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as name:
-    ...     (Path(name) / ".git").mkdir()
-    ...     for each in ("b.png", "a.png", ".git/config"): Path(name, each).touch()
-    ...     [path.name for path in walk(Path(name))]
-    ['a.png', 'b.png']
+    These are links to folders, and folders that cannot be opened; `leave_folders` tells them apart from files. Hidden
+    folders such as `.git` are passed over.
+
+    Raises:
+        CohortError: the folder itself cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     (Path(name) / ".git").mkdir()
+        ...     for each in ("b.png", "a.png", ".git/config"): Path(name, each).touch()
+        ...     [path.name for path in walk(Path(name))]
+        ['a.png', 'b.png']
     """
-    found = []
-    for parent, folders, names in os.walk(folder):
+    found: list[Path] = []
+
+    def note(error: OSError) -> None:
+        if error.filename is None or Path(error.filename) == folder:
+            raise CohortError(
+                f"expected a folder that can be opened, found one that cannot: {error.strerror}"
+            ) from None
+        found.append(Path(error.filename))
+
+    for parent, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         found += [Path(parent, name) for name in names]
+        found += [path for name in folders if (path := Path(parent, name)).is_symlink()]
     return sorted(found)
+
+
+def leave_folders(paths: Sequence[Path], left_out: LeftOut) -> list[Path]:
+    """The files among what `walk` found; the folders are left out.
+
+    >>> left_out = LeftOut(list)
+    >>> [path.name for path in leave_folders([Path("a.png"), Path()], left_out)], list(left_out)
+    (['a.png'], ['folders that cannot be opened'])
+    """
+    files = []
+    for path in paths:
+        if os.path.isdir(path):  # noqa: PTH112 - Path takes several times as long
+            left_out[LINKS if path.is_symlink() else CLOSED].append(path)
+        else:
+            files.append(path)
+    return files
 
 
 def is_system(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,15 +57,16 @@ def find_parts(folder: Path, asked: Asked, *, private: Path | None = None, quiet
     """
     if not folder.is_dir():
         raise CohortError("expected a folder to scan, found a file" if folder.exists() else "no such folder to scan")
-    files = walk(folder.absolute())
-    roots = _roots(folder.absolute(), files)
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - without `..`, so that a folder has one name
+    files = walk(folder)
+    roots = _roots(folder, files)
     found, rest = [], files
     for root in roots:
         inside = [path for path in rest if path.is_relative_to(root)]
         rest = [path for path in rest if not path.is_relative_to(root)]
         found.append(find_bids(root, inside, unit=asked.unit, take=asked.take, mask=asked.mask))
     if rest:
-        found += _others(folder.absolute(), rest, asked, has_rows=bool(found), private=private, quiet=quiet)
+        found += _others(folder, rest, asked, has_rows=bool(found), private=private, quiet=quiet)
     kinds = {each.kind for each in found if len(each.table)}
     if asked.take and "bids" not in kinds:
         raise UsageError("--take: there is no BIDS data set here; for a table of your own say --join TABLE")

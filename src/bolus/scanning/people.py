@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bolus.data.images.file_names import EXTENSIONS
+from bolus.data.text.ages import in_years, spell_age
 from bolus.data.text.formulas import guard
 from bolus.data.text.identifiers import fold_identifier, identifier_text
 from bolus.errors import UsageError
@@ -52,18 +53,20 @@ def make_private(
     table, notes = found.table.copy(), list[str]()
     table["patient"], of_people = _name_patients(table, key, keep_ids=keep_ids)
     notes += of_people
-    for column in found.identifying:
+    of_places = (column for column, role in found.roles.items() if role in ("site", "series"))
+    for column in dict.fromkeys((*found.identifying, *of_places)):
         if column != "patient" and not keep_ids:
             what = found.roles.get(column, column)
             table[column] = _each(table[column], partial(key.name, what))
     if "date" in table:
         table["time"] = _days(table["patient"], day_numbers(table["date"]), key)
     for column, role in found.roles.items():
-        if role in ("attribute:age", "score:age") and not keep_ids:
-            ages = pd.to_numeric(table[column], errors="coerce")
-            if number := int((ages > OLDEST).sum()):
-                table[column] = ages.mask(ages > OLDEST, OLDEST + 1)
-                notes.append(f"age: above {OLDEST} years in {number:,} rows, written {OLDEST + 1}.")
+        if in_years(role, column) and not keep_ids:
+            old = pd.to_numeric(_each(table[column], spell_age), errors="coerce") > OLDEST
+            if number := int(old.sum()):
+                capped = OLDEST + 1 if table[column].dtype.kind in "fi" else str(OLDEST + 1)
+                table[column] = table[column].mask(old, capped)
+                notes.append(f"{role}: above {OLDEST} years in {number:,} rows, written {OLDEST + 1}.")
     if not plain_paths:
         for column in ("image", "mask"):
             if column in table:
@@ -88,8 +91,9 @@ def _name_patients(table: pd.DataFrame, key: Key, *, keep_ids: bool) -> tuple[pd
         births = dict(zip(known["id"], known["birth"].dt.strftime("%Y%m%d"), strict=True))
     ledger, names, merged = key.ledger, dict[str, str](), 0
     folded: dict[str, set[str]] = {}
+    first_spelling: dict[str, str] = {}
     for text in sorted(spelled.dropna().unique()):
-        own = text if keep_ids else key.name("patient", text)
+        own = key.name("patient", text)
         digest, person = key.digest("alias", text), None
         if text in births:
             person = key.digest("person", f"{fold_identifier(text)}\0{births[text]}")
@@ -99,7 +103,8 @@ def _name_patients(table: pd.DataFrame, key: Key, *, keep_ids: bool) -> tuple[pd
             merged += 1
         if person:
             ledger.person.setdefault(person, name)
-        names[text] = name
+        shown = first_spelling.setdefault(name, text)
+        names[text] = shown if keep_ids else name
         folded.setdefault(fold_identifier(text), set()).add(name)
     notes = []
     if merged:

@@ -18,9 +18,10 @@ from typing import Any
 
 from bolus.errors import UsageError
 from bolus.files import replacing, strict_json
-from bolus.site_key import VARIABLE, keys_folder, read_secret
+from bolus.site_key import VARIABLE, fingerprint_of, keys_folder, read_secret
 
 _PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
+_NAME = re.compile(r"pa-[0-9a-f]{16}")  # of a patient, as `Key.name` makes it
 
 
 def default_key(out: Path) -> Path:
@@ -69,6 +70,11 @@ class Key:
         ways = f"name another place with --key or {VARIABLE}, or another folder for -o"
         return cls(path, read_secret(path, outside=out.absolute().parent, ways=ways)[0])
 
+    @property
+    def fingerprint(self) -> str:
+        """What files may say of the key."""
+        return fingerprint_of(self.secret)
+
     def digest(self, what: str, text: str) -> str:
         """16 hexadecimal digits that name a text, different for each kind of thing."""
         content = f"{what}\0{text}".encode("utf-8", "surrogateescape")
@@ -89,7 +95,7 @@ class Key:
         if not path.is_file():
             return Ledger()
         try:
-            return Ledger(**json.loads(path.read_text(encoding="utf-8")))
+            return Ledger(**json.loads(path.read_text(encoding="utf-8"))).cleared()
         except (TypeError, ValueError) as error:
             raise UsageError(f"{path} is damaged; without it, days of earlier scans are lost") from error
 
@@ -111,6 +117,13 @@ class Ledger:
     first_day: dict[str, int] = field(default_factory=dict)
     alias: dict[str, str] = field(default_factory=dict)
     person: dict[str, str] = field(default_factory=dict)
+
+    def cleared(self) -> Ledger:
+        """Without the identifiers that earlier versions put into it where a scan kept them."""
+        named = (
+            {key: name for key, name in each.items() if _NAME.fullmatch(name)} for each in (self.alias, self.person)
+        )
+        return Ledger(self.first_day, *named)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -29,6 +29,7 @@ class Scan:
         key: the key file; beside it lie the links and the list of files that were left out.
         paths: `links`, or `plain` where the table has the original paths.
         ids: `hashed`, or `kept`.
+        fingerprint: of the key, so that an update with another one is refused.
     """
 
     cohort: Path
@@ -46,6 +47,7 @@ class Scan:
     key: Path
     paths: str
     ids: str
+    fingerprint: str
 
     def facts(self) -> dict[str, Any]:
         """As plain data."""

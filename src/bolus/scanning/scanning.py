@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -19,13 +19,13 @@ from bolus.data.readers.readers import count_frames
 from bolus.data.text.formulas import write_csv
 from bolus.data.volumes.depth import why_volumes
 from bolus.errors import BolusError, CohortError, UsageError
-from bolus.files import replacing, write_json
+from bolus.files import put_in_place, replacing, write_json
 from bolus.scanning.joining.joining import join as join_table
 from bolus.scanning.parts import Asked, find_parts
 from bolus.scanning.people import links_of, make_private, write_left_out
-from bolus.scanning.privacy import Key, default_key
+from bolus.scanning.privacy import Key
 from bolus.scanning.report import Scan, next_commands
-from bolus.scanning.updating import add_rows
+from bolus.scanning.updating import add_rows, open_key, report_path
 
 LOOKED = 16  # files whose frames are counted to find the unit
 FILMED = frozenset({"US", "IVUS", "XA", "RF", "ES", "XC"})  # modalities whose files of several frames are clips
@@ -94,13 +94,21 @@ def scan(
     if out.exists() and not (update or force):
         raise UsageError(f"{out} is there already; --update adds to it, --force writes over it")
     before = _before(out) if update else None
-    secret = Key.open(_key_of(key, out, before), out)
+    place = out.with_suffix(".csv") if before is None else out.parent / before.spec.table
+    if join is not None and place.resolve() == Path(join).resolve():
+        raise UsageError(
+            f"-o {out} would write over the table of --join; name another one, such as -o cohort/{out.name}"
+        )
+    if before is None and place.exists() and not force:
+        raise UsageError(f"{place} is there already; name another -o, or --force writes over it")
+    plain = paths == "plain" or keep_ids
+    made_as = {"paths": "plain" if plain else "links", "ids": "kept" if keep_ids else "hashed"}
+    secret = open_key(key, out, before, made_as)
     of_bids = take if join is None else None
     asked = Asked(unit, pattern, mask, of_bids or {}, modalities, guess, keep_modalities, keep_captures, processes)
     found = find_parts(folder, asked, private=secret.path, quiet=quiet)
     if join is not None:
         found = join_table(found, join, on=on, within=within, take=take or {})
-    plain = paths == "plain" or keep_ids
     table, notes = make_private(found, secret, keep_ids=keep_ids, plain_paths=plain)
     roles = {role: column for column, role in found.roles.items() if column in table}
     left_out = dict(found.left_out)
@@ -110,19 +118,15 @@ def scan(
         notes += of_update
         roles = {**before.spec.roles, **roles}
         new = len(table) - len(before.table)
-    table = _finish(table, roles, numbered="visit" in found.roles)
-    opened, why = _write(table, roles, out, before, root=None if plain else links_of(secret), unit=unit)
-    secret.save()
+    table, of_visits = _finish(table, roles, numbered="visit" in found.roles)
+    notes += of_visits
+    root = None if plain else links_of(secret)
+    opened, why = _write(table, roles, out, place, before, root=root, unit=unit, first=secret.save)
     write_left_out(left_out, secret)
     shutil.rmtree(secret.beside("reading"), ignore_errors=True)
-    made = _report(opened, out, secret, (*found.notes, *notes, *why), left_out, new=new,
-                   paths="plain" if plain else "links", ids="kept" if keep_ids else "hashed")  # fmt: skip
-    write_json(_report_path(out), made.facts())
+    made = _report(opened, out, secret, (*found.notes, *notes, *why), left_out, new=new, **made_as)
+    write_json(report_path(out), made.facts())
     return made
-
-
-def _report_path(out: Path) -> Path:
-    return out.with_name(f"{out.stem}-scan.json")
 
 
 def _before(out: Path) -> Cohort | None:
@@ -135,22 +139,17 @@ def _before(out: Path) -> Cohort | None:
         raise CohortError(f"--update: {error}") from error
 
 
-def _key_of(stated: str | Path | None, out: Path, before: Cohort | None) -> Path:
-    """The key file; that of the last scan, where rows are added."""
-    if stated is not None:
-        return Path(stated)
-    if before is not None and _report_path(out).is_file():
-        try:
-            return Path(json.loads(_report_path(out).read_text(encoding="utf-8"))["key"])
-        except (ValueError, KeyError, TypeError):
-            pass
-    return default_key(out)
+def _finish(table: pd.DataFrame, roles: dict[str, str], *, numbered: bool) -> tuple[pd.DataFrame, list[str]]:
+    """With visits numbered by days unless they are, empty columns gone, rows sorted; roles are brought up to date.
 
-
-def _finish(table: pd.DataFrame, roles: dict[str, str], *, numbered: bool) -> pd.DataFrame:
-    """With visits numbered by days unless they are, empty columns gone, rows sorted; roles are brought up to date."""
+    Visits whose order contradicts their days are numbered by days, with a note.
+    """
+    notes = []
     if "time" in table and table["time"].notna().any():
         roles["time"] = "time"
+        if numbered and _contradicts(table, roles["visit"]):
+            numbered = False
+            notes.append("visits are numbered by their days, which the order of their names contradicts.")
         if not numbered or table[roles["visit"]].isna().all():
             roles["visit"] = "visit"
             table["visit"] = table.groupby("patient")["time"].rank(method="dense")
@@ -163,27 +162,40 @@ def _finish(table: pd.DataFrame, roles: dict[str, str], *, numbered: bool) -> pd
         values = table[name].dropna()
         table[name] = table[name].astype("Int64") if (values == np.round(values)).all() else table[name].round(6)
     front = [name for name in ("image", "mask", "patient", "visit", "time", "modality") if name in table]
-    return table[[*front, *(name for name in table if name not in front)]]
+    return table[[*front, *(name for name in table if name not in front)]], notes
+
+
+def _contradicts(table: pd.DataFrame, visit: str) -> bool:
+    """Whether every row has a day, and a later visit of a patient an earlier one."""
+    if table["time"].isna().any():
+        return False
+    numbers = pd.to_numeric(table[visit], errors="coerce")
+    days = table["time"].groupby([table["patient"], numbers]).min()
+    return bool((days.groupby(level=0).diff() < 0).any())
 
 
 def _write(
-    table: pd.DataFrame, roles: dict[str, str], out: Path, before: Cohort | None, *, root: Path | None, unit: str | None
-) -> tuple[Cohort, list[str]]:
-    """The table and cohort.yaml, which is opened once before it counts; what a person wrote into an older one stays.
+    table: pd.DataFrame, roles: dict[str, str], out: Path, place: Path, before: Cohort | None, *,
+    root: Path | None, unit: str | None, first: Callable[[], None],
+) -> tuple[Cohort, list[str]]:  # fmt: skip
+    """The table and cohort.yaml, which are opened elsewhere before they count; what a person wrote into one stays.
 
-    And a note on the unit, where the images of a volume are seen as one.
+    And a note on the unit, where the images of a volume are seen as one. `first` is called once both are sound.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    place = out.with_suffix(".csv") if before is None else out.parent / before.spec.table
     if place.suffix.lower() != ".csv":
         raise UsageError(f"--update: expected a table of a scan (.csv), found {place.name}")
     spec = CohortSpec(table=place.name) if before is None else before.spec
     spec = spec.model_copy(update={"roles": roles, "root": str(root) if root is not None else spec.root})
-    with replacing(place) as temporary:
-        write_csv(table, temporary)
-    chosen, why = unit or spec.unit, ""
-    if chosen is None:
-        chosen, why = _unit_of(_opened(spec, out))
+    with TemporaryDirectory(dir=out.parent, prefix=".scan-") as folder:
+        tried = Path(folder) / place.name
+        write_csv(table, tried)
+        images = out.parent.absolute() if before is None else before.root.absolute()
+        tried_spec = spec.model_copy(update={"table": tried.name, "root": str(root or images)})
+        cohort = _opened(tried_spec, tried.with_name(out.name))
+        chosen, why = (unit or spec.unit, "") if unit or spec.unit else _unit_of(cohort)
+        first()
+        put_in_place(tried, place)
     said = [f"a sample is a volume: {why} --unit slice takes each slice by itself."] if why else []
     return _opened(spec.model_copy(update={"unit": chosen}), out), said
 
@@ -226,6 +238,7 @@ def _report(
         key=key.path,
         paths=paths,
         ids=ids,
+        fingerprint=key.fingerprint,
     )
 
 

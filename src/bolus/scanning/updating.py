@@ -1,12 +1,22 @@
-"""Rows that a later scan adds to a table."""
+"""Rows that a later scan adds to a table, and the key of the scan before it."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
 import pandas as pd
+
+from bolus.data.cohort.cohort import Cohort
+from bolus.errors import UsageError
+from bolus.scanning.privacy import Key, default_key
 
 
 def add_rows(old: pd.DataFrame, new: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The rows of both; an image that both have stands as the new scan found it, with what only the old table says.
+
+    Where the new scan left a cell empty, as of labels that are not joined again, the old one stays.
 
     A series that grew is taken only where the new scan has all of its images, since their order would not fit else.
 
@@ -35,11 +45,56 @@ def add_rows(old: pd.DataFrame, new: pd.DataFrame) -> tuple[pd.DataFrame, list[s
             )
         restored = old[seen & old["image"].isin(set(new.loc[partly & known, "image"]))]
         kept, new = pd.concat([kept, restored]), new[~partly]
-    only = [name for name in old.columns if name not in new.columns]
-    if only:
-        new = new.merge(old[[*keys, *only]].drop_duplicates(keys), on=keys, how="left")
+    before = new[keys].merge(old.drop_duplicates(keys), on=keys, how="left").set_axis(new.index)
+    filled = 0
+    for name in old.columns:
+        if name not in new.columns:
+            new = new.assign(**{name: before[name]})
+        elif name not in keys and (empty := new[name].isna() & before[name].notna()).any():
+            new = new.assign(**{name: new[name].astype(object).mask(empty, before[name])})
+            filled += int(empty.sum())
+    if filled:
+        notes.append(f"{filled:,} cells that this scan found nothing for keep what the table said.")
     whole = pd.concat([kept, new], ignore_index=True)
     whole = whole[[*old.columns, *(name for name in whole.columns if name not in old.columns)]]
     lost = len(old) - len(old[keys].merge(whole[keys].drop_duplicates(), on=keys))
     notes.append(f"{len(whole) - len(old) + lost:,} rows were added to {len(old):,}; rows lost: {lost:,}.")
     return whole, notes
+
+
+def report_path(out: Path) -> Path:
+    """The report of the scan that wrote a cohort.yaml."""
+    return out.with_name(f"{out.stem}-scan.json")
+
+
+def open_key(stated: str | Path | None, out: Path, before: Cohort | None, made_as: Mapping[str, str]) -> Key:
+    """The key; where rows are added that of the last scan, which must have named patients and images as this one does.
+
+    Raises:
+        UsageError: of an update: no report of the last scan, another key or none, or other names of patients or images.
+            Every patient and image would come a second time.
+    """
+    if before is None:
+        return Key.open(Path(stated) if stated is not None else default_key(out), out)
+    report = report_path(out)
+    try:
+        last = json.loads(report.read_text(encoding="utf-8"))
+        path = Path(stated if stated is not None else last["key"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--update: expected {report.name} of the last scan beside {out.name}, which says how it named patients; "
+            "found none: scan again with --force"
+        ) from error
+    for option, now in made_as.items():
+        if last.get(option, now) != now:
+            ways = {"paths": "--paths", "ids": "--keep-ids"}
+            raise UsageError(
+                f"--update: the last scan wrote {option} as {last[option]}, this one would write them as {now}: say "
+                f"{ways[option]} as then"
+            )
+    if not path.expanduser().is_file():
+        raise UsageError("--update: the key of the last scan is not there; with a new one every patient would be two")
+    key = Key.open(path, out)
+    if last.get("fingerprint", key.fingerprint) != key.fingerprint:
+        raise UsageError("--update: expected the key of the last scan, found another one: every patient would be two")
+    return key

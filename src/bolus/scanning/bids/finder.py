@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bolus.data.text.spelling import clean_text
@@ -16,9 +15,9 @@ from bolus.scanning.bids.names import DATATYPES, NO_IMAGES, Name, modality_of, p
 from bolus.scanning.bids.sidecars import Sidecars, first_text
 from bolus.scanning.bids.sorting import open_files, sort_files
 from bolus.scanning.bids.tables import Tables, read_tables
-from bolus.scanning.days import number_visits, to_dates
+from bolus.scanning.days import about_visits, number_visits, to_dates
 from bolus.scanning.dicom.words import region_of
-from bolus.scanning.files import LeftOut, walk
+from bolus.scanning.files import LeftOut, leave_folders, walk
 from bolus.scanning.found import Found
 from bolus.scanning.joining.taken import check_take, check_taken
 from bolus.scanning.same_files import drop_same
@@ -88,6 +87,7 @@ def find_bids(
     root = root.absolute()
     files = walk(root) if files is None else sorted(path.absolute() for path in files)
     left_out = LeftOut(list)
+    files = leave_folders(files, left_out)
     sidecars, tables = Sidecars(root, files), read_tables(root, files)
     take = dict(take or {})
     check_take(take, tables.columns, "the tables of the BIDS data set")
@@ -193,10 +193,7 @@ def _visits(table: pd.DataFrame) -> list[str]:
     """Turn sessions into ordinal numbers, in place; and how."""
     numbers, how = number_visits(table["visit"])
     table["visit"] = numbers
-    count = len(np.unique(numbers[~np.isnan(numbers)]))
-    if not count:
-        return []
-    return [f"visit: the sessions (ses-...) in order {how}, {count:,} different."]
+    return [about_visits("the sessions (ses-...)", table["visit"], how)] if how else []
 
 
 def _about_tables(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 from bolus.data.text.identifiers import identifier_text
 from bolus.scanning.dicom.stacks import numbers_of
 from bolus.scanning.dicom.words import (
+    EYE_MODALITIES,
     RADIOGRAPH,
     RADIOGRAPHS,
     age_of,
@@ -103,8 +105,8 @@ def _side(rows: pd.DataFrame, notes: Notes, *, guess: bool) -> pd.Series[Any]:
     found = found.where(~wrong, None)
     if wrong.any():
         notes.append(f"laterality: {int(wrong.sum()):,} files name two sides in two fields; it is missing there.")
-    told = each(rows["protocol"], guess_side)
-    told = told.where(told.notna(), each(rows["series_description"], guess_side))
+    told = _told_side(rows, "protocol")
+    told = told.where(told.notna(), _told_side(rows, "series_description"))
     against = found.notna() & told.notna() & (found != told)
     if against.any():
         notes.append(f"laterality: in {int(against.sum()):,} files the description names the other side than the field "
@@ -118,6 +120,13 @@ def _side(rows: pd.DataFrame, notes: Notes, *, guess: bool) -> pd.Series[Any]:
             f"laterality: {int(more.sum()):,} files name it in descriptions only; --guess takes it from there."
         )
     return found
+
+
+def _told_side(rows: pd.DataFrame, field: str) -> pd.Series[Any]:
+    """The side that a description names; OS and OD are one where the image is of an eye."""
+    eyes = each(rows["modality"], str.upper).isin(EYE_MODALITIES)
+    eyes |= each(rows["body_part"], region_of).isin(("eye", "retina"))
+    return each(rows[field], guess_side).where(~eyes, each(rows[field], partial(guess_side, eye=True)))
 
 
 def _age(rows: pd.DataFrame, made: pd.DataFrame, notes: Notes) -> pd.Series[Any]:

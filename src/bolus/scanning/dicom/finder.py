@@ -16,7 +16,7 @@ from bolus.scanning.dicom.kinds import NO_PATIENT, SEGMENTATION, sort_headers
 from bolus.scanning.dicom.reading import read_columns, read_parts
 from bolus.scanning.dicom.segmentations import Masks, make_masks
 from bolus.scanning.dicom.series import order_series
-from bolus.scanning.files import SYSTEM, LeftOut, is_system, walk
+from bolus.scanning.files import SYSTEM, LeftOut, is_system, leave_folders, walk
 from bolus.scanning.found import Found
 from bolus.scanning.volumes import take_frames
 
@@ -73,7 +73,7 @@ def find_dicom(
     files = walk(root.absolute()) if files is None else sorted(path.absolute() for path in files)
     left_out = LeftOut(list)
     tried: list[Path] = []
-    for path in files:
+    for path in leave_folders(files, left_out):
         (left_out[SYSTEM] if is_system(path) else tried).append(path)
     texts = [str(path) for path in tried]
     rows = pd.DataFrame(read_columns(read_parts(texts, processes=processes, state=state, quiet=quiet)), dtype=object)

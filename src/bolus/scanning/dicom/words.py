@@ -80,9 +80,23 @@ _VIEW_WORDS = {
     "left lateral": "LL",
     "right lateral": "RL",
 }
+EYE_MODALITIES = frozenset(
+    ["OP", "OPT", "OPM", "OPR", "OPV", "OPTBSV", "OPTENF", "OAM", "OCT", "KER", "LEN", "AR", "SRF", "VA", "IOL"]
+)
+"""Of DICOM's modalities, those of one eye."""
 _DATE = re.compile(r"(\d{4})[.-]?(\d\d)[.-]?(\d\d)")
-_LEFT = re.compile(r"\b(left|lt|li|links|l|gauche|izq\w*|sin\w*|os)\b", re.IGNORECASE)
-_RIGHT = re.compile(r"\b(right|rt|re|rechts|r|droite?|der\w*|dex\w*|od)\b", re.IGNORECASE)
+# A letter alone, but not of a spine (L-SPINE, L/S, L 5), of R/O (rule out), of R-R or of a French article (l').
+_NOT_BEFORE = r"(?<![\w/'\u2019])(?<!\br[- ])"
+_NOT_AFTER = r"(?!\w|[/'\u2019]|[-. ]{0,2}(?:[st]?[-/. ]{0,2}(?:spine|spn|sp)|[osr]|ws|dopa|[1-5](?! ?v))\b)"
+_LEFT = re.compile(
+    rf"\b(?:left|lt|links|gauche|izq|izquierd[ao]s?|sinist(?:er|r[aoeiu]m?))\b|{_NOT_BEFORE}l{_NOT_AFTER}",
+    re.IGNORECASE,
+)
+_RIGHT = re.compile(
+    rf"\b(?:right|rt|rechts|droite?|derech[ao]s?|dex|dexter|dextr[aiu]m?|destr[aoei])\b|{_NOT_BEFORE}r{_NOT_AFTER}",
+    re.IGNORECASE,
+)
+_EYES = {"left": re.compile(r"\bos\b", re.IGNORECASE), "right": re.compile(r"\bod\b", re.IGNORECASE)}
 _SIDES = {"L": "left", "R": "right"}
 
 
@@ -123,14 +137,22 @@ def sides_of(series: pd.Series[Any]) -> pd.Series[Any]:
     )
 
 
-def guess_side(text: str) -> str | None:
+def guess_side(text: str, *, eye: bool = False) -> str | None:
     """The side that a description names, None where it names none or both.
 
-    >>> guess_side("KNEE LT 2 VIEWS"), guess_side("both hands, left and right"), guess_side("chest pa")
-    ('left', None, None)
+    Args:
+        text: of the description.
+        eye: the image is of an eye, so that OS and OD are sides.
+
+    Example:
+        >>> guess_side("KNEE LT 2 VIEWS"), guess_side("both hands, left and right"), guess_side("chest pa")
+        ('left', None, None)
+        >>> guess_side("L-spine lat"), guess_side("macula OS", eye=True), guess_side("T1 OS sagittal")
+        (None, 'left', None)
     """
-    words = text.replace("_", " ")
-    found = [side for side, pattern in (("left", _LEFT), ("right", _RIGHT)) if pattern.search(words)]
+    words = " ".join(text.replace("_", " ").split())
+    patterns = (("left", _LEFT), ("right", _RIGHT))
+    found = [side for side, plain in patterns if plain.search(words) or (eye and _EYES[side].search(words))]
     return found[0] if len(found) == 1 else None
 
 

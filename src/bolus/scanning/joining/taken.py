@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
 
 from bolus.data.cohort.roles import NAMED, PATHS, is_number_role, is_role
-from bolus.data.text.dates import read_times
+from bolus.data.text.dates import FIRST_DATE, read_times
 from bolus.data.text.identifiers import identifier_text
 from bolus.data.text.spelling import as_number, text_of
 from bolus.errors import CohortError, UsageError, suggest
@@ -17,7 +18,8 @@ from bolus.errors import CohortError, UsageError, suggest
 _NEVER = frozenset({*PATHS, "patient", "series", "order", "time"})
 MOST_TEXTS = 50  # different texts up to which a column is one of classes
 FEW = 3  # different texts up to which it means nothing that each patient has another one
-_SHARE = 0.5  # of the filled rows that are different from one another, above which many texts are no classes
+_SHARE = 0.5  # of texts, each counted once for a patient, above which as many different ones are no classes
+_DAY = re.compile(r"\d{1,2}([-/.])\d{1,2}\1(?:\d{4}|\d\d)(?!\d).*")  # also where day and month can change places
 
 
 def check_take(take: Mapping[str, str], columns: Collection[str], where: str) -> None:
@@ -73,18 +75,28 @@ def check_taken(values: pd.Series[Any], role: str, column: str, patients: pd.Ser
         return
     expected = f"column {column!r}: expected {'numbers' if is_number_role(role) else 'classes or numbers'} for {role}"
     unread = {text for text in kinds if as_number(text) is None}
-    times = read_times(pd.Series(kinds, dtype="str"))
-    if not times.bad.any() and not math.isnan(times.first):
+    if sum(_are_dates(kinds)) > _SHARE * len(kinds):
         raise CohortError(f"{expected}, found dates, which a scan does not keep")
-    pairs = len(pd.DataFrame({"text": texts, "patient": people}).drop_duplicates())
-    own = len(kinds) > FEW and len(kinds) == people.nunique() == pairs  # each patient another text of their own
+    pairs = pd.DataFrame({"text": texts, "patient": people}).drop_duplicates()  # however many images share a text
+    own = len(kinds) > FEW and len(kinds) == people.nunique() == len(pairs)  # each patient another text of their own
     same = len(kinds) > 1 and (texts.map(identifier_text) == people).mean() > _SHARE
     if same or (own and len(unread) > len(kinds) / 2 and "age" not in role):
         raise CohortError(f"{expected}, found identifiers of patients")
     if is_number_role(role) and unread and "age" not in role:
         raise CohortError(f"{expected}, found something else in {texts.isin(unread).sum():,} of {len(texts):,} rows")
-    if len(unread) > MOST_TEXTS and len(unread) > _SHARE * len(texts):
+    if len(unread) > MOST_TEXTS and len(unread) > _SHARE * pairs["text"].isin(unread).sum():
         raise CohortError(
-            f"{expected}, found {len(kinds):,} different texts in {len(texts):,} rows: free text or identifiers, which "
-            "a scan does not keep"
+            f"{expected}, found {len(kinds):,} different texts of {people.nunique():,} patients: free text or "
+            "identifiers, which a scan does not keep"
         )
+
+
+def _are_dates(texts: list[str]) -> list[bool]:
+    """Which texts are dates, whatever stands beside them; years and numbers of days are none."""
+    times = read_times(pd.Series(texts, dtype="str"))
+    numbers = [as_number(text) for text in texts]
+    read = [
+        not math.isnan(times.first + day) and (number is None or abs(number) >= FIRST_DATE)
+        for day, number in zip(times.days.tolist(), numbers, strict=True)
+    ]
+    return [known or _DAY.fullmatch(text) is not None for known, text in zip(read, texts, strict=True)]

@@ -16,8 +16,8 @@ from bolus.data.text.ages import spell_age
 from bolus.data.text.laterality import NAMES
 from bolus.data.text.spelling import as_number, text_of
 from bolus.errors import BolusError, CohortError
-from bolus.scanning.days import number_visits, to_dates
-from bolus.scanning.files import DAMAGED, SYSTEM, LeftOut, is_system, kinds_of, walk
+from bolus.scanning.days import about_visits, number_visits, to_dates
+from bolus.scanning.files import DAMAGED, SYSTEM, LeftOut, is_system, kinds_of, leave_folders, walk
 from bolus.scanning.found import Found
 from bolus.scanning.same_files import drop_same
 from bolus.scanning.tree.guess import guess_pattern
@@ -85,7 +85,7 @@ def find_tree(
     files = walk(root) if files is None else sorted(path.absolute() for path in files)
     given = compile_pattern(pattern) if pattern is not None else None
     left_out = LeftOut(list)
-    kinds, volumes = _open(files, left_out)
+    kinds, volumes = _open(leave_folders(files, left_out), left_out)
     if not kinds:
         empty = pd.DataFrame({"image": [], "patient": []}, dtype="str")
         return Found("tree", empty, {name: ROLES[name] for name in ("image", "patient")}, ("patient",), dict(left_out))
@@ -192,8 +192,7 @@ def _make_values(table: pd.DataFrame) -> list[str]:
             notes.append("visit: the names are dates, and were read as such.")
         else:
             table["visit"], how = number_visits(table["visit"])
-            count = table["visit"].nunique()
-            notes.append(f"visit: the names in order {how}, {count:,} different.")
+            notes.append(about_visits("the names", table["visit"], how))
     if "laterality" in table:
         odd = ~table["laterality"].str.strip().str.lower().str.removesuffix(".").isin(NAMES)
         if odd.any():

@@ -2,7 +2,7 @@
 
 Nothing is guessed file by file: a level of folders, or a place in names that are cut at `_`, `-` or spaces, is one
 thing in the whole tree. The patient is the uppermost level, or else the first place, whose names have digits and come
-back.
+back, unless they are those of batches or years. Where names below it may be the patients as well, nothing is guessed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from bolus.scanning.tree.words import looks_like
 REGULAR = 0.9  # of the paths that have the same number of folders, and of the names with the same number of places
 MOST_LABELS = 20
 PATIENTS_A_LABEL = 4  # on average at least, else the names may be those of persons
+FAR_MORE = 5  # names for each of a level above, from which on these, and not that level, may be the patients
+ANEW = 1.5  # folders on average that a name stands in, from which on names begin anew in each
 KNOWN = ("split", "laterality", "date", "visit", "modality", "view_position", "site")
 MOST_ALONE = 0.8  # patients for each image, above which irregular names hardly begin with the patient
 ANY = "{*}"
@@ -66,6 +68,8 @@ def guess_pattern(paths: Sequence[str]) -> Guess:
             raise _irregular(paths, "no part of folders or names comes back as patients do", above)
         patients, names, made[-1] = first, "{patient}_{image}", "{image}"
     else:
+        if patient < levels and _may_be_below(columns, roles, levels, patient):
+            raise _irregular(paths, f"folders of level {patient + 1} may be patients, or hold many of them")
         patients = list(columns[patient])
         made = ["{patient}" if list(column) == patients else part for part, column in zip(made, columns, strict=True)]
         names = _join(made, roles, levels, separator)
@@ -90,6 +94,22 @@ def _find_patient(columns: Sequence[Sequence[str]], roles: Sequence[str], levels
     column = columns[found[0]]
     parted = len(columns) - levels > 1  # whole names that come back are numbers, each folder's from 1 on
     return found[0] if parted and len(set(column)) < len(column) else None
+
+
+def _may_be_below(columns: Sequence[Sequence[str]], roles: Sequence[str], levels: int, patient: int) -> bool:
+    """Whether folders below a level, or first parts of names that come back, are far more identifiers than it has.
+
+    Numbers that begin anew in each of its folders are none.
+    """
+    above = columns[patient]
+    for place in range(patient + 1, levels + (len(columns) - levels > 1)):
+        below = columns[place]
+        kinds, pairs = len(set(below)), len(set(zip(above, below, strict=False)))
+        comes_back = place < levels or kinds < len(below)
+        apart = pairs < ANEW * kinds and kinds >= FAR_MORE * len(set(above))
+        if roles[place] == "identifier" and comes_back and apart:
+            return True
+    return False
 
 
 def _join(made: list[str], roles: Sequence[str], levels: int, separator: str) -> str:

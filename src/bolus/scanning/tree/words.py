@@ -21,22 +21,27 @@ POSITIONS = frozenset({"ap", "pa", "cc", "mlo", "lat", "ll", "rl"})
 _SITE = re.compile(r"(?:site|center|centre|hospital|clinic)[-_ ]?[a-z0-9]+")
 _VISIT = re.compile(
     r"(?:v|visit|ses|session|fu|follow-?up|tp|timepoint|month|m|week|w|day|d)[-_]?\d{1,4}|baseline|bl|screening"
-    r"|follow-?up|pre|post"
+    r"|follow-?up|initial|pre|post|\d{1,4}[-_ ]?(?:mo|months?|weeks?|days?|years?)"
 )
+_BATCH = re.compile(r"(?:images?|batch|part|set|subset|fold|dis[ck]|vol|chunk|shard)[-_ ]?\d+")
+_YEAR = re.compile(r"(?:19|2[01])\d\d(?:[-_.](?:0[1-9]|1[0-2]))?|2200")  # or a month of one
 _DIGIT = re.compile(r"\d")
 IDENTIFIERS = 0.95  # of the names of a part that have a digit, where they are identifiers
 
 
 def looks_like(names: Collection[str]) -> str:
-    """The role that the different names of a part suggest, or `identifier`, `word` or `constant`.
+    """The role that the different names of a part suggest, or `identifier`, `batch`, `word` or `constant`.
 
     A role is split, laterality, date, visit, modality, view_position or site. Identifiers have digits, words have not
-    or not all of them; one name that suggests nothing is constant.
+    or not all of them; batches are numbered, or are years, and hold many patients; one name that suggests nothing is
+    constant.
 
     >>> looks_like({"OD", "OS"}), looks_like({"V1", "baseline"}), looks_like({"p01", "p02"}), looks_like({"a", "b"})
     ('laterality', 'visit', 'identifier', 'word')
     >>> looks_like({"20240105", "20240212"}), looks_like({"00000181", "00000182"}), looks_like({"images"})
     ('date', 'identifier', 'constant')
+    >>> looks_like({"images_001", "images_002"}), looks_like({"2019", "2020"}), looks_like({"1001", "1002"})
+    ('batch', 'batch', 'identifier')
     """
     low = {name.lower() for name in names}
     if low <= set(SPLIT_SIDES) and len(low) > 1:
@@ -53,6 +58,8 @@ def looks_like(names: Collection[str]) -> str:
         return "site"
     if len(low) == 1:
         return "constant"
+    if all(map(_BATCH.fullmatch, low)) or all(map(_YEAR.fullmatch, low)):
+        return "batch"
     if all(len(name) >= 8 for name in low):
         dates, bad, _ = to_dates(pd.Series(sorted(low), dtype="str"))
         if not bad.any() and dates.notna().all():
