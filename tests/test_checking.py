@@ -564,6 +564,6 @@ def test_real_radiographs(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_two_images_of_one_day_are_one_visit() -> None:
-    days = ["2024-01-31 10:00", "2024-01-31 10:02", "2024-01-31 09:00", "2024-02-01 08:00"]
+    days = ["2024-01-31 10:00", "2024-01-31 10:02", "2024-01-31 09:00", "2024-02-01 09:00"]
     frame = pd.DataFrame({"image": list("abcd"), "patient": list("ppqq"), "time": days})
     assert count_sides(Cohort(frame, CohortSpec(table="t.csv")))[-1]["with_two_visits"] == 1

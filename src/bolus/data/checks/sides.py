@@ -32,11 +32,9 @@ def count_sides(cohort: Cohort) -> list[Record]:
     frame = pd.DataFrame({"side": cohort.split, "patient": cohort.encoded("patient")})
     follow_up = next((role for role in ("visit", "time") if role in cohort.roles), None)
     if follow_up is not None:
-        when = cohort.encoded(follow_up)
-        if follow_up == "time":
-            when = np.floor(when)  # times of one day are one visit
-        visits = pd.Series(when).groupby(frame["patient"]).nunique()
-        frame["twice"] = frame["patient"].map(visits) > 1
+        when = pd.Series(cohort.encoded(follow_up)).groupby(frame["patient"])
+        twice = when.nunique() > 1 if follow_up == "visit" else when.max() - when.min() >= 1  # times of a day are one
+        frame["twice"] = frame["patient"].map(twice)
     records = []
     for side in (*SIDES, "all"):
         part = frame if side == "all" else frame[frame["side"] == side]
