@@ -128,6 +128,11 @@ def lines_of(page: Page) -> list[Line]:
     return lines
 
 
+def whom(line: Line) -> str:
+    """How many were judged; ham10000 names lesions and no persons."""
+    return f"{line['num_patients']:,} {'lesions' if line.get('cohort') == 'ham10000' else 'patients'}"
+
+
 def is_claim(page: Page, line: Line) -> bool:
     """Whether a difference is one that the paper's claim is about."""
     compared = [f"{page.arm} - {other}" for other in page.others]
@@ -178,7 +183,7 @@ def summary() -> str:
     for page in PAGES:
         for line in lines_of(page):
             if is_claim(page, line):
-                asked = f"{line['cohort']}, {question(page, line)}, {line['num_patients']:,} patients"
+                asked = f"{line['cohort']}, {question(page, line)}, {whom(line)}"
                 other = line["difference"].removeprefix(f"{page.arm} - ")
                 rows.append([page.paper, asked, f"minus {other}", _span(line, "+"), line["verdict"]])
     return markdown(["paper", "question", "difference", "[95 %]", "verdict after Holm"], rows)

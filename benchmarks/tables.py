@@ -308,7 +308,15 @@ RANDOM, START = "random init", "start"
 SUMMARY: tuple[
     tuple[str, str, str, dict[str, Any], str, str, str], ...
 ] = (  # paper, question, file, its lines, arm, ancestor, where it began
-    ("MLVICX", NORMAL, "mlvicx-odir", {"target": "eye_label=N"}, "mlvicx", "vicreg", RANDOM),
+    (
+        "MLVICX",
+        "melanoma, 10 % of labels, AUROC",
+        "mlvicx-lesions",
+        {"fraction": 0.1},
+        "mlvicx",
+        "vicreg",
+        START,
+    ),
     (
         "COMPRER",
         "six eye diseases, 5 % of labels, AUROC",
@@ -329,7 +337,7 @@ SUMMARY: tuple[
     ),
     (
         "LEARNER",
-        "change of the left ventricle that no label told, MAE in % of the slice",
+        "unlabelled change of the left ventricle, MAE in % of the slice",
         "learner-acdc",
         {"metric": "mae"},
         "mse + linear",
@@ -359,7 +367,7 @@ def summary_table(*papers: str) -> str:
         for other in (ancestor, began):
             line = difference_of([line for line in lines if where.items() <= line.items()], arm, other)
             found.append((line, f"{other}: {span(line, '+')} {line['verdict']}"))
-        patients = f"{question}, {found[0][0]['num_patients']:,} patients"
+        patients = f"{question}, {study_pages.whom(found[0][0])}"
         rows.append([paper, patients, found[0][1], found[1][1]])
     return markdown(["paper", "question", "minus its ancestor [95 %]", "minus where it began [95 %]"], rows)
 
