@@ -268,7 +268,6 @@ def test_an_encoder_is_asked_for_people_groups_visits_and_another_cohort(
             "class weights are for classify",
         ),
         (["predict", "nothing", "TABLE"], 2, "--head is needed"),
-        (["predict", "nothing", "TABLE", "--head", "sick", "-o", "p.txt"], 2, ".csv or .parquet"),
         (["pretrain", "TABLE", "--recipe", "supremix"], 1, "the cohort has no role score:NAME"),
         (["pretrain", "TABLE", "--recipe", "supcon"], 1, "label:diagnosis"),
         (["pretrain", "TABLE", "--recipe", "learner", "--role", "score:s=severity"], 1, "role series"),

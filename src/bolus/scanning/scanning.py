@@ -25,7 +25,7 @@ from bolus.scanning.parts import Asked, find_parts
 from bolus.scanning.people import links_of, make_private, write_left_out
 from bolus.scanning.privacy import Key
 from bolus.scanning.report import Scan, next_commands
-from bolus.scanning.updating import add_rows, open_key, report_path
+from bolus.scanning.updating import add_rows, is_of_scan, open_key, report_path
 
 LOOKED = 16  # files whose frames are counted to find the unit
 FILMED = frozenset({"US", "IVUS", "XA", "RF", "ES", "XC"})  # modalities whose files of several frames are clips
@@ -99,7 +99,7 @@ def scan(
         raise UsageError(
             f"-o {out} would write over the table of --join; name another one, such as -o cohort/{out.name}"
         )
-    if before is None and place.exists() and not force:
+    if before is None and place.exists() and not force and not is_of_scan(place, out):
         raise UsageError(f"{place} is there already; name another -o, or --force writes over it")
     plain = paths == "plain" or keep_ids
     made_as = {"paths": "plain" if plain else "links", "ids": "kept" if keep_ids else "hashed"}

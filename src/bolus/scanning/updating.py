@@ -67,6 +67,15 @@ def report_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}-scan.json")
 
 
+def is_of_scan(table: Path, out: Path) -> bool:
+    """Whether the report of a scan names this table as its own."""
+    try:
+        last = json.loads(report_path(out).read_text(encoding="utf-8"))
+        return Path(last["table"]).name == table.name
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def open_key(stated: str | Path | None, out: Path, before: Cohort | None, made_as: Mapping[str, str]) -> Key:
     """The key; where rows are added that of the last scan, which must have named patients and images as this one does.
 

@@ -79,7 +79,7 @@ def spell_sides(values: pd.Series[Any]) -> pd.Series[Any]:
 
     Example:
         >>> spell_sides(pd.Series(["OS", "R", "B", "macula"])).tolist(), spell_sides(pd.Series(["upper"])).tolist()
-        (['left', 'right', None, None], ['upper'])
+        (['left', 'right', nan, nan], ['upper'])
     """
     odd = names_no_side(values)
     sides = side_of(values.mask(odd))
