@@ -236,6 +236,10 @@ def test_identifiers_that_one_scan_kept_stand_in_no_other(tmp_path: Path, key: P
     kept, _ = make_private(found, first := Key.open(key, tmp_path / "out" / "c.yaml"), keep_ids=True, plain_paths=True)
     assert kept["patient"].tolist() == ["MRN-77", "MRN-77"]
     first.save()
+    later = Found("dicom", table.iloc[[1]], found.roles, ("patient",))
+    added, _ = make_private(later, Key.open(key, tmp_path / "out" / "c.yaml"), keep_ids=True, plain_paths=True,
+                            known=["MRN-77"])  # fmt: skip
+    assert added["patient"].tolist() == ["MRN-77"], "as the table that the row is added to spells it"
     assert "MRN-77" not in key.with_name("key.ledger.json").read_text()
     again, _ = make_private(found, Key.open(key, tmp_path / "out" / "c.yaml"), plain_paths=True)
     assert again["patient"].str.startswith("pa-").all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ KEPT = ("spacing_row", "spacing_column", "burned_in")
 
 
 def make_private(
-    found: Found, key: Key, *, keep_ids: bool = False, plain_paths: bool = False
+    found: Found, key: Key, *, keep_ids: bool = False, plain_paths: bool = False, known: Iterable[str] = ()
 ) -> tuple[pd.DataFrame, list[str]]:
     """The rows as they can be given away, and sentences.
 
@@ -39,6 +39,7 @@ def make_private(
         key: of the hashes; its ledger is brought up to date, not saved.
         keep_ids: identifiers stay as they are, and so do ages.
         plain_paths: paths stay as they are.
+        known: identifiers of a table that rows are added to, in whose spelling kept ones are written.
 
     Returns:
         Columns with a role, time, and `KEPT`.
@@ -51,7 +52,7 @@ def make_private(
         np.True_
     """
     table, notes = found.table.copy(), list[str]()
-    table["patient"], of_people = _name_patients(table, key, keep_ids=keep_ids)
+    table["patient"], of_people = _name_patients(table, key, known if keep_ids else None)
     notes += of_people
     of_places = (column for column, role in found.roles.items() if role in ("site", "series"))
     for column in dict.fromkeys((*found.identifying, *of_places)):
@@ -82,8 +83,11 @@ def _each(series: pd.Series[Any], change: Any) -> pd.Series[Any]:
     return pd.Series(made[codes], index=series.index)
 
 
-def _name_patients(table: pd.DataFrame, key: Key, *, keep_ids: bool) -> tuple[pd.Series[Any], list[str]]:
-    """A name for each person; see `make_private` for which spellings are one."""
+def _name_patients(table: pd.DataFrame, key: Key, kept: Iterable[str] | None) -> tuple[pd.Series[Any], list[str]]:
+    """A name for each person; see `make_private` for which spellings are one.
+
+    Where identifiers are kept, a person goes by the spelling in `kept`, else by the first one.
+    """
     spelled = _each(table["patient"], identifier_text)
     births: dict[str, str] = {}
     if "birth" in table:
@@ -91,9 +95,10 @@ def _name_patients(table: pd.DataFrame, key: Key, *, keep_ids: bool) -> tuple[pd
         births = dict(zip(known["id"], known["birth"].dt.strftime("%Y%m%d"), strict=True))
     ledger, names, merged = key.ledger, dict[str, str](), 0
     folded: dict[str, set[str]] = {}
-    first_spelling: dict[str, str] = {}
+    own_name = partial(key.name, "patient")
+    spelling = {ledger.alias.get(key.digest("alias", text)) or own_name(text): text for text in kept or ()}
     for text in sorted(spelled.dropna().unique()):
-        own = key.name("patient", text)
+        own = own_name(text)
         digest, person = key.digest("alias", text), None
         if text in births:
             person = key.digest("person", f"{fold_identifier(text)}\0{births[text]}")
@@ -103,8 +108,7 @@ def _name_patients(table: pd.DataFrame, key: Key, *, keep_ids: bool) -> tuple[pd
             merged += 1
         if person:
             ledger.person.setdefault(person, name)
-        shown = first_spelling.setdefault(name, text)
-        names[text] = shown if keep_ids else name
+        names[text] = name if kept is None else spelling.setdefault(name, text)
         folded.setdefault(fold_identifier(text), set()).add(name)
     notes = []
     if merged:

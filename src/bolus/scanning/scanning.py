@@ -109,7 +109,8 @@ def scan(
     found = find_parts(folder, asked, private=secret.path, quiet=quiet)
     if join is not None:
         found = join_table(found, join, on=on, within=within, take=take or {})
-    table, notes = make_private(found, secret, keep_ids=keep_ids, plain_paths=plain)
+    known = [] if before is None else before.values("patient").unique().tolist()
+    table, notes = make_private(found, secret, keep_ids=keep_ids, plain_paths=plain, known=known)
     roles = {role: column for column, role in found.roles.items() if column in table}
     left_out = dict(found.left_out)
     new = len(table)
