@@ -55,7 +55,7 @@ def _values(table: pd.DataFrame, columns: list[str]) -> FloatArray:
 
 
 def _mean_of_classes(answers: list[Answer], target: str) -> list[Answer]:
-    """The mean AUROC of the classes that enough patients have and lack, or of all if none has; none of one question.
+    """The mean AUROC of the classes that enough patients have and lack, or of all if not two are so; none of one class.
 
     Where fewer have it than a finding needs, the mean rests on as few as the rarest of its classes.
     """
