@@ -56,6 +56,10 @@ def main() -> None:
         parser.error(f"{given.study} asks nothing of validation patients")
     work = (given.work or Path("runs") / study.cells.partition("-cells")[0]) / given.tier
     cells = cells_of(study, given.tier, given.arms or study.main, points_of(given.points), given.seeds)
+    if any("keys" in cell and cell["keys"] is None for cell in cells):
+        parser.error(
+            f"validation patients have not chosen all keys yet: python benchmarks/{given.study}.py --tune-only"
+        )
     file = results_file(study.cells.replace("cells", "curve"), given.tier)
     run_grid(file, cells, lambda **cell: try_out(study, work, cell, cell["point"]), NO_END)
 

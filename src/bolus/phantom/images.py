@@ -15,10 +15,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import yaml
 from PIL import Image as PillowImage
 
 from bolus.errors import UsageError
+from bolus.phantom.writing import write_tables
 
 MODALITIES: Final = ("MR", "XR")  # MR: 16-bit files of which 12 bits are used, dark organ; XR: 8-bit, bright organ
 SIDES: Final = ("left", "right")
@@ -144,17 +144,7 @@ def make_phantom(
             PillowImage.fromarray(pixels).save(folder / name)
             PillowImage.fromarray(mask).save(folder / name.replace("images/", "masks/"))
     table = _lose(table, missing, seed)
-    table.to_csv(folder / "table.csv", index=False, lineterminator="\n")
-    truth.to_csv(folder / "truth.csv", index=False, float_format="%.5f", lineterminator="\n")
-    cohort = {
-        "table": "table.csv",
-        "roles": dict(ROLES),
-        "units": {"time": "days"},
-        "missing": {"severity": [SEVERITY_MISSING]},
-        "split": {"seed": 0, "val": 0.1, "test": 0.3},
-    }
-    (folder / "cohort.yaml").write_text(yaml.safe_dump(cohort, sort_keys=False), encoding="utf-8")
-    return folder / "table.csv"
+    return write_tables(folder, table, truth, ROLES, missing={"severity": [SEVERITY_MISSING]})
 
 
 def _sample(num_patients: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame, Anatomy]:

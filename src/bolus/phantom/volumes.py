@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import yaml
 
 from bolus.errors import UsageError
+from bolus.phantom.writing import write_tables
 
 MASK_LABELS: Final = ("background", "brain", "ventricles", "lesion")
 """What the numbers 0, 1, 2, 3 of a mask mean."""
@@ -146,16 +146,7 @@ def make_volume_phantom(folder: str | Path, *, num_patients: int, size: int = 48
         stored = np.rint(np.clip(picture + scanner.noise * noise, 0, 30) * scanner.gain).astype(np.int16)
         for voxels, column in ((stored, "image"), (mask, "mask")):
             _write(folder / table[column][row], voxels, spacing, leftwards=scanner.leftwards)
-    table.to_csv(folder / "table.csv", index=False, lineterminator="\n")
-    truth.to_csv(folder / "truth.csv", index=False, float_format="%.5f", lineterminator="\n")
-    cohort = {
-        "table": "table.csv",
-        "roles": dict(ROLES),
-        "units": {"time": "days"},
-        "split": {"seed": 0, "val": 0.1, "test": 0.3},
-    }
-    (folder / "cohort.yaml").write_text(yaml.safe_dump(cohort, sort_keys=False), encoding="utf-8")
-    return folder / "table.csv"
+    return write_tables(folder, table, truth, ROLES)
 
 
 def _sample(num_patients: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame, list[Head]]:
